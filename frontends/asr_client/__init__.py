@@ -1,0 +1,1 @@
+"""Client library of the `/v1/stream` dialect."""

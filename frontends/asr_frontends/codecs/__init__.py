@@ -1,0 +1,1 @@
+"""One module per client dialect: frames in, events out, no I/O."""

@@ -1,0 +1,1 @@
+"""The sockets: uvicorn, WebSocket and HTTP."""

@@ -1,0 +1,1 @@
+"""Running it: the `asr` command with serve, status and transcribe."""

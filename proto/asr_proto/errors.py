@@ -1,0 +1,88 @@
+"""The error tree. Two roots, because there are two things to do about an error:
+
+    AsrError
+    ├── PeerError            the other side broke the protocol: answer in its dialect, close, go on
+    │   ├── DecodeError      bytes that are no message
+    │   ├── BadRequest       a request that cannot be meant (unknown model, wrong sample rate, ...)
+    │   ├── LimitExceeded    more than a stated limit allows (message size, idle time, rate)
+    │   └── OutOfOrder       a valid message at a moment when it is not allowed
+    ├── ServiceError         we cannot serve this session: say so to the client, the process goes on
+    │   ├── AtCapacity       every slot is taken: try again later
+    │   └── SessionLost      the worker or broker went away and the session could not be moved
+    └── SetupError           this process cannot start as configured: one sentence, exit code 2
+
+Anything that is not an AsrError is a bug of ours: the process ends and leases clean up.
+Every class has a stable `slug`; instances may narrow it. Slugs are API: clients match on them.
+"""
+
+from __future__ import annotations
+
+
+class AsrError(Exception):
+    """Base of all errors. `slug` is stable and machine-readable, `detail` is one sentence for people."""
+
+    slug = "error"
+
+    def __init__(self, detail: str = "", *, slug: str | None = None) -> None:
+        super().__init__(detail or self.slug)
+        self.detail = detail
+        if slug is not None:
+            self.slug = slug
+
+
+class PeerError(AsrError):
+    """The other side broke the protocol."""
+
+    slug = "protocol-error"
+
+
+class DecodeError(PeerError):
+    """Bytes that are no message of this protocol version."""
+
+    slug = "bad-message"
+
+
+class BadRequest(PeerError):
+    """A request that cannot be served as it stands."""
+
+    slug = "bad-request"
+
+
+class LimitExceeded(PeerError):
+    """More than a stated limit allows."""
+
+    slug = "limit-exceeded"
+
+
+class OutOfOrder(PeerError):
+    """A valid message at a moment when it is not allowed."""
+
+    slug = "out-of-order"
+
+
+class ServiceError(AsrError):
+    """This session cannot be served, through no fault of the client."""
+
+    slug = "service-error"
+
+
+class AtCapacity(ServiceError):
+    """Every slot is taken. `retry_after_s` is a hint in seconds."""
+
+    slug = "at-capacity"
+
+    def __init__(self, detail: str = "", *, retry_after_s: float = 1.0, slug: str | None = None) -> None:
+        super().__init__(detail, slug=slug)
+        self.retry_after_s = retry_after_s
+
+
+class SessionLost(ServiceError):
+    """The worker or the broker went away and the session could not be moved."""
+
+    slug = "session-lost"
+
+
+class SetupError(AsrError):
+    """This process cannot start as configured."""
+
+    slug = "setup-error"

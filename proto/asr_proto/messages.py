@@ -1,0 +1,382 @@
+"""Every message between the processes: one frozen dataclass each, in four closed unions.
+
+A *routing message* is what the broker must see; it may carry a body that the broker never opens: for `Open` and `Grant`
+a `Setup`, for `Bundle` an array of *frames*. Units last: `_s` seconds, `_ms` milliseconds; sample indexes count 16 kHz
+mono samples from the session's first one. proto/README.md specifies the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from asr_proto.schema import Limit
+
+PROTOCOL_VERSION = 1
+"""Raised with every incompatible change; a peer with another version is refused at registration."""
+
+Identity = Annotated[bytes, Limit(32)]
+"""ZeroMQ identity of one process incarnation: new at every start."""
+Lease = int
+"""The grant of one slot of one worker to one epoch of one session; never reused."""
+SessionId = Annotated[str, Limit(64)]
+Name = Annotated[str, Limit(128)]
+Leases = Annotated[tuple[int, ...], Limit(4096)]
+Text = Annotated[str, Limit(65536)]
+State = Annotated[bytes, Limit(65536)]
+Pcm = Annotated[bytes, Limit(2_097_152)]
+Marker = Annotated[str, Limit(256)]
+
+EndpointKind = Literal["silence", "length", "flush"]
+
+
+# ---- Values inside messages ----
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a worker's engine serves; part of its registration."""
+
+    engine: Name
+    model: Name
+    languages: Annotated[tuple[str, ...], Limit(256)]
+    slots: int
+    """Sessions served at once."""
+    chunk_samples: int
+    """Samples that one step takes from a session."""
+    uncommitted_s_max: float
+    """Longest audio that may be unconfirmed by a commit: what a move to another worker replays."""
+    device: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A point from which another worker can continue: replay audio from `samples` into a slot opened with `state`."""
+
+    samples: int
+    utterance: int
+    """Number of the next utterance: all before it are final."""
+    state: State
+    """Opaque: engine, VAD and endpointer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a hypothesis. `confidence` only where the engine measures it."""
+
+    text: Name
+    start_sample: int
+    end_sample: int
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How to open a session on a worker."""
+
+    language: Name
+    partials: bool
+    progress_samples: int
+    """Report progress each time this many samples more were taken or done."""
+    commit: Commit | None
+    """Where to continue a session that was moved; None for a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy a worker is, over its last heartbeat interval."""
+
+    steps: int
+    """Steps since the start."""
+    pending_chunks: int
+    """Complete chunks that wait for a step."""
+    step_ms_p50: float
+    step_ms_p99: float
+    busy: float
+    """Share of the interval spent in steps, 0 to 1."""
+    real_time_factor: float
+    """Seconds spent in steps per second of audio; 0 without audio."""
+
+
+# ---- Frontend to broker ----
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterFrontend:
+    version: int
+    name: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Ask for a slot. Body: Setup. Answered by Pinned or Refused."""
+
+    session: SessionId
+    epoch: int
+    """0 at first, one more with every move to another worker."""
+    model: Name
+    """Empty for the default model."""
+    language: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Give a lease back; what the worker still holds of it is dropped."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendHeartbeat:
+    """Renews the leases of silent sessions. Answered by Pool."""
+
+    leases: Annotated[tuple[int, ...], Limit(65536)]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Frames for one peer, forwarded whole. Body: array of frames, either direction."""
+
+    to: Identity
+    leases: Leases
+
+
+# ---- Worker to broker ----
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterWorker:
+    version: int
+    name: Name
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHeartbeat:
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The slot of this lease is wiped and free."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take nothing new to me; I end when my last session has."""
+
+
+# ---- Broker to peers ----
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    boot: int
+    """The broker's incarnation, the upper 31 bits of its leases."""
+    heartbeat_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unregistered:
+    """The broker does not know the sender: register (again); what was pinned before is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The registration is refused; the process cannot be used with this broker."""
+
+    slug: Name
+    detail: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A session has a slot; its frames go to `worker` from now on."""
+
+    session: SessionId
+    epoch: int
+    lease: Lease
+    worker: Identity
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    session: SessionId
+    epoch: int
+    slug: Name
+    detail: Name
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The lease is over through no doing of its session: its worker died or the lease expired."""
+
+    lease: Lease
+    slug: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What the workers offer now; answers a frontend's heartbeat and is sent when it changes."""
+
+    workers: int
+    slots: int
+    slots_free: int
+    models: Annotated[tuple[str, ...], Limit(256)]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Open `slot` for `lease`; results go to `frontend`. Body: Setup, as it came with Open."""
+
+    lease: Lease
+    slot: int
+    session: SessionId
+    frontend: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Close this lease's slot, drop what it holds, answer Closed. Repeated until answered."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A bundle named a lease that is not current for its sender."""
+
+    lease: Lease
+
+
+# ---- Control socket ----
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    name: Name
+    spec: Spec
+    sessions: int
+    draining: bool
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendStatus:
+    name: Name
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    uptime_s: float
+    workers: Annotated[tuple[WorkerStatus, ...], Limit(4096)]
+    frontends: Annotated[tuple[FrontendStatus, ...], Limit(4096)]
+    sessions_total: int
+    refused_total: int
+    lost_total: int
+
+
+# ---- Frames: the body of a bundle ----
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """PCM16LE, 16 kHz, mono; `first_sample` is its place in the session."""
+
+    lease: Lease
+    first_sample: int
+    pcm: Pcm
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """End the utterance here; answered by Flushed when all audio before it has left the model."""
+
+    lease: Lease
+    marker: Marker
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End of audio: the remaining finals follow, then Ended."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Samples received and stepped since the session's start; `commit` when it advanced without a final."""
+
+    lease: Lease
+    taken: int
+    done: int
+    commit: Commit | None
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The current utterance's text so far; replaced by the next Partial or Final."""
+
+    lease: Lease
+    utterance: int
+    text: Text
+    start_sample: int
+    end_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """An utterance's text; never changes. Its commit confirms it."""
+
+    lease: Lease
+    utterance: int
+    text: Text
+    start_sample: int
+    end_sample: int
+    endpoint: EndpointKind
+    """Why the utterance ended: the speaker fell silent, it reached the longest length, or a flush."""
+    confidence: float | None
+    words: Annotated[tuple[Word, ...], Limit(4096)] | None
+    commit: Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    lease: Lease
+    marker: Marker
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session is complete: every final before has been sent."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker cannot go on with this session."""
+
+    lease: Lease
+    slug: Name
+    detail: Name
+
+
+FromFrontend = RegisterFrontend | Open | Close | FrontendHeartbeat | Bundle
+FromWorker = RegisterWorker | WorkerHeartbeat | Bundle | Closed | Drain
+FromBroker = Welcome | Unregistered | Rejected | Pinned | Refused | Lost | Pool | Grant | Release | Stale | Bundle
+Control = StatusRequest | Status
+FrameIn = Audio | Flush | Stop
+FrameOut = Progress | Partial | Final | Flushed | Ended | Failed
+Message = FromFrontend | FromWorker | FromBroker | Control
+Frame = FrameIn | FrameOut
