@@ -1,1 +1,50 @@
-"""Client library of the `/v1/stream` dialect."""
+"""Client library of the `/v1/stream` dialect.
+
+    import asr_client
+
+    async with asr_client.connect("ws://127.0.0.1:8000") as session: ...   # asyncio
+    with asr_client.connect_sync("ws://127.0.0.1:8000") as session: ...    # threads
+
+Importing it stays light: decoding of files, the microphone and the terminal are modules of their own
+(`audio_file`, `microphone`, `transcribe`) that a program imports when it needs them.
+"""
+
+from asr_client.errors import (
+    AudioError,
+    ClientError,
+    ConnectionFailed,
+    ConnectionLost,
+    InvalidUrl,
+    ServerError,
+)
+from asr_client.events import Ack, End, Event, Final, Flushed, Migrating, Partial, Ready, Word, parse
+from asr_client.session import Session, connect, stream_url
+from asr_client.sync import SyncSession
+from asr_client.sync import connect as connect_sync
+from asr_client.upload import Transcript, upload
+
+__all__ = [
+    "Ack",
+    "AudioError",
+    "ClientError",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "End",
+    "Event",
+    "Final",
+    "Flushed",
+    "InvalidUrl",
+    "Migrating",
+    "Partial",
+    "Ready",
+    "ServerError",
+    "Session",
+    "SyncSession",
+    "Transcript",
+    "Word",
+    "connect",
+    "connect_sync",
+    "parse",
+    "stream_url",
+    "upload",
+]

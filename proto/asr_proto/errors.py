@@ -86,3 +86,21 @@ class SetupError(AsrError):
     """This process cannot start as configured."""
 
     slug = "setup-error"
+
+
+SERVICE_SLUGS = frozenset(
+    {
+        "service-error",
+        "at-capacity",
+        "no-worker",
+        "no-broker",
+        "overloaded",
+        "session-lost",
+        "worker-lost",
+        "broker-lost",
+        "lease-expired",
+        "going-away",
+        "internal-error",
+    }
+)
+"""Slugs of errors that are no fault of the client; every other slug is."""

@@ -134,7 +134,7 @@ def _values(cls: Any) -> Callable[[Any], Any]:
 
 def to_array(message: Any) -> list[Any]:
     """The fields of a dataclass in order; nested dataclasses become arrays when packed."""
-    return list(_values(type(message))(message))
+    return list(_values(message.__class__)(message))
 
 
 def from_array(cls: Callable[..., T], value: Any) -> T:

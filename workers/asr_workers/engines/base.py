@@ -90,7 +90,7 @@ class Engine(Protocol):
         """One batched call: at most one chunk per slot. `now` is a monotonic clock in seconds.
 
         Also called with no chunks while `pending()`. Outputs of one slot are in order; a Drained comes after the
-        finals it waited for, in this step or a later one.
+        finals it waited for, in this step or a later one, and after a snapshot that lies at the flush.
         """
 
     def pending(self) -> bool:

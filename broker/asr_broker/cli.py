@@ -1,0 +1,60 @@
+"""The command `asr-broker`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from asr_broker.loop import Broker, BrokerConfig, signals
+from asr_broker.routing import Timing
+from asr_proto import settings
+from asr_proto.supervised import watch_parent
+
+
+@settings.command("asr-broker")
+@click.option(
+    "--frontends", type=settings.ENDPOINT, help="Where frontends connect.  [default: ipc://RUN_DIR/frontends.ipc]"
+)
+@click.option("--workers", type=settings.ENDPOINT, help="Where workers connect.  [default: ipc://RUN_DIR/workers.ipc]")
+@click.option(
+    "--control", type=settings.ENDPOINT, help="Where `asr status` asks.  [default: ipc://RUN_DIR/control.ipc]"
+)
+@click.option("--metrics", type=settings.ADDRESS, help="Serve Prometheus metrics on HOST:PORT.")
+@click.option(
+    "--lease-s",
+    type=click.FloatRange(min=2.0),
+    default=10.0,
+    help="Free a session's slot when its frontend has not renewed it for this many seconds.",
+)
+def main(
+    run_dir: Path,
+    frontends: str | None,
+    workers: str | None,
+    control: str | None,
+    metrics: settings.Address | None,
+    lease_s: float,
+) -> None:
+    """Pin each session to a worker and forward what passes between them.
+
+    One broker serves a pool: start it first, then any number of asr-worker (one per device) and asr-frontend, all with
+    the same --run-dir. It keeps nothing on disk and never looks into audio.
+    """
+    config = BrokerConfig(
+        frontends=frontends or settings.frontends_endpoint(run_dir),
+        workers=workers or settings.workers_endpoint(run_dir),
+        control=control or settings.control_endpoint(run_dir),
+        metrics=str(metrics) if metrics else None,
+        timing=Timing(lease_s=lease_s),
+    )
+    broker = Broker(config)
+    try:
+        with signals(broker):
+            watch_parent(broker.stop)
+            broker.run()
+    finally:
+        broker.close()
+
+
+if __name__ == "__main__":
+    main()

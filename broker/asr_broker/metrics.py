@@ -1,0 +1,61 @@
+"""What the broker exposes to Prometheus. The loop publishes a snapshot; a scrape only reads the latest one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from asr_broker.routing import Counts, Routing
+from asr_proto.messages import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    status: Status
+    counts: Counts
+    sessions: int
+
+    @classmethod
+    def of(cls, routing: Routing, now: float) -> Snapshot:
+        return cls(routing.status(now), replace(routing.counts), len(routing.leases))
+
+
+class BrokerCollector(Collector):
+    """Turns the latest snapshot into metric families."""
+
+    def __init__(self) -> None:
+        self.latest: Snapshot | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        latest = self.latest
+        if latest is None:
+            return
+        workers = latest.status.workers
+        slots = sum(worker.spec.slots for worker in workers)
+        yield _gauge("asr_broker_workers", "Registered workers.", len(workers))
+        yield _gauge("asr_broker_frontends", "Registered frontends.", len(latest.status.frontends))
+        yield _gauge("asr_broker_slots", "Slots of all workers.", slots)
+        yield _gauge("asr_broker_sessions", "Leases that hold a slot.", latest.sessions)
+        counts = latest.counts
+        yield _counter("asr_broker_sessions", "Sessions pinned for the first time.", counts.sessions)
+        yield _counter("asr_broker_moves", "Sessions pinned again to another worker.", counts.moves)
+        yield _counter("asr_broker_refused", "Sessions refused.", counts.refused)
+        yield _counter("asr_broker_lost", "Leases lost with their worker or by expiry.", counts.lost)
+        yield _counter("asr_broker_stale", "Frames under a lease that was not current.", counts.stale)
+        yield _counter("asr_broker_bundles", "Bundles forwarded.", counts.bundles)
+        per_worker = GaugeMetricFamily("asr_broker_worker_sessions", "Sessions by worker.", labels=["worker"])
+        for worker in workers:
+            per_worker.add_metric([worker.name], worker.sessions)
+        yield per_worker
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)

@@ -1,0 +1,63 @@
+"""Which worker takes a new session: a pure choice over what the workers offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+from asr_proto.errors import AsrError, AtCapacity, BadRequest, ServiceError
+from asr_proto.messages import Spec
+
+NO_WORKER_RETRY_S = 2.0
+AT_CAPACITY_RETRY_S = 1.0
+
+
+class Offer(Protocol):
+    """What placement must know of a worker."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def slots_free(self) -> int: ...
+    @property
+    def draining(self) -> bool: ...
+
+
+O = TypeVar("O", bound=Offer)  # noqa: E741 - the one type variable of the file
+
+
+def speaks(spec: Spec, language: str) -> bool:
+    """Whether the engine serves `language`: exactly, by its primary subtag (en for en-GB), or unspecified."""
+    return not language or language in spec.languages or language.split("-", maxsplit=1)[0].lower() in spec.languages
+
+
+def place(offers: Iterable[O], model: str, language: str) -> O:
+    """The worker with the smallest share of its slots taken; ties go to the first name.
+
+    An empty `model` means the model of the worker that registered first. Raises BadRequest (unknown-model,
+    unsupported-language), AtCapacity, or ServiceError (no-worker).
+    """
+    workers = list(offers)
+    if not workers:
+        raise ServiceError("no worker is registered", slug="no-worker")
+    model = model or workers[0].spec.model
+    serving = [worker for worker in workers if worker.spec.model == model]
+    if not serving:
+        offered = ", ".join(sorted({worker.spec.model for worker in workers}))
+        raise BadRequest(f"model {model[:40]!r} is not served here; served: {offered}"[:120], slug="unknown-model")
+    fluent = [worker for worker in serving if speaks(worker.spec, language)]
+    if not fluent:
+        raise BadRequest(f"model {model[:40]} does not serve {language[:20]!r}", slug="unsupported-language")
+    free = [worker for worker in fluent if worker.slots_free and not worker.draining]
+    if not free:
+        raise AtCapacity("every slot is taken", retry_after_s=AT_CAPACITY_RETRY_S)
+    return min(free, key=lambda worker: (-worker.slots_free / worker.spec.slots, worker.name))
+
+
+def retry_after_s(error: AsrError) -> float:
+    """The hint that goes with a refusal; 0 when trying again cannot help."""
+    if isinstance(error, AtCapacity):
+        return error.retry_after_s
+    return NO_WORKER_RETRY_S if isinstance(error, ServiceError) else 0.0

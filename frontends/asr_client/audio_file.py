@@ -1,0 +1,113 @@
+"""Sound files as frames of 16 kHz mono PCM16: WAV, FLAC, MP3, Ogg (Vorbis, Opus), any rate, any number of channels.
+
+A file is decoded as it is sent, a second at a time: an hour of audio never lies in memory. The content decides the
+format, not the name. This module must not know who wants the audio.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+import soundfile
+import soxr
+
+from asr_client.errors import AudioError
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Float32, from_float32
+
+MISSING_SHARE_MAX = 0.05
+"""Share of the announced length that may be missing: lengths of MP3 files are estimates."""
+
+
+class AudioFile:
+    """A sound file, opened: its length is known, its samples are not read yet. Use it in a `with` block."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises AudioError for a file that is missing, empty or no audio."""
+        self._sound = _open(Path(path))
+        if self._sound.frames == 0:
+            self._sound.close()
+            raise AudioError("it holds no audio")
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds, as the file announces it."""
+        return float(self._sound.frames / self._sound.samplerate)
+
+    def frames(self, frame_ms: int) -> Iterator[bytes]:
+        """PCM16LE, 16 kHz, mono, in frames of that length, the last one shorter. Raises AudioError at damage."""
+        frame_bytes = SAMPLE_RATE * frame_ms // 1000 * BYTES_PER_SAMPLE
+        return _cut((from_float32(samples).tobytes() for samples in self._resampled()), frame_bytes)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._sound.close()
+
+    def __enter__(self) -> AudioFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _resampled(self) -> Iterator[Float32]:
+        resampler = soxr.ResampleStream(self._sound.samplerate, SAMPLE_RATE, num_channels=1, dtype="float32")
+        for mono in self._decoded():
+            yield resampler.resample_chunk(mono)
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+    def _decoded(self) -> Iterator[Float32]:
+        """Mono float32 [samples] at the file's rate, about a second at a time."""
+        decoded = 0
+        while len(samples := self._read()):
+            decoded += len(samples)
+            yield samples.mean(axis=1, dtype=np.float32)
+        if decoded < self._sound.frames * (1 - MISSING_SHARE_MAX):
+            seconds = decoded / self._sound.samplerate
+            raise AudioError(f"it is damaged: only {seconds:.1f} of {self.duration_s:.1f} s can be read")
+
+    def _read(self) -> Float32:
+        try:
+            return cast(Float32, self._sound.read(self._sound.samplerate, dtype="float32", always_2d=True))
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"it is damaged: {_reason(error)}") from error
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    try:
+        if path.is_dir():
+            raise AudioError("it is a folder")
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        empty = os.fstat(descriptor).st_size == 0
+    except OSError as error:
+        raise AudioError((error.strerror or str(error)).lower()) from error
+    if empty:
+        os.close(descriptor)
+        raise AudioError("it is empty")
+    try:
+        return soundfile.SoundFile(descriptor, closefd=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"it is no audio that can be read: {_reason(error)}") from error
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    """What the decoder says, as the end of a sentence."""
+    text = str(error.error_string).strip().removeprefix("Error : ").rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _cut(pieces: Iterable[bytes], frame_bytes: int) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        whole = len(rest) - len(rest) % frame_bytes
+        for start in range(0, whole, frame_bytes):
+            yield rest[start : start + frame_bytes]
+        rest = rest[whole:]
+    if rest:
+        yield rest

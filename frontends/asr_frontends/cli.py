@@ -1,0 +1,110 @@
+"""The command `asr-frontend`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import click
+import uvloop
+
+from asr_frontends.servers.serve import FrontendConfig, serve
+from asr_frontends.session import Limits
+from asr_proto import settings
+from asr_proto.supervised import watch_parent
+
+DEFAULTS = Limits()
+
+
+@settings.command("asr-frontend")
+@click.option(
+    "--listen",
+    type=settings.ADDRESS,
+    multiple=True,
+    default=("127.0.0.1:8000",),
+    help="Where clients connect, HOST:PORT; repeatable. Every dialect is served on each.",
+)
+@click.option("--name", help="Name in `asr status`.  [default: HOST-PID]")
+@click.option(
+    "--broker",
+    type=settings.ENDPOINT,
+    help="The broker's side for frontends.  [default: ipc://RUN_DIR/frontends.ipc]",
+)
+@click.option(
+    "--idle-s",
+    type=click.FloatRange(min=0.1),
+    default=DEFAULTS.idle_s,
+    help="End a session whose client has sent nothing for this long.",
+)
+@click.option(
+    "--credit-s",
+    type=click.FloatRange(min=1),
+    default=DEFAULTS.credit_s,
+    help="Seconds of audio that a client may be ahead of the model before it is no longer read from.",
+)
+@click.option(
+    "--session-s",
+    type=click.FloatRange(min=1),
+    default=DEFAULTS.audio_s,
+    help="Longest session, in seconds of audio.",
+)
+@click.option(
+    "--messages-per-s",
+    type=click.IntRange(min=0),
+    default=DEFAULTS.messages_per_s,
+    help="Refuse a client that sends more messages in a second; 0 for no limit but its credit.",
+)
+@click.option(
+    "--message-bytes-max",
+    type=click.IntRange(min=1024, max=2_000_000),
+    default=1_048_576,
+    help="Largest message of a client.",
+)
+@click.option(
+    "--journal-mb-max",
+    type=click.IntRange(min=1),
+    default=1024,
+    help="Unconfirmed audio that all sessions of this process may hold together; beyond it clients wait.",
+)
+@click.option(
+    "--drain-s",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    help="Longest time sessions may take to end after SIGTERM.",
+)
+def main(
+    run_dir: Path,
+    listen: tuple[settings.Address, ...],
+    name: str | None,
+    broker: str | None,
+    idle_s: float,
+    credit_s: float,
+    session_s: float,
+    messages_per_s: int,
+    message_bytes_max: int,
+    journal_mb_max: int,
+    drain_s: float,
+) -> None:
+    """Speak the clients' dialects and turn them into sessions.
+
+    Dialects are told apart by path: /v1/stream is the project's own, /asr/v0.1/stream CAIMAN-ASR's. GET /health, /ready
+    and /metrics answer on the same ports.
+    """
+    config = FrontendConfig(
+        broker=broker or settings.frontends_endpoint(run_dir),
+        name=name or f"{socket.gethostname()}-{os.getpid()}",
+        listen=tuple(str(address) for address in listen),
+        limits=Limits(idle_s=idle_s, credit_s=credit_s, audio_s=session_s, messages_per_s=messages_per_s),
+        message_bytes_max=message_bytes_max,
+        journal_bytes_max=journal_mb_max * 1_048_576,
+        drain_s=drain_s,
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        watch_parent()
+        runner.run(serve(config))
+
+
+if __name__ == "__main__":
+    main()

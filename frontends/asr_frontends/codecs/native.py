@@ -1,0 +1,201 @@
+"""The project's own dialect, `/v1/stream`: JSON control, binary PCM16. Specified in frontends/README.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from asr_frontends.codec import Close, Frame, Request
+from asr_frontends.events import (
+    Audio,
+    Bye,
+    ClientEvent,
+    Error,
+    Flush,
+    KeepAlive,
+    Notice,
+    Progress,
+    Ready,
+    ServiceEvent,
+    Start,
+    Stop,
+)
+from asr_frontends.resample import Resampler
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
+from asr_proto.errors import BadRequest, DecodeError, OutOfOrder
+from asr_proto.messages import Final, Flushed, Partial, Word
+
+PATH = "/v1/stream"
+RATE_MIN, RATE_MAX = 8_000, 192_000
+NAME_MAX, MARKER_MAX = 128, 256
+CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
+
+
+class NativeCodec:
+    """One `/v1/stream` conversation."""
+
+    subprotocol: str | None = None
+    coalesces: frozenset[type] = frozenset({Partial, Progress})
+
+    def __init__(self, request: Request) -> None:
+        self._start: Start | None = None
+        self._rate = SAMPLE_RATE
+        self._resampler: Resampler | None = None
+        self._odd = OddByte()
+        self._samples = 0
+        self._seq = 0
+        self._stopped = False
+
+    # ---- Receiving ----
+
+    def opening(self) -> list[ClientEvent]:
+        return []
+
+    def receive(self, frame: str | bytes) -> list[ClientEvent]:
+        if isinstance(frame, bytes):
+            return self._audio(frame)
+        message = _parse(frame)
+        match message["type"]:
+            case "start":
+                return self._on_start(message)
+            case "keepalive":
+                return [KeepAlive()]
+            case "flush":
+                self._require_running("flush")
+                return [*self._tail(), Flush(_string(message, "marker", MARKER_MAX))]
+            case "stop":
+                self._require_running("stop")
+                self._stopped = True
+                return [*self._tail(), Stop()]
+        raise DecodeError(f"unknown message type {message['type'][:40]!r}")
+
+    def _on_start(self, message: dict[str, Any]) -> list[ClientEvent]:
+        if self._start is not None:
+            raise OutOfOrder("a second start")
+        if message.get("resume") is not None:
+            raise BadRequest("sessions cannot be resumed yet: start a new one", slug="resume-unavailable")
+        self._rate = _rate(message.get("sample_rate", SAMPLE_RATE))
+        if self._rate != SAMPLE_RATE:
+            self._resampler = Resampler(self._rate)
+        partials = message.get("partials", True)
+        if not isinstance(partials, bool):
+            raise DecodeError("partials is a boolean")
+        model, language = (_string(message, field, NAME_MAX, "") for field in ("model", "language"))
+        self._start = Start(model, language, partials)
+        return [self._start]
+
+    def _audio(self, data: bytes) -> list[ClientEvent]:
+        self._require_running("audio")
+        pcm = self._odd.feed(data)
+        self._samples += len(pcm) // BYTES_PER_SAMPLE
+        if self._resampler:
+            pcm = self._resampler.feed(pcm)
+        return [Audio(pcm)] if pcm else []
+
+    def _tail(self) -> list[ClientEvent]:
+        pcm = self._resampler.end() if self._resampler else b""
+        return [Audio(pcm)] if pcm else []
+
+    def _require_running(self, what: str) -> None:
+        if self._start is None:
+            raise OutOfOrder(f"{what} before start")
+        if self._stopped:
+            raise OutOfOrder(f"{what} after stop")
+
+    # ---- Sending ----
+
+    def send(self, event: ServiceEvent) -> list[Frame]:
+        match event:
+            case Ready():
+                return [self._ready(event)]
+            case Partial() | Final():
+                return [self._hypothesis(event)]
+            case Flushed():
+                return [_text("flushed", marker=event.marker)]
+            case Progress():
+                committed = event.committed * self._rate // SAMPLE_RATE
+                return [_text("ack", samples=self._samples, committed=min(committed, self._samples))]
+            case Notice():
+                return [_text(event.kind)]
+            case Bye():
+                return [_text("end", reason=event.reason), Close(1000)]
+            case Error():
+                return self._error(event)
+
+    def _ready(self, event: Ready) -> str:
+        assert self._start is not None
+        return _text(
+            "ready",
+            session=event.session,
+            model=event.model,
+            language=self._start.language or "en",
+            sample_rate=self._rate,
+            engine=event.engine,
+        )
+
+    def _hypothesis(self, event: Partial | Final) -> str:
+        fields: dict[str, Any] = {
+            "seq": self._seq,
+            "utterance": event.utterance,
+            "text": event.text,
+            "start_s": seconds(event.start_sample),
+            "end_s": seconds(event.end_sample),
+        }
+        self._seq += 1
+        if isinstance(event, Partial):
+            return _text("partial", **fields)
+        fields["endpoint"] = event.endpoint
+        if event.confidence is not None:
+            fields["confidence"] = round(event.confidence, 4)
+        if event.words is not None:
+            fields["words"] = [_word(word) for word in event.words]
+        return _text("final", **fields)
+
+    def _error(self, event: Error) -> list[Frame]:
+        fields: dict[str, Any] = {"code": event.slug, "message": event.detail or event.slug}
+        if event.retry_after_s:
+            fields["retry_after_s"] = event.retry_after_s
+        code = SERVICE_FAULT if event.is_service else CLIENT_FAULT
+        if event.slug == "going-away":
+            code = GOING_AWAY
+        return [_text("error", **fields), Close.because(code, f"{event.slug}: {event.detail}")]
+
+
+def _text(kind: str, **fields: Any) -> str:
+    return json.dumps({"type": kind, **fields}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _word(word: Word) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "word": word.text,
+        "start_s": seconds(word.start_sample),
+        "end_s": seconds(word.end_sample),
+    }
+    if word.confidence is not None:
+        fields["confidence"] = round(word.confidence, 4)
+    return fields
+
+
+def _parse(frame: str) -> dict[str, Any]:
+    try:
+        message = json.loads(frame)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError("a text frame is a JSON object") from error
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise DecodeError("a text frame is a JSON object with a type")
+    return message
+
+
+def _string(message: dict[str, Any], field: str, length_max: int, default: str | None = None) -> str:
+    value = message.get(field)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str) or len(value) > length_max or not value.isprintable():
+        raise DecodeError(f"{field} is a printable string of at most {length_max} characters")
+    return value
+
+
+def _rate(value: Any) -> int:
+    if type(value) is not int or not RATE_MIN <= value <= RATE_MAX:
+        raise BadRequest(f"sample_rate is an integer from {RATE_MIN} to {RATE_MAX}", slug="unsupported-sample-rate")
+    return value

@@ -1,0 +1,114 @@
+"""The closed set of events between a dialect's codec and the session model.
+
+What a worker says (`Partial`, `Final`, `Flushed`) passes as it came; its lease means nothing to a codec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asr_proto.errors import SERVICE_SLUGS, AsrError, AtCapacity
+from asr_proto.messages import Final, Flushed, Partial
+
+# ---- What a client does ----
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin the session. An empty model or language means the default."""
+
+    model: str = ""
+    language: str = ""
+    partials: bool = True
+    progress_samples: int = 8000
+    """How often the codec wants to hear of progress, in 16 kHz samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """PCM16LE, 16 kHz, mono, whole samples."""
+
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """End the utterance here; answered by Flushed."""
+
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """The client is there, though it says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End of audio; answered by the remaining finals and Bye."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The client is gone: nobody listens any more."""
+
+
+# ---- What the service says ----
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The session has its slot."""
+
+    session: str
+    engine: str
+    model: str
+    chunk_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """16 kHz samples since the session's start: accepted here, received by the worker, stepped, confirmed."""
+
+    accepted: int
+    taken: int
+    done: int
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a client may like to know: the session is moving to another worker."""
+
+    kind: str = "migrating"
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """The session is over."""
+
+    slug: str
+    detail: str
+    retry_after_s: float = 0.0
+
+    @classmethod
+    def of(cls, error: AsrError) -> Error:
+        """The event for an error of ours."""
+        retry_after_s = error.retry_after_s if isinstance(error, AtCapacity) else 0.0
+        return cls(error.slug, error.detail, retry_after_s)
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is the service's fault, not the client's."""
+        return self.slug in SERVICE_SLUGS
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """Everything was said; the session is over."""
+
+    reason: str = "stopped"
+
+
+ClientEvent = Start | Audio | Flush | KeepAlive | Stop | Abort
+ServiceEvent = Ready | Progress | Partial | Final | Flushed | Notice | Error | Bye

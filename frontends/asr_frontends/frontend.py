@@ -1,0 +1,185 @@
+"""The frontend's shell: connections on one side, the link on the other, the pure `Sessions` between. No decision in it.
+
+Frames for the workers leave in bundles: one per worker, `BUNDLE_S` after the first frame of a bundle at the latest.
+One timer serves all sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Protocol
+
+import structlog
+
+from asr_frontends import events as e
+from asr_frontends.journal import Budget
+from asr_frontends.link import Link
+from asr_frontends.session import Command, Credit, Deliver, Limits, ToBroker
+from asr_frontends.sessions import Sessions
+from asr_proto import messages as m
+from asr_proto import wire
+from asr_proto.errors import AsrError, DecodeError, ServiceError
+
+log = structlog.get_logger()
+
+BUNDLE_S = 0.005
+BUNDLE_BYTES_MAX = 4_194_304
+
+
+class Listener(Protocol):
+    """One client's connection, as the frontend sees it."""
+
+    def deliver(self, event: e.ServiceEvent) -> None:
+        """Say this to the client. After Error or Bye nothing follows."""
+
+    def credit(self) -> None:
+        """The client may be read from again."""
+
+
+class Frontend:
+    """Must be made, used and closed inside one running asyncio loop."""
+
+    def __init__(self, broker: str, name: str, limits: Limits, journal_bytes_max: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.sessions = Sessions(name, limits, Budget(journal_bytes_max), self._loop.time())
+        self._listeners: dict[str, Listener] = {}
+        self._link = Link(broker, self._on_message)
+        self._flushing = False
+        self._draining = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._arm()
+
+    # ---- Clients ----
+
+    def open(self, start: e.Start, listener: Listener) -> str:
+        """A new session for a connection; returns its id. Raises ServiceError."""
+        if self._draining:
+            raise ServiceError("this server is going away", slug="going-away")
+        id = secrets.token_hex(16)
+        commands = self.sessions.start(id, start, self._loop.time())
+        self._listeners[id] = listener
+        self._idle.clear()
+        self._perform(commands)
+        return id
+
+    def client(self, id: str, event: e.ClientEvent) -> None:
+        """What the client of session `id` did."""
+        self._perform(self.sessions.client(id, event, self._loop.time()))
+        if isinstance(event, e.Abort):
+            self._forget(id)
+
+    def fail(self, id: str, error: AsrError) -> None:
+        """End session `id` with an error."""
+        self._perform(self.sessions.fail(id, error))
+
+    def wanted(self, id: str) -> bool:
+        """Whether the client may be read from; otherwise its `credit` is called when it may."""
+        return self.sessions.wanted(id)
+
+    def ready(self) -> bool:
+        """Whether a new session could make progress now."""
+        return not self._draining and self.sessions.ready(self._loop.time())
+
+    # ---- The broker ----
+
+    def _on_message(self, parts: list[bytes]) -> None:
+        try:
+            message = wire.decode(parts[0])
+            frames = wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) and len(parts) > 1 else []
+        except DecodeError as error:
+            log.warning("undecodable message from the broker", reason=error.detail)
+            return
+        if isinstance(message, m.Welcome | m.Rejected | m.Unregistered | m.Lost):
+            log.info("broker says", message=repr(message))
+        self._perform(self.sessions.handle(message, frames, self._loop.time()))  # type: ignore[arg-type]
+
+    def _perform(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Deliver():
+                    self._deliver(command)
+                case ToBroker():
+                    self._flush()
+                    parts = [wire.encode(command.message)]
+                    if command.setup:
+                        parts.append(wire.encode_setup(command.setup))
+                    self._send(parts)
+                case Credit():
+                    if listener := self._listeners.get(command.session):
+                        listener.credit()
+        if self.sessions.has_outgoing() and not self._flushing:
+            self._flushing = True
+            self._loop.call_later(BUNDLE_S, self._flush)
+        self._arm()
+
+    def _deliver(self, command: Deliver) -> None:
+        listener = self._listeners.get(command.session)
+        if isinstance(command.event, e.Error | e.Bye):
+            self._forget(command.session)
+        if listener:
+            listener.deliver(command.event)
+
+    def _forget(self, id: str) -> None:
+        self._listeners.pop(id, None)
+        if not self._listeners:
+            self._idle.set()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        for bundle, frames in self.sessions.outgoing():
+            for part in _split(frames):
+                self._send([wire.encode(bundle), wire.encode_frames(part)])
+
+    def _send(self, parts: list[bytes]) -> None:
+        if not self._link.send(parts):
+            # Nobody has read for longer than the queue holds: whoever comes back will not know our sessions.
+            self._loop.call_soon(self._on_message, [wire.encode(m.Unregistered())])
+
+    # ---- Time ----
+
+    def _arm(self) -> None:
+        deadline = self.sessions.next_deadline()
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._perform(self.sessions.tick(self._loop.time()))
+
+    # ---- The end ----
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new sessions, let those that are here end by themselves; at the deadline tell the rest."""
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            for id in list(self._listeners):
+                self.fail(id, ServiceError("this server is going away", slug="going-away"))
+
+    def close(self) -> None:
+        """Close the link; sessions still open are lost."""
+        self._flush()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._link.close()
+
+
+def _split(frames: list[m.FrameIn]) -> list[list[m.FrameIn]]:
+    """Parts of at most FRAMES_MAX frames and about BUNDLE_BYTES_MAX bytes each."""
+    parts: list[list[m.FrameIn]] = [[]]
+    size = 0
+    for frame in frames:
+        length = len(frame.pcm) if isinstance(frame, m.Audio) else 0
+        if parts[-1] and (len(parts[-1]) == wire.FRAMES_MAX or size + length > BUNDLE_BYTES_MAX):
+            parts.append([])
+            size = 0
+        parts[-1].append(frame)
+        size += length
+    return parts

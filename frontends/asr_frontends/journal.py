@@ -1,0 +1,138 @@
+"""The audio and marks of a session that are not confirmed yet: what a move to another worker replays. Pure.
+
+Entries stay in their order: audio pieces by position, flushes and the stop between them. Audio leaves at commits, a
+flush when it is answered. All journals of a process share one Budget.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from asr_proto.audio import BYTES_PER_SAMPLE
+
+
+@dataclass(slots=True)
+class Budget:
+    """Bytes that all journals of this process may hold together."""
+
+    bytes_max: int
+    bytes_held: int = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.bytes_held >= self.bytes_max
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """PCM16 from `first_sample` on."""
+
+    first_sample: int
+    pcm: bytes
+
+    @property
+    def end_sample(self) -> int:
+        return self.first_sample + len(self.pcm) // BYTES_PER_SAMPLE
+
+    def since(self, sample: int) -> Piece:
+        """The part from `sample` on."""
+        skipped = max(0, sample - self.first_sample)
+        return self if not skipped else Piece(sample, self.pcm[skipped * BYTES_PER_SAMPLE :])
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A flush, or the end of audio when `marker` is None."""
+
+    at_sample: int
+    marker: str | None
+
+
+Entry = Piece | Mark
+
+
+class Journal:
+    """Entries from the last commit on, and a cursor: what was posted to the current worker."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._entries: deque[Entry] = deque()
+        self._posted = 0
+        self.bytes_held = 0
+        self.end_sample = 0
+
+    def append(self, pcm: bytes) -> None:
+        """Audio that continues where the journal ends."""
+        self._entries.append(Piece(self.end_sample, pcm))
+        self.end_sample += len(pcm) // BYTES_PER_SAMPLE
+        self._hold(len(pcm))
+
+    def mark(self, marker: str | None) -> None:
+        """A flush or the stop, here."""
+        self._entries.append(Mark(self.end_sample, marker))
+
+    def next(self, before_sample: int) -> Entry | None:
+        """The next unposted entry that begins before `before_sample` (a mark: at any place), now posted."""
+        if self._posted == len(self._entries):
+            return None
+        entry = self._entries[self._posted]
+        if isinstance(entry, Piece) and entry.first_sample >= before_sample:
+            return None
+        self._posted += 1
+        return entry
+
+    def rewind(self) -> None:
+        """A new worker has got nothing yet."""
+        self._posted = 0
+
+    def trim(self, sample: int) -> None:
+        """Audio before `sample` is confirmed. Marks stay until they are answered."""
+        kept: list[Entry] = []
+        while self._entries and self._begins_before(self._entries[0], sample):
+            entry = self._entries.popleft()
+            if isinstance(entry, Piece) and entry.end_sample <= sample:
+                self._hold(-len(entry.pcm))
+                self._unpost()
+            else:
+                kept.append(entry)
+        self._entries.extendleft(reversed(kept))
+
+    def answered(self, marker: str) -> None:
+        """The oldest flush with this marker was answered."""
+        for index, entry in enumerate(self._entries):
+            if isinstance(entry, Mark) and entry.marker == marker:
+                del self._entries[index]
+                self._unpost()
+                return
+
+    def clear(self) -> None:
+        """Give everything back to the budget."""
+        self._hold(-self.bytes_held)
+        self._entries.clear()
+        self._posted = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    def check(self) -> None:
+        """The invariants: one run of samples, bytes counted right, the cursor inside."""
+        pieces = [entry for entry in self._entries if isinstance(entry, Piece)]
+        assert all(a.end_sample == b.first_sample for a, b in pairwise(pieces))
+        assert not pieces or pieces[-1].end_sample == self.end_sample
+        assert self.bytes_held == sum(len(piece.pcm) for piece in pieces)
+        assert 0 <= self._posted <= len(self._entries)
+
+    def _hold(self, count: int) -> None:
+        self.bytes_held += count
+        self._budget.bytes_held += count
+
+    def _unpost(self) -> None:
+        assert self._posted > 0, "only what was posted can be confirmed"
+        self._posted -= 1
+
+    @staticmethod
+    def _begins_before(entry: Entry, sample: int) -> bool:
+        return entry.first_sample < sample if isinstance(entry, Piece) else entry.at_sample <= sample

@@ -1,0 +1,109 @@
+"""Runs the application on its sockets with uvicorn until a signal, then drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+
+from asr_frontends.frontend import Frontend
+from asr_frontends.servers.app import App
+from asr_frontends.session import Limits
+from asr_proto.errors import SetupError
+
+log = structlog.get_logger()
+
+SEND_BUFFER_BYTES = 65_536
+"""Of a client's socket: small, so that a client that does not read is felt early."""
+BACKLOG = 2048
+CAIMAN_PORT = 3030
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendConfig:
+    """How one frontend runs."""
+
+    broker: str
+    """ZeroMQ endpoint of the broker's side for frontends."""
+    name: str
+    listen: tuple[str, ...]
+    """HOST:PORT, any number."""
+    limits: Limits
+    message_bytes_max: int = 1_048_576
+    journal_bytes_max: int = 1_073_741_824
+    """Unconfirmed audio that all sessions of this process may hold together."""
+    drain_s: float = 5.0
+    """Longest time that sessions may take to end after SIGTERM."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: draining comes first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(config: FrontendConfig) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SetupError when it cannot start."""
+    sockets = [listen(address) for address in config.listen]
+    frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max)
+    server = _Server(
+        uvicorn.Config(
+            App(frontend),
+            loop="none",
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=config.message_bytes_max,
+            # A client that is not read from answers no ping: silence is judged by the session instead.
+            ws_ping_interval=None,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+    )
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    serving = asyncio.create_task(server.serve(sockets))
+    _announce(sockets)
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    log.info("draining", sessions=len(frontend.sessions))
+    await frontend.drain(config.drain_s)
+    server.should_exit = True
+    await serving
+    frontend.close()
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket for HOST:PORT; port 0 takes a free one. Raises SetupError."""
+    host, _, port = address.rpartition(":")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        listener.bind((host.strip("[]") or "127.0.0.1", int(port)))
+        listener.listen(BACKLOG)
+    except (OSError, ValueError, OverflowError) as error:
+        raise SetupError(f"cannot listen on {address!r}: {error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _announce(sockets: list[socket.socket]) -> None:
+    for listener in sockets:
+        host, port = listener.getsockname()[:2]
+        log.info("listening", host=host, port=port)
+        if port == CAIMAN_PORT:
+            print(f"Server started on port {port}", flush=True)

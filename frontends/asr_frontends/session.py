@@ -1,0 +1,339 @@
+"""One client conversation: from its start to its one end, across moves to other workers. Pure.
+
+    OPENING ──Pinned──> ACTIVE ──Ended──> ENDED
+       ^                  │
+       │   (epoch + 1)    │ Lost, Stale
+       └───── MOVING <────┘        any state ──error, Abort──> ENDED
+
+Everything the client says goes into the journal; what the credit allows is posted from there to the worker. A new
+worker gets the journal again from the last commit. Finals are delivered once: those of utterances that were final
+before the move are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from asr_frontends import events as e
+from asr_frontends.journal import Budget, Journal, Mark
+from asr_proto import messages as m
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
+from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one session may take. Seconds, of wall time or (credit, journal, audio) of audio."""
+
+    idle_s: float = 30.0
+    """Longest silence of a client whose audio is wanted."""
+    credit_s: float = 10.0
+    """Audio that may be ahead of the model."""
+    journal_s: float = 120.0
+    """Unconfirmed audio; beyond it the client is not read from."""
+    open_s: float = 10.0
+    """Longest wait for the broker's answer."""
+    move_s: float = 30.0
+    """Longest wait for another worker after a loss."""
+    retry_s: float = 0.25
+    """How often a move is tried again."""
+    progress_s: float = 1.0
+    """A client hears of progress at least this often."""
+    audio_s: float = 4 * 3600.0
+    """Longest session."""
+    messages_per_s: int = 0
+    """Messages a client may send in any second; 0 for no limit but its credit."""
+
+
+# ---- Commands ----
+
+
+@dataclass(frozen=True, slots=True)
+class ToBroker:
+    message: m.FromFrontend
+    setup: m.Setup | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A frame for the worker."""
+
+    worker: bytes
+    frame: m.FrameIn
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """An event for the codec of this session's client. After Error or Bye the session is over."""
+
+    session: str
+    event: e.ServiceEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """The client may send again."""
+
+    session: str
+
+
+Command = ToBroker | Post | Deliver | Credit
+
+
+class State(Enum):
+    OPENING = "opening"
+    ACTIVE = "active"
+    MOVING = "moving"
+    ENDED = "ended"
+
+
+class Session:
+    """`id` is unique and random. `now` is one monotonic clock in seconds throughout."""
+
+    def __init__(self, id: str, start: e.Start, limits: Limits, budget: Budget, now: float) -> None:
+        self.id, self._start, self._limits = id, start, limits
+        self.state = State.OPENING
+        self.epoch = 0
+        self.pinned: m.Pinned | None = None
+        self._journal = Journal(budget)
+        self._budget = budget
+        self._commit: m.Commit | None = None
+        self._taken = self._done = 0
+        self._next_utterance = 0
+        self._stopping = False
+        self._withheld = False
+        self._heard_at = now
+        self._give_up_at = now + limits.open_s
+        self._retry_at = float("inf")
+        self._progress_at = now + limits.progress_s
+        self._window_at = now
+        self._window_messages = 0
+
+    # ---- The client ----
+
+    def open(self) -> list[Command]:
+        """Ask for a slot; again after each loss."""
+        model = self.pinned.spec.model if self.pinned else self._start.model
+        setup = m.Setup(self._start.language, self._start.partials, self._start.progress_samples, self._commit)
+        return [ToBroker(m.Open(self.id, self.epoch, model, self._start.language), setup)]
+
+    def client(self, event: e.ClientEvent, now: float) -> list[Command]:
+        """What the client does after its start. Raises PeerError; the caller ends the session with it."""
+        self._heard_at = now
+        if self.state is State.ENDED:
+            return []
+        if isinstance(event, e.Abort):
+            return self._end()
+        self._count_message(now)
+        match event:
+            case e.Start():
+                raise OutOfOrder("a second start")
+            case e.Audio():
+                self._audio(event.pcm)
+            case e.Flush():
+                self._mark(event.marker)
+            case e.Stop():
+                self._mark(None)
+        return self._pump()
+
+    def _audio(self, pcm: bytes) -> None:
+        if self._stopping:
+            raise OutOfOrder("audio after the end of audio")
+        if self._journal.end_sample + len(pcm) // BYTES_PER_SAMPLE > self._limits.audio_s * SAMPLE_RATE:
+            raise LimitExceeded(f"a session is at most {self._limits.audio_s:g} s long", slug="session-too-long")
+        self._journal.append(pcm)
+
+    def _mark(self, marker: str | None) -> None:
+        if self._stopping:
+            raise OutOfOrder("a message after the end of audio")
+        self._stopping = marker is None
+        self._journal.mark(marker)
+
+    def _count_message(self, now: float) -> None:
+        if not self._limits.messages_per_s:
+            return
+        if now - self._window_at >= 1.0:
+            self._window_at, self._window_messages = now, 0
+        self._window_messages += 1
+        if self._window_messages > self._limits.messages_per_s:
+            limit = self._limits.messages_per_s
+            raise LimitExceeded(f"more than {limit} messages in a second", slug="rate-limited")
+
+    def wanted(self) -> bool:
+        """Whether the client may send. While it may not, a Credit follows when it may again."""
+        self._withheld = not self._has_credit()
+        return not self._withheld
+
+    def _has_credit(self) -> bool:
+        if self.state is State.ENDED:
+            return True
+        journal = self._journal
+        if self._budget.exhausted or journal.bytes_held >= self._limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE:
+            return False
+        ahead = journal.end_sample - self._done
+        return self.state is State.MOVING or ahead < self._limits.credit_s * SAMPLE_RATE
+
+    # ---- The broker ----
+
+    def on_pinned(self, pinned: m.Pinned, now: float) -> list[Command]:
+        """A slot was granted: post what the journal holds from the last commit on."""
+        if pinned.epoch != self.epoch or self.state not in (State.OPENING, State.MOVING):
+            return []
+        first = self.pinned is None
+        self.pinned, self.state = pinned, State.ACTIVE
+        self._heard_at = max(self._heard_at, now)
+        self._taken = self._done = self._commit.samples if self._commit else 0
+        self._journal.rewind()
+        ready: list[Command] = []
+        if first:
+            spec = pinned.spec
+            ready = [Deliver(self.id, e.Ready(self.id, spec.engine, spec.model, spec.chunk_samples))]
+        return [*ready, *self._pump(), *self._credit()]
+
+    def on_refused(self, refused: m.Refused, now: float) -> list[Command]:
+        """No slot: the end for a new session, another try later for a moving one."""
+        if refused.epoch != self.epoch or self.state not in (State.OPENING, State.MOVING):
+            return []
+        if self.state is State.OPENING:
+            return self._fail(e.Error(refused.slug, refused.detail, refused.retry_after_s))
+        self._retry_at = now + self._limits.retry_s
+        return []
+
+    def on_lost(self, now: float) -> list[Command]:
+        """The lease is over without our doing: move to another worker."""
+        if self.state is not State.ACTIVE:
+            return []
+        self.state = State.MOVING
+        self.epoch += 1
+        self._give_up_at = now + self._limits.move_s
+        self._retry_at = float("inf")
+        return [Deliver(self.id, e.Notice()), *self.open()]
+
+    # ---- The worker ----
+
+    def on_frame(self, frame: m.FrameOut) -> list[Command]:
+        """What the worker says under the current lease."""
+        if self.state is not State.ACTIVE:
+            return []
+        match frame:
+            case m.Progress():
+                return self._on_progress(frame)
+            case m.Final():
+                return self._on_final(frame)
+            case m.Partial():
+                return [Deliver(self.id, frame)] if frame.utterance >= self._next_utterance else []
+            case m.Flushed():
+                self._journal.answered(frame.marker)
+                return [Deliver(self.id, frame)]
+            case m.Ended():
+                return [*self._end(), Deliver(self.id, e.Bye())]
+            case m.Failed():
+                return self._fail(e.Error(frame.slug, frame.detail))
+
+    def _on_progress(self, frame: m.Progress) -> list[Command]:
+        self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
+        if frame.commit:
+            self._commit_at(frame.commit)
+        return [self._deliver_progress(), *self._pump(), *self._credit()]
+
+    def _on_final(self, final: m.Final) -> list[Command]:
+        known = final.utterance < self._next_utterance
+        self._next_utterance = max(self._next_utterance, final.utterance + 1)
+        self._commit_at(final.commit)
+        return [*([] if known else [Deliver(self.id, final)]), *self._credit()]
+
+    def _commit_at(self, commit: m.Commit) -> None:
+        self._commit = commit
+        self._journal.trim(commit.samples)
+
+    def _deliver_progress(self) -> Deliver:
+        committed = self._commit.samples if self._commit else 0
+        return Deliver(self.id, e.Progress(self._journal.end_sample, self._taken, self._done, committed))
+
+    # ---- Time ----
+
+    def tick(self, now: float) -> list[Command]:
+        """What time alone makes due."""
+        if self.state is State.ENDED:
+            return []
+        if now >= self._idle_at():
+            detail = f"nothing was sent for {self._limits.idle_s:g} s"
+            return self._fail(e.Error("idle-timeout", detail))
+        if self.state is not State.ACTIVE:
+            return self._tick_waiting(now)
+        if now >= self._progress_at:
+            self._progress_at = now + self._limits.progress_s
+            return [self._deliver_progress(), *self._credit()]
+        return []
+
+    def _tick_waiting(self, now: float) -> list[Command]:
+        if now >= self._give_up_at:
+            slug = "no-broker" if self.state is State.OPENING else "session-lost"
+            return self._fail(e.Error(slug, "no worker took the session in time", 2.0))
+        if now >= self._retry_at:
+            self._retry_at = float("inf")
+            return self.open()
+        return []
+
+    def next_deadline(self) -> float:
+        """When `tick` has something to do; infinity for an ended session."""
+        if self.state is State.ENDED:
+            return float("inf")
+        waiting = min(self._give_up_at, self._retry_at)
+        return min(self._idle_at(), self._progress_at if self.state is State.ACTIVE else waiting)
+
+    def _idle_at(self) -> float:
+        """A client whose audio is withheld, or that has said all, owes nothing."""
+        return float("inf") if self._withheld or self._stopping else self._heard_at + self._limits.idle_s
+
+    # ---- Ends ----
+
+    def fail(self, error: AsrError) -> list[Command]:
+        """End the session with an error that its client or this process made."""
+        return self._fail(e.Error.of(error)) if self.state is not State.ENDED else []
+
+    def _fail(self, error: e.Error) -> list[Command]:
+        return [*self._end(), Deliver(self.id, error)]
+
+    def _end(self) -> list[Command]:
+        held = self.pinned if self.state is State.ACTIVE else None
+        self.state = State.ENDED
+        self._journal.clear()
+        closing: list[Command] = [ToBroker(m.Close(held.lease))] if held else []
+        return [*closing, *self._credit()]
+
+    # ---- Credit ----
+
+    def _pump(self) -> list[Command]:
+        if self.state is not State.ACTIVE:
+            return []
+        return list(self._postable())
+
+    def _postable(self) -> Iterator[Post]:
+        assert self.pinned is not None
+        worker, lease = self.pinned.worker, self.pinned.lease
+        base = self._commit.samples if self._commit else 0
+        limit = self._done + int(self._limits.credit_s * SAMPLE_RATE)
+        while (entry := self._journal.next(limit)) is not None:
+            if not isinstance(entry, Mark):
+                piece = entry.since(base)
+                yield Post(worker, m.Audio(lease, piece.first_sample, piece.pcm))
+            elif entry.marker is None:
+                yield Post(worker, m.Stop(lease))
+            else:
+                yield Post(worker, m.Flush(lease, entry.marker))
+
+    def _credit(self) -> list[Command]:
+        if self._withheld and self._has_credit():
+            self._withheld = False
+            return [Credit(self.id)]
+        return []
+
+    def check(self) -> None:
+        """The invariants."""
+        self._journal.check()
+        assert (self.pinned is not None) or self.state in (State.OPENING, State.ENDED)
+        if self.state is State.ENDED:
+            assert self._journal.bytes_held == 0

@@ -1,0 +1,58 @@
+"""How every process logs: one line per event on stderr, with time, level and the process's name.
+
+Libraries that log through the standard module come out in the same form. Knows no event of any one process.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from structlog.typing import Processor, WrappedLogger
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("console", "json")
+
+
+def set_up(process: str, *, level: str = "info", output: str = "console") -> None:
+    """From here on `structlog.get_logger()` and `logging` write to stderr. Call once, before the first event."""
+    number = getattr(logging, level.upper())
+    steps = _steps(process)
+    structlog.configure(
+        processors=[*steps, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=steps,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(output)],
+        )
+    )
+    logging.basicConfig(level=number, handlers=[handler], force=True)
+
+
+def _steps(process: str) -> list[Processor]:
+    def name_process(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = process
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        name_process,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _rendering(output: str) -> list[Processor]:
+    if output == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    # The default traceback shows local variables: what people said does not belong in a log.
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]

@@ -1,0 +1,62 @@
+"""Which slots take part in the next step: the ones whose next chunk is complete, earliest deadline first.
+
+A chunk is due when a speaker in real time would have finished saying it: one chunk length after the one before, and
+not before it arrived. Audio that comes faster than real time is thereby due in the future, and so is background: live
+speakers go first, whatever is uploaded beside them. State is kept as arrays over slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEVER = -np.inf
+
+
+class Batcher:
+    """`slots` places, at most `batch_max` of them in one step. Times are seconds on one monotonic clock."""
+
+    def __init__(self, slots: int, chunk_s: float, batch_max: int | None = None) -> None:
+        assert slots > 0 and chunk_s > 0
+        self._chunk_s = chunk_s
+        self._batch_max = batch_max or slots
+        self._ready: NDArray[np.bool_] = np.zeros(slots, dtype=np.bool_)
+        self._due: NDArray[np.float64] = np.full(slots, NEVER)
+
+    def open(self, slot: int) -> None:
+        """A fresh session took this slot."""
+        self._ready[slot] = False
+        self._due[slot] = NEVER
+
+    close = open
+
+    def submit(self, slot: int, now: float) -> None:
+        """The slot's next chunk is complete. Idempotent until it is picked."""
+        if not self._ready[slot]:
+            self._ready[slot] = True
+            self._due[slot] = max(self._due[slot] + self._chunk_s, now)
+
+    def resubmit(self, slot: int) -> None:
+        """One more chunk was complete already when the last one was picked. Idempotent like `submit`."""
+        if not self._ready[slot]:
+            self._ready[slot] = True
+            self._due[slot] += self._chunk_s
+
+    def due(self, slot: int) -> float:
+        """Deadline of the slot's next or last picked chunk."""
+        return float(self._due[slot])
+
+    def pick(self, blocked: Collection[int] = ()) -> list[int]:
+        """The slots of the next step in order of their deadlines; they count as taken."""
+        ready = np.flatnonzero(self._ready)
+        if blocked:
+            ready = ready[~np.isin(ready, list(blocked))]
+        order = ready[np.argsort(self._due[ready], kind="stable")][: self._batch_max]
+        self._ready[order] = False
+        return [int(slot) for slot in order]
+
+    def waiting(self) -> int:
+        """How many slots have a complete chunk."""
+        return int(self._ready.sum())

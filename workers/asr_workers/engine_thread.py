@@ -1,0 +1,124 @@
+"""The thread that owns the engine: jobs in order, results in order. A step never keeps the link from its heartbeats."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from asr_proto.errors import PeerError
+from asr_workers.engines.base import Chunk, Engine, Output, SlotOptions, Snapshot
+
+# ---- Jobs ----
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    lease: int
+    slot: int
+    options: SlotOptions
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    lease: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    chunks: Sequence[Chunk]
+
+
+Job = Open | Close | Step
+
+# ---- Results ----
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    lease: int
+    slot: int
+    error: PeerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClosed:
+    lease: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    chunks: Sequence[Chunk]
+    outputs: Sequence[Output]
+    elapsed_s: float
+    pending: bool
+    """The engine has work for a step without chunks."""
+    blocked: frozenset[int]
+    """Slots that take no chunk in the next step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    error: BaseException
+
+
+Result = Opened | SlotClosed | Stepped | Crashed
+
+
+class EngineThread:
+    """Runs `engine` until `stop`; calls `wake` after each result, from its own thread."""
+
+    def __init__(self, engine: Engine, wake: Callable[[], None]) -> None:
+        self._engine, self._wake = engine, wake
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.results: deque[Result] = deque()
+        self._open: set[int] = set()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; its result appears in `results`."""
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """End after the jobs queued so far."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                result = self._perform(job)
+            except Exception as error:
+                result = Crashed(error)
+            self.results.append(result)
+            self._wake()
+
+    def _perform(self, job: Job) -> Result:
+        if isinstance(job, Step):
+            return self._step(job.chunks)
+        if isinstance(job, Close):
+            if job.slot in self._open:
+                self._open.remove(job.slot)
+                self._engine.close(job.slot)
+            return SlotClosed(job.lease, job.slot)
+        try:
+            self._engine.open(job.slot, job.options, job.snapshot)
+        except PeerError as error:
+            return Opened(job.lease, job.slot, error)
+        self._open.add(job.slot)
+        return Opened(job.lease, job.slot)
+
+    def _step(self, chunks: Sequence[Chunk]) -> Stepped:
+        started = time.monotonic()
+        live = [chunk for chunk in chunks if chunk.slot in self._open]
+        outputs = self._engine.step(live, started)
+        elapsed_s = time.monotonic() - started
+        blocked = frozenset(slot for slot in self._open if self._engine.blocked(slot))
+        return Stepped(chunks, outputs, elapsed_s, self._engine.pending(), blocked)

@@ -1,0 +1,131 @@
+"""Deterministic text as a pure function of the samples: lost, doubled or reordered audio shows in the words.
+
+Every 250 ms of audio give one word, derived from the checksum of exactly those samples; four words make an utterance.
+A step costs a configured time. Used by tests, the simulation and overhead benches.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from asr_proto.audio import Pcm16
+from asr_proto.errors import BadRequest
+from asr_proto.messages import EndpointKind, Spec
+from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
+
+CHUNK_SAMPLES = 960
+WORD_SAMPLES = 4000
+UTTERANCE_WORDS = 4
+_SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+
+
+@dataclass(frozen=True, slots=True)
+class FakeConfig:
+    """What the fake engine pretends to be."""
+
+    slots: int = 1000
+    step_ms: float = 0.0
+    """Cost of a step."""
+    chunk_ms: float = 0.0
+    """Cost of each chunk in it."""
+
+
+def word(samples: Pcm16) -> str:
+    """The word these int16 samples mean: three syllables picked by their checksum."""
+    checksum = zlib.crc32(samples.astype("<i2").tobytes())
+    digits = (checksum, checksum // 70, checksum // 4900)
+    return "".join(_SYLLABLES[digit % len(_SYLLABLES)] for digit in digits)
+
+
+def transcript(samples: Pcm16) -> str:
+    """The whole text of a session with these samples and no flush before its end."""
+    return " ".join(word(samples[start : start + WORD_SAMPLES]) for start in range(0, len(samples), WORD_SAMPLES))
+
+
+@dataclass(slots=True)
+class _Slot:
+    partials: bool
+    start: int
+    """First sample of the utterance."""
+    held: Pcm16 = field(default_factory=lambda: np.empty(0, np.int16))
+    """Samples of the current word."""
+    words: list[str] = field(default_factory=list)
+    end: int = 0
+
+
+class FakeEngine:
+    """See the module's docstring; the interface is engines.base.Engine."""
+
+    def __init__(self, config: FakeConfig) -> None:
+        self._config = config
+        self._slots: dict[int, _Slot] = {}
+        self.spec = Spec(
+            engine="fake",
+            model="fake",
+            languages=("en",),
+            slots=config.slots,
+            chunk_samples=CHUNK_SAMPLES,
+            uncommitted_s_max=WORD_SAMPLES * UTTERANCE_WORDS / 16000,
+            device="none",
+        )
+
+    def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
+        if options.language.split("-", maxsplit=1)[0] not in ("", "en"):
+            raise BadRequest(f"fake speaks en, not {options.language[:20]}", slug="unsupported-language")
+        start = snapshot.sample if snapshot else 0
+        self._slots[slot] = _Slot(options.partials, start, end=start)
+
+    def step(self, chunks: Sequence[Chunk], now: float) -> list[Output]:
+        cost_s = (self._config.step_ms + self._config.chunk_ms * len(chunks)) / 1000
+        if cost_s:
+            time.sleep(cost_s)
+        return [output for chunk in chunks for output in self._take(chunk)]
+
+    def pending(self) -> bool:
+        return False
+
+    def blocked(self, slot: int) -> bool:
+        return False
+
+    def close(self, slot: int) -> None:
+        del self._slots[slot]
+
+    def _take(self, chunk: Chunk) -> list[Output]:
+        state = self._slots[chunk.slot]
+        state.held = np.concatenate([state.held, chunk.pcm])
+        outputs: list[Output] = []
+        while len(state.held) >= WORD_SAMPLES:
+            outputs.append(self._say(chunk.slot, state, WORD_SAMPLES))
+        if chunk.flush:
+            outputs += self._flush(chunk.slot, state)
+        return [output for output in outputs if _wanted(output, state)]
+
+    def _flush(self, slot: int, state: _Slot) -> list[Output]:
+        outputs: list[Output] = []
+        if len(state.held):
+            outputs.append(self._say(slot, state, len(state.held)))
+        outputs.append(_final(slot, state, "flush") if state.words else Advanced(slot, Snapshot(state.end, b"")))
+        return [*outputs, Drained(slot)]
+
+    def _say(self, slot: int, state: _Slot, samples: int) -> Hypothesis:
+        state.words.append(word(state.held[:samples]))
+        state.held = state.held[samples:]
+        state.end += samples
+        if len(state.words) == UTTERANCE_WORDS:
+            return _final(slot, state, "length")
+        return Hypothesis(slot, " ".join(state.words), state.start, state.end)
+
+
+def _final(slot: int, state: _Slot, endpoint: EndpointKind) -> Hypothesis:
+    final = Hypothesis(slot, " ".join(state.words), state.start, state.end, endpoint, snapshot=Snapshot(state.end, b""))
+    state.words, state.start = [], state.end
+    return final
+
+
+def _wanted(output: Output, state: _Slot) -> bool:
+    return state.partials or not isinstance(output, Hypothesis) or output.endpoint is not None

@@ -1,0 +1,150 @@
+"""One session on a worker: audio in order, cut into chunks; engine outputs turned into frames. Pure.
+
+It knows neither the engine nor the broker: it is told what arrived and what a step gave, and answers with frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import cast
+
+import numpy as np
+
+from asr_proto import messages as m
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_int16
+from asr_proto.errors import DecodeError, LimitExceeded, OutOfOrder
+from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, Snapshot
+
+QUEUED_SAMPLES_MAX = 180 * SAMPLE_RATE
+"""A frontend keeps to its credit, far below this; beyond it the session fails."""
+
+
+class Session:
+    """State of one lease: what was taken, what was done, and the flushes on the way."""
+
+    def __init__(self, grant: m.Grant, setup: m.Setup, chunk_samples: int) -> None:
+        self.lease, self.slot, self.frontend = grant.lease, grant.slot, grant.frontend
+        self.setup = setup
+        self.taken = self.done = setup.commit.samples if setup.commit else 0
+        self._utterance = setup.commit.utterance if setup.commit else 0
+        self._chunk_samples = chunk_samples
+        self._queue: deque[Pcm16] = deque()
+        self._queued = 0
+        self._marks: deque[tuple[int, str | None]] = deque()
+        self._in_step = 0
+        self._draining = False
+        self._stopped = False
+        self.failed = False
+        """Set by the owner after an error: the session takes and gives nothing more."""
+
+    # ---- Input ----
+
+    def receive(self, frame: m.FrameIn) -> list[m.FrameOut]:
+        """Take one frame. Raises PeerError when it breaks the session's order or limits."""
+        if self._stopped:
+            raise OutOfOrder("a frame after the end of audio")
+        if isinstance(frame, m.Audio):
+            return self._audio(frame)
+        self._stopped = isinstance(frame, m.Stop)
+        self._marks.append((self.taken, None if isinstance(frame, m.Stop) else frame.marker))
+        return []
+
+    def _audio(self, frame: m.Audio) -> list[m.FrameOut]:
+        if frame.first_sample != self.taken:
+            raise OutOfOrder(f"sample {frame.first_sample} where {self.taken} is due", slug="audio-gap")
+        if len(frame.pcm) % BYTES_PER_SAMPLE:
+            raise DecodeError("half a sample")
+        pcm = to_int16(frame.pcm)
+        if self._queued + len(pcm) > QUEUED_SAMPLES_MAX:
+            raise LimitExceeded("audio beyond the credit", slug="credit-exceeded")
+        if len(pcm):
+            self._queue.append(pcm)
+        before, self.taken = self.taken, self.taken + len(pcm)
+        self._queued += len(pcm)
+        return self._progress_after(before, self.taken)
+
+    # ---- Chunks ----
+
+    def ready(self) -> bool:
+        """Whether a chunk can be taken now: a whole one, or what is left before a flush."""
+        if self._draining or self._in_step or self.failed:
+            return False
+        return self._queued >= self._chunk_samples or bool(self._marks)
+
+    def take(self, deadline_s: float) -> Chunk:
+        """The next chunk; the session waits for `stepped` before it gives another."""
+        assert self.ready()
+        size = self._chunk_samples
+        if self._marks and self._marks[0][0] - self.done <= size:
+            size, self._draining = self._marks[0][0] - self.done, True
+        self._in_step = size
+        return Chunk(self.slot, self._dequeue(size), self._draining, deadline_s)
+
+    def stepped(self) -> list[m.FrameOut]:
+        """The chunk taken last has been through the model."""
+        before, self.done = self.done, self.done + self._in_step
+        self._in_step = 0
+        return self._progress_after(before, self.done)
+
+    def _dequeue(self, size: int) -> Pcm16:
+        pieces: list[Pcm16] = []
+        self._queued -= size
+        while size:
+            piece = self._queue.popleft()
+            if len(piece) > size:
+                self._queue.appendleft(piece[size:])
+                piece = piece[:size]
+            pieces.append(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.int16), *pieces])
+
+    # ---- Output ----
+
+    def output(self, output: Output) -> list[m.FrameOut]:
+        """Frames for one output of the engine."""
+        if isinstance(output, Drained):
+            return self._drained()
+        if isinstance(output, Advanced):
+            return [self._progress(self._commit(output.snapshot))]
+        if output.endpoint is None:
+            span = (output.start_sample, output.end_sample)
+            return [m.Partial(self.lease, self._utterance, output.text, *span)] if self.setup.partials else []
+        return [self._final(output)]
+
+    def _final(self, output: Hypothesis) -> m.Final:
+        utterance, self._utterance = self._utterance, self._utterance + 1
+        return m.Final(
+            self.lease,
+            utterance,
+            output.text,
+            output.start_sample,
+            output.end_sample,
+            cast(m.EndpointKind, output.endpoint),
+            output.confidence,
+            output.words,
+            self._commit(cast(Snapshot, output.snapshot)),
+        )
+
+    def _drained(self) -> list[m.FrameOut]:
+        assert self._draining and not self._in_step
+        self._draining = False
+        _, marker = self._marks.popleft()
+        if marker is not None:
+            return [m.Flushed(self.lease, marker)]
+        return [self._progress(None), m.Ended(self.lease)]
+
+    def _commit(self, snapshot: Snapshot) -> m.Commit:
+        return m.Commit(snapshot.sample, self._utterance, snapshot.state)
+
+    def _progress(self, commit: m.Commit | None) -> m.Progress:
+        return m.Progress(self.lease, self.taken, self.done, commit)
+
+    def _progress_after(self, before: int, after: int) -> list[m.FrameOut]:
+        every = self.setup.progress_samples
+        return [self._progress(None)] if before // every != after // every else []
+
+    def check(self) -> None:
+        """The invariants."""
+        assert self._queued == sum(len(piece) for piece in self._queue)
+        assert self.done + self._in_step + self._queued == self.taken
+        assert self.setup.progress_samples > 0

@@ -1,0 +1,227 @@
+"""All sessions of a worker: which lease holds which slot, what the next step takes, who hears its outputs. Pure.
+
+The engine runs in a thread of its own and answers in order. An output belongs to the lease that held the slot *in the
+engine* when the step ran (`speaking`), not to the one that holds it now: a reused slot never speaks to its last user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from asr_proto import messages as m
+from asr_proto.audio import SAMPLE_RATE
+from asr_proto.errors import PeerError
+from asr_workers.batcher import Batcher
+from asr_workers.engines.base import Chunk, Output, SlotOptions, Snapshot
+from asr_workers.load import LoadMeter
+from asr_workers.session import Session
+
+REGISTER_S = 1.0
+"""How often an unanswered registration is repeated."""
+
+
+# ---- Commands: what the shell must do ----
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To the broker."""
+
+    message: m.FromWorker
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSlot:
+    lease: int
+    slot: int
+    options: SlotOptions
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSlot:
+    lease: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """The worker is drained, or the broker will not have it (`detail` says why)."""
+
+    detail: str = ""
+
+
+Command = Send | OpenSlot | CloseSlot | Quit
+
+
+class Sessions:
+    """The whole state of a worker outside its engine."""
+
+    def __init__(self, name: str, spec: m.Spec, now: float) -> None:
+        self.name, self.spec = name, spec
+        self.load = LoadMeter(now)
+        self.registered = False
+        self.draining = False
+        self._sessions: dict[int, Session] = {}
+        self._by_slot: dict[int, Session] = {}
+        self._speaking: dict[int, int] = {}
+        self._batcher = Batcher(spec.slots, spec.chunk_samples / SAMPLE_RATE)
+        self._outbox: dict[bytes, list[m.FrameOut]] = {}
+        self._heartbeat_s = REGISTER_S
+        self._heartbeat_at = now
+
+    # ---- The four verbs ----
+
+    def handle(
+        self, message: m.FromBroker, setup: m.Setup | None, frames: Iterable[m.Frame], now: float
+    ) -> list[Command]:
+        """Take a message of the broker with its decoded body."""
+        match message:
+            case m.Welcome():
+                self.registered, self._heartbeat_s = True, message.heartbeat_s
+                return [Send(m.Drain())] if self.draining else []
+            case m.Unregistered():
+                return self.disconnected(now)
+            case m.Rejected():
+                return [Quit(message.detail)]
+            case m.Grant() if setup is not None:
+                return self._granted(message, setup)
+            case m.Release() | m.Stale():
+                return self._release(message.lease)
+            case m.Bundle():
+                for frame in frames:
+                    self._frame(frame, now)
+        return []
+
+    def tick(self, now: float) -> list[Command]:
+        """Heartbeats, or the registration again while it is unanswered; the end of a drain."""
+        if self._drained():
+            return [Quit()]
+        if now < self._heartbeat_at:
+            return []
+        self._heartbeat_at = now + self._heartbeat_s
+        if not self.registered:
+            return [Send(m.RegisterWorker(m.PROTOCOL_VERSION, self.name, self.spec))]
+        return [Send(m.WorkerHeartbeat(self.load.sum_up(self._batcher.waiting(), now)))]
+
+    def next_deadline(self) -> float:
+        """When `tick` has something to do."""
+        return 0.0 if self._drained() else self._heartbeat_at
+
+    def check(self) -> None:
+        """The invariants: one session per slot."""
+        assert {s.slot: s for s in self._sessions.values()} == self._by_slot
+        assert len(self._by_slot) == len(self._sessions)
+        for session in self._sessions.values():
+            session.check()
+
+    # ---- Steps ----
+
+    def batch(self, blocked: Collection[int] = ()) -> list[Chunk]:
+        """The chunks of the next step."""
+        return [self._by_slot[slot].take(self._batcher.due(slot)) for slot in self._batcher.pick(blocked)]
+
+    def opened(self, slot: int, lease: int) -> None:
+        """The engine opened `slot` for `lease`."""
+        self._speaking[slot] = lease
+
+    def closed(self, slot: int, lease: int) -> list[Command]:
+        """The engine wiped `slot`."""
+        self._speaking.pop(slot, None)
+        return [Send(m.Closed(lease))] if self.registered else []
+
+    def failed(self, lease: int, error: PeerError) -> None:
+        """The engine refused to open the slot."""
+        session = self._sessions.get(lease)
+        if session is not None:
+            self._fail(session, error)
+
+    def stepped(self, chunks: Iterable[Chunk], outputs: Iterable[Output], elapsed_s: float) -> None:
+        """A step has run: its outputs go to the sessions that were speaking."""
+        self.load.stepped(elapsed_s, sum(len(chunk.pcm) for chunk in chunks))
+        for chunk in chunks:
+            session = self._speaker(chunk.slot)
+            if session is not None:
+                self._post(session, session.stepped())
+        for output in outputs:
+            session = self._speaker(output.slot)
+            if session is not None:
+                self._post(session, session.output(output))
+        for slot in {chunk.slot for chunk in chunks} | {output.slot for output in outputs}:
+            session = self._speaker(slot)
+            if session is not None and session.ready():
+                self._batcher.resubmit(slot)
+
+    # ---- Output ----
+
+    def outgoing(self) -> list[tuple[m.Bundle, list[m.FrameOut]]]:
+        """One bundle per frontend of all frames since the last call."""
+        outbox, self._outbox = self._outbox, {}
+        return [
+            (m.Bundle(frontend, tuple(dict.fromkeys(frame.lease for frame in frames))), frames)
+            for frontend, frames in outbox.items()
+        ]
+
+    # ---- Ends ----
+
+    def drain(self, now: float) -> list[Command]:
+        """Take nothing new; Quit follows when the last session is closed."""
+        self.draining = True
+        self._heartbeat_at = now
+        return [Send(m.Drain())] if self.registered else []
+
+    def disconnected(self, now: float) -> list[Command]:
+        """The broker does not know us (any more): drop everything, register again at once."""
+        self.registered = False
+        self._heartbeat_at = now
+        self._outbox.clear()
+        return [command for lease in list(self._sessions) for command in self._release(lease)]
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    # ---- Private ----
+
+    def _granted(self, grant: m.Grant, setup: m.Setup) -> list[Command]:
+        session = Session(grant, setup, self.spec.chunk_samples)
+        self._sessions[grant.lease] = self._by_slot[grant.slot] = session
+        self._batcher.open(grant.slot)
+        snapshot = Snapshot(setup.commit.samples, setup.commit.state) if setup.commit else None
+        return [OpenSlot(grant.lease, grant.slot, SlotOptions(setup.language, setup.partials), snapshot)]
+
+    def _release(self, lease: int) -> list[Command]:
+        session = self._sessions.pop(lease, None)
+        if session is None:
+            return []
+        del self._by_slot[session.slot]
+        self._batcher.close(session.slot)
+        return [CloseSlot(lease, session.slot)]
+
+    def _frame(self, frame: m.Frame, now: float) -> None:
+        session = self._sessions.get(frame.lease)
+        if session is None or session.failed or not isinstance(frame, m.FrameIn):
+            return
+        try:
+            self._post(session, session.receive(frame))
+        except PeerError as error:
+            self._fail(session, error)
+            return
+        if session.ready():
+            self._batcher.submit(session.slot, now)
+
+    def _fail(self, session: Session, error: PeerError) -> None:
+        """Tell the frontend, which closes the lease; until then the session's frames are dropped."""
+        session.failed = True
+        self._post(session, [m.Failed(session.lease, error.slug, error.detail[:128])])
+        self._batcher.close(session.slot)
+
+    def _drained(self) -> bool:
+        return self.draining and not self._sessions and not self._speaking
+
+    def _speaker(self, slot: int) -> Session | None:
+        return self._sessions.get(self._speaking.get(slot, 0))
+
+    def _post(self, session: Session, frames: list[m.FrameOut]) -> None:
+        if frames:
+            self._outbox.setdefault(session.frontend, []).extend(frames)

@@ -1,0 +1,228 @@
+"""The worker's shell: the link to the broker and the engine's thread around the pure `Sessions`. No decision in it."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import zmq
+
+from asr_proto import messages as m
+from asr_proto import wire
+from asr_proto.errors import DecodeError, SetupError
+from asr_proto.metrics import MetricsServer
+from asr_workers import engine_thread as et
+from asr_workers.engines.base import Engine
+from asr_workers.metrics import Snapshot, WorkerCollector
+from asr_workers.sessions import CloseSlot, Command, OpenSlot, Quit, Send, Sessions
+
+log = structlog.get_logger()
+
+QUEUE_MESSAGES_MAX = 20_000
+TURN_MESSAGES_MAX = 256
+LINGER_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """How one worker runs, beside its engine's own configuration."""
+
+    broker: str
+    """ZeroMQ endpoint of the broker's side for workers."""
+    name: str
+    metrics: str | None = None
+    """HOST:PORT of the Prometheus endpoint, or None."""
+    drain_s: float = 30.0
+    """Longest time that sessions may take to end after SIGTERM."""
+
+
+class Worker:
+    """One worker process around a ready engine. `run` returns after a drain; it raises what the engine raises."""
+
+    def __init__(self, config: WorkerConfig, engine: Engine) -> None:
+        self._config, self._spec = config, engine.spec
+        self._wake, self._waker = socket.socketpair()
+        for end in (self._wake, self._waker):
+            end.setblocking(False)
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._link = self._connect(config.broker)
+        self._sessions = Sessions(config.name, engine.spec, time.monotonic())
+        self._collector = WorkerCollector(config.name)
+        self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
+        self._engine = et.EngineThread(engine, self._nudge)
+        self._stepping = False
+        self._pending = False
+        self._blocked: frozenset[int] = frozenset()
+        self._stop_at: float | None = None
+        self._signalled = False
+        self._running = True
+
+    def stop(self) -> None:
+        """Drain, then end. Safe from a signal handler and from any thread."""
+        self._signalled = True
+        self._nudge()
+
+    def run(self) -> None:
+        """Serve until stopped and drained."""
+        poller = zmq.Poller()
+        poller.register(self._link, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        log.info("worker ready", engine=self._spec.engine, model=self._spec.model, slots=self._spec.slots)
+        while self._running:
+            self._turn(poller)
+
+    def _turn(self, poller: zmq.Poller) -> None:
+        wait_s = self._sessions.next_deadline() - time.monotonic()
+        poller.poll(max(0, math.ceil(wait_s * 1000)))
+        with suppress(BlockingIOError):
+            self._wake.recv(4096)
+        self._receive()
+        self._collect()
+        now = time.monotonic()
+        if self._signalled and self._stop_at is None:
+            self._stop_at = now + self._config.drain_s
+            log.info("draining", sessions=len(self._sessions))
+            self._perform(self._sessions.drain(now))
+        if self._sessions.next_deadline() <= now:
+            self._perform(self._sessions.tick(now))
+            self._collector.latest = Snapshot.of(self._sessions, self._spec)
+        if self._stop_at is not None and self._stop_at <= now:
+            self._running = False
+        self._flush()
+        self._step()
+
+    # ---- The engine ----
+
+    def _step(self) -> None:
+        if self._stepping:
+            return
+        chunks = self._sessions.batch(self._blocked)
+        if chunks or self._pending:
+            self._stepping = True
+            self._engine.submit(et.Step(chunks))
+
+    def _collect(self) -> None:
+        while self._engine.results:
+            result = self._engine.results.popleft()
+            match result:
+                case et.Stepped():
+                    self._stepping, self._pending, self._blocked = False, result.pending, result.blocked
+                    self._sessions.stepped(result.chunks, result.outputs, result.elapsed_s)
+                case et.Opened(error=None):
+                    self._sessions.opened(result.slot, result.lease)
+                case et.Opened():
+                    assert result.error is not None
+                    self._sessions.failed(result.lease, result.error)
+                case et.SlotClosed():
+                    self._blocked -= {result.slot}
+                    self._perform(self._sessions.closed(result.slot, result.lease))
+                case et.Crashed():
+                    raise result.error
+
+    # ---- The link ----
+
+    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
+        link: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        link.setsockopt(zmq.IDENTITY, b"W" + secrets.token_bytes(8))
+        link.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
+        link.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
+        link.setsockopt(zmq.LINGER, LINGER_MS)
+        try:
+            link.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise SetupError(f"cannot connect to {endpoint}: {error}") from error
+        return link
+
+    def _receive(self) -> None:
+        for _ in range(TURN_MESSAGES_MAX):
+            try:
+                parts = self._link.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                commands = self._decoded(parts)
+            except DecodeError as error:
+                log.warning("undecodable message from the broker", reason=error.detail)
+                continue
+            self._perform(commands)
+
+    def _decoded(self, parts: list[bytes]) -> list[Command]:
+        message = wire.decode(parts[0])
+        body = parts[1] if len(parts) > 1 else None
+        setup = wire.decode_setup(body) if body is not None and isinstance(message, m.Grant) else None
+        frames = wire.decode_frames(body) if body is not None and isinstance(message, m.Bundle) else ()
+        if isinstance(message, m.Welcome):
+            log.info("registered", broker=message.boot)
+        return self._sessions.handle(message, setup, frames, time.monotonic())  # type: ignore[arg-type]
+
+    def _send(self, message: m.FromWorker, body: bytes | None = None) -> None:
+        parts = [wire.encode(message)] if body is None else [wire.encode(message), body]
+        try:
+            self._link.send_multipart(parts, zmq.DONTWAIT)
+        except zmq.Again:
+            # Nobody has read for longer than the queue holds: whoever comes back will not know our sessions.
+            self._perform(self._sessions.disconnected(time.monotonic()))
+
+    def _flush(self) -> None:
+        for bundle, frames in self._sessions.outgoing():
+            for start in range(0, len(frames), wire.FRAMES_MAX):
+                self._send(bundle, wire.encode_frames(frames[start : start + wire.FRAMES_MAX]))
+
+    def _perform(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Send():
+                    self._send(command.message)
+                case OpenSlot():
+                    self._engine.submit(et.Open(command.lease, command.slot, command.options, command.snapshot))
+                case CloseSlot():
+                    self._flush()
+                    self._engine.submit(et.Close(command.lease, command.slot))
+                case Quit():
+                    self._quit(command.detail)
+
+    def _quit(self, detail: str) -> None:
+        if detail:
+            raise SetupError(f"the broker refuses this worker: {detail}")
+        log.info("drained")
+        self._running = False
+
+    def _nudge(self) -> None:
+        with suppress(OSError):
+            self._waker.send(b"\0")
+
+    def close(self) -> None:
+        """End the engine's thread and release the sockets."""
+        self._engine.stop()
+        if self._metrics:
+            self._metrics.close()
+        self._link.close()
+        self._context.term()
+        self._wake.close()
+        self._waker.close()
+
+
+@contextmanager
+def signals(worker: Worker) -> Iterator[None]:
+    """SIGTERM and SIGINT drain the worker; a second one ends it at once."""
+
+    def on_signal(number: int, _: object) -> None:
+        if worker._signalled:
+            os._exit(128 + number)
+        worker.stop()
+
+    before = {sign: signal.signal(sign, on_signal) for sign in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
