@@ -28,14 +28,13 @@ from asr_broker.metrics import BrokerCollector, Snapshot
 from asr_broker.routing import (
     DEFAULT_TIMING,
     Command,
-    Disconnected,
     Event,
     FromFrontend,
     FromWorker,
+    Gone,
     Routing,
     Timing,
     ToWorker,
-    Undeliverable,
 )
 from asr_proto import messages as m
 from asr_proto import wire
@@ -94,20 +93,20 @@ class Side:
             raise
         return True
 
-    def connected(self, peer: bytes, frame: zmq.Frame) -> list[Disconnected]:
+    def connected(self, peer: bytes, frame: zmq.Frame) -> list[Gone]:
         """Remember over which descriptor `peer` came. Disconnects seen before belong to the descriptor's last user."""
         gone = self.disconnected()
         self._peers[frame.get(zmq.SRCFD)] = peer
         return gone
 
-    def disconnected(self) -> list[Disconnected]:
+    def disconnected(self) -> list[Gone]:
         """The peers whose connection ended since the last call."""
         gone = []
         while self.monitor.poll(0):
             descriptor = recv_monitor_message(self.monitor)["value"]
             peer = self._peers.pop(descriptor, None)
             if peer is not None:
-                gone.append(Disconnected(peer))
+                gone.append(Gone(peer))
         return gone
 
     def close(self) -> None:
@@ -202,7 +201,7 @@ class Broker:
             if isinstance(command.message, m.Lost):
                 log.warning("lease lost", lease=command.message.lease, reason=command.message.slug)
             if not side.send(command.peer, parts):
-                queue.extend(self.routing.handle(Undeliverable(command.peer), time.monotonic()))
+                queue.extend(self.routing.handle(Gone(command.peer), time.monotonic()))
 
     def _answer(self) -> None:
         peer, *parts = self._control.recv_multipart()

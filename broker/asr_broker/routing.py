@@ -5,7 +5,8 @@ Rules
   slot), by the worker's death, or never: until then its slot is taken.
 - `Release` is repeated until `Closed` comes, and a lease that its frontend stops renewing releases itself: a lost Close
   leaks nothing.
-- A peer is one process incarnation. A peer that disconnects and is not heard again within `reconnect_s` is dead.
+- A peer is one process incarnation on one connection. When the connection ends, the peer is dead: what was under way
+  is lost without a trace, so its sessions move or end. Should the process live, it registers again with nothing held.
 - A bundle is forwarded whole when its destination lives; leases in its header that are not current between these two
   peers are answered with Stale. The destination drops frames of leases it does not hold.
 """
@@ -30,8 +31,6 @@ class Timing:
     """A lease that is not renewed for this long is released."""
     release_s: float = 1.0
     """Release is repeated this often until it is answered."""
-    reconnect_s: float = 0.2
-    """A peer that comes back within this time was never gone."""
     sweep_s: float = 0.25
 
 
@@ -56,20 +55,13 @@ class FromWorker:
 
 
 @dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The connection of a peer ended."""
+class Gone:
+    """The connection of this peer ended, or a message to it could not be queued."""
 
     peer: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Undeliverable:
-    """A message to this peer could not be sent: it is unknown to the socket or its queue is full."""
-
-    peer: bytes
-
-
-Event = FromFrontend | FromWorker | Disconnected | Undeliverable
+Event = FromFrontend | FromWorker | Gone
 
 
 # ---- Commands: what the shell must do ----
@@ -106,7 +98,6 @@ class Worker:
     leases: set[int] = field(default_factory=set)
     load: m.Load = NO_LOAD
     draining: bool = False
-    dead_at: float | None = None
 
     @property
     def slots_free(self) -> int:
@@ -120,7 +111,6 @@ class Frontend:
     peer: bytes
     name: str
     leases: dict[str, int] = field(default_factory=dict)
-    dead_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -171,27 +161,18 @@ class Routing:
             return self._from_frontend(event, now)
         if isinstance(event, FromWorker):
             return self._from_worker(event, now)
-        if isinstance(event, Undeliverable):
-            return self._fence(event.peer, now)
-        peer: Worker | Frontend | None = self.workers.get(event.peer) or self.frontends.get(event.peer)
-        if peer is not None and peer.dead_at is None:
-            peer.dead_at = now + self.timing.reconnect_s
-        return []
+        return self._fence(event.peer, now)
 
     def tick(self, now: float) -> list[Command]:
-        """What time alone makes due: deaths, expired leases, repeated releases."""
-        commands: list[Command] = []
-        for peer in self._peers():
-            if peer.dead_at is not None and peer.dead_at <= now:
-                commands += self._fence(peer.peer, now)
-        if self._sweep_at <= now:
-            self._sweep_at = now + self.timing.sweep_s
-            commands += self._sweep(now)
-        return commands
+        """What time alone makes due: expired leases, repeated releases."""
+        if now < self._sweep_at:
+            return []
+        self._sweep_at = now + self.timing.sweep_s
+        return self._sweep(now)
 
     def next_deadline(self) -> float:
         """When `tick` has something to do at the latest."""
-        return min([self._sweep_at, *(peer.dead_at for peer in self._peers() if peer.dead_at is not None)])
+        return self._sweep_at
 
     def check(self) -> None:
         """The invariants: every slot is either free or under exactly one lease, and the indexes agree."""
@@ -228,7 +209,6 @@ class Routing:
             return self._register_frontend(event.peer, message, now)
         if frontend is None:
             return [ToFrontend(event.peer, m.Unregistered())]
-        frontend.dead_at = None
         match message:
             case m.Bundle():
                 return self._forward_in(frontend, message, event.body)
@@ -309,7 +289,6 @@ class Routing:
             return self._register_worker(event.peer, message, now)
         if worker is None:
             return [ToWorker(event.peer, m.Unregistered())]
-        worker.dead_at = None
         match message:
             case m.Bundle():
                 return self._forward_out(worker, message, event.body)
@@ -422,9 +401,6 @@ class Routing:
     def _pinned(self, lease: LeaseState) -> m.Pinned:
         spec = self.workers[lease.worker].spec
         return m.Pinned(lease.session, lease.epoch, lease.lease, lease.worker, spec)
-
-    def _peers(self) -> list[Worker | Frontend]:
-        return [*self.workers.values(), *self.frontends.values()]
 
     def _pool(self) -> m.Pool:
         workers = [worker for worker in self.workers.values() if not worker.draining]

@@ -1,0 +1,48 @@
+"""`asr`: the one command that people type. Loads a subcommand only when it is the one asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "serve": ("asr_ops.serve:serve", "Serve speech recognition on this machine."),
+    "transcribe": ("asr_client.transcribe:transcribe", "Turn a file or the microphone into text, live."),
+    "status": ("asr_ops.status:status", "Show the workers, frontends and sessions of a running pool."),
+}
+
+
+class Lazy(click.Group):
+    """A group that knows its commands' names and purposes without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in COMMANDS.items()])
+
+
+@click.command(cls=Lazy, name="asr")
+@click.version_option(package_name="asr-pool", prog_name="asr")
+def main() -> None:
+    """Streaming speech recognition for many speakers at once.
+
+    \b
+        asr serve                    start everything on this machine
+        asr transcribe speech.wav    see its words appear
+        asr status                   see who is being served, by what
+    """
+
+
+if __name__ == "__main__":
+    main(prog_name="asr")

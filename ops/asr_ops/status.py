@@ -1,0 +1,177 @@
+"""`asr status`: what a running pool is doing, asked of its broker's control socket and printed for people or as JSON.
+
+A view only: it changes nothing, and the broker owes it no more than one answer per request.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import zmq
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from asr_proto import settings, wire
+from asr_proto.errors import AsrError, DecodeError
+from asr_proto.messages import PROTOCOL_VERSION, Rejected, Status, StatusRequest, WorkerStatus
+
+NO_ANSWER = 3
+"""Exit code when no broker answers."""
+
+
+class NoAnswer(AsrError):
+    """Nobody is there, or nobody who understands us."""
+
+    slug = "no-answer"
+
+
+@click.command("asr status", cls=settings.Program)
+@settings.run_dir_option
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of tables.")
+@click.option(
+    "--watch",
+    type=click.FloatRange(0.1),
+    is_flag=False,
+    flag_value=1.0,
+    metavar="[SECONDS]",
+    help="Ask again and again, every second unless you say otherwise. Ctrl+C ends it.",
+)
+@click.option(
+    "--timeout-s", type=click.FloatRange(0), default=2.0, show_default=True, help="Longest wait for an answer."
+)
+@click.pass_context
+def status(ctx: click.Context, /, run_dir: Path, *, as_json: bool, watch: float | None, timeout_s: float) -> None:
+    """Show the workers, frontends and sessions of a running pool.
+
+    Exit code 3 means that no broker answers.
+
+    \b
+        asr status
+        asr status --watch            a live view, once a second
+        asr status --json | jq .workers
+    """
+    endpoint = settings.control_endpoint(run_dir)
+    try:
+        if watch is not None and not as_json:
+            _watch(endpoint, watch, timeout_s)
+        _print(ask(endpoint, timeout_s), as_json=as_json)
+        while watch is not None:
+            time.sleep(watch)
+            _print(ask(endpoint, timeout_s), as_json=as_json)
+    except NoAnswer as error:
+        click.echo(f"asr status: {error}", err=True)
+        ctx.exit(NO_ANSWER)
+
+
+def ask(endpoint: str, timeout_s: float) -> Status:
+    """The broker's answer to one StatusRequest. Raises NoAnswer."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(endpoint)
+        dealer.send(wire.encode(StatusRequest(PROTOCOL_VERSION)))
+        if not dealer.poll(int(timeout_s * 1000)):
+            raise NoAnswer(f"no broker answers at {endpoint}: is `asr serve` running, with the same --run-dir?")
+        return _understood(dealer.recv(), endpoint)
+
+
+def _understood(data: bytes, endpoint: str) -> Status:
+    try:
+        answer = wire.decode(data)
+    except DecodeError as error:
+        raise NoAnswer(f"the broker at {endpoint} speaks another version: {error}") from error
+    if isinstance(answer, Status):
+        return answer
+    reason = answer.detail if isinstance(answer, Rejected) else type(answer).__name__
+    raise NoAnswer(f"the broker at {endpoint} refuses to answer: {reason}")
+
+
+def _print(answer: Status, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(asdict(answer)))
+    else:
+        Console().print(tables(answer))
+
+
+def _watch(endpoint: str, every_s: float, timeout_s: float) -> None:
+    """Until Ctrl+C. A broker that goes away is shown as such, and asked again."""
+    with Live(screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                view = tables(ask(endpoint, timeout_s))
+            except NoAnswer as error:
+                view = str(error)
+            live.update(view, refresh=True)
+            time.sleep(every_s)
+
+
+# ---- What people see ----
+
+
+def tables(answer: Status) -> RenderableType:
+    """The pool as tables: workers, frontends, totals."""
+    return Group(_workers(answer), "", _frontends(answer), "", _totals(answer))
+
+
+def _workers(answer: Status) -> RenderableType:
+    if not answer.workers:
+        return "No worker is registered: sessions are refused until one is."
+    table = _table("worker", "engine", "model", "device")
+    for heading in ("sessions", "RTF", "step ms\np50 / p99", "busy", "pending\nchunks"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for worker in sorted(answer.workers, key=lambda one: one.name):
+        table.add_row(*_row(worker))
+    return table
+
+
+def _table(name: str, *headings: str) -> Table:
+    """In a narrow terminal, texts are folded rather than cut."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(name, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _row(worker: WorkerStatus) -> list[str]:
+    spec, load = worker.spec, worker.load
+    return [
+        f"{worker.name}\ndraining" if worker.draining else worker.name,
+        spec.engine,
+        spec.model,
+        spec.device,
+        f"{worker.sessions}/{spec.slots}",
+        f"{load.real_time_factor:.3f}",
+        f"{load.step_ms_p50:.1f} / {load.step_ms_p99:.1f}",
+        f"{load.busy:.0%}",
+        str(load.pending_chunks),
+    ]
+
+
+def _frontends(answer: Status) -> RenderableType:
+    if not answer.frontends:
+        return "No frontend is registered: clients cannot connect until one is."
+    table = _table("frontend")
+    table.add_column("sessions", justify="right")
+    for frontend in sorted(answer.frontends, key=lambda one: one.name):
+        table.add_row(frontend.name, str(frontend.sessions))
+    return table
+
+
+def _totals(answer: Status) -> str:
+    sessions = sum(worker.sessions for worker in answer.workers)
+    slots = sum(worker.spec.slots for worker in answer.workers)
+    return (
+        f"{sessions} of {slots} slots taken · up {_duration(answer.uptime_s)} · since then {answer.sessions_total} "
+        f"sessions, {answer.refused_total} refused, {answer.lost_total} lost"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

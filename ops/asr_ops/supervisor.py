@@ -1,0 +1,262 @@
+"""When `asr serve` starts, restarts and stops its child processes, and when it calls itself ready.
+
+Decisions only: no processes, no clock. `handle` and `tick` return commands; asr_ops.serve performs them.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["broker", "worker", "frontend"]
+STOP_ORDER: tuple[Role, ...] = ("frontend", "worker", "broker")
+"""Clients are told first; the broker goes when nobody needs it."""
+
+RESTART_S_MIN = 0.2
+RESTART_S_MAX = 5.0
+HEALTHY_S = 10.0
+"""A child that lived this long is restarted without delay's memory of earlier ends."""
+PROBE_S = 0.1
+STOP_S = 10.0
+"""How long all children together may take to end in order."""
+KILLED_S = 5.0
+"""How long a killed child may take to disappear: one stuck in a driver never does."""
+SETUP_ERROR = 2
+"""Exit code of a process that cannot start as configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    name: str
+    role: Role
+    argv: tuple[str, ...]
+
+
+# ---- What happened ----
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Start serving."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A child is gone. `returncode` is negative for a signal, as in subprocess."""
+
+    name: str
+    returncode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The answer to Probe: do the frontends take sessions?"""
+
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Ctrl+C or a signal that means the same. Asked twice, it means at once."""
+
+
+Event = Begin | Ended | Probed | StopAsked
+
+
+# ---- What to do ----
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    child: Child
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask a frontend whether it is ready; answered by Probed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """The pool is ready, for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A sentence for whoever watches."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    code: int
+
+
+Command = Start | Terminate | Kill | Probe | Announce | Report | Exit
+
+
+@dataclass(slots=True)
+class _Watched:
+    child: Child
+    running: bool = False
+    terminated: bool = False
+    started_at: float = 0.0
+    restart_at: float | None = None
+    delay_s: float = RESTART_S_MIN
+    """Before the next restart."""
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The state machine: starting, ready, stopping. Children are started in the order given."""
+
+    children: Iterable[Child]
+    _watched: dict[str, _Watched] = field(init=False)
+    _state: Literal["starting", "ready", "stopping"] = "starting"
+    _exit_code: int = 0
+    _probe_at: float | None = None
+    _kill_at: float | None = None
+    _give_up_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self._watched = {child.name: _Watched(child) for child in self.children}
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        match event:
+            case Begin():
+                return self._begin(now)
+            case Ended(name, returncode):
+                return self._ended(self._watched[name], returncode, now)
+            case Probed(ready):
+                return self._probed(ready, now)
+            case StopAsked():
+                return self._kill_all(now) if self._state == "stopping" else self._stop(0, now)
+
+    def tick(self, now: float) -> list[Command]:
+        commands: list[Command] = [
+            self._start(watched, now) for watched in self._watched.values() if _due(watched.restart_at, now)
+        ]
+        if _due(self._probe_at, now):
+            self._probe_at = None
+            commands.append(Probe())
+        if _due(self._give_up_at, now):
+            self._give_up_at = None
+            commands += [Report(f"{_names(self._running())} cannot be killed and is left behind"), Exit(1)]
+        if _due(self._kill_at, now):
+            commands.append(Report(f"{_names(self._running())} did not end within {STOP_S:g} s: killed"))
+            commands += self._kill_all(now)
+        return commands
+
+    def next_deadline(self) -> float | None:
+        deadlines = [watched.restart_at for watched in self._watched.values()]
+        deadlines += [self._probe_at, self._kill_at, self._give_up_at]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def check(self) -> None:
+        """The invariants."""
+        for watched in self._watched.values():
+            assert not (watched.running and watched.restart_at is not None), watched
+            assert RESTART_S_MIN <= watched.delay_s <= RESTART_S_MAX, watched
+            assert watched.restart_at is None or self._state != "stopping", watched
+        if self._state == "stopping":
+            assert self._probe_at is None
+        else:
+            assert self._kill_at is None
+            assert self._give_up_at is None
+
+    # ---- Starting ----
+
+    def _begin(self, now: float) -> list[Command]:
+        self._probe_at = now + PROBE_S
+        return [self._start(watched, now) for watched in self._watched.values()]
+
+    def _start(self, watched: _Watched, now: float) -> Start:
+        watched.running, watched.started_at, watched.restart_at = True, now, None
+        return Start(watched.child)
+
+    def _probed(self, ready: bool, now: float) -> list[Command]:
+        if self._state != "starting":
+            return []
+        if ready:
+            self._state = "ready"
+            return [Announce()]
+        self._probe_at = now + PROBE_S
+        return []
+
+    # ---- A child ended ----
+
+    def _ended(self, watched: _Watched, returncode: int, now: float) -> list[Command]:
+        watched.running = False
+        if self._state == "stopping":
+            return self._stop_next()
+        name = watched.child.name
+        if self._state == "starting" and returncode == SETUP_ERROR:
+            return [Report(f"{name} cannot start as configured (exit code 2)"), *self._stop(SETUP_ERROR, now)]
+        if now - watched.started_at >= HEALTHY_S:
+            watched.delay_s = RESTART_S_MIN
+        delay_s = watched.delay_s
+        watched.restart_at = now + delay_s
+        watched.delay_s = min(2 * delay_s, RESTART_S_MAX)
+        return [Report(f"{name} ended {_how(returncode)}: starting it again in {delay_s:g} s")]
+
+    # ---- Stopping ----
+
+    def _stop(self, exit_code: int, now: float) -> list[Command]:
+        self._state, self._exit_code = "stopping", exit_code
+        self._probe_at, self._kill_at = None, now + STOP_S
+        for watched in self._watched.values():
+            watched.restart_at = None
+        return self._stop_next()
+
+    def _stop_next(self) -> list[Command]:
+        """Terminate the first roles that still run; when none does, the end."""
+        for role in STOP_ORDER:
+            running = [watched for watched in self._running() if watched.child.role == role]
+            if running:
+                return [self._terminate(watched) for watched in running if not watched.terminated]
+        self._kill_at = self._give_up_at = None
+        return [Exit(self._exit_code)]
+
+    def _terminate(self, watched: _Watched) -> Terminate:
+        watched.terminated = True
+        return Terminate(watched.child.name)
+
+    def _kill_all(self, now: float) -> list[Command]:
+        self._kill_at, self._give_up_at = None, now + KILLED_S
+        self._exit_code = self._exit_code or 1
+        for watched in self._watched.values():
+            watched.terminated = True
+        return [Kill(watched.child.name) for watched in self._running()]
+
+    def _running(self) -> Iterator[_Watched]:
+        return (watched for watched in self._watched.values() if watched.running)
+
+
+def _due(deadline: float | None, now: float) -> bool:
+    return deadline is not None and now >= deadline
+
+
+def _how(returncode: int) -> str:
+    if returncode >= 0:
+        return f"with exit code {returncode}"
+    try:
+        return f"by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"by signal {-returncode}"
+
+
+def _names(watched: Iterable[_Watched]) -> str:
+    return ", ".join(one.child.name for one in watched)

@@ -1,0 +1,319 @@
+"""Word error rate of a running service on recorded speech: `python -m asr_ops.wer DIR`.
+
+DIR/manifest.jsonl names the clips, one JSON object a line: {"path", "text", "duration_s", "kind"}. Every clip goes
+through the whole service as a client would send it, in small frames, so what is measured is what users get: engine,
+batching, endpointing and the dialect together. Both texts are normalised as Whisper's evaluation does it (lower case,
+no punctuation, numbers as digits) before words are compared.
+
+Without --url it starts `asr serve` for the measurement. This module must not know how the service recognises anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from asr_client import connect, stream_url, upload
+from asr_client.audio_file import AudioFile
+from asr_client.upload import paced
+from asr_proto.errors import AsrError, SetupError
+
+READ_SENTENCES = ("speechbrain", "librivox_ps", "ljspeech", "harvard")
+"""The kinds that are sentences read aloud in a quiet room: the row by which releases are compared."""
+SUMMARY_ROWS = ("read sentences", "total")
+TWO_CITIES = "two_cities"
+TWO_CITIES_TEXT = """
+It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it was
+the epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season of Darkness, it was
+the spring of hope, it was the winter of despair, we had everything before us, we had nothing before us, we were all
+going direct to Heaven, we were all going direct the other way - in short, the period was so far like the present
+period, that some of its noisiest authorities insisted on its being received, for good or for evil, in the superlative
+degree of comparison only.
+"""
+"""What is read in two_cities.wav, a sample of the moonshine-voice wheel: Dickens, 1859."""
+SERVICE_START_S_MAX = 180.0
+SERVICE_STOP_S_MAX = 20.0
+
+Normalise = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording and what is said in it."""
+
+    path: Path
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One clip, or the sum of several: words of the reference, and words that are wrong, missing or added."""
+
+    clips: int
+    words: int
+    errors: int
+
+    @property
+    def wer_percent(self) -> float:
+        """Errors for each hundred words; 0 where there are no words."""
+        return 100.0 * self.errors / self.words if self.words else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A clip, scored; the texts are normalised."""
+
+    clip: Clip
+    reference: str
+    heard: str
+    score: Score
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--url", help="A running service. Without it, `asr serve` is started for the measurement.")
+@click.option("--kinds", metavar="A,B", help=f"Only these kinds; {TWO_CITIES} is the wheel's own sample.")
+@click.option("--frame-ms", type=click.IntRange(10, 1000), default=20, metavar="MS", help="Milliseconds in a frame.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the texts of every clip.")
+@click.option("--max-wer", type=float, metavar="PERCENT", help="Exit with 1 if the read sentences have more than this.")
+def main(
+    *, directory: Path, url: str | None, kinds: str | None, frame_ms: int, as_json: bool, max_wer: float | None
+) -> None:
+    """Measure the word error rate on the clips of DIR/manifest.jsonl."""
+    try:
+        normalise = _normaliser()
+        clips = chosen([*read_manifest(directory), *two_cities()], kinds)
+        results = asyncio.run(_measure(clips, url, frame_ms, normalise))
+    except SetupError as error:
+        click.echo(f"asr_ops.wer: {error.detail}", err=True)
+        sys.exit(2)
+    except AsrError as error:
+        click.echo(f"asr_ops.wer: {error.detail}", err=True)
+        sys.exit(1)
+    rows = summary(results)
+    _print_json(rows, results) if as_json else Console().print(_table(rows))
+    sys.exit(_verdict(rows, max_wer))
+
+
+def _verdict(rows: dict[str, Score], max_wer: float | None) -> int:
+    """The exit code for a limit in percent; a limit without read sentences is not kept either."""
+    if max_wer is None:
+        return 0
+    score = rows.get("read sentences")
+    if score is not None and score.wer_percent <= max_wer:
+        return 0
+    found = "were not measured" if score is None else f"have {score.wer_percent:.2f} %"
+    click.echo(f"asr_ops.wer: the read sentences {found}, the limit is {max_wer:g} %", err=True)
+    return 1
+
+
+# ---- The clips ----
+
+
+def read_manifest(directory: Path) -> list[Clip]:
+    """The clips of DIR/manifest.jsonl; paths are relative to DIR. Raises SetupError for what is no manifest."""
+    manifest = directory / "manifest.jsonl"
+    try:
+        entries = [json.loads(line) for line in manifest.read_text("utf-8").splitlines() if line.strip()]
+        return [Clip(directory / entry["path"], entry["text"], entry["kind"]) for entry in entries]
+    except OSError as error:
+        raise SetupError(f"{manifest}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SetupError(f"{manifest}: a line is no object with path, text and kind ({error})") from error
+
+
+def two_cities() -> list[Clip]:
+    """The sample of the moonshine-voice wheel, where that is installed. The package itself is not imported."""
+    spec = find_spec("moonshine_voice")
+    if spec is None or spec.origin is None:
+        return []
+    path = Path(spec.origin).parent / "assets" / "two_cities.wav"
+    return [Clip(path, TWO_CITIES_TEXT, TWO_CITIES)] if path.exists() else []
+
+
+def chosen(clips: Sequence[Clip], kinds: str | None) -> list[Clip]:
+    """The clips of these kinds (comma-separated), all without; raises SetupError for a kind that there is not."""
+    known = {clip.kind for clip in clips}
+    wanted = {kind.strip() for kind in kinds.split(",")} if kinds else known
+    if unknown := wanted - known:
+        raise SetupError(f"no clips of kind {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    return [clip for clip in clips if clip.kind in wanted]
+
+
+# ---- Measuring ----
+
+
+async def _measure(clips: Sequence[Clip], url: str | None, frame_ms: int, normalise: Normalise) -> list[Result]:
+    if url is not None:
+        return await _hear_all(clips, stream_url(url), frame_ms, normalise)
+    async with _service() as started:
+        return await _hear_all(clips, started, frame_ms, normalise)
+
+
+async def _hear_all(clips: Sequence[Clip], url: str, frame_ms: int, normalise: Normalise) -> list[Result]:
+    """One after the other: no clip's text depends on how busy the service is with others."""
+    return [score(clip, await _hear(clip, url, frame_ms), normalise) for clip in clips]
+
+
+async def _hear(clip: Clip, url: str, frame_ms: int) -> str:
+    try:
+        with AudioFile(clip.path) as audio:
+            async with connect(url, partials=False) as session:
+                transcript = await upload(session, paced(audio.frames(frame_ms), frame_ms / 1000, 0))
+    except AsrError as error:
+        error.detail = f"{clip.path}: {error.detail}"
+        raise
+    return transcript.text
+
+
+def score(clip: Clip, heard: str, normalise: Normalise) -> Result:
+    """Compare word by word (jiwer's alignment) after normalising both texts."""
+    reference, hypothesis = normalise(clip.text), normalise(heard)
+    found = _dev_extra("jiwer").process_words(reference, hypothesis)
+    errors = found.substitutions + found.deletions + found.insertions
+    return Result(clip, reference, hypothesis, Score(1, found.hits + found.substitutions + found.deletions, errors))
+
+
+def _normaliser() -> Normalise:
+    normaliser: Normalise = _dev_extra("whisper_normalizer.english").EnglishTextNormalizer()
+    _dev_extra("jiwer")
+    return normaliser
+
+
+def _dev_extra(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise SetupError("measuring needs the extra 'dev': pip install 'asr-pool[dev]'") from error
+
+
+# ---- A service for the time of the measurement ----
+
+
+@asynccontextmanager
+async def _service() -> AsyncIterator[str]:
+    """The URL of an `asr serve` that runs while the block does; what it logs is shown only when it fails to start."""
+    with tempfile.TemporaryDirectory(prefix="asr-wer-") as run_dir, open(Path(run_dir) / "serve.log", "w+b") as log:
+        command = [_asr_command(), "serve", "--listen", f"127.0.0.1:{_free_port()}", "--run-dir", run_dir]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=log)
+        assert process.stdout is not None
+        try:
+            url = await _started(process.stdout)
+            if url is None:
+                log.seek(0)
+                raise SetupError(f"asr serve did not become ready\n{log.read().decode(errors='replace').strip()}")
+            draining = asyncio.create_task(_drain(process.stdout))
+            yield url
+        finally:
+            await _stop(process)
+        await draining
+
+
+def _asr_command() -> str:
+    beside = Path(sys.executable).with_name("asr")
+    command = str(beside) if beside.exists() else shutil.which("asr")
+    if command is None:
+        raise SetupError("no command asr beside this Python: install the project, or give --url")
+    return command
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        return int(bound.getsockname()[1])
+
+
+async def _started(lines: asyncio.StreamReader) -> str | None:
+    """The URL behind `ready: `, or None if the service ends or takes too long."""
+    try:
+        async with asyncio.timeout(SERVICE_START_S_MAX):
+            async for line in lines:
+                if line.startswith(b"ready: "):
+                    return line.decode().removeprefix("ready: ").strip()
+    except TimeoutError:
+        pass
+    return None
+
+
+async def _drain(lines: asyncio.StreamReader) -> None:
+    """A pipe that nobody reads would stop the service in the end."""
+    while await lines.read(65_536):
+        pass
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), SERVICE_STOP_S_MAX)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+# ---- Showing ----
+
+
+def summary(results: Sequence[Result]) -> dict[str, Score]:
+    """A row per kind in the order of the clips, then `read sentences` if there are any, then `total`."""
+    kinds = list(dict.fromkeys(result.clip.kind for result in results))
+    rows = {kind: _sum(result for result in results if result.clip.kind == kind) for kind in kinds}
+    read = [result for result in results if result.clip.kind in READ_SENTENCES]
+    combined = {"read sentences": _sum(read)} if read else {}
+    return {**rows, **combined, "total": _sum(results)}
+
+
+def _sum(results: Iterable[Result]) -> Score:
+    scores = [result.score for result in results]
+    return Score(
+        clips=sum(score.clips for score in scores),
+        words=sum(score.words for score in scores),
+        errors=sum(score.errors for score in scores),
+    )
+
+
+def _table(rows: dict[str, Score]) -> Table:
+    table = Table("kind")
+    for title in ("clips", "words", "errors", "WER %"):
+        table.add_column(title, justify="right")
+    last_kind = [name for name in rows if name not in SUMMARY_ROWS][-1]
+    for name, row in rows.items():
+        figures = (str(row.clips), str(row.words), str(row.errors), f"{row.wer_percent:.2f}")
+        table.add_row(name, *figures, end_section=name == last_kind)
+    return table
+
+
+def _print_json(rows: dict[str, Score], results: Sequence[Result]) -> None:
+    shown = {name: {**asdict(row), "wer_percent": round(row.wer_percent, 2)} for name, row in rows.items()}
+    clips = [
+        {
+            "path": str(result.clip.path),
+            "kind": result.clip.kind,
+            "reference": result.reference,
+            "heard": result.heard,
+            "words": result.score.words,
+            "errors": result.score.errors,
+        }
+        for result in results
+    ]
+    click.echo(json.dumps({"rows": shown, "clips": clips}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m asr_ops.wer")

@@ -1,0 +1,200 @@
+"""The supervision policy, without a process and without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_ops.supervisor import (
+    HEALTHY_S,
+    KILLED_S,
+    PROBE_S,
+    RESTART_S_MAX,
+    STOP_S,
+    Announce,
+    Begin,
+    Child,
+    Command,
+    Ended,
+    Exit,
+    Kill,
+    Probe,
+    Probed,
+    Report,
+    Start,
+    StopAsked,
+    Supervisor,
+    Terminate,
+)
+
+BROKER = Child("broker", "broker", ("broker",))
+WORKERS = (Child("worker-1", "worker", ("worker",)), Child("worker-2", "worker", ("worker",)))
+FRONTEND = Child("frontend", "frontend", ("frontend",))
+CHILDREN = (BROKER, *WORKERS, FRONTEND)
+NAMES = [child.name for child in CHILDREN]
+
+
+@pytest.fixture
+def core() -> Iterator[Supervisor]:
+    core = Supervisor(CHILDREN)
+    assert core.handle(Begin(), 0.0) == [Start(child) for child in CHILDREN]
+    yield core
+    core.check()
+
+
+@pytest.fixture
+def ready(core: Supervisor) -> Supervisor:
+    assert core.tick(PROBE_S) == [Probe()]
+    assert core.handle(Probed(True), 0.2) == [Announce()]
+    return core
+
+
+def restart_delay(core: Supervisor, name: str, now: float) -> float:
+    """End a child, wait for its restart, say how long that took."""
+    assert isinstance(core.handle(Ended(name, -9), now)[0], Report)
+    restart_at = core.next_deadline()
+    assert restart_at is not None
+    assert [type(command) for command in core.tick(restart_at)] == [Start]
+    return restart_at - now
+
+
+def test_probes_until_ready_and_announces_once(core: Supervisor) -> None:
+    assert core.tick(PROBE_S) == [Probe()]
+    assert core.next_deadline() is None  # the next probe waits for the answer to this one
+    assert core.handle(Probed(False), 1.0) == []
+    assert core.next_deadline() == 1.0 + PROBE_S
+    assert core.tick(1.0 + PROBE_S) == [Probe()]
+    assert core.handle(Probed(True), 1.2) == [Announce()]
+    assert core.handle(Probed(True), 1.3) == []
+    assert core.next_deadline() is None
+
+
+@pytest.mark.parametrize(
+    ("returncode", "how"),
+    [(-9, "by SIGKILL"), (-11, "by SIGSEGV"), (-70, "by signal 70"), (1, "with exit code 1"), (0, "with exit code 0")],
+)
+def test_reports_how_a_child_ended(ready: Supervisor, returncode: int, how: str) -> None:
+    assert ready.handle(Ended("worker-2", returncode), 1.0) == [
+        Report(f"worker-2 ended {how}: starting it again in 0.2 s")
+    ]
+    assert ready.tick(1.1) == []
+    assert ready.tick(1.2) == [Start(WORKERS[1])]
+
+
+def test_a_crash_loop_backs_off_and_a_long_life_is_forgiven(ready: Supervisor) -> None:
+    now, delays = 1.0, []
+    for _ in range(7):
+        delays.append(round(restart_delay(ready, "worker-1", now), 3))
+        now += delays[-1] + 0.1
+    assert delays == [0.2, 0.4, 0.8, 1.6, 3.2, RESTART_S_MAX, RESTART_S_MAX]
+    assert restart_delay(ready, "worker-1", now + HEALTHY_S) == pytest.approx(0.2)
+
+
+def test_children_back_off_apart(ready: Supervisor) -> None:
+    assert restart_delay(ready, "worker-1", 1.0) == pytest.approx(0.2)
+    assert restart_delay(ready, "worker-1", 2.0) == pytest.approx(0.4)
+    assert restart_delay(ready, "broker", 3.0) == pytest.approx(0.2)
+
+
+def test_a_bad_configuration_before_ready_ends_everything(core: Supervisor) -> None:
+    commands = core.handle(Ended("broker", 2), 1.0)
+    assert commands == [Report("broker cannot start as configured (exit code 2)"), Terminate("frontend")]
+    assert core.handle(Ended("frontend", 0), 1.1) == [Terminate("worker-1"), Terminate("worker-2")]
+    assert core.handle(Ended("worker-1", 0), 1.2) == []
+    assert core.handle(Ended("worker-2", 0), 1.3) == [Exit(2)]
+
+
+def test_exit_code_2_after_ready_is_a_crash_like_any_other(ready: Supervisor) -> None:
+    assert ready.handle(Ended("worker-1", 2), 1.0) == [
+        Report("worker-1 ended with exit code 2: starting it again in 0.2 s")
+    ]
+
+
+def test_stops_frontends_then_workers_then_the_broker(core: Supervisor) -> None:
+    assert core.handle(StopAsked(), 5.0) == [Terminate("frontend")]
+    assert core.handle(Ended("worker-2", -9), 5.1) == []  # not its turn, but gone all the same
+    assert core.handle(Ended("frontend", 0), 5.2) == [Terminate("worker-1")]
+    assert core.handle(Ended("worker-1", 0), 5.3) == [Terminate("broker")]
+    assert core.handle(Ended("broker", 0), 5.4) == [Exit(0)]
+    assert core.next_deadline() is None
+
+
+def test_stopping_cancels_restarts_and_probes(core: Supervisor) -> None:
+    core.handle(Ended("frontend", 1), 1.0)
+    assert core.handle(StopAsked(), 1.1) == [Terminate("worker-1"), Terminate("worker-2")]
+    assert core.handle(Probed(True), 1.2) == []
+    assert core.next_deadline() == 1.1 + STOP_S
+
+
+def test_with_nothing_running_a_stop_is_the_end() -> None:
+    core = Supervisor([BROKER])
+    core.handle(Begin(), 0.0)
+    core.handle(Ended("broker", 1), 1.0)
+    assert core.handle(StopAsked(), 1.1) == [Exit(0)]
+
+
+def test_what_does_not_end_in_time_is_killed(core: Supervisor) -> None:
+    core.handle(StopAsked(), 5.0)
+    core.handle(Ended("frontend", 0), 5.1)
+    assert core.tick(5.0 + STOP_S) == [
+        Report("broker, worker-1, worker-2 did not end within 10 s: killed"),
+        *(Kill(name) for name in ("broker", "worker-1", "worker-2")),
+    ]
+    assert core.handle(Ended("broker", -9), 16.0) == []
+    assert core.handle(Ended("worker-1", -9), 16.0) == []
+    assert core.handle(Ended("worker-2", -9), 16.0) == [Exit(1)]
+
+
+def test_asked_twice_it_kills_at_once(core: Supervisor) -> None:
+    core.handle(StopAsked(), 5.0)
+    assert core.handle(StopAsked(), 5.1) == [Kill(name) for name in NAMES]
+
+
+def test_a_child_that_cannot_be_killed_does_not_hold_us(core: Supervisor) -> None:
+    core.handle(StopAsked(), 0.0)
+    core.handle(StopAsked(), 0.1)
+    for name in ("broker", "worker-1", "frontend"):
+        assert core.handle(Ended(name, -9), 0.2) == []
+    assert core.tick(0.1 + KILLED_S) == [Report("worker-2 cannot be killed and is left behind"), Exit(1)]
+
+
+crashes = st.builds(Ended, st.sampled_from(NAMES), st.sampled_from([0, 1, -9]))
+probes = st.builds(Probed, st.booleans())
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 12.0), st.one_of(crashes, probes, st.none())), max_size=40))
+def test_whatever_happens_a_stop_leaves_nothing_running(steps: list[tuple[float, Ended | Probed | None]]) -> None:
+    core, running, now = Supervisor(CHILDREN), set[str](), 0.0
+    _note_starts(core.handle(Begin(), now), running)
+    for pause_s, event in steps:
+        now += pause_s
+        if isinstance(event, Ended) and event.name in running:
+            running.remove(event.name)
+            core.handle(event, now)
+        elif isinstance(event, Probed):
+            core.handle(event, now)
+        _note_starts(core.tick(now), running)
+        core.check()
+    _stop(core, running, now)
+
+
+def _note_starts(commands: list[Command], running: set[str]) -> None:
+    for command in commands:
+        if isinstance(command, Start):
+            assert command.child.name not in running
+            running.add(command.child.name)
+
+
+def _stop(core: Supervisor, running: set[str], now: float) -> None:
+    """Ask for the end, end what is terminated: one Exit follows, and it is the last command."""
+    commands = core.handle(StopAsked(), now)
+    for command in commands:
+        core.check()
+        if isinstance(command, Terminate):
+            running.remove(command.name)
+            commands += core.handle(Ended(command.name, 0), now)
+    assert not running
+    assert [command for command in commands if isinstance(command, Exit)] == [commands[-1]]

@@ -1,0 +1,514 @@
+"""The pure cores of broker, frontends and workers in virtual time, with real wire bytes and the fake engine between.
+
+Faults are an options struct. What a connection loses, it loses as ZeroMQ does: order is kept per connection, and
+messages under way are lost only when the connection ends, which both ends notice. A seed replays a run exactly.
+
+Safety: a client's finals are always the beginning of the text of its audio, whatever dies. Liveness: once the faults
+stop, every client gets its one terminal event, every lease ends and every slot is free.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from asr_broker.routing import Command as BrokerCommand
+from asr_broker.routing import FromFrontend, FromWorker, Gone, Routing, ToFrontend
+from asr_frontends import events as e
+from asr_frontends.journal import Budget
+from asr_frontends.session import Command as FrontendCommand
+from asr_frontends.session import Credit, Deliver, Limits, ToBroker
+from asr_frontends.sessions import Sessions as FrontendSessions
+from asr_proto import messages as m
+from asr_proto import wire
+from asr_proto.errors import SERVICE_SLUGS, AsrError
+from asr_workers.engines.base import Chunk, Output
+from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
+from asr_workers.sessions import CloseSlot, OpenSlot, Quit, Send
+from asr_workers.sessions import Command as WorkerCommand
+from asr_workers.sessions import Sessions as WorkerSessions
+
+LIMITS = Limits(idle_s=8.0, credit_s=3.0, journal_s=20.0, open_s=10.0, move_s=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What may go wrong. Rates are events per virtual second over the whole system."""
+
+    delay_ms: float = 1.0
+    worker_crash: float = 0.0
+    worker_drain: float = 0.0
+    broker_crash: float = 0.0
+    frontend_crash: float = 0.0
+    connection_loss: float = 0.0
+    """A peer's connection to the broker ends and comes back; what was under way is lost."""
+    client_vanishes: float = 0.0
+    slow_step_ms: float = 0.0
+    """Steps take up to this long."""
+    restart_s: float = 0.5
+
+
+QUIET = Faults()
+STORMY = Faults(
+    delay_ms=5.0,
+    worker_crash=0.15,
+    worker_drain=0.03,
+    broker_crash=0.05,
+    frontend_crash=0.03,
+    connection_loss=0.15,
+    client_vanishes=0.1,
+    slow_step_ms=120.0,
+)
+
+
+@dataclass(slots=True)
+class Client:
+    """One speaker and what it has heard."""
+
+    name: str
+    samples: np.ndarray[tuple[int], np.dtype[np.int16]]
+    frame_samples: int
+    speed: float
+    frontend: SimFrontend | None = None
+    session: str = ""
+    sent: int = 0
+    paused: bool = False
+    finals: list[str] = field(default_factory=list)
+    terminal: e.Error | e.Bye | None = None
+    vanished: bool = False
+    flushes: dict[str, int] = field(default_factory=dict)
+
+    def deliver(self, event: e.ServiceEvent) -> None:
+        assert self.terminal is None, f"{self.name}: {event} after {self.terminal}"
+        if isinstance(event, m.Final):
+            self.finals.append(event.text)
+            self.check()
+        elif isinstance(event, m.Flushed):
+            self.flushes[event.marker] = self.flushes.get(event.marker, 0) + 1
+        elif isinstance(event, e.Error | e.Bye):
+            self.terminal = event
+
+    def check(self) -> None:
+        """Safety: nothing lost, doubled, reordered or changed."""
+        heard = " ".join(self.finals)
+        assert (transcript(self.samples) + " ").startswith(heard + " ") or not heard, f"{self.name} heard {heard!r}"
+
+    @property
+    def over(self) -> bool:
+        return self.vanished or self.terminal is not None
+
+
+class World:
+    """Everything, in virtual time. `run` drives it; every core's invariants are checked after every event."""
+
+    def __init__(self, seed: int, faults: Faults, workers: int = 2, slots: int = 3, frontends: int = 2) -> None:
+        self.random = random.Random(seed)
+        self.faults = faults
+        self.now = 0.0
+        self.clients: list[Client] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._boots = 0
+        self.broker: SimBroker | None = None
+        self.start_broker()
+        self.frontends = [SimFrontend(self, f"f{index}") for index in range(frontends)]
+        self.workers = [SimWorker(self, f"w{index}", slots) for index in range(workers)]
+
+    # ---- Time ----
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, (self.now + delay_s, self._sequence, action))
+
+    def run(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
+        while self._events and self._events[0][0] <= until and not done():
+            self.now, _, action = heapq.heappop(self._events)
+            action()
+            self._check()
+        if not done():
+            self.now = until
+
+    def _check(self) -> None:
+        if self.broker:
+            self.broker.core.check()
+        for process in (*self.frontends, *self.workers):
+            if process.alive:
+                process.core.check()
+
+    def delay(self) -> float:
+        return self.random.expovariate(1000 / self.faults.delay_ms)
+
+    # ---- Processes ----
+
+    def start_broker(self) -> None:
+        self._boots += 1
+        self.broker = SimBroker(self, self._boots)
+
+    def crash_broker(self) -> None:
+        if self.broker:
+            self.broker.stop()
+            self.broker = None
+            for process in (*self.frontends, *self.workers):
+                process.connection_lost()
+            self.after(self.faults.restart_s, self.start_broker)
+
+    def process_of(self, identity: bytes) -> SimFrontend | SimWorker | None:
+        for process in (*self.frontends, *self.workers):
+            if process.alive and process.identity == identity:
+                return process
+        return None
+
+    # ---- Faults ----
+
+    def faults_until(self, until: float) -> None:
+        for rate, strike in (
+            (self.faults.worker_crash, lambda: self.random.choice(self.workers).crash()),
+            (self.faults.worker_drain, lambda: self.random.choice(self.workers).drain()),
+            (self.faults.frontend_crash, lambda: self.random.choice(self.frontends).crash()),
+            (self.faults.broker_crash, self.crash_broker),
+            (self.faults.connection_loss, self._lose_connection),
+            (self.faults.client_vanishes, self._vanish),
+        ):
+            at = self.random.expovariate(rate) if rate else until
+            while at < until:
+                self.after(at, strike)
+                at += self.random.expovariate(rate)
+
+    def _lose_connection(self) -> None:
+        process = self.random.choice([*self.frontends, *self.workers])
+        if process.alive:
+            process.connection_lost()
+            if self.broker:
+                self.broker.lost(process.identity)
+
+    def _vanish(self) -> None:
+        alive = [client for client in self.clients if not client.over and client.frontend]
+        if alive:
+            client = self.random.choice(alive)
+            client.vanished = True
+            assert client.frontend is not None
+            client.frontend.from_client(client, e.Abort())
+
+    # ---- Clients ----
+
+    def speak(self, name: str, seconds: float, frame_ms: int, speed: float, at: float) -> Client:
+        """A client that speaks `seconds` of audio in frames of `frame_ms`, `speed` times as fast as real time."""
+        noise = np.random.default_rng(self.random.getrandbits(32))
+        samples = noise.integers(-9999, 9999, int(seconds * 16000)).astype(np.int16)
+        client = Client(name, samples, frame_ms * 16, speed)
+        self.clients.append(client)
+        self.after(at, lambda: self._connect(client))
+        return client
+
+    def _connect(self, client: Client) -> None:
+        alive = [frontend for frontend in self.frontends if frontend.alive]
+        if alive:
+            client.frontend = self.random.choice(alive)
+            client.frontend.connect(client)
+            self._talk(client)
+        else:
+            client.terminal = e.Error("going-away", "no frontend listens")
+
+    def _talk(self, client: Client) -> None:
+        if client.over or client.frontend is None:
+            return
+        if client.frontend.wants(client):
+            if client.sent >= len(client.samples):
+                client.frontend.from_client(client, e.Stop())
+                return
+            frame = client.samples[client.sent : client.sent + client.frame_samples]
+            client.sent += len(frame)
+            client.frontend.from_client(client, e.Audio(frame.tobytes()))
+        self.after(client.frame_samples / 16000 / client.speed, lambda: self._talk(client))
+
+
+class SimBroker:
+    """The routing core behind connections that keep order and lose what is under way when they end."""
+
+    def __init__(self, world: World, boot: int) -> None:
+        self.world, self.core = world, Routing(boot, world.now)
+        self.running = True
+        self._connections: dict[bytes, int] = {}
+        self._arrivals: dict[bytes, float] = {}
+        self._tick()
+
+    def stop(self) -> None:
+        self.running = False
+
+    def connection(self, identity: bytes) -> int:
+        return self._connections.get(identity, 0)
+
+    def lost(self, identity: bytes) -> None:
+        """The connection of a peer ended; what it sent before and what is under way to it is gone."""
+        self._connections[identity] = self.connection(identity) + 1
+        self.world.after(0.003, lambda: self._perform(self.core.handle(Gone(identity), self.world.now)))
+
+    def receive(self, identity: bytes, side: type[FromFrontend] | type[FromWorker], parts: list[bytes]) -> None:
+        """A message leaves a peer: it arrives if both ends and the connection live till then."""
+        connection = self.connection(identity)
+
+        def arrive() -> None:
+            if self.running and connection == self.connection(identity):
+                body = parts[1] if len(parts) > 1 else None
+                event = side(identity, wire.decode(parts[0]), body)  # type: ignore[arg-type]
+                self._perform(self.core.handle(event, self.world.now))
+
+        self._in_order(b">" + identity, arrive)
+
+    def _perform(self, commands: list[BrokerCommand]) -> None:
+        if self.running:
+            for command in commands:
+                self._send(command)
+
+    def _send(self, command: BrokerCommand) -> None:
+        peer = self.world.process_of(command.peer)
+        connection = self.connection(command.peer)
+        parts = [wire.encode(command.message)] + ([command.body] if command.body is not None else [])
+
+        def arrive() -> None:
+            if self.running and peer is not None and peer.alive and connection == self.connection(command.peer):
+                assert isinstance(peer, SimFrontend) == isinstance(command, ToFrontend)
+                peer.from_broker(parts)
+
+        self._in_order(b"<" + command.peer, arrive)
+
+    def _in_order(self, link: bytes, arrive: Callable[[], None]) -> None:
+        at = max(self._arrivals.get(link, 0.0), self.world.now + self.world.delay())
+        self._arrivals[link] = at
+        self.world.after(at - self.world.now, arrive)
+
+    def _tick(self) -> None:
+        if self.running:
+            self._perform(self.core.tick(self.world.now))
+            self.world.after(max(0.001, self.core.next_deadline() - self.world.now), self._tick)
+
+
+class SimProcess:
+    """What frontends and workers share: an identity, a link to whatever broker runs, crash and restart."""
+
+    side: type[FromFrontend] | type[FromWorker]
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.alive = False
+        self.incarnation = 0
+        self._unsent: list[list[bytes]] = []
+        self.start()
+
+    @property
+    def identity(self) -> bytes:
+        return f"{self.name}.{self.incarnation}".encode()
+
+    def start(self) -> None:
+        self.alive = True
+        self.incarnation += 1
+        self._unsent.clear()
+        self.reset()
+        self._tick(self.incarnation)
+
+    def reset(self) -> None:
+        raise NotImplementedError
+
+    def tick(self) -> float:
+        raise NotImplementedError
+
+    def crash(self) -> None:
+        """The process dies; the broker's socket notices."""
+        if self.alive:
+            self.alive = False
+            if self.world.broker:
+                self.world.broker.lost(self.identity)
+            self.world.after(self.world.faults.restart_s, self.start)
+
+    def connection_lost(self) -> None:
+        """Queued messages stay queued, as in a DEALER."""
+
+    def send(self, message: m.Message, body: bytes | None = None) -> None:
+        parts = [wire.encode(message)] + ([body] if body is not None else [])
+        self._unsent.append(parts)
+        if self.world.broker:
+            for queued in self._unsent:
+                self.world.broker.receive(self.identity, self.side, queued)
+            self._unsent.clear()
+
+    def _tick(self, incarnation: int) -> None:
+        if self.alive and incarnation == self.incarnation:
+            deadline = self.tick()
+            self.world.after(max(0.001, deadline - self.world.now), lambda: self._tick(incarnation))
+
+
+class SimFrontend(SimProcess):
+    side = FromFrontend
+
+    def reset(self) -> None:
+        self.core = FrontendSessions(self.name, LIMITS, Budget(2**26), self.world.now)
+        self.clients: dict[str, Client] = {}
+        self._flushing = False
+
+    def tick(self) -> float:
+        self._perform(self.core.tick(self.world.now))
+        return min(self.core.next_deadline(), self.world.now + 0.1)
+
+    def crash(self) -> None:
+        if self.alive:
+            super().crash()
+            for client in self.clients.values():
+                if not client.over:
+                    client.terminal = e.Error("going-away", "connection reset")
+
+    def connect(self, client: Client) -> None:
+        client.session = f"{client.name}@{self.identity.decode()}"
+        self.clients[client.session] = client
+        try:
+            self._perform(self.core.start(client.session, e.Start(), self.world.now))
+        except AsrError as error:
+            client.deliver(e.Error.of(error))
+
+    def from_client(self, client: Client, event: e.ClientEvent) -> None:
+        if self.alive:
+            self._perform(self.core.client(client.session, event, self.world.now))
+
+    def wants(self, client: Client) -> bool:
+        return self.core.wanted(client.session)
+
+    def from_broker(self, parts: list[bytes]) -> None:
+        message = wire.decode(parts[0])
+        frames = wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) else []
+        self._perform(self.core.handle(message, frames, self.world.now))  # type: ignore[arg-type]
+
+    def _perform(self, commands: list[FrontendCommand]) -> None:
+        for command in commands:
+            match command:
+                case Deliver():
+                    client = self.clients[command.session]
+                    if not client.vanished:
+                        client.deliver(command.event)
+                case ToBroker():
+                    self._flush()
+                    self.send(command.message, wire.encode_setup(command.setup) if command.setup else None)
+                case Credit():
+                    self.clients[command.session].paused = False
+        if self.core.has_outgoing() and not self._flushing:
+            self._flushing = True
+            incarnation = self.incarnation
+            self.world.after(0.005, lambda: self._flush() if incarnation == self.incarnation else None)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self.alive:
+            for bundle, frames in self.core.outgoing():
+                self.send(bundle, wire.encode_frames(frames))
+
+
+class SimWorker(SimProcess):
+    side = FromWorker
+
+    def __init__(self, world: World, name: str, slots: int) -> None:
+        self._slots = slots
+        super().__init__(world, name)
+
+    def reset(self) -> None:
+        self.engine = FakeEngine(FakeConfig(slots=self._slots))
+        self.core = WorkerSessions(self.name, self.engine.spec, self.world.now)
+        self._jobs: list[OpenSlot | CloseSlot | list[Chunk]] = []
+        self._stepping = False
+
+    def tick(self) -> float:
+        self._perform(self.core.tick(self.world.now))
+        self._step()
+        return min(self.core.next_deadline(), self.world.now + 0.1)
+
+    def drain(self) -> None:
+        if self.alive and not self.core.draining:
+            self._perform(self.core.drain(self.world.now))
+
+    def from_broker(self, parts: list[bytes]) -> None:
+        message = wire.decode(parts[0])
+        body = parts[1] if len(parts) > 1 else b""
+        setup = wire.decode_setup(body) if isinstance(message, m.Grant) else None
+        frames = wire.decode_frames(body) if isinstance(message, m.Bundle) else []
+        self._perform(self.core.handle(message, setup, frames, self.world.now))  # type: ignore[arg-type]
+        self._step()
+
+    def _perform(self, commands: list[WorkerCommand]) -> None:
+        for command in commands:
+            match command:
+                case Send():
+                    self.send(command.message)
+                case OpenSlot() | CloseSlot():
+                    self._jobs.append(command)
+                    self._work()
+                case Quit():
+                    self.crash()
+                    return
+        self._flush()
+
+    def _step(self) -> None:
+        """At most one step is under way; opens and closes wait behind it, as in the engine's thread."""
+        if not self._stepping and not self._jobs and self.alive:
+            chunks = self.core.batch()
+            if chunks:
+                self._stepping = True
+                outputs = self.engine.step(chunks, self.world.now)
+                took_s = self.world.random.uniform(0, self.world.faults.slow_step_ms) / 1000
+                incarnation = self.incarnation
+                self.world.after(took_s, lambda: self._stepped(incarnation, chunks, outputs, took_s))
+
+    def _stepped(self, incarnation: int, chunks: list[Chunk], outputs: list[Output], took_s: float) -> None:
+        if self.alive and incarnation == self.incarnation:
+            self._stepping = False
+            self.core.stepped(chunks, outputs, took_s)
+            self._flush()
+            self._work()
+            self._step()
+
+    def _work(self) -> None:
+        while self._jobs and not self._stepping:
+            job = self._jobs.pop(0)
+            if isinstance(job, OpenSlot):
+                self.engine.open(job.slot, job.options, job.snapshot)
+                self.core.opened(job.slot, job.lease)
+            elif isinstance(job, CloseSlot):
+                self.engine.close(job.slot)
+                self._perform(self.core.closed(job.slot, job.lease))
+
+    def _flush(self) -> None:
+        if self.alive:
+            for bundle, frames in self.core.outgoing():
+                self.send(bundle, wire.encode_frames(frames))
+
+
+def run_seed(seed: int, faults: Faults, clients: int = 8, storm_s: float = 20.0) -> World:
+    """One whole run: a storm, then calm until everything is over. Asserts safety and liveness."""
+    world = World(seed, faults)
+    for index in range(clients):
+        world.speak(
+            f"c{index}",
+            seconds=world.random.uniform(0.0, 8.0),
+            frame_ms=world.random.choice([10, 20, 60, 100, 1000]),
+            speed=world.random.choice([1.0, 1.0, 1.0, 8.0]),
+            at=world.random.uniform(2.0, storm_s - 4.0),
+        )
+    world.faults_until(storm_s)
+    world.run(storm_s)
+    world.run(storm_s + 120.0, done=lambda: all(client.over for client in world.clients))
+    for client in world.clients:
+        assert client.over, f"{client.name} waits for ever"
+        client.check()
+        if isinstance(client.terminal, e.Bye) and not client.vanished:
+            assert " ".join(client.finals) == transcript(client.samples), client.name
+        elif isinstance(client.terminal, e.Error):
+            assert client.terminal.slug in SERVICE_SLUGS, client.terminal
+    world.run(world.now + 15.0)
+    assert world.broker is not None and not world.broker.core.leases, "a lease leaks"
+    assert len(world.broker.core.workers) == len(world.workers)
+    for frontend in world.frontends:
+        assert len(frontend.core) == 0 and frontend.core.budget.bytes_held == 0
+        assert frontend.core.ready(world.now)
+    for worker in world.workers:
+        assert len(worker.core) == 0
+    return world
