@@ -23,6 +23,14 @@ MISSING_SHARE_MAX = 0.05
 """Share of the announced length that may be missing: lengths of MP3 files are estimates."""
 
 
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # the library is not typed
+    """A sound file that is only read forwards: the library seeks after each read, and an MP3 decoder that seeks
+    loses the bits of the next frames (clicks and silence at each block)."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class AudioFile:
     """A sound file, opened: its length is known, its samples are not read yet. Use it in a `with` block."""
 
@@ -90,7 +98,7 @@ def _open(path: Path) -> soundfile.SoundFile:
         os.close(descriptor)
         raise AudioError("it is empty")
     try:
-        return soundfile.SoundFile(descriptor, closefd=True)
+        return _Sequential(descriptor, closefd=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"it is no audio that can be read: {_reason(error)}") from error
 

@@ -71,7 +71,11 @@ class Display:
         """The source is finished."""
 
     def failed(self, outcome: Failed) -> None:
-        """The source is given up; the caller says why on stderr."""
+        """The source is given up."""
+
+    def complain(self, sentence: str) -> None:
+        """Say on stderr what went wrong."""
+        click.echo(sentence, err=True)
 
 
 class JsonLines(Display):
@@ -122,7 +126,11 @@ class LiveText(Display):
             self._live.update(Text(event.text, style="dim"))
         elif isinstance(event, Final) and event.text:
             self._live.update(Text())
-            self._console.print(Text(event.text))
+            self._console.print(Text(event.text), soft_wrap=True)
+
+    def complain(self, sentence: str) -> None:
+        self._live.update(Text())
+        _complain_above(self._console, sentence)
 
 
 class ProgressText(Display):
@@ -151,11 +159,14 @@ class ProgressText(Display):
 
     def done(self, outcome: Done) -> None:
         line = Text.assemble((f"{outcome.source.name}: ", "cyan"), outcome.transcript.text)
-        self._progress.console.print(line)
+        self._progress.console.print(line, soft_wrap=True)
         self._finish(outcome.source)
 
     def failed(self, outcome: Failed) -> None:
         self._finish(outcome.source)
+
+    def complain(self, sentence: str) -> None:
+        _complain_above(self._progress.console, sentence)
 
     def _finish(self, source: Source) -> None:
         self._shares.pop(source.name, None)
@@ -164,6 +175,14 @@ class ProgressText(Display):
 
     def _update(self) -> None:
         self._progress.update(self._bar, completed=self._finished + sum(self._shares.values()))
+
+
+def _complain_above(console: Console, sentence: str) -> None:
+    """On the terminal that the live lines are drawn on, only the console may write."""
+    if sys.stderr.isatty():
+        console.print(Text(sentence, style="red"), soft_wrap=True)
+    else:
+        click.echo(sentence, err=True)
 
 
 def choose(as_json: bool, files: int) -> Display:

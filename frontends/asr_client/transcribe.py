@@ -27,6 +27,7 @@ from asr_client.upload import paced, upload
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import AsrError
 
+COMMAND = "asr transcribe"
 EXIT_SERVICE_FAILED = 1
 EXIT_UNUSABLE = 2
 EXIT_NO_SERVER = 3
@@ -123,7 +124,7 @@ def transcribe(
         with display:
             code = asyncio.run(_record(settings, display) if mic else _transcribe_files(files, settings, display))
     except ConnectionFailed as error:
-        _complain(f"{error.detail}; start one with 'make serve' or 'asr serve'")
+        click.echo(f"{COMMAND}: {error.detail}; start one with 'make serve' or 'asr serve'", err=True)
         code = EXIT_NO_SERVER
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
@@ -212,13 +213,9 @@ def _give_up(outcome: Failed, display: Display) -> Failed:
     hint = ""
     if isinstance(outcome.error, ServerError) and outcome.error.retry_after_s is not None:
         hint = f"; try again in {outcome.error.retry_after_s:g} s"
-    _complain(f"{outcome.source.name}: {outcome.error.detail}{hint}")
+    display.complain(f"{COMMAND}: {outcome.source.name}: {outcome.error.detail}{hint}")
     return outcome
 
 
 def _exit_code(error: AsrError) -> int:
     return EXIT_UNUSABLE if isinstance(error, AudioError) else EXIT_SERVICE_FAILED
-
-
-def _complain(sentence: str) -> None:
-    click.echo(f"asr transcribe: {sentence}", err=True)

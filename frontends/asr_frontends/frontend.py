@@ -47,7 +47,8 @@ class Frontend:
         self._link = Link(broker, self._on_message)
         self._flushing = False
         self._draining = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = float("inf")
         self._idle = asyncio.Event()
         self._idle.set()
         self._arm()
@@ -142,14 +143,14 @@ class Frontend:
 
     def _arm(self) -> None:
         deadline = self.sessions.next_deadline()
+        if self._timer_at <= deadline:
+            return
         if self._timer is not None:
-            if self._timer.when() <= deadline:
-                return
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._tick)
+        self._timer, self._timer_at = self._loop.call_at(deadline, self._tick), deadline
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, float("inf")
         self._perform(self.sessions.tick(self._loop.time()))
 
     # ---- The end ----

@@ -6,8 +6,8 @@
        └───── MOVING <────┘        any state ──error, Abort──> ENDED
 
 Everything the client says goes into the journal; what the credit allows is posted from there to the worker. A new
-worker gets the journal again from the last commit. Finals are delivered once: those of utterances that were final
-before the move are dropped.
+worker gets the journal again from the last commit. A commit travels inside the final it confirms, so that no final is
+delivered twice and none is lost.
 """
 
 from __future__ import annotations
@@ -101,7 +101,6 @@ class Session:
         self._budget = budget
         self._commit: m.Commit | None = None
         self._taken = self._done = 0
-        self._next_utterance = 0
         self._stopping = False
         self._withheld = False
         self._heard_at = now
@@ -223,7 +222,7 @@ class Session:
             case m.Final():
                 return self._on_final(frame)
             case m.Partial():
-                return [Deliver(self.id, frame)] if frame.utterance >= self._next_utterance else []
+                return [Deliver(self.id, frame)]
             case m.Flushed():
                 self._journal.answered(frame.marker)
                 return [Deliver(self.id, frame)]
@@ -239,10 +238,9 @@ class Session:
         return [self._deliver_progress(), *self._pump(), *self._credit()]
 
     def _on_final(self, final: m.Final) -> list[Command]:
-        known = final.utterance < self._next_utterance
-        self._next_utterance = max(self._next_utterance, final.utterance + 1)
+        """The commit inside makes it exactly once: a move replays only what comes after."""
         self._commit_at(final.commit)
-        return [*([] if known else [Deliver(self.id, final)]), *self._credit()]
+        return [Deliver(self.id, final), *self._credit()]
 
     def _commit_at(self, commit: m.Commit) -> None:
         self._commit = commit

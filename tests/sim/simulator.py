@@ -13,6 +13,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from asr_workers.sessions import CloseSlot, OpenSlot, Quit, Send
 from asr_workers.sessions import Command as WorkerCommand
 from asr_workers.sessions import Sessions as WorkerSessions
 
-LIMITS = Limits(idle_s=8.0, credit_s=3.0, journal_s=20.0, open_s=10.0, move_s=30.0)
+LIMITS = Limits(idle_s=25.0, credit_s=3.0, journal_s=20.0, open_s=10.0, move_s=30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ class Faults:
     frontend_crash: float = 0.0
     connection_loss: float = 0.0
     """A peer's connection to the broker ends and comes back; what was under way is lost."""
+    frontend_freeze: float = 0.0
+    """A frontend process stops for `freeze_s`, longer than its leases live, and goes on."""
+    freeze_s: float = 12.0
     client_vanishes: float = 0.0
     slow_step_ms: float = 0.0
     """Steps take up to this long."""
@@ -60,6 +64,7 @@ STORMY = Faults(
     broker_crash=0.05,
     frontend_crash=0.03,
     connection_loss=0.15,
+    frontend_freeze=0.02,
     client_vanishes=0.1,
     slow_step_ms=120.0,
 )
@@ -169,6 +174,7 @@ class World:
             (self.faults.worker_crash, lambda: self.random.choice(self.workers).crash()),
             (self.faults.worker_drain, lambda: self.random.choice(self.workers).drain()),
             (self.faults.frontend_crash, lambda: self.random.choice(self.frontends).crash()),
+            (self.faults.frontend_freeze, lambda: self.random.choice(self.frontends).freeze()),
             (self.faults.broker_crash, self.crash_broker),
             (self.faults.connection_loss, self._lose_connection),
             (self.faults.client_vanishes, self._vanish),
@@ -348,8 +354,14 @@ class SimFrontend(SimProcess):
         self.core = FrontendSessions(self.name, LIMITS, Budget(2**26), self.world.now)
         self.clients: dict[str, Client] = {}
         self._flushing = False
+        self._frozen_until = 0.0
+
+    def freeze(self) -> None:
+        self._frozen_until = self.world.now + self.world.faults.freeze_s
 
     def tick(self) -> float:
+        if self.world.now < self._frozen_until:
+            return self._frozen_until
         self._perform(self.core.tick(self.world.now))
         return min(self.core.next_deadline(), self.world.now + 0.1)
 
@@ -373,9 +385,16 @@ class SimFrontend(SimProcess):
             self._perform(self.core.client(client.session, event, self.world.now))
 
     def wants(self, client: Client) -> bool:
-        return self.core.wanted(client.session)
+        return self.world.now >= self._frozen_until and self.core.wanted(client.session)
+
+    def _thaw(self, incarnation: int, parts: list[bytes]) -> None:
+        if self.alive and incarnation == self.incarnation:
+            self.from_broker(parts)
 
     def from_broker(self, parts: list[bytes]) -> None:
+        if self.world.now < self._frozen_until:
+            self.world.after(self._frozen_until - self.world.now, partial(self._thaw, self.incarnation, parts))
+            return
         message = wire.decode(parts[0])
         frames = wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) else []
         self._perform(self.core.handle(message, frames, self.world.now))  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""One session by hand: what it asks of the broker, posts to the worker and says to the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from asr_frontends import events as e
+from asr_frontends.journal import Budget
+from asr_frontends.session import Command, Credit, Deliver, Limits, Post, Session, State, ToBroker
+from asr_proto import messages as m
+from asr_proto.errors import LimitExceeded, OutOfOrder
+
+SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
+SECOND = b"\0\0" * 16000
+W1, W2 = b"W1", b"W2"
+
+
+class Talk:
+    """A session with a hand-turned clock."""
+
+    def __init__(self, limits: Limits = Limits(), budget: int = 10**8) -> None:  # noqa: B008 - immutable
+        self.now = 0.0
+        self.core = Session("s", e.Start(), limits, Budget(budget), self.now)
+
+    def pin(self, lease: int = 1, worker: bytes = W1) -> list[Command]:
+        return self.core.on_pinned(m.Pinned("s", self.core.epoch, lease, worker, SPEC), self.now)
+
+    def say(self, event: e.ClientEvent) -> list[Command]:
+        return self.core.client(event, self.now)
+
+    def hear(self, frame: m.FrameOut) -> list[Command]:
+        return self.core.on_frame(frame)
+
+    def until(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        while self.core.next_deadline() <= now:
+            self.now = max(self.now, self.core.next_deadline())
+            commands += self.core.tick(self.now)
+        self.now = now
+        return commands
+
+
+def final(lease: int, utterance: int, samples: int) -> m.Final:
+    return m.Final(lease, utterance, "text", 0, samples, "silence", None, None, m.Commit(samples, utterance + 1, b"st"))
+
+
+def posts(commands: list[Command]) -> list[m.FrameIn]:
+    return [command.frame for command in commands if isinstance(command, Post)]
+
+
+def events(commands: list[Command]) -> list[e.ServiceEvent]:
+    return [command.event for command in commands if isinstance(command, Deliver)]
+
+
+@pytest.fixture
+def talk() -> Iterator[Talk]:
+    talk = Talk()
+    yield talk
+    talk.core.check()
+
+
+def test_audio_before_the_slot_waits_in_the_journal(talk: Talk) -> None:
+    (opening,) = talk.core.open()
+    assert isinstance(opening, ToBroker)
+    assert opening.message == m.Open("s", 0, "", "")
+    assert talk.say(e.Audio(SECOND)) == []
+    commands = talk.pin()
+    assert events(commands) == [e.Ready("s", "fake", "fake", 960)]
+    assert posts(commands) == [m.Audio(1, 0, SECOND)]
+
+
+def test_frames_keep_their_order_and_place(talk: Talk) -> None:
+    talk.pin()
+    said = [*talk.say(e.Audio(SECOND)), *talk.say(e.Flush("x")), *talk.say(e.Audio(SECOND)), *talk.say(e.Stop())]
+    assert posts(said) == [m.Audio(1, 0, SECOND), m.Flush(1, "x"), m.Audio(1, 16000, SECOND), m.Stop(1)]
+
+
+@pytest.mark.parametrize("event", [e.Audio(SECOND), e.Flush("x"), e.Stop()])
+def test_nothing_follows_the_stop(talk: Talk, event: e.ClientEvent) -> None:
+    talk.pin()
+    talk.say(e.Stop())
+    with pytest.raises(OutOfOrder):
+        talk.say(event)
+
+
+def test_ended_says_goodbye_and_gives_the_lease_back(talk: Talk) -> None:
+    talk.pin()
+    talk.say(e.Stop())
+    commands = talk.hear(m.Ended(1))
+    assert ToBroker(m.Close(1)) in commands
+    assert events(commands) == [e.Bye()]
+    assert talk.core.state is State.ENDED
+
+
+def test_credit_bounds_what_is_posted_and_what_is_taken() -> None:
+    talk = Talk(Limits(credit_s=2.0))
+    talk.pin()
+    sent = [posts(talk.say(e.Audio(SECOND))) for _ in range(2)]
+    assert [len(frames) for frames in sent] == [1, 1]
+    assert not talk.core.wanted()
+    assert posts(talk.say(e.Audio(SECOND))) == []
+    commands = talk.hear(m.Progress(1, 32000, 16000, None))
+    assert len(posts(commands)) == 1
+    assert Credit("s") not in commands
+    assert Credit("s") in talk.hear(m.Progress(1, 48000, 32000, None))
+    assert talk.core.wanted()
+
+
+def test_a_move_replays_from_the_commit_with_marks_in_order(talk: Talk) -> None:
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    talk.say(e.Flush("x"))
+    talk.say(e.Audio(SECOND))
+    talk.hear(final(1, 0, 12000))
+    commands = talk.core.on_lost(talk.now)
+    assert events(commands) == [e.Notice("migrating")]
+    opening = commands[-1]
+    assert isinstance(opening, ToBroker) and opening.setup is not None
+    assert opening.message == m.Open("s", 1, "fake", "")
+    assert opening.setup.commit == m.Commit(12000, 1, b"st")
+    talk.say(e.Stop())
+    assert posts(talk.pin(2, W2)) == [
+        m.Audio(2, 12000, SECOND[24000:]),
+        m.Flush(2, "x"),
+        m.Audio(2, 16000, SECOND),
+        m.Stop(2),
+    ]
+
+
+def test_an_answered_flush_is_not_repeated(talk: Talk) -> None:
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    talk.say(e.Flush("x"))
+    talk.hear(final(1, 0, 16000))
+    assert events(talk.hear(m.Flushed(1, "x"))) == [m.Flushed(1, "x")]
+    talk.core.on_lost(talk.now)
+    assert posts(talk.pin(2, W2)) == []
+
+
+def test_while_moving_audio_is_taken_up_to_the_journals_limit() -> None:
+    talk = Talk(Limits(credit_s=1.0, journal_s=3.0))
+    talk.pin()
+    talk.core.on_lost(talk.now)
+    taken = 0
+    while talk.core.wanted():
+        talk.say(e.Audio(SECOND))
+        taken += 1
+    assert taken == 3
+
+
+def test_a_move_is_tried_again_and_given_up_in_the_end() -> None:
+    limits = Limits(move_s=5.0, retry_s=0.5, idle_s=100.0)
+    talk = Talk(limits)
+    talk.pin()
+    talk.core.on_lost(talk.now)
+    refused = m.Refused("s", 1, "no-worker", "", 1.0)
+    assert talk.core.on_refused(refused, talk.now) == []
+    assert [c.message for c in talk.until(0.6) if isinstance(c, ToBroker)] == [m.Open("s", 1, "fake", "")]
+    (error,) = events(talk.until(6.0))
+    assert isinstance(error, e.Error) and error.slug == "session-lost"
+
+
+def test_a_new_session_is_refused_at_once(talk: Talk) -> None:
+    (error,) = events(talk.core.on_refused(m.Refused("s", 0, "at-capacity", "full", 1.5), talk.now))
+    assert error == e.Error("at-capacity", "full", 1.5)
+    assert error.is_service
+
+
+def test_no_broker_is_said_after_a_while(talk: Talk) -> None:
+    (error,) = events(talk.until(Limits().open_s))
+    assert isinstance(error, e.Error) and error.slug == "no-broker"
+
+
+def test_an_idle_client_is_ended_but_not_while_it_may_not_send() -> None:
+    talk = Talk(Limits(idle_s=5.0, credit_s=1.0))
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    assert not talk.core.wanted()
+    assert not any(isinstance(event, e.Error) for event in events(talk.until(20.0)))
+    talk.hear(m.Progress(1, 16000, 16000, None))
+    assert talk.core.wanted()
+    talk.say(e.KeepAlive())
+    errors = [event for event in events(talk.until(26.0)) if isinstance(event, e.Error)]
+    assert [error.slug for error in errors] == ["idle-timeout"]
+
+
+def test_progress_is_told_at_least_once_a_second(talk: Talk) -> None:
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    told = [event for event in events(talk.until(5.0)) if isinstance(event, e.Progress)]
+    assert len(told) >= 5
+
+
+def test_too_many_messages_and_too_long_a_session() -> None:
+    talk = Talk(Limits(messages_per_s=3, audio_s=2.0))
+    talk.pin()
+    with pytest.raises(LimitExceeded) as error:
+        for _ in range(4):
+            talk.say(e.KeepAlive())
+    assert error.value.slug == "rate-limited"
+    talk.now = 2.0
+    with pytest.raises(LimitExceeded) as error:
+        for _ in range(3):
+            talk.say(e.Audio(SECOND))
+    assert error.value.slug == "session-too-long"
+
+
+def test_a_pinned_of_another_epoch_changes_nothing(talk: Talk) -> None:
+    assert talk.core.on_pinned(m.Pinned("s", 4, 9, W2, SPEC), 0.0) == []
+    assert talk.core.state is State.OPENING
+
+
+def test_abort_leaves_nothing_behind() -> None:
+    budget = Budget(10**6)
+    session = Session("s", e.Start(), Limits(), budget, 0.0)
+    session.on_pinned(m.Pinned("s", 0, 1, W1, SPEC), 0.0)
+    session.client(e.Audio(SECOND), 0.0)
+    assert budget.bytes_held
+    assert session.client(e.Abort(), 0.0) == [ToBroker(m.Close(1))]
+    assert budget.bytes_held == 0

@@ -1,0 +1,114 @@
+"""A frontend's sessions and its standing with the broker."""
+
+from __future__ import annotations
+
+import pytest
+
+from asr_frontends import events as e
+from asr_frontends.journal import Budget
+from asr_frontends.session import Deliver, Limits, ToBroker
+from asr_frontends.sessions import Sessions
+from asr_proto import messages as m
+from asr_proto.errors import ServiceError
+
+SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
+POOL = m.Pool(1, 2, 2, ("fake",))
+
+
+@pytest.fixture
+def sessions() -> Sessions:
+    sessions = Sessions("f", Limits(), Budget(10**8), 0.0)
+    assert sessions.tick(0.0) == [ToBroker(m.RegisterFrontend(m.PROTOCOL_VERSION, "f"))]
+    sessions.handle(m.Welcome(1, 1.0), (), 0.0)
+    sessions.handle(POOL, (), 0.0)
+    return sessions
+
+
+def test_ready_means_a_free_slot_and_a_broker_that_answers(sessions: Sessions) -> None:
+    assert sessions.ready(1.0)
+    assert not sessions.ready(60.0)
+    sessions.handle(m.Pool(1, 2, 0, ("fake",)), (), 60.0)
+    assert not sessions.ready(60.0)
+    sessions.handle(POOL, (), 61.0)
+    assert sessions.ready(61.0)
+    sessions.handle(m.Unregistered(), (), 61.0)
+    assert not sessions.ready(61.0)
+
+
+def test_without_a_broker_a_session_is_refused_at_once() -> None:
+    sessions = Sessions("f", Limits(), Budget(10**8), 0.0)
+    with pytest.raises(ServiceError) as error:
+        sessions.start("a", e.Start(), 0.0)
+    assert error.value.slug == "no-broker"
+
+
+def test_a_full_journal_refuses_new_sessions(sessions: Sessions) -> None:
+    sessions.budget.bytes_held = sessions.budget.bytes_max
+    with pytest.raises(ServiceError) as error:
+        sessions.start("a", e.Start(), 0.0)
+    assert error.value.slug == "overloaded"
+    sessions.budget.bytes_held = 0
+
+
+def test_a_slot_for_a_client_that_has_left_is_given_back(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(), 0.0)
+    sessions.client("a", e.Abort(), 0.0)
+    assert sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0) == [ToBroker(m.Close(5))]
+
+
+def test_frames_are_bundled_per_worker(sessions: Sessions) -> None:
+    for id, lease, worker in (("a", 5, b"W1"), ("b", 6, b"W1"), ("c", 7, b"W2")):
+        sessions.start(id, e.Start(), 0.0)
+        sessions.handle(m.Pinned(id, 0, lease, worker, SPEC), (), 0.0)
+    for id in "abca":
+        sessions.client(id, e.Audio(b"\0\0"), 0.0)
+    bundles = dict(sessions.outgoing())
+    assert {bundle.to: bundle.leases for bundle in bundles} == {b"W1": (5, 6), b"W2": (7,)}
+    assert [frame.lease for frame in bundles[m.Bundle(b"W1", (5, 6))]] == [5, 6, 5]
+    assert sessions.outgoing() == []
+
+
+def test_a_client_error_ends_only_its_session(sessions: Sessions) -> None:
+    for id, lease in (("a", 5), ("b", 6)):
+        sessions.start(id, e.Start(), 0.0)
+        sessions.handle(m.Pinned(id, 0, lease, b"W", SPEC), (), 0.0)
+    commands = sessions.client("a", e.Start(), 0.0)
+    assert ToBroker(m.Close(5)) in commands
+    errors = [c.event for c in commands if isinstance(c, Deliver)]
+    assert isinstance(errors[0], e.Error) and errors[0].slug == "out-of-order"
+    assert len(sessions) == 1
+    sessions.check()
+
+
+def test_heartbeats_renew_every_lease(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    assert ToBroker(m.FrontendHeartbeat((5,))) in sessions.tick(1.0)
+
+
+def test_a_frame_under_an_old_lease_is_dropped(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    sessions.handle(m.Lost(5, "worker-lost"), (), 0.0)
+    sessions.handle(m.Pinned("a", 1, 6, b"W", SPEC), (), 0.0)
+    assert sessions.handle(m.Bundle(b"F", (5,)), [m.Partial(5, 0, "ghost", 0, 1)], 0.0) == []
+
+
+def test_a_new_broker_is_asked_again_for_every_session(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    commands = sessions.handle(m.Unregistered(), (), 1.0)
+    assert [c.event for c in commands if isinstance(c, Deliver)] == [e.Notice()]
+    assert sessions.tick(1.0)[-1] == ToBroker(m.RegisterFrontend(m.PROTOCOL_VERSION, "f"))
+    (again,) = sessions.handle(m.Welcome(2, 1.0), (), 1.1)
+    assert isinstance(again, ToBroker) and again.message == m.Open("a", 1, "fake", "")
+
+
+def test_timers_do_not_pile_up(sessions: Sessions) -> None:
+    """A heap entry per frame would be 1,500 for each session."""
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    for index in range(1000):
+        sessions.client("a", e.Audio(b"\0\0"), index / 50)
+        sessions.tick(index / 50)
+    assert len(sessions._timers) < 10
