@@ -13,13 +13,13 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from tests.client.dialect_server import Script, serving
 
 import asr_client
 from asr_client import Ack, End, Final, Flushed, Migrating, Partial
 from asr_client.inbox import PENDING_EVENTS_MAX, Inbox
 from asr_client.upload import paced
 from asr_proto.errors import AsrError, DecodeError
+from tests.client.dialect_server import Script, serving
 
 SECOND = bytes(32_000)
 

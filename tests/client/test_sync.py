@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from tests.client.dialect_server import Script, serving
 
 import asr_client
 from asr_client import End, Final
+from tests.client.dialect_server import Script, serving
 
 SECOND = bytes(32_000)
 

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
-from tests.client.dialect_server import Script, serving
 
 from asr_client.transcribe import transcribe
+from tests.client.dialect_server import Script, serving
 
 COMMAND = [sys.executable, "-c", "from asr_client.transcribe import transcribe; transcribe(prog_name='asr transcribe')"]
 SOURCES = [str(Path(__file__).parents[2] / root) for root in ("proto", "frontends")]

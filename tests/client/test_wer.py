@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
-from tests.client.dialect_server import Script, serving
 
 from asr_ops import wer
+from tests.client.dialect_server import Script, serving
 
 
 @pytest.fixture
