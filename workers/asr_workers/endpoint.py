@@ -44,7 +44,7 @@ class EndpointConfig:
     def __post_init__(self) -> None:
         assert 0 < self.speech_off <= self.speech_on < 1
         assert self.voiced_windows_min > 0
-        assert 0 <= self.trail_windows <= self.silence_windows
+        assert 0 <= self.trail_windows < self.silence_windows
         assert 2 <= self.cut_windows < self.utterance_windows_max - self.preroll_windows
 
 
@@ -92,21 +92,12 @@ class Endpointer:
 
     def feed(self, slots: Slots, speech: Speech) -> list[Ended]:
         """Hear one window of each of these slots; the utterances that end with it, at most one per slot."""
-        config, state = self.config, self._state
-        state["recent"][slots, state["heard"][slots] % config.cut_windows] = speech
-        state["heard"][slots] += 1
-        voiced = np.where(speech >= config.speech_on, state["voiced"][slots] + 1, 0)
-        silent = np.where(speech < config.speech_off, state["silent"][slots] + 1, 0)
-        speaking = state["speaking"][slots] | (voiced >= config.voiced_windows_min)
-        held = state["held"][slots] + 1
-        held = np.where(speaking, held, np.minimum(held, config.preroll_windows + voiced))
-        for name, values in (("voiced", voiced), ("silent", silent), ("speaking", speaking), ("held", held)):
-            state[name][slots] = values
-        fell_silent = speaking & (silent >= config.silence_windows)
-        too_long = speaking & ~fell_silent & (held >= config.utterance_windows_max)
-        return [self._fall_silent(slot) for slot in slots[fell_silent].tolist()] + [
-            self._cut(slot) for slot in slots[too_long].tolist()
-        ]
+        self._hear(slots, speech)
+        speaking, silent, held = (self._state[name][slots] for name in ("speaking", "silent", "held"))
+        fell_silent = speaking & (silent >= self.config.silence_windows)
+        too_long = speaking & ~fell_silent & (held >= self.config.utterance_windows_max)
+        ended = [self._fall_silent(slot) for slot in slots[fell_silent].tolist()]
+        return ended + [self._cut(slot) for slot in slots[too_long].tolist()]
 
     def flush(self, slot: int) -> Ended | None:
         """End the utterance in progress, if any, here; then forget everything."""
@@ -128,6 +119,18 @@ class Endpointer:
     @property
     def state_bytes(self) -> int:
         return self._dtype.itemsize
+
+    def _hear(self, slots: Slots, speech: Speech) -> None:
+        config, state = self.config, self._state
+        state["recent"][slots, state["heard"][slots] % config.cut_windows] = speech
+        state["heard"][slots] += 1
+        voiced = np.where(speech >= config.speech_on, state["voiced"][slots] + 1, 0)
+        silent = np.where(speech < config.speech_off, state["silent"][slots] + 1, 0)
+        speaking = state["speaking"][slots] | (voiced >= config.voiced_windows_min)
+        held = state["held"][slots] + 1
+        held = np.where(speaking, held, np.minimum(held, config.preroll_windows + voiced))
+        for name, values in (("voiced", voiced), ("silent", silent), ("speaking", speaking), ("held", held)):
+            state[name][slots] = values
 
     def _fall_silent(self, slot: int) -> Ended:
         ended = Ended(slot, self.held(slot), self.end(slot), "silence")

@@ -1,0 +1,21 @@
+"""Model files that the wheels of other packages carry.
+
+They are found without importing those packages, which would load native libraries that nobody here uses.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from asr_proto.errors import SetupError
+
+
+def wheel_file(package: str, path: str) -> Path:
+    """The file at `path` inside an installed package. Raises SetupError."""
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(folder, path)
+        if file.is_file():
+            return file
+    raise SetupError(f"{package} with {path} is not installed: install the release of it that setup.cfg names")
