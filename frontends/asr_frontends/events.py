@@ -20,7 +20,7 @@ class Start:
     model: str = ""
     language: str = ""
     partials: bool = True
-    progress_samples: int = 8000
+    progress_samples: int = 16000
     """How often the codec wants to hear of progress, in 16 kHz samples."""
 
 

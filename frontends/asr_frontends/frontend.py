@@ -93,8 +93,7 @@ class Frontend:
         except DecodeError as error:
             log.warning("undecodable message from the broker", reason=error.detail)
             return
-        if isinstance(message, m.Welcome | m.Rejected | m.Unregistered | m.Lost):
-            log.info("broker says", message=repr(message))
+        _log(message)
         self._perform(self.sessions.handle(message, frames, self._loop.time()))  # type: ignore[arg-type]
 
     def _perform(self, commands: list[Command]) -> None:
@@ -170,6 +169,18 @@ class Frontend:
         if self._timer is not None:
             self._timer.cancel()
         self._link.close()
+
+
+def _log(message: m.Message) -> None:
+    match message:
+        case m.Welcome():
+            log.info("registered", broker=message.boot)
+        case m.Unregistered():
+            log.warning("the broker does not know us: registering, moving every session")
+        case m.Rejected():
+            log.error("the broker refuses this frontend", reason=message.detail)
+        case m.Lost():
+            log.warning("lease lost, moving its session", lease=message.lease, reason=message.slug)
 
 
 def _split(frames: list[m.FrameIn]) -> list[list[m.FrameIn]]:

@@ -39,8 +39,8 @@ class Limits:
     """Longest wait for another worker after a loss."""
     retry_s: float = 0.25
     """How often a move is tried again."""
-    progress_s: float = 1.0
-    """A client hears of progress at least this often."""
+    progress_s: float = 0.5
+    """A client that has not heard of progress for this long hears of it."""
     audio_s: float = 4 * 3600.0
     """Longest session."""
     messages_per_s: int = 0
@@ -107,6 +107,7 @@ class Session:
         self._give_up_at = now + limits.open_s
         self._retry_at = float("inf")
         self._progress_at = now + limits.progress_s
+        self._progress_told = False
         self._window_at = now
         self._window_messages = 0
 
@@ -247,6 +248,7 @@ class Session:
         self._journal.trim(commit.samples)
 
     def _deliver_progress(self) -> Deliver:
+        self._progress_told = True
         committed = self._commit.samples if self._commit else 0
         return Deliver(self.id, e.Progress(self._journal.end_sample, self._taken, self._done, committed))
 
@@ -263,7 +265,8 @@ class Session:
             return self._tick_waiting(now)
         if now >= self._progress_at:
             self._progress_at = now + self._limits.progress_s
-            return [self._deliver_progress(), *self._credit()]
+            told, self._progress_told = self._progress_told, False
+            return [*([] if told else [self._deliver_progress()]), *self._credit()]
         return []
 
     def _tick_waiting(self, now: float) -> list[Command]:

@@ -120,8 +120,8 @@ def tables(answer: Status) -> RenderableType:
 def _workers(answer: Status) -> RenderableType:
     if not answer.workers:
         return "No worker is registered: sessions are refused until one is."
-    table = _table("worker", "engine", "model", "device")
-    for heading in ("sessions", "RTF", "step ms\np50 / p99", "busy", "pending\nchunks"):
+    table = _table("worker", "model", "device")
+    for heading in ("sessions", "RTF", "step ms\np50 / p99", "busy", "waiting\nchunks"):
         table.add_column(heading, justify="right", no_wrap=True)
     for worker in sorted(answer.workers, key=lambda one: one.name):
         table.add_row(*_row(worker))
@@ -130,7 +130,7 @@ def _workers(answer: Status) -> RenderableType:
 
 def _table(name: str, *headings: str) -> Table:
     """In a narrow terminal, texts are folded rather than cut."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(name, no_wrap=True)
     for heading in headings:
         table.add_column(heading, overflow="fold")
@@ -141,12 +141,11 @@ def _row(worker: WorkerStatus) -> list[str]:
     spec, load = worker.spec, worker.load
     return [
         f"{worker.name}\ndraining" if worker.draining else worker.name,
-        spec.engine,
         spec.model,
         spec.device,
         f"{worker.sessions}/{spec.slots}",
         f"{load.real_time_factor:.3f}",
-        f"{load.step_ms_p50:.1f} / {load.step_ms_p99:.1f}",
+        f"{load.step_ms_p50:.3g} / {load.step_ms_p99:.3g}",
         f"{load.busy:.0%}",
         str(load.pending_chunks),
     ]

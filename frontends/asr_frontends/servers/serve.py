@@ -66,6 +66,7 @@ async def serve(config: FrontendConfig) -> None:
             ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
         )
