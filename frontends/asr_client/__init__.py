@@ -6,11 +6,10 @@
     with asr_client.connect_sync("ws://127.0.0.1:8000") as session: ...    # threads
 
 Importing it stays light: decoding of files, the microphone and the terminal are modules of their own
-(`audio_file`, `microphone`, `transcribe`) that a program imports when it needs them.
+(`microphone`, `transcribe`) that a program imports when it needs them.
 """
 
 from asr_client.errors import (
-    AudioError,
     ClientError,
     ConnectionFailed,
     ConnectionLost,
@@ -22,6 +21,7 @@ from asr_client.session import Session, connect, stream_url
 from asr_client.sync import SyncSession
 from asr_client.sync import connect as connect_sync
 from asr_client.upload import Transcript, upload
+from asr_proto.errors import AudioError
 
 __all__ = [
     "Ack",

@@ -2,12 +2,12 @@
 
     AsrError
     ├── DecodeError           (asr_proto) the server sent what is no message of the dialect
+    ├── AudioError            (asr_proto) the audio cannot be had: no file, not audio, damaged, no microphone
     └── ClientError
         ├── InvalidUrl        the address cannot be meant
         ├── ConnectionFailed  nobody answers there: start a server, or correct the address
         ├── ServerError       the server refused or ended the session and said why: `code`, `retry_after_s`
-        ├── ConnectionLost    the connection ended before the session did
-        └── AudioError        the audio cannot be had: no file, not audio, damaged, no microphone
+        └── ConnectionLost    the connection ended before the session did
 
 This module must not know how any of them is shown to people.
 """
@@ -59,9 +59,3 @@ class ConnectionLost(ClientError):
     def __init__(self, detail: str, close_code: int | None = None) -> None:
         super().__init__(detail)
         self.close_code = close_code
-
-
-class AudioError(ClientError):
-    """Audio that cannot be read or recorded."""
-
-    slug = "audio-error"

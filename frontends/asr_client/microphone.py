@@ -12,8 +12,8 @@ import importlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from asr_client.errors import AudioError
 from asr_proto.audio import SAMPLE_RATE
+from asr_proto.errors import AudioError
 
 BACKLOG_S_MAX = 60.0
 """Seconds of speech that may wait for the service."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from asr_frontends.events import ClientEvent, ServiceEvent
@@ -26,9 +27,13 @@ class Request:
     """The HTTP request that opens a connection."""
 
     path: str
-    query: str
+    query: str = ""
     """Raw, percent-encoded."""
     subprotocols: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By lower-case name."""
+    address: str = ""
+    """The client's host."""
 
 
 Frame = str | bytes | Close
@@ -47,6 +52,9 @@ class Codec(Protocol):
 
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
         """Events of one frame of the client. Raises PeerError."""
+
+    def replies(self) -> list[Frame]:
+        """Frames that the last `receive` is answered with at once, whatever the service does (a pong, a reset)."""
 
     def send(self, event: ServiceEvent) -> list[Frame]:
         """Frames for the client. A Close is the last one."""

@@ -1,19 +1,22 @@
-"""Which dialect a path speaks."""
+"""Which WebSocket dialect a path speaks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from asr_frontends.codec import Codec, Request
 from asr_frontends.codecs import caiman, native
 
-CODECS: dict[str, Callable[[Request], Codec]] = {
-    native.PATH: native.NativeCodec,
-    caiman.PATH: caiman.CaimanCodec,
-}
+CODECS: tuple[tuple[re.Pattern[str], Callable[[Request], Codec]], ...] = (
+    (re.compile(native.PATH), native.NativeCodec),
+    (re.compile(caiman.PATH), caiman.CaimanCodec),
+)
 
 
 def codec_for(request: Request) -> Codec | None:
     """A codec for the path, None for a path that no dialect has. Raises BadRequest for refused parameters."""
-    make = CODECS.get(request.path)
-    return make(request) if make else None
+    for pattern, make in CODECS:
+        if pattern.fullmatch(request.path):
+            return make(request)
+    return None

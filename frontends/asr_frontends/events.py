@@ -1,6 +1,6 @@
 """The closed set of events between a dialect's codec and the session model.
 
-What a worker says (`Partial`, `Final`, `Flushed`) passes as it came; its lease means nothing to a codec.
+What a worker says (`Speech`, `Partial`, `Final`, `Flushed`) passes as it came; its lease means nothing to a codec.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from asr_proto.errors import SERVICE_SLUGS, AsrError, AtCapacity
-from asr_proto.messages import Final, Flushed, Partial
+from asr_proto.messages import Final, Flushed, Partial, Speech
 
 # ---- What a client does ----
 
@@ -22,6 +22,8 @@ class Start:
     partials: bool = True
     progress_samples: int = 16000
     """How often the codec wants to hear of progress, in 16 kHz samples."""
+    messages_per_s_max: int = 0
+    """A rate limit of the dialect itself, beside the frontend's; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +113,4 @@ class Bye:
 
 
 ClientEvent = Start | Audio | Flush | KeepAlive | Stop | Abort
-ServiceEvent = Ready | Progress | Partial | Final | Flushed | Notice | Error | Bye
+ServiceEvent = Ready | Progress | Speech | Partial | Final | Flushed | Notice | Error | Bye

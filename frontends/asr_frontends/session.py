@@ -152,14 +152,14 @@ class Session:
         self._journal.mark(marker)
 
     def _count_message(self, now: float) -> None:
-        if not self._limits.messages_per_s:
+        limits = [limit for limit in (self._limits.messages_per_s, self._start.messages_per_s_max) if limit]
+        if not limits:
             return
         if now - self._window_at >= 1.0:
             self._window_at, self._window_messages = now, 0
         self._window_messages += 1
-        if self._window_messages > self._limits.messages_per_s:
-            limit = self._limits.messages_per_s
-            raise LimitExceeded(f"more than {limit} messages in a second", slug="rate-limited")
+        if self._window_messages > min(limits):
+            raise LimitExceeded(f"more than {min(limits)} messages in a second", slug="rate-limited")
 
     def wanted(self) -> bool:
         """Whether the client may send. While it may not, a Credit follows when it may again."""
@@ -222,7 +222,7 @@ class Session:
                 return self._on_progress(frame)
             case m.Final():
                 return self._on_final(frame)
-            case m.Partial():
+            case m.Partial() | m.Speech():
                 return [Deliver(self.id, frame)]
             case m.Flushed():
                 self._journal.answered(frame.marker)

@@ -4,6 +4,7 @@
     ├── PeerError            the other side broke the protocol: answer in its dialect, close, go on
     │   ├── DecodeError      bytes that are no message
     │   ├── BadRequest       a request that cannot be meant (unknown model, wrong sample rate, ...)
+    │   ├── AudioError       audio that cannot be read: no file, not audio, damaged, no microphone
     │   ├── LimitExceeded    more than a stated limit allows (message size, idle time, rate)
     │   └── OutOfOrder       a valid message at a moment when it is not allowed
     ├── ServiceError         we cannot serve this session: say so to the client, the process goes on
@@ -46,6 +47,12 @@ class BadRequest(PeerError):
     """A request that cannot be served as it stands."""
 
     slug = "bad-request"
+
+
+class AudioError(PeerError):
+    """Audio that cannot be read or recorded."""
+
+    slug = "bad-audio"
 
 
 class LimitExceeded(PeerError):

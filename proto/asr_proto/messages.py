@@ -351,6 +351,15 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
+class Speech:
+    """The speaker began or ceased to speak, there; says nothing about text."""
+
+    lease: Lease
+    kind: Literal["start", "end"]
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
 class Flushed:
     lease: Lease
     marker: Marker
@@ -377,6 +386,6 @@ FromWorker = RegisterWorker | WorkerHeartbeat | Bundle | Closed | Drain
 FromBroker = Welcome | Unregistered | Rejected | Pinned | Refused | Lost | Pool | Grant | Release | Stale | Bundle
 Control = StatusRequest | Status
 FrameIn = Audio | Flush | Stop
-FrameOut = Progress | Partial | Final | Flushed | Ended | Failed
+FrameOut = Progress | Speech | Partial | Final | Flushed | Ended | Failed
 Message = FromFrontend | FromWorker | FromBroker | Control
 Frame = FrameIn | FrameOut

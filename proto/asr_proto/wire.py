@@ -52,6 +52,7 @@ FRAME_TAGS: dict[int, type[m.Frame]] = {
     7: m.Flushed,
     8: m.Ended,
     9: m.Failed,
+    10: m.Speech,
 }
 _MESSAGE_TAG = {cls: tag for tag, cls in MESSAGE_TAGS.items()}
 _FRAME_TAG = {cls: tag for tag, cls in FRAME_TAGS.items()}

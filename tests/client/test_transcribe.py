@@ -88,7 +88,7 @@ def test_json(sound: Path) -> None:
     }
     assert bad == {
         "file": str(sound.parent / "none.wav"),
-        "error": {"code": "audio-error", "message": "no such file or directory"},
+        "error": {"code": "bad-audio", "message": "no such file or directory"},
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_int16
 from asr_proto.errors import DecodeError, LimitExceeded, OutOfOrder
-from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, Snapshot, Voice
 
 QUEUED_SAMPLES_MAX = 180 * SAMPLE_RATE
 """A frontend keeps to its credit, far below this; beyond it the session fails."""
@@ -106,6 +106,8 @@ class Session:
             return self._drained()
         if isinstance(output, Advanced):
             return [self._progress(self._commit(output.snapshot))]
+        if isinstance(output, Voice):
+            return [m.Speech(self.lease, "start" if output.speaking else "end", output.sample)]
         if output.endpoint is None:
             span = (output.start_sample, output.end_sample)
             return [m.Partial(self.lease, self._utterance, output.text, *span)] if self.setup.partials else []

@@ -70,6 +70,9 @@ class CaimanCodec:
         self._samples += len(pcm) // BYTES_PER_SAMPLE
         return [Audio(pcm)] if pcm else []
 
+    def replies(self) -> list[Frame]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

@@ -102,6 +102,9 @@ class NativeCodec:
         if self._stopped:
             raise OutOfOrder(f"{what} after stop")
 
+    def replies(self) -> list[Frame]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:
@@ -121,6 +124,7 @@ class NativeCodec:
                 return [_text("end", reason=event.reason), Close(1000)]
             case Error():
                 return self._error(event)
+        return []
 
     def _ready(self, event: Ready) -> str:
         assert self._start is not None

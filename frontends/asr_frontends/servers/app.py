@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from asr_frontends.codec import Request
 from asr_frontends.dialects import codec_for
 from asr_frontends.frontend import Frontend
 from asr_frontends.metrics import FrontendCollector
-from asr_frontends.servers.connection import Connection, Receive, Send
+from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.websocket import Receive, Scope, Send, WebSocketTransport, refuse, request_of
 from asr_proto.errors import BadRequest
-
-Scope = Any
 
 
 class App:
@@ -35,17 +31,17 @@ class App:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        request = Request(scope["path"], scope["query_string"].decode("latin-1"), tuple(scope["subprotocols"]))
+        request = request_of(scope)
         try:
             codec = codec_for(request)
         except BadRequest as error:
-            await _refuse(send, 400, error.detail)
+            await refuse(send, 400, error.detail)
             return
         if codec is None:
-            await _refuse(send, 404, f"no dialect is served at {request.path[:100]}")
+            await refuse(send, 404, f"no dialect is served at {request.path[:100]}")
             return
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol})
-        await Connection(codec, self._frontend, receive, send).run()
+        await Connection(codec, self._frontend, WebSocketTransport(receive, send)).run()
 
 
 def http_routes(frontend: Frontend) -> Starlette:
@@ -64,10 +60,3 @@ def http_routes(frontend: Frontend) -> Starlette:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)])
-
-
-async def _refuse(send: Send, status: int, detail: str) -> None:
-    """Answer a WebSocket request with plain HTTP before the upgrade."""
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": detail.encode()})

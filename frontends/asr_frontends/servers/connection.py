@@ -1,4 +1,4 @@
-"""One WebSocket client: its codec between uvicorn's receive and send, and a bounded outbox with one writer.
+"""One client's conversation over any transport of messages: its codec, a bounded outbox and one writer.
 
 A client that reads slowly stalls nobody: partials and progress are coalesced, and past `OUTBOX_BYTES_MAX` it is closed
 with a reason. A client that may not send is not read from.
@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Codec, Frame
 from asr_frontends.frontend import Frontend
 from asr_proto.errors import AsrError, LimitExceeded, PeerError
 
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-
 OUTBOX_BYTES_MAX = 262_144
 START_S_MAX = 30.0
 """Longest wait for the message that starts the session."""
 CLOSE_S = 5.0
 """Longest wait for a client to take the last frames."""
+
+
+class Transport(Protocol):
+    """A WebSocket, a data channel: whole messages in order."""
+
+    async def receive(self) -> str | bytes | None:
+        """The client's next message; None when it is gone."""
+
+    async def send(self, frame: Frame) -> None:
+        """Hand over one frame; waits while the client does not take it. A Close ends the transport."""
 
 
 @dataclass(slots=True)
@@ -37,9 +42,8 @@ class _Outgoing:
 class Connection:
     """Runs one conversation: `await run()` returns when it is over."""
 
-    def __init__(self, codec: Codec, frontend: Frontend, receive: Receive, send: Send) -> None:
-        self._codec, self._frontend = codec, frontend
-        self._receive, self._send = receive, send
+    def __init__(self, codec: Codec, frontend: Frontend, transport: Transport) -> None:
+        self._codec, self._frontend, self._transport = codec, frontend, transport
         self._session: str | None = None
         self._outbox: deque[_Outgoing] = deque()
         self._outbox_bytes = 0
@@ -86,9 +90,9 @@ class Connection:
             self._on_event(event)
         start_by = asyncio.get_running_loop().call_later(START_S_MAX, self._on_no_start)
         try:
-            while (message := await self._receive())["type"] != "websocket.disconnect":
+            while (frame := await self._transport.receive()) is not None:
                 if not self._closed:
-                    self._on_frame(message)
+                    self._on_frame(frame)
                 while self._session is not None and not self._frontend.wanted(self._session):
                     self._credit.clear()
                     await self._credit.wait()
@@ -99,11 +103,12 @@ class Connection:
         if self._session is None:
             self._fail(LimitExceeded(f"no session was started within {START_S_MAX:g} s", slug="idle-timeout"))
 
-    def _on_frame(self, message: Message) -> None:
-        frame = message.get("bytes")
+    def _on_frame(self, frame: str | bytes) -> None:
         try:
-            for event in self._codec.receive(message["text"] if frame is None else frame):
+            for event in self._codec.receive(frame):
                 self._on_event(event)
+            for reply in self._codec.replies():
+                self._put(reply, bytes)
         except PeerError as error:
             self._fail(error)
 
@@ -144,19 +149,10 @@ class Connection:
             while self._outbox:
                 frame = self._outbox.popleft().frame
                 self._outbox_bytes -= _size(frame)
-                await self._send(_asgi(frame))
+                await self._transport.send(frame)
                 if isinstance(frame, Close):
                     return
 
 
 def _size(frame: Frame) -> int:
     return 0 if isinstance(frame, Close) else len(frame)
-
-
-def _asgi(frame: Frame) -> Message:
-    match frame:
-        case Close():
-            return {"type": "websocket.close", "code": frame.code, "reason": frame.reason}
-        case str():
-            return {"type": "websocket.send", "text": frame}
-    return {"type": "websocket.send", "bytes": frame}

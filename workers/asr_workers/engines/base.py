@@ -68,13 +68,22 @@ class Advanced:
 
 
 @dataclass(frozen=True, slots=True)
+class Voice:
+    """The speaker of this slot began (`speaking`) or ceased to speak at `sample`."""
+
+    slot: int
+    speaking: bool
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """Everything up to the last flush of this slot has left the model."""
 
     slot: int
 
 
-Output = Hypothesis | Advanced | Drained
+Output = Hypothesis | Advanced | Voice | Drained
 
 
 class Engine(Protocol):

@@ -18,7 +18,7 @@ from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Spec
 from asr_workers.endpoint import EndpointConfig
-from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot, Voice
 from asr_workers.engines.decode_queue import Decode, most_urgent
 from asr_workers.engines.moonshine_model import MoonshineModel, session_options
 from asr_workers.engines.segmenter import Found, Segment, Segmenter
@@ -89,6 +89,9 @@ class _Slot:
 
     partials: bool
     live: bool = True
+    speaking: bool = False
+    spoke_until: int = 0
+    """Where the latest utterance ended."""
     waiting: deque[tuple[Found, float]] = field(default_factory=deque)
     partial: _Partial | None = None
 
@@ -142,7 +145,10 @@ class MoonshineEngine:
             self._slots[chunk.slot].live = chunk.deadline_s - now <= BACKGROUND_LEAD_S
         for found in self._segmenter.feed(chunks):
             self._slots[found.slot].waiting.append((found, now))
-        outputs = [output for chunk in chunks for output in self._ready(chunk.slot)]
+            if isinstance(found, Segment):
+                self._slots[found.slot].spoke_until = found.end_sample
+        outputs: list[Output] = [voice for chunk in chunks for voice in self._listen(chunk.slot)]
+        outputs += [output for chunk in chunks for output in self._ready(chunk.slot)]
         for chunk in chunks:
             self._follow(chunk.slot, now)
         keeping_up = not any(self._slots[chunk.slot].live for chunk in chunks)
@@ -168,6 +174,13 @@ class MoonshineEngine:
             found, _ = waiting.popleft()
             assert isinstance(found, Advanced | Drained)
             yield found
+
+    def _listen(self, number: int) -> Iterator[Voice]:
+        """Whether the speaker began or ceased to speak. A cut for length is neither."""
+        slot, utterance = self._slots[number], self._segmenter.utterance(number)
+        if slot.speaking != (utterance is not None):
+            slot.speaking = utterance is not None
+            yield Voice(number, slot.speaking, utterance[0] if utterance else slot.spoke_until)
 
     def _follow(self, number: int, now: float) -> None:
         """See whether a partial of this slot has become due."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_client import AudioError
-from asr_client.audio_file import AudioFile
 from asr_proto.audio import Pcm16, from_float32, to_int16
+from asr_proto.audio_file import AudioFile
+from asr_proto.errors import AudioError
 
 TONE_HZ = 440.0
 

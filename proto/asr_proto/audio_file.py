@@ -6,6 +6,7 @@ format, not the name. This module must not know who wants the audio.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from asr_client.errors import AudioError
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Float32, from_float32
+from asr_proto.errors import AudioError
 
 MISSING_SHARE_MAX = 0.05
 """Share of the announced length that may be missing: lengths of MP3 files are estimates."""
@@ -34,9 +35,9 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # the library is 
 class AudioFile:
     """A sound file, opened: its length is known, its samples are not read yet. Use it in a `with` block."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Raises AudioError for a file that is missing, empty or no audio."""
-        self._sound = _open(Path(path))
+    def __init__(self, source: str | Path | bytes) -> None:
+        """A path, or the content itself. Raises AudioError for what is missing, empty or no audio."""
+        self._sound = _sound(io.BytesIO(source)) if isinstance(source, bytes) else _open(Path(source))
         if self._sound.frames == 0:
             self._sound.close()
             raise AudioError("it holds no audio")
@@ -97,8 +98,12 @@ def _open(path: Path) -> soundfile.SoundFile:
     if empty:
         os.close(descriptor)
         raise AudioError("it is empty")
+    return _sound(descriptor)
+
+
+def _sound(source: int | io.BytesIO) -> soundfile.SoundFile:
     try:
-        return _Sequential(descriptor, closefd=True)
+        return _Sequential(source, closefd=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"it is no audio that can be read: {_reason(error)}") from error
 

@@ -1,0 +1,80 @@
+"""A whole recording as one session: what REST dialects are made of. Its audio has credit like any other client's.
+
+`transcribe` posts the audio as fast as the session wants it and yields what the service says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from itertools import chain
+
+from asr_frontends import events as e
+from asr_frontends.frontend import Frontend
+from asr_proto.audio_file import AudioFile
+from asr_proto.errors import LimitExceeded
+
+FRAME_MS = 1000
+
+
+class Upload:
+    """The listener of one uploaded session."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[e.ServiceEvent] = asyncio.Queue()
+        self._credit = asyncio.Event()
+
+    def deliver(self, event: e.ServiceEvent) -> None:
+        self._events.put_nowait(event)
+
+    def credit(self) -> None:
+        self._credit.set()
+
+    async def run(self, frontend: Frontend, start: e.Start, frames: Iterator[bytes]) -> AsyncIterator[e.ServiceEvent]:
+        """Events up to Bye or Error. Raises ServiceError when the session cannot be opened, PeerError of `frames`."""
+        session = frontend.open(start, self)
+        feeder = asyncio.create_task(self._feed(frontend, session, frames))
+        try:
+            while True:
+                waiting = asyncio.create_task(self._events.get())
+                await asyncio.wait((waiting, feeder), return_when=asyncio.FIRST_COMPLETED)
+                if feeder.done() and feeder.exception() is not None:
+                    waiting.cancel()
+                    await feeder
+                event = await waiting
+                yield event
+                if isinstance(event, e.Bye | e.Error):
+                    return
+        finally:
+            feeder.cancel()
+            frontend.client(session, e.Abort())
+
+    async def _feed(self, frontend: Frontend, session: str, frames: Iterator[bytes]) -> None:
+        while frame := await asyncio.to_thread(next, frames, b""):
+            while not frontend.wanted(session):
+                self._credit.clear()
+                await self._credit.wait()
+            frontend.client(session, e.Audio(frame))
+        frontend.client(session, e.Stop())
+
+
+async def transcribe(frontend: Frontend, start: e.Start, frames: Iterator[bytes]) -> AsyncIterator[e.ServiceEvent]:
+    """Recognise a whole recording; see Upload.run. Closing the iterator ends the session."""
+    async for event in Upload().run(frontend, start, frames):
+        yield event
+
+
+async def decode(content: bytes, seconds_max: float) -> tuple[float, Iterator[bytes]]:
+    """Duration in seconds and PCM16 frames of an audio file's content, decoded off the loop. Raises PeerError.
+
+    The first frame is decoded here, so that what is no audio is known before a session is opened.
+    """
+    return await asyncio.to_thread(_decode, content, seconds_max)
+
+
+def _decode(content: bytes, seconds_max: float) -> tuple[float, Iterator[bytes]]:
+    file = AudioFile(content)
+    if file.duration_s > seconds_max:
+        raise LimitExceeded(f"{file.duration_s:.1f} s of audio exceed {seconds_max:g} s", slug="audio-too-long")
+    frames = file.frames(FRAME_MS)
+    return file.duration_s, chain((next(frames),), frames)

@@ -1,0 +1,51 @@
+"""uvicorn's WebSocket as a Transport."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asr_frontends.codec import Close, Frame, Request
+
+Scope = Any
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class WebSocketTransport:
+    """Messages of an accepted WebSocket."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+
+    async def receive(self) -> str | bytes | None:
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            return None
+        data: bytes | None = message.get("bytes")
+        text: str = message.get("text") or ""
+        return text if data is None else data
+
+    async def send(self, frame: Frame) -> None:
+        match frame:
+            case Close():
+                await self._send({"type": "websocket.close", "code": frame.code, "reason": frame.reason})
+            case str():
+                await self._send({"type": "websocket.send", "text": frame})
+            case bytes():
+                await self._send({"type": "websocket.send", "bytes": frame})
+
+
+def request_of(scope: Scope) -> Request:
+    """What an ASGI scope says about a client's request, WebSocket or HTTP."""
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    address = scope["client"][0] if scope.get("client") else ""
+    query = scope["query_string"].decode("latin-1")
+    return Request(scope["path"], query, tuple(scope.get("subprotocols", ())), headers, address)
+
+
+async def refuse(send: Send, status: int, detail: str) -> None:
+    """Answer a WebSocket request with plain HTTP before the upgrade."""
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": detail.encode()})
