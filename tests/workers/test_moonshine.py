@@ -13,7 +13,7 @@ import soundfile
 
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
-from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot, Voice
 from asr_workers.engines.moonshine import MoonshineConfig, MoonshineEngine
 
 DATA = Path(__file__).parents[1] / "data"
@@ -163,7 +163,7 @@ def test_partials_wait_while_live_audio_does(engine: MoonshineEngine) -> None:
     """A step with live audio decodes no partial: audio that waits would fall ever further behind."""
     engine.open(0, SlotOptions(), None)
     for chunk in in_chunks(engine, 0, clip(CLIPS[0]))[:20]:
-        assert not engine.step([chunk], chunk.deadline_s)
+        assert not partials(engine.step([chunk], chunk.deadline_s))
     assert engine.pending() and not engine.blocked(0)
     assert len(partials(engine.step([], 1.3))) == 1
     assert not engine.pending()
@@ -249,7 +249,17 @@ def test_closing_drops_what_waits(engine: MoonshineEngine) -> None:
 def test_an_utterance_without_text_only_advances(engine: MoonshineEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine._model, "decode", lambda pcm, draft=(): [])
     outputs = transcribe(engine, clip(CLIPS[2]))
-    assert [type(output) for output in outputs] == [Advanced, Drained]
+    assert [type(output) for output in outputs] == [Voice, Voice, Advanced, Drained]
+
+
+def test_the_speaker_begins_and_ceases_around_each_utterance(engine: MoonshineEngine) -> None:
+    pause = np.zeros(24_000, np.int16)
+    outputs = transcribe(engine, np.concatenate([pause, clip(CLIPS[0]), pause, clip(CLIPS[2]), pause]))
+    voices = [output for output in outputs if isinstance(output, Voice)]
+    finals = [output for output in outputs if isinstance(output, Hypothesis) and output.endpoint]
+    assert [voice.speaking for voice in voices] == [True, False] * len(finals)
+    assert [voice.sample for voice in voices[1::2]] == [final.end_sample for final in finals]
+    assert [voice.sample for voice in voices[::2]] == [final.start_sample for final in finals]
 
 
 @pytest.mark.parametrize("language", ["", "en", "en-GB"])
