@@ -74,6 +74,22 @@ DEFAULTS = Limits()
     default=5.0,
     help="Longest time sessions may take to end after SIGTERM.",
 )
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    help="Ask clients for an API key of this file (made with `asr key`); read again when it changes.",
+)
+@click.option(
+    "--origin",
+    multiple=True,
+    help="Let browsers in from this origin only, and answer it with CORS headers; repeatable.",
+)
+@click.option("--sessions-per-key", type=click.IntRange(min=0), default=0, help="Largest number; 0 for no limit.")
+@click.option("--sessions-per-address", type=click.IntRange(min=0), default=0, help="Largest number; 0 for no limit.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
+@click.option(
+    "--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, where it is a file of its own."
+)
 def main(
     run_dir: Path,
     listen: tuple[settings.Address, ...],
@@ -86,6 +102,12 @@ def main(
     message_bytes_max: int,
     journal_mb_max: int,
     drain_s: float,
+    keys: Path | None,
+    origin: tuple[str, ...],
+    sessions_per_key: int,
+    sessions_per_address: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
 ) -> None:
     """Speak the clients' dialects and turn them into sessions.
 
@@ -100,6 +122,12 @@ def main(
         message_bytes_max=message_bytes_max,
         journal_bytes_max=journal_mb_max * 1_048_576,
         drain_s=drain_s,
+        keys=keys,
+        origins=frozenset(origin),
+        sessions_per_key_max=sessions_per_key,
+        sessions_per_address_max=sessions_per_address,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         watch_parent()

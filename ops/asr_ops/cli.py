@@ -9,6 +9,7 @@ import click
 COMMANDS = {
     "serve": ("asr_ops.serve:serve", "Serve speech recognition on this machine."),
     "transcribe": ("asr_client.transcribe:transcribe", "Turn a file or the microphone into text, live."),
+    "key": ("asr_ops.key:key", "Make an API key for a client."),
     "status": ("asr_ops.status:status", "Show the workers, frontends and sessions of a running pool."),
 }
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ from asr_proto.settings import Address
 from asr_proto.supervised import VARIABLE as SUPERVISED
 
 PROBE_TIMEOUT_S = 1.0
+CAIMAN_PORT = 3030
 STDERR = 2
 CANNOT_START = 127
 """The return code that shells give to a program that could not be started."""
@@ -73,6 +75,9 @@ log = structlog.get_logger()
     metavar="PORT",
     help="Prometheus metrics on 127.0.0.1: the broker on this port, the workers on the next ones; 0 is off.",
 )
+@click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate chain (PEM).")
+@click.option("--tls-key", metavar="FILE", help="The certificate's private key, where it is a file of its own.")
+@click.option("--keys", metavar="FILE", help="Ask clients for an API key of this file (made with `asr key`).")
 @click.option(
     "--broker-arg", multiple=True, metavar="ARG", help="Pass this on to asr-broker, as in --broker-arg=--x=1."
 )
@@ -97,7 +102,8 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
         check_free(address)
     log.info("starting a broker, workers and a frontend", workers=pool.workers, run_dir=str(pool.run_dir))
     first = pool.listen[0]
-    shell = Shell(children(pool), lambda: answers_ready(first), f"ready: ws://{first}")
+    tls = pool.tls_cert is not None
+    shell = Shell(children(pool), lambda: answers_ready(first, tls=tls), announcement(pool))
     ctx.exit(asyncio.run(shell.run()))
 
 
@@ -126,6 +132,9 @@ class PoolOptions:
     slots: int | None = None
     update_ms: int | None = None
     metrics_port: int = 0
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    keys: str | None = None
     broker_arg: tuple[str, ...] = ()
     worker_arg: tuple[str, ...] = ()
     frontend_arg: tuple[str, ...] = ()
@@ -134,7 +143,9 @@ class PoolOptions:
 
 def children(pool: PoolOptions) -> list[Child]:
     """One broker, the workers, one frontend."""
+    given = {"tls-cert": pool.tls_cert, "tls-key": pool.tls_key, "keys": pool.keys}
     frontend_args = [f"--listen={address}" for address in pool.listen]
+    frontend_args += [f"--{option}={value}" for option, value in given.items() if value is not None]
     return [
         _child(pool, "broker", "broker", [*_metrics(pool, 0), *pool.broker_arg]),
         *(_worker(pool, number) for number in range(pool.workers)),
@@ -187,12 +198,23 @@ def check_alone(run_dir: Path) -> None:
     raise SetupError(f"another broker is running in {run_dir}: stop it, or name another directory with --run-dir")
 
 
-async def answers_ready(address: Address) -> bool:
-    """Does the frontend there answer GET /ready with 200?"""
+def announcement(pool: PoolOptions) -> str:
+    """What is printed when a session would succeed; on CAIMAN-ASR's port also what its server prints."""
+    lines = [f"ready: {'wss' if pool.tls_cert else 'ws'}://{pool.listen[0]}"]
+    if any(address.port == CAIMAN_PORT for address in pool.listen):
+        lines.append(f"Server started on port {CAIMAN_PORT}")
+    return "\n".join(lines)
+
+
+async def answers_ready(address: Address, *, tls: bool = False) -> bool:
+    """Does the frontend there answer GET /ready with 200? Whom its certificate names does not matter here."""
+    context = ssl.create_default_context() if tls else None
+    if context:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, address.port)
+            reader, writer = await asyncio.open_connection(host, address.port, ssl=context)
             try:
                 writer.write(f"GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
                 status = await reader.readline()

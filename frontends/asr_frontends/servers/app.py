@@ -1,36 +1,65 @@
-"""The ASGI application: WebSockets go straight to a Connection, HTTP to Starlette."""
+"""The ASGI application: clients pass the gate, WebSockets go straight to a Connection, HTTP to Starlette."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 
+from asr_frontends.access import Gate, http_status
 from asr_frontends.dialects import codec_for
 from asr_frontends.frontend import Frontend
 from asr_frontends.metrics import FrontendCollector
 from asr_frontends.servers.connection import Connection
 from asr_frontends.servers.websocket import Receive, Scope, Send, WebSocketTransport, refuse, request_of
-from asr_proto.errors import BadRequest
+from asr_proto.errors import BadRequest, PeerError
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/status"})
+"""Answered without a key: probes and scrapers have none."""
 
 
 class App:
     """One application for all listening sockets of a frontend."""
 
-    def __init__(self, frontend: Frontend) -> None:
-        self._frontend = frontend
-        self._http = http_routes(frontend)
+    def __init__(self, frontend: Frontend, gate: Gate, routes: Sequence[BaseRoute] = ()) -> None:
+        self._frontend, self._gate = frontend, gate
+        origins = sorted(gate.rules.origins)
+        cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        self._http = Starlette(routes=[*own_routes(frontend), *routes], middleware=[cors] if origins else [])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
+            await receive()
+            await self._admitted(self._websocket, _refuse_websocket, scope, receive, send)
+        elif scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             await self._http(scope, receive, send)
+        else:
+            await self._admitted(self._http, _refuse_http, scope, receive, send)
+
+    async def _admitted(
+        self,
+        serve: Callable[[Scope, Receive, Send], Awaitable[None]],
+        refuse: Callable[[PeerError, Scope, Receive, Send], Awaitable[None]],
+        *asgi: Any,
+    ) -> None:
+        try:
+            guest = self._gate.admit(request_of(asgi[0]))
+        except PeerError as error:
+            await refuse(error, *asgi)
+            return
+        try:
+            await serve(*asgi)
+        finally:
+            self._gate.leave(guest)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
         request = request_of(scope)
         try:
             codec = codec_for(request)
@@ -44,7 +73,7 @@ class App:
         await Connection(codec, self._frontend, WebSocketTransport(receive, send)).run()
 
 
-def http_routes(frontend: Frontend) -> Starlette:
+def own_routes(frontend: Frontend) -> list[BaseRoute]:
     """Health, readiness and metrics."""
     registry = CollectorRegistry()
     registry.register(FrontendCollector(frontend))
@@ -59,4 +88,14 @@ def http_routes(frontend: Frontend) -> Starlette:
     async def metrics(_: HttpRequest) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)])
+    return [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)]
+
+
+async def _refuse_websocket(error: PeerError, scope: Scope, receive: Receive, send: Send) -> None:
+    await refuse(send, http_status(error), error.detail)
+
+
+async def _refuse_http(error: PeerError, scope: Scope, receive: Receive, send: Send) -> None:
+    status = http_status(error)
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+    await PlainTextResponse(error.detail, status, headers)(scope, receive, send)

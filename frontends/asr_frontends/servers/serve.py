@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 import uvicorn
 
+from asr_frontends.access import Gate, Rules
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers.app import App
+from asr_frontends.servers.keyfile import POLL_S, KeyFile
 from asr_frontends.session import Limits
 from asr_proto.errors import SetupError
 
@@ -40,6 +44,13 @@ class FrontendConfig:
     """Unconfirmed audio that all sessions of this process may hold together."""
     drain_s: float = 5.0
     """Longest time that sessions may take to end after SIGTERM."""
+    keys: Path | None = None
+    """File of API keys; None lets everybody in."""
+    origins: frozenset[str] = frozenset()
+    sessions_per_key_max: int = 0
+    sessions_per_address_max: int = 0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
 
 class _Server(uvicorn.Server):
@@ -52,11 +63,14 @@ class _Server(uvicorn.Server):
 
 async def serve(config: FrontendConfig) -> None:
     """Serve until SIGTERM or SIGINT. Raises SetupError when it cannot start."""
+    _check_tls(config)
+    keyfile = KeyFile(config.keys) if config.keys else None
+    gate = Gate(_rules(config, keyfile))
     sockets = [listen(address) for address in config.listen]
     frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max)
     server = _Server(
         uvicorn.Config(
-            App(frontend),
+            App(frontend, gate),
             loop="none",
             http="httptools",
             ws="websockets-sansio",
@@ -69,21 +83,47 @@ async def serve(config: FrontendConfig) -> None:
             log_level="warning",
             access_log=False,
             server_header=False,
+            ssl_certfile=config.tls_cert,
+            ssl_keyfile=config.tls_key,
         )
     )
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(server.serve(sockets))
+    watching = asyncio.create_task(_watch(config, keyfile, gate))
     _announce(sockets)
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
+    watching.cancel()
     log.info("draining", sessions=len(frontend.sessions))
     await frontend.drain(config.drain_s)
     server.should_exit = True
     await serving
     frontend.close()
+
+
+def _rules(config: FrontendConfig, keyfile: KeyFile | None) -> Rules:
+    keys = keyfile.keys if keyfile else None
+    return Rules(keys, config.origins, config.sessions_per_key_max, config.sessions_per_address_max)
+
+
+async def _watch(config: FrontendConfig, keyfile: KeyFile | None, gate: Gate) -> None:
+    while keyfile:
+        await asyncio.sleep(POLL_S)
+        if keyfile.poll():
+            gate.rules = _rules(config, keyfile)
+
+
+def _check_tls(config: FrontendConfig) -> None:
+    if config.tls_key and not config.tls_cert:
+        raise SetupError("a TLS key needs its certificate: name both")
+    if config.tls_cert:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise SetupError(f"cannot use the TLS certificate {config.tls_cert}: {error}") from error
 
 
 def listen(address: str) -> socket.socket:
