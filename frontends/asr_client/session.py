@@ -61,15 +61,17 @@ async def connect(
     language: str | None = None,
     sample_rate: int = SAMPLE_RATE,
     partials: bool = True,
+    api_key: str | None = None,
     open_timeout_s: float = 10.0,
     ready_timeout_s: float = 30.0,
 ) -> AsyncIterator[Session]:
     """Open a session and wait until it is ready; leaving the block closes the connection, finished or not.
 
-    `sample_rate` is that of the audio that will be sent, in Hz. A URL without a path gets `/v1/stream`.
+    `sample_rate` is that of the audio that will be sent, in Hz. A URL without a path gets `/v1/stream`. `api_key` is
+    sent as a Bearer token.
     Raises InvalidUrl, ConnectionFailed, ServerError (refused), ConnectionLost, DecodeError.
     """
-    session = Session(await _open(stream_url(url), open_timeout_s))
+    session = Session(await _open(stream_url(url), api_key, open_timeout_s))
     options: dict[str, object] = {
         "model": model,
         "language": language,
@@ -83,10 +85,11 @@ async def connect(
         await session.close()
 
 
-async def _open(url: str, timeout_s: float) -> ClientConnection:
+async def _open(url: str, api_key: str | None, timeout_s: float) -> ClientConnection:
     try:
         websocket = await open_websocket(
             url,
+            additional_headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
             compression=None,
             ping_interval=None,
             max_size=MESSAGE_BYTES_MAX,

@@ -35,6 +35,7 @@ def connect(
     language: str | None = None,
     sample_rate: int = SAMPLE_RATE,
     partials: bool = True,
+    api_key: str | None = None,
     open_timeout_s: float = 10.0,
     ready_timeout_s: float = 30.0,
 ) -> Iterator[SyncSession]:
@@ -45,6 +46,7 @@ def connect(
         language=language,
         sample_rate=sample_rate,
         partials=partials,
+        api_key=api_key,
         open_timeout_s=open_timeout_s,
         ready_timeout_s=ready_timeout_s,
     )

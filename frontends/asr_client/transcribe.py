@@ -39,6 +39,7 @@ class Settings:
     """The command line, checked."""
 
     url: str
+    api_key: str | None
     speed: float
     frame_ms: int
     model: str | None
@@ -64,6 +65,7 @@ def _check_url(_context: click.Context, _parameter: click.Parameter, value: str)
     callback=_check_url,
     help="The service. Without a path, /v1/stream is meant.",
 )
+@click.option("--api-key", envvar="ASR_API_KEY", show_envvar=True, help="For a service that asks for one.")
 @click.option("--mic", is_flag=True, help="Transcribe the microphone until Ctrl+C. Needs the extra 'mic'.")
 @click.option("--model", help="Ask for this model instead of the service's default one.")
 @click.option("--language", help="The language that is spoken, such as en.")
@@ -87,6 +89,7 @@ def transcribe(
     *,
     files: tuple[Path, ...],
     url: str,
+    api_key: str | None,
     mic: bool,
     model: str | None,
     language: str | None,
@@ -118,7 +121,7 @@ def transcribe(
     """
     if mic == bool(files):
         raise click.UsageError("Give sound files or --mic, one of the two.")
-    settings = Settings(url, speed, frame_ms, model, language, not no_partials, concurrency)
+    settings = Settings(url, api_key, speed, frame_ms, model, language, not no_partials, concurrency)
     display = choose(as_json, len(files))
     try:
         with display:
@@ -199,7 +202,11 @@ async def _transcribe(source: Source, frames: AsyncIterator[bytes], settings: Se
         display.heard(source, event)
 
     async with connect(
-        settings.url, model=settings.model, language=settings.language, partials=settings.partials
+        settings.url,
+        model=settings.model,
+        language=settings.language,
+        partials=settings.partials,
+        api_key=settings.api_key,
     ) as session:
         transcript = await upload(session, frames, heard)
     heard_all = source if source.duration_s else replace(source, duration_s=samples / SAMPLE_RATE)

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -53,12 +54,35 @@ class FrontendConfig:
     tls_key: Path | None = None
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn without its own signal handlers: draining comes first."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def make_server(app: Any, message_bytes_max: int, tls_cert: Path | None = None, tls_key: Path | None = None) -> Server:
+    """uvicorn as every frontend runs it."""
+    return Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=message_bytes_max,
+            # A client that is not read from answers no ping: silence is judged by the session instead.
+            ws_ping_interval=None,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ssl_certfile=tls_cert,
+            ssl_keyfile=tls_key,
+        )
+    )
 
 
 async def serve(config: FrontendConfig) -> None:
@@ -68,25 +92,7 @@ async def serve(config: FrontendConfig) -> None:
     gate = Gate(_rules(config, keyfile))
     sockets = [listen(address) for address in config.listen]
     frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max)
-    server = _Server(
-        uvicorn.Config(
-            App(frontend, gate),
-            loop="none",
-            http="httptools",
-            ws="websockets-sansio",
-            ws_max_size=config.message_bytes_max,
-            # A client that is not read from answers no ping: silence is judged by the session instead.
-            ws_ping_interval=None,
-            ws_per_message_deflate=False,
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ssl_certfile=config.tls_cert,
-            ssl_keyfile=config.tls_key,
-        )
-    )
+    server = make_server(App(frontend, gate), config.message_bytes_max, config.tls_cert, config.tls_key)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
