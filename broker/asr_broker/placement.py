@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from asr_proto.errors import AsrError, AtCapacity, BadRequest, ServiceError
+from asr_proto.errors import AtCapacity, BadRequest, ServiceError
 from asr_proto.messages import Spec
 
 NO_WORKER_RETRY_S = 2.0
@@ -41,7 +41,7 @@ def place(offers: Iterable[O], model: str, language: str) -> O:
     """
     workers = list(offers)
     if not workers:
-        raise ServiceError("no worker is registered", slug="no-worker")
+        raise ServiceError("no worker is registered", slug="no-worker", retry_after_s=NO_WORKER_RETRY_S)
     model = model or workers[0].spec.model
     serving = [worker for worker in workers if worker.spec.model == model]
     if not serving:
@@ -54,10 +54,3 @@ def place(offers: Iterable[O], model: str, language: str) -> O:
     if not free:
         raise AtCapacity("every slot is taken", retry_after_s=AT_CAPACITY_RETRY_S)
     return min(free, key=lambda worker: (-worker.slots_free / worker.spec.slots, worker.name))
-
-
-def retry_after_s(error: AsrError) -> float:
-    """The hint that goes with a refusal; 0 when trying again cannot help."""
-    if isinstance(error, AtCapacity):
-        return error.retry_after_s
-    return NO_WORKER_RETRY_S if isinstance(error, ServiceError) else 0.0

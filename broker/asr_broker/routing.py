@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from asr_broker.placement import place, retry_after_s
+from asr_broker.placement import place
 from asr_proto import messages as m
-from asr_proto.errors import AsrError
+from asr_proto.errors import AsrError, ServiceError
 
 NO_LOAD = m.Load(0, 0, 0.0, 0.0, 0.0, 0.0)
 
@@ -238,7 +238,8 @@ class Routing:
             worker = place(self.workers.values(), message.model, message.language)
         except AsrError as error:
             self.counts.refused += 1
-            refused = m.Refused(message.session, message.epoch, error.slug, error.detail, retry_after_s(error))
+            retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
+            refused = m.Refused(message.session, message.epoch, error.slug, error.detail, retry_after_s)
             return [*commands, ToFrontend(frontend.peer, refused)]
         lease = self._grant(frontend, worker, message, now)
         grant = m.Grant(lease.lease, lease.slot, message.session, frontend.peer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asr_proto.errors import SERVICE_SLUGS, AsrError, AtCapacity
+from asr_proto.errors import SERVICE_SLUGS, AsrError, ServiceError
 from asr_proto.messages import Final, Flushed, Partial, Speech
 
 # ---- What a client does ----
@@ -96,7 +96,7 @@ class Error:
     @classmethod
     def of(cls, error: AsrError) -> Error:
         """The event for an error of ours."""
-        retry_after_s = error.retry_after_s if isinstance(error, AtCapacity) else 0.0
+        retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
         return cls(error.slug, error.detail, retry_after_s)
 
     @property

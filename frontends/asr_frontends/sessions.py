@@ -18,6 +18,8 @@ from asr_proto.errors import AsrError, PeerError, ServiceError
 
 REGISTER_S = 0.5
 """How often an unanswered registration is repeated."""
+RETRY_S = 1.0
+"""When a client that was refused here may try again."""
 BEATS_MISSED_MAX = 3
 """After this many unanswered heartbeats no new session is promised."""
 
@@ -64,9 +66,9 @@ class Sessions:
         """A client wants a session. Raises ServiceError when it cannot even be asked for."""
         assert id not in self._sessions
         if self._boot is None:
-            raise ServiceError("no broker is connected", slug="no-broker")
+            raise ServiceError("no broker is connected", slug="no-broker", retry_after_s=RETRY_S)
         if self.budget.exhausted:
-            raise ServiceError("too much audio is waiting here", slug="overloaded")
+            raise ServiceError("too much audio is waiting here", slug="overloaded", retry_after_s=RETRY_S)
         session = Session(id, start, self._limits, self.budget, now)
         self._sessions[id] = session
         self.counts.sessions += 1

@@ -68,19 +68,19 @@ class OutOfOrder(PeerError):
 
 
 class ServiceError(AsrError):
-    """This session cannot be served, through no fault of the client."""
+    """This session cannot be served, through no fault of the client. `retry_after_s` is a hint, 0 for none."""
 
     slug = "service-error"
 
-
-class AtCapacity(ServiceError):
-    """Every slot is taken. `retry_after_s` is a hint in seconds."""
-
-    slug = "at-capacity"
-
-    def __init__(self, detail: str = "", *, retry_after_s: float = 1.0, slug: str | None = None) -> None:
+    def __init__(self, detail: str = "", *, slug: str | None = None, retry_after_s: float = 0.0) -> None:
         super().__init__(detail, slug=slug)
         self.retry_after_s = retry_after_s
+
+
+class AtCapacity(ServiceError):
+    """Every slot is taken."""
+
+    slug = "at-capacity"
 
 
 class SessionLost(ServiceError):
