@@ -49,17 +49,20 @@ class Connection:
         self._outbox_bytes = 0
         self._waiting = asyncio.Event()
         self._credit = asyncio.Event()
-        self._closed = False
+        self._closing = asyncio.Event()
+        """Set when the last frame is in the outbox: nothing is said or heard after it."""
 
     async def run(self) -> None:
         """Serve the conversation from its first event to its close."""
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read())
+        closing = asyncio.create_task(self._closing.wait())
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-            if self._closed and not writer.done():
+            await asyncio.wait((reader, writer, closing), return_when=asyncio.FIRST_COMPLETED)
+            if self._closing.is_set() and not writer.done():
                 await asyncio.wait((writer,), timeout=CLOSE_S)
         finally:
+            closing.cancel()
             if self._session is not None:
                 self._frontend.client(self._session, e.Abort())
             for task in (reader, writer):
@@ -72,7 +75,7 @@ class Connection:
     # ---- The frontend's view: Listener ----
 
     def deliver(self, event: e.ServiceEvent) -> None:
-        if self._closed:
+        if self._closing.is_set():
             return
         kind = type(event)
         for frame in self._codec.send(event):
@@ -91,7 +94,7 @@ class Connection:
         start_by = asyncio.get_running_loop().call_later(START_S_MAX, self._on_no_start)
         try:
             while (frame := await self._transport.receive()) is not None:
-                if not self._closed:
+                if not self._closing.is_set():
                     self._on_frame(frame)
                 while self._session is not None and not self._frontend.wanted(self._session):
                     self._credit.clear()
@@ -135,9 +138,10 @@ class Connection:
             self._outbox_bytes -= _size(self._outbox.pop().frame)
         self._outbox.append(_Outgoing(frame, kind))
         self._outbox_bytes += _size(frame)
-        self._closed = self._closed or isinstance(frame, Close)
         self._waiting.set()
-        if self._outbox_bytes > OUTBOX_BYTES_MAX and not self._closed:
+        if isinstance(frame, Close):
+            self._closing.set()
+        elif self._outbox_bytes > OUTBOX_BYTES_MAX and not self._closing.is_set():
             self._outbox.clear()
             self._outbox_bytes = 0
             self._fail(LimitExceeded(f"{OUTBOX_BYTES_MAX} bytes wait unread", slug="slow-reader"))

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 SEND_BUFFER_BYTES = 65_536
 """Of a client's socket: small, so that a client that does not read is felt early."""
 BACKLOG = 2048
+UNREAD_MS_MAX = 30_000
+"""A connection whose client takes nothing for this long is cut by the kernel: no close frame would reach it."""
 CAIMAN_PORT = 3030
 
 
@@ -140,6 +142,8 @@ def listen(address: str) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS_MAX)
         listener.bind((host.strip("[]") or "127.0.0.1", int(port)))
         listener.listen(BACKLOG)
     except (OSError, ValueError, OverflowError) as error:

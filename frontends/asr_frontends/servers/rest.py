@@ -1,0 +1,166 @@
+"""What the REST dialects share: bodies of limited size, a recording heard to its end, places that are never leaked.
+
+It must not know any dialect: errors leave as AsrError, and each dialect words them itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
+
+from asr_frontends import events as e
+from asr_frontends.frontend import Frontend
+from asr_frontends.servers.upload import Upload
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
+from asr_proto.errors import AsrError, AtCapacity, LimitExceeded, PeerError, ServiceError
+from asr_proto.messages import Final
+
+BODY_WAIT_S = 30.0
+"""Longest silence of a client in the middle of its request."""
+
+T = TypeVar("T")
+
+
+class Places:
+    """How many may do something at once. A place is given back however its holder ends."""
+
+    def __init__(self, count_max: int, what: str) -> None:
+        self.count_max, self._what = count_max, what
+        self.taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place. Raises AtCapacity."""
+        if self.taken >= self.count_max:
+            raise AtCapacity(f"the maximum of {self.count_max} concurrent {self._what} is reached")
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
+# ---- Requests ----
+
+
+def limited(request: Request, bytes_max: int) -> Receive:
+    """The request's messages. Receiving raises LimitExceeded past that many bytes of body, or of a body that stalls."""
+    announced = request.headers.get("content-length", "")
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        if announced.isdecimal() and int(announced) > bytes_max:
+            raise _too_large(bytes_max)
+        try:
+            async with asyncio.timeout(BODY_WAIT_S):
+                message = await request.receive()
+        except TimeoutError as error:
+            raise LimitExceeded(f"nothing of the body came for {BODY_WAIT_S:g} s", slug="idle-timeout") from error
+        received += len(message.get("body", b""))
+        if received > bytes_max:
+            raise _too_large(bytes_max)
+        return message
+
+    return receive
+
+
+def _too_large(bytes_max: int) -> LimitExceeded:
+    return LimitExceeded(f"the request's body has more than {bytes_max} bytes", slug="request-too-large")
+
+
+async def read_body(request: Request, bytes_max: int) -> bytes:
+    """The whole body; what exceeds the limit is never held. Raises LimitExceeded, ClientDisconnect."""
+    return await Request(request.scope, limited(request, bytes_max)).body()
+
+
+async def unless_gone(request: Request, work: Coroutine[None, None, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away first. Raises ClientDisconnect."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# ---- Recordings ----
+
+
+@dataclass(slots=True)
+class Heard:
+    """All that was understood of a recording."""
+
+    finals: list[Final] = field(default_factory=list)
+    samples: int = 0
+    """16 kHz samples posted."""
+
+    @property
+    def text(self) -> str:
+        return " ".join(final.text for final in self.finals if final.text)
+
+    @property
+    def duration_s(self) -> float:
+        return round(self.samples / SAMPLE_RATE, 3)
+
+
+async def finals(
+    frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places, heard: Heard
+) -> AsyncGenerator[Final | None, None]:
+    """First None, once the session has its slot, then each final, also added to `heard`. Raises AsrError.
+
+    Closing it ends the session.
+    """
+    with places.one():
+        events = cast(AsyncGenerator[e.ServiceEvent, None], Upload().run(frontend, start, _counted(frames, heard)))
+        async with aclosing(events):
+            async for event in events:
+                match event:
+                    case e.Ready():
+                        yield None
+                    case Final():
+                        heard.finals.append(event)
+                        yield event
+                    case e.Error():
+                        raise error_of(event)
+
+
+async def hear(frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places) -> Heard:
+    """A recording to its end. Raises AsrError."""
+    heard = Heard()
+    async with aclosing(finals(frontend, start, frames, places, heard)) as results:
+        await _exhaust(results)
+    return heard
+
+
+async def _exhaust(results: AsyncIterator[object]) -> None:
+    async for _ in results:
+        pass
+
+
+def _counted(frames: Iterator[bytes], heard: Heard) -> Iterator[bytes]:
+    for frame in frames:
+        heard.samples += len(frame) // BYTES_PER_SAMPLE
+        yield frame
+
+
+def error_of(event: e.Error) -> AsrError:
+    """The error that an event stands for."""
+    if event.retry_after_s:
+        return AtCapacity(event.detail, retry_after_s=event.retry_after_s, slug=event.slug)
+    return (ServiceError if event.is_service else PeerError)(event.detail, slug=event.slug)
