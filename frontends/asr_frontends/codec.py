@@ -34,6 +34,8 @@ class Request:
     """By lower-case name."""
     address: str = ""
     """The client's host."""
+    unix_ms: int = 0
+    """When it came, milliseconds since 1970: a codec has no clock."""
 
 
 Frame = str | bytes | Close

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -41,7 +42,8 @@ def request_of(scope: Scope) -> Request:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     address = scope["client"][0] if scope.get("client") else ""
     query = scope["query_string"].decode("latin-1")
-    return Request(scope["path"], query, tuple(scope.get("subprotocols", ())), headers, address)
+    subprotocols = tuple(scope.get("subprotocols", ()))
+    return Request(scope["path"], query, subprotocols, headers, address, unix_ms=time.time_ns() // 1_000_000)
 
 
 async def refuse(send: Send, status: int, detail: str) -> None:
