@@ -7,7 +7,7 @@ ARGS   ?=
 SEEDS  ?= 200
 SPEECH ?= tests/data
 
-.PHONY: serve test check format sim wer clean
+.PHONY: serve test check format sim golden wer clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -27,6 +27,9 @@ format: $(VENV)/.installed-dev
 
 sim: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) $(ARGS)
+
+golden: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.frontends.golden --rewrite
 
 wer: $(VENV)/.installed-dev
 	$(BIN)/python -m asr_ops.wer $(SPEECH) $(ARGS)

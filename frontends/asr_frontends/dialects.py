@@ -9,8 +9,8 @@ from asr_frontends.codec import Codec, Request
 from asr_frontends.codecs import caiman, native
 
 CODECS: tuple[tuple[re.Pattern[str], Callable[[Request], Codec]], ...] = (
-    (re.compile(native.PATH), native.NativeCodec),
-    (re.compile(caiman.PATH), caiman.CaimanCodec),
+    (re.compile(re.escape(native.PATH)), native.NativeCodec),
+    (re.compile(re.escape(caiman.PATH)), caiman.CaimanCodec),
 )
 
 

@@ -1,10 +1,13 @@
-"""Streaming resampling to 16 kHz with soxr. Deterministic: however the audio is cut, the same samples come out."""
+"""Streaming resampling to 16 kHz with soxr. Deterministic: however the audio is cut, the same samples come out.
+
+In floating point: soxr's integer output is dithered, which depends on the cuts and puts noise on silence.
+"""
 
 from __future__ import annotations
 
 import soxr
 
-from asr_proto.audio import SAMPLE_RATE, to_int16
+from asr_proto.audio import SAMPLE_RATE, from_float32, to_float32, to_int16
 
 
 class Resampler:
@@ -16,14 +19,13 @@ class Resampler:
 
     def feed(self, pcm: bytes) -> bytes:
         """What is complete after these samples; a few milliseconds stay in the filter."""
-        resampled: bytes = self._stream.resample_chunk(to_int16(pcm)).tobytes()
-        return resampled
+        return from_float32(self._stream.resample_chunk(to_float32(to_int16(pcm)))).tobytes()
 
     def end(self) -> bytes:
         """What was still in the filter. The next `feed` begins anew."""
-        resampled: bytes = self._stream.resample_chunk(to_int16(b""), last=True).tobytes()
+        rest = self._stream.resample_chunk(to_float32(to_int16(b"")), last=True)
         self._stream = self._new()
-        return resampled
+        return from_float32(rest).tobytes()
 
     def _new(self) -> soxr.ResampleStream:
-        return soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="int16")
+        return soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32")

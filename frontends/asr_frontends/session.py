@@ -23,6 +23,10 @@ from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
 
 
+PIECE_BYTES_MAX = 524_288
+"""Largest audio frame to a worker, well below the wire's limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one session may take. Seconds, of wall time or (credit, journal, audio) of audio."""
@@ -143,7 +147,8 @@ class Session:
             raise OutOfOrder("audio after the end of audio")
         if self._journal.end_sample + len(pcm) // BYTES_PER_SAMPLE > self._limits.audio_s * SAMPLE_RATE:
             raise LimitExceeded(f"a session is at most {self._limits.audio_s:g} s long", slug="session-too-long")
-        self._journal.append(pcm)
+        for start in range(0, len(pcm), PIECE_BYTES_MAX):
+            self._journal.append(pcm[start : start + PIECE_BYTES_MAX])
 
     def _mark(self, marker: str | None) -> None:
         if self._stopping:

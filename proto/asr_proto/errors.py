@@ -106,6 +106,9 @@ SERVICE_SLUGS = frozenset(
         "worker-lost",
         "broker-lost",
         "lease-expired",
+        "audio-gap",
+        "credit-exceeded",
+        "bad-snapshot",
         "going-away",
         "internal-error",
     }

@@ -30,7 +30,7 @@ from asr_proto.errors import PeerError
 GOLDEN = Path(__file__).parents[1] / "golden"
 ANSWERS = {"client_error", "server", "server_close"}
 EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in (e.Ready, e.Progress, e.Notice, e.Error, e.Bye)}
-FRAMES: dict[str, type[Any]] = {kind.__name__: kind for kind in (m.Partial, m.Final, m.Flushed)}
+FRAMES: dict[str, type[Any]] = {kind.__name__: kind for kind in (m.Speech, m.Partial, m.Final, m.Flushed)}
 
 Line = dict[str, Any]
 
@@ -55,12 +55,14 @@ def replay(recording: Iterable[Line]) -> list[Line]:
         try:
             if "request" in line:
                 codec = codec_for(_request(line["request"]))
+                assert codec is not None, f"no dialect is served at {line['request']['path']}"
             elif "service" in line:
                 assert codec is not None
                 lines += map(_line, codec.send(_event(**line["service"])))
             elif "about" not in line:
                 assert codec is not None
                 codec.receive(_client_frame(line))
+                lines += map(_line, codec.replies())
         except PeerError as error:
             lines.append({"client_error": error.slug})
             lines += map(_line, codec.send(e.Error.of(error)) if codec else [])

@@ -79,8 +79,10 @@ class Sessions:
         """Take a message of the broker with its decoded body."""
         match message:
             case m.Welcome():
+                # A broker that welcomes us holds nothing of ours, however often it does.
+                commands = self.disconnected(now)
                 self.registered, self._heartbeat_s = True, message.heartbeat_s
-                return [Send(m.Drain())] if self.draining else []
+                return [*commands, *([Send(m.Drain())] if self.draining else [])]
             case m.Unregistered():
                 return self.disconnected(now)
             case m.Rejected():
@@ -173,7 +175,7 @@ class Sessions:
 
     def disconnected(self, now: float) -> list[Command]:
         """The broker does not know us (any more): drop everything, register again at once."""
-        self.registered = False
+        self.registered, self._heartbeat_s = False, REGISTER_S
         self._heartbeat_at = now
         self._outbox.clear()
         return [command for lease in list(self._sessions) for command in self._release(lease)]
@@ -220,7 +222,8 @@ class Sessions:
         return self.draining and not self._sessions and not self._speaking
 
     def _speaker(self, slot: int) -> Session | None:
-        return self._sessions.get(self._speaking.get(slot, 0))
+        session = self._sessions.get(self._speaking.get(slot, 0))
+        return None if session is None or session.failed else session
 
     def _post(self, session: Session, frames: list[m.FrameOut]) -> None:
         if frames:

@@ -9,6 +9,7 @@ constant of the dialect ("currently unused").
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
 from asr_frontends.codec import Close, Frame, Request
@@ -126,7 +127,7 @@ class CaimanCodec:
 
 def _check_query(query: str) -> None:
     """Raises BadRequest. A raw `;` belongs to the value of content_type."""
-    parameters = dict(parse_qsl(query, keep_blank_values=True, separator="&"))
+    parameters = _unique(parse_qsl(query, keep_blank_values=True, separator="&"))
     _check_content_type(parameters.pop("content_type", ""))
     alternatives = parameters.pop("alternatives", "1")
     if not alternatives.isascii() or not alternatives.isdigit() or not 1 <= int(alternatives[:9]) <= ALTERNATIVES_MAX:
@@ -136,6 +137,15 @@ def _check_query(query: str) -> None:
             raise BadRequest(f"{name} must be {' or '.join(allowed)}")
 
 
+def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """By name; a name with two different values is refused."""
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if values.setdefault(name, value) != value:
+            raise BadRequest(f"{name[:40]} is given twice")
+    return values
+
+
 def _check_content_type(content_type: str) -> None:
     """Absent means raw S16LE, mono, 16 kHz; present, all of it must say so."""
     if not content_type:
@@ -143,7 +153,7 @@ def _check_content_type(content_type: str) -> None:
     kind, *attributes = (part.strip() for part in content_type.split(";"))
     if kind != CONTENT_TYPE:
         raise BadRequest(f"content_type must be {CONTENT_TYPE}")
-    given = dict(attribute.partition("=")[::2] for attribute in attributes if attribute)
+    given = _unique(attribute.partition("=")[::2] for attribute in attributes if attribute)
     for name, value in ATTRIBUTES.items():
         if given.pop(name, None) != value:
             raise BadRequest(f"content_type must say {name}={value}")

@@ -1,0 +1,491 @@
+"""All sessions of a worker, without broker or engine: what comes in, what must be done, who hears what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_proto import messages as m
+from asr_proto.errors import BadRequest
+from asr_workers.engines.base import Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
+from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
+from asr_workers.sessions import REGISTER_S, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
+
+CHUNK = 960
+SPEC = m.Spec("fake", "fake", ("en",), 4, CHUNK, 1.0, "none")
+SETUP = m.Setup("en", True, CHUNK, None)
+WELCOME = m.Welcome(1, 1.0)
+F1, F2 = b"F1", b"F2"
+REGISTER = Send(m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))
+
+
+def pcm(samples: int) -> bytes:
+    return np.random.default_rng(samples).integers(-9000, 9000, samples).astype("<i2").tobytes()
+
+
+def text(slot: int, words: str = "text") -> Hypothesis:
+    return Hypothesis(slot, words, 0, CHUNK)
+
+
+class Bench:
+    """A worker's sessions with a hand-turned clock; its engine is the test."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.core = Sessions("w", SPEC, self.now)
+
+    def tell(self, message: m.FromBroker, setup: m.Setup | None = None, *frames: m.Frame) -> list[Command]:
+        return self.core.handle(message, setup, frames, self.now)
+
+    def tick(self, after_s: float = 0.0) -> list[Command]:
+        self.now += after_s
+        return self.core.tick(self.now)
+
+    def grant(self, lease: int, slot: int, frontend: bytes = F1, setup: m.Setup = SETUP) -> list[Command]:
+        return self.tell(m.Grant(lease, slot, f"s{lease}", frontend), setup)
+
+    def hold(self, lease: int, slot: int, frontend: bytes = F1) -> None:
+        """Granted, and opened by the engine."""
+        self.grant(lease, slot, frontend)
+        self.core.opened(slot, lease)
+
+    def say(self, *frames: m.Frame) -> None:
+        assert self.tell(m.Bundle(b"w", tuple({frame.lease for frame in frames})), None, *frames) == []
+
+    def audio(self, lease: int, samples: int = CHUNK, first: int = 0) -> None:
+        self.say(m.Audio(lease, first, pcm(samples)))
+
+    def step(self, *outputs: Output) -> list[Chunk]:
+        """One whole step."""
+        chunks = self.core.batch()
+        self.core.stepped(chunks, outputs, 0.01)
+        return chunks
+
+    def heard(self) -> list[m.FrameOut]:
+        return [frame for _, frames in self.core.outgoing() for frame in frames]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A registered worker; the invariants hold at the end."""
+    it = Bench()
+    it.tell(WELCOME)
+    yield it
+    it.core.check()
+
+
+# ---- Registration and heartbeats ----
+
+
+def test_a_worker_registers_until_it_is_welcome() -> None:
+    it = Bench()
+    assert it.tick() == [REGISTER]
+    assert it.tick(REGISTER_S / 2) == []
+    assert it.core.next_deadline() == it.now + REGISTER_S / 2
+    assert it.tick(REGISTER_S / 2) == [REGISTER]
+    assert it.tell(m.Welcome(1, 5.0)) == []
+    assert it.core.registered
+    (heartbeat,) = it.tick(REGISTER_S)
+    assert isinstance(heartbeat, Send)
+    assert isinstance(heartbeat.message, m.WorkerHeartbeat)
+    assert it.tick(4.9) == []
+    assert len(it.tick(0.1)) == 1
+
+
+def test_heartbeats_carry_the_load(bench: Bench) -> None:
+    bench.tick()
+    bench.hold(1, 0)
+    bench.hold(2, 1)
+    bench.audio(1, 3 * CHUNK)
+    bench.audio(2)
+    bench.step()
+    bench.step()
+    (command,) = bench.tick(1.0)
+    assert isinstance(command, Send)
+    load = command.message
+    assert isinstance(load, m.WorkerHeartbeat)
+    assert load.load == m.Load(2, 1, 10.0, 10.0, 0.02, round(0.02 / (3 * 0.06), 4))
+    (command,) = bench.tick(1.0)
+    assert command == Send(m.WorkerHeartbeat(m.Load(2, 1, 0.0, 0.0, 0.0, 0.0)))
+
+
+def test_a_refused_worker_quits(bench: Bench) -> None:
+    assert bench.tell(m.Rejected("version", "version 2 is spoken here")) == [Quit("version 2 is spoken here")]
+
+
+def test_an_unknown_worker_drops_everything_and_registers_again(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.hold(2, 1)
+    bench.audio(1)
+    bench.step(text(0))
+    bench.audio(2)
+    assert bench.tell(m.Unregistered()) == [CloseSlot(1, 0), CloseSlot(2, 1)]
+    assert not bench.core.registered
+    assert len(bench.core) == 0
+    assert bench.heard() == []
+    assert bench.step() == []
+    assert bench.core.next_deadline() <= bench.now
+    assert bench.tick() == [REGISTER]
+    assert bench.core.closed(0, 1) == []
+    bench.tell(WELCOME)
+    bench.audio(1, first=CHUNK)
+    assert bench.heard() == []
+
+
+def test_the_link_is_lost(bench: Bench) -> None:
+    bench.hold(1, 0)
+    assert bench.core.disconnected(bench.now) == [CloseSlot(1, 0)]
+    assert bench.tick() == [REGISTER]
+
+
+def test_an_unanswered_registration_is_repeated_at_its_own_pace(bench: Bench) -> None:
+    """However seldom the last broker wanted heartbeats."""
+    bench.tell(m.Welcome(1, 30.0))
+    bench.tell(m.Unregistered())
+    assert bench.tick() == [REGISTER]
+    assert bench.tick(REGISTER_S) == [REGISTER]
+
+
+def test_a_second_welcome_means_that_nothing_is_held(bench: Bench) -> None:
+    """The broker took a repeated registration for a new life: what it granted before is gone, its slots are free."""
+    bench.hold(1, 0)
+    assert bench.tell(WELCOME) == [CloseSlot(1, 0)]
+    assert len(bench.core) == 0
+    bench.grant(2, 0)
+    bench.core.check()
+
+
+# ---- Leases ----
+
+
+def test_a_grant_opens_a_slot(bench: Bench) -> None:
+    assert bench.grant(1, 2) == [OpenSlot(1, 2, SlotOptions("en", True), None)]
+    setup = m.Setup("en-GB", False, CHUNK, m.Commit(5000, 3, b"state"))
+    assert bench.grant(2, 3, setup=setup) == [OpenSlot(2, 3, SlotOptions("en-GB", False), Snapshot(5000, b"state"))]
+    assert len(bench.core) == 2
+
+
+@pytest.mark.parametrize("message", [m.Release(1), m.Stale(1)], ids=repr)
+def test_the_end_of_a_lease(bench: Bench, message: m.FromBroker) -> None:
+    bench.hold(1, 2)
+    assert bench.tell(message) == [CloseSlot(1, 2)]
+    assert len(bench.core) == 0
+    assert bench.tell(message) == []
+    assert bench.core.closed(2, 1) == [Send(m.Closed(1))]
+
+
+def test_a_lease_that_is_not_held(bench: Bench) -> None:
+    bench.hold(1, 0)
+    for message in (m.Release(7), m.Stale(7)):
+        assert bench.tell(message) == []
+    bench.say(m.Audio(7, 0, pcm(CHUNK)), m.Flush(7, "x"), m.Stop(7))
+    assert bench.step() == []
+    assert bench.heard() == []
+
+
+def test_frames_of_the_other_direction_are_dropped(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.say(m.Ended(1), m.Failed(1, "x", "y"))
+    assert bench.heard() == []
+    assert len(bench.core) == 1
+
+
+def test_a_grant_without_setup_is_dropped(bench: Bench) -> None:
+    assert bench.tell(m.Grant(1, 0, "s", F1), None) == []
+    assert len(bench.core) == 0
+
+
+# ---- Steps ----
+
+
+def test_audio_becomes_chunks_and_outputs_become_frames(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.audio(1, CHUNK // 2)
+    assert bench.core.batch() == []
+    bench.audio(1, CHUNK // 2, CHUNK // 2)
+    (chunk,) = bench.step(text(0))
+    assert (chunk.slot, len(chunk.pcm)) == (0, CHUNK)
+    assert bench.heard() == [
+        m.Progress(1, CHUNK, 0, None),
+        m.Progress(1, CHUNK, CHUNK, None),
+        m.Partial(1, 0, "text", 0, CHUNK),
+    ]
+
+
+def test_chunks_that_wait_are_stepped_without_more_audio(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.audio(1, 3 * CHUNK + 5)
+    assert [len(bench.step()) for _ in range(5)] == [1, 1, 1, 0, 0]
+
+
+def test_a_slot_has_one_chunk_in_the_engine(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.audio(1, 2 * CHUNK)
+    first = bench.core.batch()
+    assert len(first) == 1
+    assert bench.core.batch() == []
+    bench.audio(1, CHUNK, 2 * CHUNK)
+    assert bench.core.batch() == []
+    bench.core.stepped(first, [], 0.01)
+    assert len(bench.core.batch()) == 1
+
+
+def test_a_flush_and_what_follows_it(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.say(m.Audio(1, 0, pcm(100)), m.Flush(1, "x"), m.Audio(1, 100, pcm(100)), m.Stop(1))
+    (chunk,) = bench.step()
+    assert (len(chunk.pcm), chunk.flush) == (100, True)
+    assert bench.core.batch() == []
+    bench.core.stepped([], [Drained(0)], 0.01)
+    (chunk,) = bench.step(Drained(0))
+    assert (len(chunk.pcm), chunk.flush) == (100, True)
+    assert bench.heard() == [m.Flushed(1, "x"), m.Progress(1, 200, 200, None), m.Ended(1)]
+
+
+def test_blocked_slots_wait(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.hold(2, 1)
+    bench.audio(1)
+    bench.audio(2)
+    assert [chunk.slot for chunk in bench.core.batch(blocked={0})] == [1]
+    assert [chunk.slot for chunk in bench.core.batch()] == [0]
+
+
+def test_live_speakers_go_first(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.hold(2, 1)
+    bench.audio(1, 10 * CHUNK)
+    bench.step()
+    bench.step()
+    bench.now += 0.06
+    bench.audio(2)
+    assert [chunk.slot for chunk in bench.core.batch()] == [1, 0]
+
+
+def test_one_bundle_for_each_frontend(bench: Bench) -> None:
+    for lease, slot, frontend in ((1, 0, F1), (2, 1, F2), (3, 2, F1)):
+        bench.hold(lease, slot, frontend)
+        bench.audio(lease)
+    bench.step(text(2), text(1), text(0), text(0))
+    bundles = {bundle.to: (bundle.leases, frames) for bundle, frames in bench.core.outgoing()}
+    assert bundles.keys() == {F1, F2}
+    assert bundles[F1][0] == (1, 3)
+    assert bundles[F2][0] == (2,)
+    assert {frame.lease for frame in bundles[F1][1]} == {1, 3}
+    assert [type(frame) for frame in bundles[F2][1]] == [m.Progress, m.Progress, m.Partial]
+    assert bench.core.outgoing() == []
+
+
+# ---- A reused slot ----
+
+
+def test_a_reused_slot_does_not_speak_to_its_last_user(bench: Bench) -> None:
+    """The step of the old lease ends after the slot was handed on."""
+    bench.hold(1, 0)
+    bench.audio(1)
+    chunks = bench.core.batch()
+    bench.heard()
+    assert bench.tell(m.Release(1)) == [CloseSlot(1, 0)]
+    assert bench.grant(2, 0, F2)[0] == OpenSlot(2, 0, SlotOptions("en", True), None)
+    bench.core.stepped(chunks, [text(0, "secret")], 0.01)
+    assert bench.heard() == []
+    assert bench.core.closed(0, 1) == [Send(m.Closed(1))]
+    bench.core.stepped([], [text(0, "secret")], 0.01)
+    assert bench.heard() == []
+    bench.core.opened(0, 2)
+    bench.audio(2)
+    bench.step(text(0, "mine"))
+    assert [frame.text for frame in bench.heard() if isinstance(frame, m.Partial)] == ["mine"]
+
+
+def test_a_step_of_the_last_user_counts_for_nobody(bench: Bench) -> None:
+    """Neither does it end the step of the new one, whose chunk waits behind it."""
+    bench.hold(1, 0)
+    bench.audio(1)
+    old = bench.core.batch()
+    bench.tell(m.Release(1))
+    bench.grant(2, 0)
+    bench.audio(2, 2 * CHUNK)
+    (new,) = bench.core.batch()
+    bench.core.stepped(old, [text(0)], 0.01)
+    assert bench.core.batch() == []
+    bench.core.closed(0, 1)
+    bench.core.opened(0, 2)
+    bench.heard()
+    bench.core.stepped([new], [], 0.01)
+    assert bench.heard() == [m.Progress(2, 2 * CHUNK, CHUNK, None)]
+    assert len(bench.core.batch()) == 1
+
+
+def test_outputs_without_chunks_belong_to_who_speaks(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.core.stepped([], [text(0), text(3)], 0.01)
+    assert bench.heard() == [m.Partial(1, 0, "text", 0, CHUNK)]
+
+
+# ---- Failures ----
+
+
+def test_a_slot_that_cannot_be_opened(bench: Bench) -> None:
+    bench.grant(1, 0)
+    bench.audio(1)
+    chunks = bench.core.batch()
+    bench.heard()
+    bench.core.failed(1, BadRequest("fake speaks en", slug="unsupported-language"))
+    assert bench.heard() == [m.Failed(1, "unsupported-language", "fake speaks en")]
+    bench.core.stepped(chunks, [], 0.01)
+    bench.audio(1, CHUNK, CHUNK)
+    assert bench.core.batch() == []
+    assert bench.heard() == []
+    assert bench.tell(m.Release(1)) == [CloseSlot(1, 0)]
+    assert bench.core.closed(0, 1) == [Send(m.Closed(1))]
+
+
+def test_a_failure_of_a_lease_that_is_over(bench: Bench) -> None:
+    bench.grant(1, 0)
+    bench.tell(m.Release(1))
+    bench.core.failed(1, BadRequest("too late"))
+    assert bench.heard() == []
+
+
+@pytest.mark.parametrize(
+    "frame, slug",
+    [
+        (m.Audio(1, CHUNK + 1, pcm(2)), "audio-gap"),
+        (m.Audio(1, CHUNK, b"\0"), "bad-message"),
+    ],
+)
+def test_a_session_that_fails_is_silent_afterwards(bench: Bench, frame: m.Frame, slug: str) -> None:
+    """Even of what is in the engine at that moment."""
+    bench.hold(1, 0)
+    bench.hold(2, 1)
+    bench.audio(1)
+    bench.audio(2)
+    chunks = bench.core.batch()
+    bench.heard()
+    bench.say(frame)
+    (failed,) = bench.heard()
+    assert isinstance(failed, m.Failed)
+    assert (failed.lease, failed.slug) == (1, slug)
+    bench.core.stepped(chunks, [text(0), text(1)], 0.01)
+    assert {heard.lease for heard in bench.heard()} == {2}
+    bench.say(frame, m.Audio(1, CHUNK, pcm(CHUNK)), m.Stop(1))
+    assert bench.core.batch() == []
+    assert bench.heard() == []
+
+
+def test_a_failed_session_gives_no_chunk(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.audio(1, 5 * CHUNK)
+    bench.say(m.Audio(1, 0, b""))
+    assert bench.step() == []
+
+
+def test_a_long_explanation_fits_the_wire(bench: Bench) -> None:
+    bench.grant(1, 0)
+    bench.core.failed(1, BadRequest("x" * 1000))
+    (failed,) = bench.heard()
+    assert isinstance(failed, m.Failed)
+    assert len(failed.detail) == 128
+
+
+# ---- Drain ----
+
+
+def test_a_drained_worker_quits_after_its_last_session(bench: Bench) -> None:
+    bench.hold(1, 0)
+    assert bench.core.drain(bench.now) == [Send(m.Drain())]
+    assert all(not isinstance(command, Quit) for command in bench.tick())
+    bench.audio(1)
+    assert len(bench.step()) == 1
+    bench.tell(m.Release(1))
+    assert all(not isinstance(command, Quit) for command in bench.tick(5.0))
+    assert bench.core.closed(0, 1) == [Send(m.Closed(1))]
+    assert bench.core.next_deadline() <= bench.now
+    assert bench.tick() == [Quit()]
+
+
+def test_an_idle_worker_quits_at_once(bench: Bench) -> None:
+    assert bench.core.drain(bench.now) == [Send(m.Drain())]
+    assert bench.core.next_deadline() <= bench.now
+    assert bench.tick() == [Quit()]
+
+
+def test_a_drain_survives_a_new_registration(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.core.drain(bench.now)
+    bench.tell(m.Unregistered())
+    assert bench.tick() == [REGISTER]
+    assert bench.tell(WELCOME) == [Send(m.Drain())]
+
+
+def test_a_drain_while_nobody_answers() -> None:
+    it = Bench()
+    assert it.core.drain(it.now) == []
+    assert it.tick() == [Quit()]
+
+
+# ---- All of it, with the fake engine behind ----
+
+
+Moves = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3000), st.booleans()), max_size=25)
+
+
+@settings(max_examples=80)
+@given(moves=Moves, late=st.booleans())
+def test_each_lease_hears_its_own_text_and_no_other(moves: Sequence[tuple[int, int, bool]], late: bool) -> None:
+    """Slots are handed on while steps run; outputs are compared with the samples of each lease."""
+    bench = Bench()
+    bench.tell(WELCOME)
+    engine = FakeEngine(FakeConfig(slots=4))
+    rng = np.random.default_rng(7)
+    sent: dict[int, bytes] = {}
+    holder: dict[int, int] = {}
+    heard: list[m.FrameOut] = []
+
+    def perform(commands: Sequence[Command]) -> None:
+        for command in commands:
+            if isinstance(command, OpenSlot):
+                engine.open(command.slot, command.options, command.snapshot)
+                bench.core.opened(command.slot, command.lease)
+            elif isinstance(command, CloseSlot):
+                engine.close(command.slot)
+                bench.core.closed(command.slot, command.lease)
+
+    def finish(chunks: Sequence[Chunk]) -> None:
+        bench.core.stepped(chunks, engine.step(chunks, bench.now), 0.001)
+        bench.core.check()
+        heard.extend(bench.heard())
+
+    for slot, samples, hand_on in moves:
+        chunks = bench.core.batch() if late else []
+        handed: list[Command] = []
+        if hand_on or slot not in holder:
+            handed = bench.tell(m.Release(holder[slot])) if slot in holder else []
+            holder[slot] = len(sent) + 1
+            sent[holder[slot]] = b""
+            handed += bench.grant(holder[slot], slot)
+        # The engine's thread ends the step that runs before it hears of the change.
+        finish(chunks)
+        perform(handed)
+        lease = holder[slot]
+        piece = rng.integers(-9000, 9000, samples).astype("<i2").tobytes()
+        bench.say(m.Audio(lease, len(sent[lease]) // 2, piece))
+        sent[lease] += piece
+        finish(bench.core.batch())
+    for lease in holder.values():
+        bench.say(m.Stop(lease))
+    while chunks := bench.core.batch():
+        finish(chunks)
+    for lease, data in sent.items():
+        texts = [frame.text for frame in heard if isinstance(frame, m.Final) and frame.lease == lease]
+        whole = transcript(np.frombuffer(data, "<i2"))
+        if lease in holder.values():
+            assert " ".join(texts) == whole
+            assert m.Ended(lease) in heard
+        else:
+            assert whole.startswith(" ".join(texts))
