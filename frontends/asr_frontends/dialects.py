@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable
 
 from asr_frontends.codec import Codec, Request
-from asr_frontends.codecs import caiman, native
+from asr_frontends.codecs import amira, caiman, native
 
 CODECS: tuple[tuple[re.Pattern[str], Callable[[Request], Codec]], ...] = (
     (re.compile(re.escape(native.PATH)), native.NativeCodec),
     (re.compile(re.escape(caiman.PATH)), caiman.CaimanCodec),
+    (re.compile(amira.PATH), amira.AmiraCodec),
 )
 
 

@@ -24,6 +24,8 @@ class Start:
     """How often the codec wants to hear of progress, in 16 kHz samples."""
     messages_per_s_max: int = 0
     """A rate limit of the dialect itself, beside the frontend's; 0 for none."""
+    whole: bool = False
+    """All the audio is here already: how often a piece of it comes means nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,10 @@ class Frontend:
         """Whether a new session could make progress now."""
         return not self._draining and self.sessions.ready(self._loop.time())
 
+    def connected(self) -> bool:
+        """Whether a broker answers."""
+        return self.sessions.connected(self._loop.time())
+
     # ---- The broker ----
 
     def _on_message(self, parts: list[bytes]) -> None:

@@ -22,7 +22,6 @@ from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
 
-
 PIECE_BYTES_MAX = 524_288
 """Largest audio frame to a worker, well below the wire's limit."""
 
@@ -130,7 +129,8 @@ class Session:
             return []
         if isinstance(event, e.Abort):
             return self._end()
-        self._count_message(now)
+        if not self._start.whole:
+            self._count_message(now)
         match event:
             case e.Start():
                 raise OutOfOrder("a second start")

@@ -55,10 +55,13 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def connected(self, now: float) -> bool:
+        """Whether a broker knows us and answers."""
+        return self._boot is not None and now - self._heard_at <= BEATS_MISSED_MAX * self._heartbeat_s
+
     def ready(self, now: float) -> bool:
         """Whether a new session could make progress now."""
-        fresh = now - self._heard_at <= BEATS_MISSED_MAX * self._heartbeat_s
-        return self._boot is not None and fresh and self.pool is not None and self.pool.slots_free > 0
+        return self.connected(now) and self.pool is not None and self.pool.slots_free > 0
 
     # ---- Clients ----
 

@@ -78,7 +78,9 @@ class Amira:
     async def _batch(self, request: Request) -> Response:
         schema = amira.schema_of(request.url.query)
         batch = await self._read(request)
-        heard = await unless_gone(request, hear(self._frontend, e.Start(partials=False), batch.frames, self._batches))
+        heard = await unless_gone(
+            request, hear(self._frontend, e.Start(partials=False, whole=True), batch.frames, self._batches)
+        )
         return _json(amira.batch_body(heard.text, heard.samples, batch.opaque, schema))
 
     async def _read(self, request: Request) -> _Batch:
@@ -122,7 +124,7 @@ class Amira:
             "version": _version(),
             "uptime_seconds": round(time.monotonic() - self._started_at, 1),
             "dependencies": {
-                "broker": {"status": _up(pool is not None)},
+                "broker": {"status": _up(self._frontend.connected())},
                 "workers": {
                     "status": _up(pool is not None and pool.workers > 0),
                     "count": pool.workers if pool else 0,

@@ -14,25 +14,30 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from asr_frontends.access import Gate, http_status
+from asr_frontends.codecs.amira import AmiraCodec
 from asr_frontends.dialects import codec_for
 from asr_frontends.frontend import Frontend
 from asr_frontends.metrics import FrontendCollector
+from asr_frontends.servers import openai
+from asr_frontends.servers.amira import Amira
 from asr_frontends.servers.connection import Connection
 from asr_frontends.servers.websocket import Receive, Scope, Send, WebSocketTransport, refuse, request_of
 from asr_proto.errors import BadRequest, PeerError
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/status"})
+OPEN_PATHS = frozenset({"/health", "/health/detailed", "/ready", "/metrics", "/status"})
 """Answered without a key: probes and scrapers have none."""
 
 
 class App:
     """One application for all listening sockets of a frontend."""
 
-    def __init__(self, frontend: Frontend, gate: Gate, routes: Sequence[BaseRoute] = ()) -> None:
-        self._frontend, self._gate = frontend, gate
+    def __init__(self, frontend: Frontend, gate: Gate, amira: Amira, routes: Sequence[BaseRoute] = ()) -> None:
+        self._frontend, self._gate, self._amira = frontend, gate, amira
         origins = sorted(gate.rules.origins)
         cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-        self._http = Starlette(routes=[*own_routes(frontend), *routes], middleware=[cors] if origins else [])
+        self._http = Starlette(
+            routes=[*own_routes(frontend), *amira.routes(), *routes], middleware=[cors] if origins else []
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -70,16 +75,17 @@ class App:
             await refuse(send, 404, f"no dialect is served at {request.path[:100]}")
             return
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol})
-        await Connection(codec, self._frontend, WebSocketTransport(receive, send)).run()
+        transport = WebSocketTransport(receive, send)
+        if isinstance(codec, AmiraCodec):
+            await self._amira.stream(codec, transport)
+        else:
+            await Connection(codec, self._frontend, transport).run()
 
 
 def own_routes(frontend: Frontend) -> list[BaseRoute]:
-    """Health, readiness and metrics."""
+    """Readiness and metrics; health is AMIRA's."""
     registry = CollectorRegistry()
     registry.register(FrontendCollector(frontend))
-
-    async def health(_: HttpRequest) -> Response:
-        return JSONResponse({"status": "healthy"})
 
     async def ready(_: HttpRequest) -> Response:
         is_ready = frontend.ready()
@@ -88,7 +94,7 @@ def own_routes(frontend: Frontend) -> list[BaseRoute]:
     async def metrics(_: HttpRequest) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    return [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)]
+    return [Route("/ready", ready), Route("/metrics", metrics)]
 
 
 async def _refuse_websocket(error: PeerError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,4 +104,8 @@ async def _refuse_websocket(error: PeerError, scope: Scope, receive: Receive, se
 async def _refuse_http(error: PeerError, scope: Scope, receive: Receive, send: Send) -> None:
     status = http_status(error)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    await PlainTextResponse(error.detail, status, headers)(scope, receive, send)
+    response: Response = PlainTextResponse(error.detail, status, headers)
+    if scope["path"].startswith(("/v1/audio/", "/v1/models")):
+        code = "invalid_api_key" if status == 401 else error.slug
+        response = openai.openai_error(status, error.detail, code=code)
+    await response(scope, receive, send)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
@@ -23,6 +23,9 @@ from asr_proto.messages import Final
 
 BODY_WAIT_S = 30.0
 """Longest silence of a client in the middle of its request."""
+
+RETRY_S = 1.0
+"""When to try again where nobody knows better."""
 
 T = TypeVar("T")
 
@@ -38,7 +41,8 @@ class Places:
     def one(self) -> Iterator[None]:
         """Hold a place. Raises AtCapacity."""
         if self.taken >= self.count_max:
-            raise AtCapacity(f"the maximum of {self.count_max} concurrent {self._what} is reached")
+            detail = f"the maximum of {self.count_max} concurrent {self._what} is reached"
+            raise AtCapacity(detail, retry_after_s=RETRY_S)
         self.taken += 1
         try:
             yield
@@ -112,7 +116,7 @@ class Heard:
 
     @property
     def text(self) -> str:
-        return " ".join(final.text for final in self.finals if final.text)
+        return " ".join(final.text for final in self.finals if final.text.strip())
 
     @property
     def duration_s(self) -> float:
@@ -127,7 +131,7 @@ async def finals(
     Closing it ends the session.
     """
     with places.one():
-        events = cast(AsyncGenerator[e.ServiceEvent, None], Upload().run(frontend, start, _counted(frames, heard)))
+        events = Upload().run(frontend, start, _counted(frames, heard))
         async with aclosing(events):
             async for event in events:
                 match event:
@@ -161,6 +165,6 @@ def _counted(frames: Iterator[bytes], heard: Heard) -> Iterator[bytes]:
 
 def error_of(event: e.Error) -> AsrError:
     """The error that an event stands for."""
-    if event.retry_after_s:
-        return AtCapacity(event.detail, retry_after_s=event.retry_after_s, slug=event.slug)
-    return (ServiceError if event.is_service else PeerError)(event.detail, slug=event.slug)
+    if event.is_service:
+        return ServiceError(event.detail, slug=event.slug, retry_after_s=event.retry_after_s)
+    return PeerError(event.detail, slug=event.slug)

@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ import uvicorn
 
 from asr_frontends.access import Gate, Rules
 from asr_frontends.frontend import Frontend
+from asr_frontends.servers import openai
+from asr_frontends.servers.amira import Amira, AmiraLimits
 from asr_frontends.servers.app import App
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
+from asr_frontends.servers.openai import OpenAiLimits
 from asr_frontends.session import Limits
 from asr_proto.errors import SetupError
 
@@ -54,6 +57,8 @@ class FrontendConfig:
     sessions_per_address_max: int = 0
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    amira: AmiraLimits = field(default_factory=AmiraLimits)
+    openai: OpenAiLimits = field(default_factory=OpenAiLimits)
 
 
 class Server(uvicorn.Server):
@@ -94,7 +99,8 @@ async def serve(config: FrontendConfig) -> None:
     gate = Gate(_rules(config, keyfile))
     sockets = [listen(address) for address in config.listen]
     frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max)
-    server = make_server(App(frontend, gate), config.message_bytes_max, config.tls_cert, config.tls_key)
+    app = App(frontend, gate, Amira(frontend, config.amira), openai.routes(frontend, config.openai))
+    server = make_server(app, config.message_bytes_max, config.tls_cert, config.tls_key)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

@@ -1,18 +1,18 @@
 """A whole recording as one session: what REST dialects are made of. Its audio has credit like any other client's.
 
-`transcribe` posts the audio as fast as the session wants it and yields what the service says.
+The audio is posted as fast as the session wants it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from itertools import chain
 
 from asr_frontends import events as e
 from asr_frontends.frontend import Frontend
 from asr_proto.audio_file import AudioFile
-from asr_proto.errors import LimitExceeded
+from asr_proto.errors import AudioError, LimitExceeded
 
 FRAME_MS = 1000
 
@@ -21,7 +21,7 @@ class Upload:
     """The listener of one uploaded session."""
 
     def __init__(self) -> None:
-        self._events: asyncio.Queue[e.ServiceEvent] = asyncio.Queue()
+        self._events: asyncio.Queue[e.ServiceEvent | None] = asyncio.Queue()
         self._credit = asyncio.Event()
 
     def deliver(self, event: e.ServiceEvent) -> None:
@@ -30,24 +30,30 @@ class Upload:
     def credit(self) -> None:
         self._credit.set()
 
-    async def run(self, frontend: Frontend, start: e.Start, frames: Iterator[bytes]) -> AsyncIterator[e.ServiceEvent]:
+    async def run(
+        self, frontend: Frontend, start: e.Start, frames: Iterator[bytes]
+    ) -> AsyncGenerator[e.ServiceEvent, None]:
         """Events up to Bye or Error. Raises ServiceError when the session cannot be opened, PeerError of `frames`."""
         session = frontend.open(start, self)
         feeder = asyncio.create_task(self._feed(frontend, session, frames))
+        feeder.add_done_callback(self._fed)
         try:
             while True:
-                waiting = asyncio.create_task(self._events.get())
-                await asyncio.wait((waiting, feeder), return_when=asyncio.FIRST_COMPLETED)
-                if feeder.done() and feeder.exception() is not None:
-                    waiting.cancel()
+                event = await self._events.get()
+                if event is None:
                     await feeder
-                event = await waiting
+                    continue
                 yield event
                 if isinstance(event, e.Bye | e.Error):
                     return
         finally:
             feeder.cancel()
             frontend.client(session, e.Abort())
+
+    def _fed(self, feeder: asyncio.Task[None]) -> None:
+        """Wake `run` for what went wrong with the frames."""
+        if not feeder.cancelled() and feeder.exception() is not None:
+            self._events.put_nowait(None)
 
     async def _feed(self, frontend: Frontend, session: str, frames: Iterator[bytes]) -> None:
         while frame := await asyncio.to_thread(next, frames, b""):
@@ -56,12 +62,6 @@ class Upload:
                 await self._credit.wait()
             frontend.client(session, e.Audio(frame))
         frontend.client(session, e.Stop())
-
-
-async def transcribe(frontend: Frontend, start: e.Start, frames: Iterator[bytes]) -> AsyncIterator[e.ServiceEvent]:
-    """Recognise a whole recording; see Upload.run. Closing the iterator ends the session."""
-    async for event in Upload().run(frontend, start, frames):
-        yield event
 
 
 async def decode(content: bytes, seconds_max: float) -> tuple[float, Iterator[bytes]]:
@@ -77,4 +77,7 @@ def _decode(content: bytes, seconds_max: float) -> tuple[float, Iterator[bytes]]
     if file.duration_s > seconds_max:
         raise LimitExceeded(f"{file.duration_s:.1f} s of audio exceed {seconds_max:g} s", slug="audio-too-long")
     frames = file.frames(FRAME_MS)
-    return file.duration_s, chain((next(frames),), frames)
+    first = next(frames, b"")
+    if not first:
+        raise AudioError("it holds no audio")
+    return file.duration_s, chain((first,), frames)
