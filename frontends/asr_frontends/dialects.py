@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 
 from asr_frontends.codec import Codec, Request
-from asr_frontends.codecs import amira, caiman, native
+from asr_frontends.codecs import amira, caiman, deepgram, native
 
 CODECS: tuple[tuple[re.Pattern[str], Callable[[Request], Codec]], ...] = (
     (re.compile(re.escape(native.PATH)), native.NativeCodec),
     (re.compile(re.escape(caiman.PATH)), caiman.CaimanCodec),
     (re.compile(amira.PATH), amira.AmiraCodec),
+    (re.compile(re.escape(deepgram.PATH)), deepgram.DeepgramCodec),
 )
 
 

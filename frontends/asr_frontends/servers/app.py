@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from asr_frontends.access import Gate, http_status
+from asr_frontends.codecs import deepgram
 from asr_frontends.codecs.amira import AmiraCodec
 from asr_frontends.dialects import codec_for
 from asr_frontends.frontend import Frontend
@@ -69,7 +71,10 @@ class App:
         try:
             codec = codec_for(request)
         except BadRequest as error:
-            await refuse(send, 400, error.detail)
+            if request.path == deepgram.PATH:
+                await refuse(send, 400, deepgram.refusal(error.detail, secrets.token_hex(16)), "application/json")
+            else:
+                await refuse(send, 400, error.detail)
             return
         if codec is None:
             await refuse(send, 404, f"no dialect is served at {request.path[:100]}")

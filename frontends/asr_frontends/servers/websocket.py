@@ -46,8 +46,8 @@ def request_of(scope: Scope) -> Request:
     return Request(scope["path"], query, subprotocols, headers, address, unix_ms=time.time_ns() // 1_000_000)
 
 
-async def refuse(send: Send, status: int, detail: str) -> None:
+async def refuse(send: Send, status: int, detail: str, content_type: str = "text/plain; charset=utf-8") -> None:
     """Answer a WebSocket request with plain HTTP before the upgrade."""
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    headers = [(b"content-type", content_type.encode())]
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": detail.encode()})
