@@ -7,7 +7,7 @@ ARGS   ?=
 SEEDS  ?= 200
 SPEECH ?= tests/data
 
-.PHONY: serve test check format sim golden wer clean
+.PHONY: serve test check format sim golden wer inventory clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -33,6 +33,9 @@ golden: $(VENV)/.installed-dev
 
 wer: $(VENV)/.installed-dev
 	$(BIN)/python -m asr_ops.wer $(SPEECH) $(ARGS)
+
+inventory: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.inventory $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

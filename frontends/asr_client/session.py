@@ -71,7 +71,7 @@ async def connect(
     sent as a Bearer token.
     Raises InvalidUrl, ConnectionFailed, ServerError (refused), ConnectionLost, DecodeError.
     """
-    session = Session(await _open(stream_url(url), api_key, open_timeout_s))
+    session = Session(await open_connection(stream_url(url), api_key, open_timeout_s))
     options: dict[str, object] = {
         "model": model,
         "language": language,
@@ -85,7 +85,7 @@ async def connect(
         await session.close()
 
 
-async def _open(url: str, api_key: str | None, timeout_s: float) -> ClientConnection:
+async def open_connection(url: str, api_key: str | None, timeout_s: float) -> ClientConnection:
     try:
         websocket = await open_websocket(
             url,

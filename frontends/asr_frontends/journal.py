@@ -62,6 +62,7 @@ class Journal:
         self._entries: deque[Entry] = deque()
         self._posted = 0
         self.bytes_held = 0
+        self.marks_held = 0
         self.end_sample = 0
 
     def append(self, pcm: bytes) -> None:
@@ -73,6 +74,7 @@ class Journal:
     def mark(self, marker: str | None) -> None:
         """A flush or the stop, here."""
         self._entries.append(Mark(self.end_sample, marker))
+        self.marks_held += 1
 
     def next(self, before_sample: int) -> Entry | None:
         """The next unposted entry that begins before `before_sample` (a mark: at any place), now posted."""
@@ -105,6 +107,7 @@ class Journal:
         for index, entry in enumerate(self._entries):
             if isinstance(entry, Mark) and entry.marker == marker:
                 del self._entries[index]
+                self.marks_held -= 1
                 self._unpost()
                 return
 
@@ -112,7 +115,7 @@ class Journal:
         """Give everything back to the budget."""
         self._hold(-self.bytes_held)
         self._entries.clear()
-        self._posted = 0
+        self._posted = self.marks_held = 0
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
@@ -123,6 +126,7 @@ class Journal:
         assert all(a.end_sample == b.first_sample for a, b in pairwise(pieces))
         assert not pieces or pieces[-1].end_sample == self.end_sample
         assert self.bytes_held == sum(len(piece.pcm) for piece in pieces)
+        assert self.marks_held == len(self._entries) - len(pieces)
         assert 0 <= self._posted <= len(self._entries)
 
     def _hold(self, count: int) -> None:

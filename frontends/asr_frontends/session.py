@@ -24,6 +24,8 @@ from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
 
 PIECE_BYTES_MAX = 524_288
 """Largest audio frame to a worker, well below the wire's limit."""
+MARKS_MAX = 4096
+"""Flushes of one session that may be unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Limits:
     """Longest wait for another worker after a loss."""
     retry_s: float = 0.25
     """How often a move is tried again."""
-    progress_s: float = 0.5
+    progress_s: float = 0.8
     """A client that has not heard of progress for this long hears of it."""
     audio_s: float = 4 * 3600.0
     """Longest session."""
@@ -110,7 +112,6 @@ class Session:
         self._give_up_at = now + limits.open_s
         self._retry_at = float("inf")
         self._progress_at = now + limits.progress_s
-        self._progress_told = False
         self._window_at = now
         self._window_messages = 0
 
@@ -119,7 +120,9 @@ class Session:
     def open(self) -> list[Command]:
         """Ask for a slot; again after each loss."""
         model = self.pinned.spec.model if self.pinned else self._start.model
-        setup = m.Setup(self._start.language, self._start.partials, self._start.progress_samples, self._commit)
+        # Credit returns with progress: it must be heard of well before the credit is used up.
+        progress_samples = min(self._start.progress_samples, int(self._limits.credit_s * SAMPLE_RATE / 2))
+        setup = m.Setup(self._start.language, self._start.partials, progress_samples, self._commit)
         return [ToBroker(m.Open(self.id, self.epoch, model, self._start.language), setup)]
 
     def client(self, event: e.ClientEvent, now: float) -> list[Command]:
@@ -153,6 +156,8 @@ class Session:
     def _mark(self, marker: str | None) -> None:
         if self._stopping:
             raise OutOfOrder("a message after the end of audio")
+        if self._journal.marks_held >= MARKS_MAX:
+            raise LimitExceeded(f"{MARKS_MAX} flushes wait for their answer")
         self._stopping = marker is None
         self._journal.mark(marker)
 
@@ -218,13 +223,13 @@ class Session:
 
     # ---- The worker ----
 
-    def on_frame(self, frame: m.FrameOut) -> list[Command]:
+    def on_frame(self, frame: m.FrameOut, now: float) -> list[Command]:
         """What the worker says under the current lease."""
         if self.state is not State.ACTIVE:
             return []
         match frame:
             case m.Progress():
-                return self._on_progress(frame)
+                return self._on_progress(frame, now)
             case m.Final():
                 return self._on_final(frame)
             case m.Partial() | m.Speech():
@@ -237,11 +242,11 @@ class Session:
             case m.Failed():
                 return self._fail(e.Error(frame.slug, frame.detail))
 
-    def _on_progress(self, frame: m.Progress) -> list[Command]:
+    def _on_progress(self, frame: m.Progress, now: float) -> list[Command]:
         self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
         if frame.commit:
             self._commit_at(frame.commit)
-        return [self._deliver_progress(), *self._pump(), *self._credit()]
+        return [self._deliver_progress(now), *self._pump(), *self._credit()]
 
     def _on_final(self, final: m.Final) -> list[Command]:
         """The commit inside makes it exactly once: a move replays only what comes after."""
@@ -252,8 +257,8 @@ class Session:
         self._commit = commit
         self._journal.trim(commit.samples)
 
-    def _deliver_progress(self) -> Deliver:
-        self._progress_told = True
+    def _deliver_progress(self, now: float) -> Deliver:
+        self._progress_at = now + self._limits.progress_s
         committed = self._commit.samples if self._commit else 0
         return Deliver(self.id, e.Progress(self._journal.end_sample, self._taken, self._done, committed))
 
@@ -269,9 +274,7 @@ class Session:
         if self.state is not State.ACTIVE:
             return self._tick_waiting(now)
         if now >= self._progress_at:
-            self._progress_at = now + self._limits.progress_s
-            told, self._progress_told = self._progress_told, False
-            return [*([] if told else [self._deliver_progress()]), *self._credit()]
+            return [self._deliver_progress(now), *self._credit()]
         return []
 
     def _tick_waiting(self, now: float) -> list[Command]:

@@ -107,7 +107,7 @@ class Sessions:
         self._heard_at = now
         match message:
             case m.Bundle():
-                return [command for frame in frames for command in self._frame(frame)]
+                return [command for frame in frames for command in self._frame(frame, now)]
             case m.Pinned():
                 return self._pinned(message, now)
             case m.Refused():
@@ -141,12 +141,12 @@ class Sessions:
         self.counts.moves += 1
         return self._after(session, session.on_lost(now))
 
-    def _frame(self, frame: m.Frame) -> list[Command]:
+    def _frame(self, frame: m.Frame, now: float) -> list[Command]:
         session = self._by_lease.get(frame.lease)
         if session is None or not isinstance(frame, m.FrameOut):
             return []
         self.counts.finals += isinstance(frame, m.Final)
-        return self._after(session, session.on_frame(frame))
+        return self._after(session, session.on_frame(frame, now))
 
     def _welcome(self, welcome: m.Welcome) -> list[Command]:
         self._heartbeat_s = welcome.heartbeat_s
@@ -225,7 +225,7 @@ class Sessions:
             self.counts.errors += isinstance(command, Deliver) and isinstance(command.event, e.Error)
         if session.state is State.ENDED:
             self._forget(session)
-        elif commands:
+        else:
             self._schedule(session)
         return rest
 

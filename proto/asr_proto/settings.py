@@ -20,7 +20,7 @@ from typing import Any
 import click
 import yaml
 
-from asr_proto import logs
+from asr_proto import aliases, logs
 from asr_proto.errors import SetupError
 
 SECTIONS = ("broker", "worker", "frontend", "serve")
@@ -174,8 +174,16 @@ def _read_config(ctx: click.Context, _param: click.Parameter, named: tuple[Path,
     settings: dict[str, Any] = {}
     for path in _weakest_first(named or _found()):
         settings |= _settings_of(path, ctx)
-    ctx.default_map = settings
+    ctx.default_map = settings | _aliased(ctx)
     return named
+
+
+def _aliased(ctx: click.Context) -> dict[str, Any]:
+    """What variables of the older systems say, as far as this process has the option: stronger than config files."""
+    assert isinstance(ctx.command, Process)
+    options = {param.name: param for param in ctx.command.params if param.name}
+    given = aliases.aliases(ctx.command.section, aliases.environment_of(os.environ))
+    return {name: _checked(it.value, options[name], ctx, it.where) for name, it in given.items() if name in options}
 
 
 def _found() -> list[Path]:

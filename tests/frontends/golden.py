@@ -23,7 +23,9 @@ from typing import Any
 
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Codec, Frame, Request
+from asr_frontends.codecs.moonshine import MoonshineCodec
 from asr_frontends.dialects import codec_for
+from asr_frontends.servers import webrtc_extra
 from asr_proto import messages as m
 from asr_proto.errors import PeerError
 
@@ -54,7 +56,7 @@ def replay(recording: Iterable[Line]) -> list[Line]:
         lines.append(line)
         try:
             if "request" in line:
-                codec = codec_for(_request(line["request"]))
+                codec = _codec(_request(line["request"]))
                 assert codec is not None, f"no dialect is served at {line['request']['path']}"
             elif "service" in line:
                 assert codec is not None
@@ -67,6 +69,11 @@ def replay(recording: Iterable[Line]) -> list[Line]:
             lines.append({"client_error": error.slug})
             lines += map(_line, codec.send(e.Error.of(error)) if codec else [])
     return lines
+
+
+def _codec(request: Request) -> Codec | None:
+    """WebRTC's dialect is on no WebSocket path."""
+    return MoonshineCodec(request) if request.path == webrtc_extra.PATH else codec_for(request)
 
 
 def _request(fields: Line) -> Request:

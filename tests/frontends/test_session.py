@@ -8,7 +8,7 @@ import pytest
 
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
-from asr_frontends.session import Command, Credit, Deliver, Limits, Post, Session, State, ToBroker
+from asr_frontends.session import MARKS_MAX, Command, Credit, Deliver, Limits, Post, Session, State, ToBroker
 from asr_proto import messages as m
 from asr_proto.errors import LimitExceeded, OutOfOrder
 
@@ -31,7 +31,7 @@ class Talk:
         return self.core.client(event, self.now)
 
     def hear(self, frame: m.FrameOut) -> list[Command]:
-        return self.core.on_frame(frame)
+        return self.core.on_frame(frame, self.now)
 
     def until(self, now: float) -> list[Command]:
         commands: list[Command] = []
@@ -205,6 +205,23 @@ def test_too_many_messages_and_too_long_a_session() -> None:
         for _ in range(3):
             talk.say(e.Audio(SECOND))
     assert error.value.slug == "session-too-long"
+
+
+def test_progress_is_asked_for_well_before_the_credit_is_used_up() -> None:
+    """A credit of one second and progress once a second would wait for each other."""
+    (opening,) = Talk(Limits(credit_s=1.0)).core.open()
+    assert isinstance(opening, ToBroker) and opening.setup is not None
+    assert opening.setup.progress_samples == 8000
+
+
+def test_unanswered_flushes_are_limited(talk: Talk) -> None:
+    talk.pin()
+    for _ in range(MARKS_MAX):
+        talk.say(e.Flush("x"))
+    with pytest.raises(LimitExceeded):
+        talk.say(e.Flush("x"))
+    talk.hear(m.Flushed(1, "x"))
+    talk.say(e.Flush("x"))
 
 
 def test_a_pinned_of_another_epoch_changes_nothing(talk: Talk) -> None:

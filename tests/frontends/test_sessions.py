@@ -104,6 +104,21 @@ def test_a_new_broker_is_asked_again_for_every_session(sessions: Sessions) -> No
     assert isinstance(again, ToBroker) and again.message == m.Open("a", 1, "fake", "")
 
 
+def test_a_move_that_was_refused_is_tried_again_in_time(sessions: Sessions) -> None:
+    """Found with real processes: a refusal gave no command, so nothing armed the timer of the next try."""
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    sessions.handle(m.Lost(5, "worker-lost"), (), 0.0)
+    for _ in range(4):
+        sessions.handle(m.Refused("a", 1, "no-worker", "", 2.0), (), sessions.next_deadline())
+        now = sessions.next_deadline()
+        tries = []
+        while not tries and now < 10.0:
+            tries = [c for c in sessions.tick(now) if isinstance(c, ToBroker) and isinstance(c.message, m.Open)]
+            now = max(now, sessions.next_deadline())
+        assert tries and now < 5.0
+
+
 def test_timers_do_not_pile_up(sessions: Sessions) -> None:
     """A heap entry per frame would be 1,500 for each session."""
     sessions.start("a", e.Start(), 0.0)

@@ -17,7 +17,7 @@ import uvicorn
 
 from asr_frontends.access import Gate, Rules
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers import openai
+from asr_frontends.servers import openai, parakeet, webrtc_extra
 from asr_frontends.servers.amira import Amira, AmiraLimits
 from asr_frontends.servers.app import App
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 SEND_BUFFER_BYTES = 65_536
 """Of a client's socket: small, so that a client that does not read is felt early."""
 BACKLOG = 2048
-UNREAD_MS_MAX = 30_000
+UNREAD_MS_MAX = 10_000
 """A connection whose client takes nothing for this long is cut by the kernel: no close frame would reach it."""
 CAIMAN_PORT = 3030
 
@@ -57,6 +57,7 @@ class FrontendConfig:
     sessions_per_address_max: int = 0
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    webrtc_path: str = webrtc_extra.PATH
     amira: AmiraLimits = field(default_factory=AmiraLimits)
     openai: OpenAiLimits = field(default_factory=OpenAiLimits)
 
@@ -99,7 +100,9 @@ async def serve(config: FrontendConfig) -> None:
     gate = Gate(_rules(config, keyfile))
     sockets = [listen(address) for address in config.listen]
     frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max)
-    app = App(frontend, gate, Amira(frontend, config.amira), openai.routes(frontend, config.openai))
+    webrtc = webrtc_extra.peers(frontend, gate)
+    routes = [*openai.routes(frontend, config.openai), *parakeet.routes(), *webrtc.routes(config.webrtc_path)]
+    app = App(frontend, gate, Amira(frontend, config.amira), routes)
     server = make_server(app, config.message_bytes_max, config.tls_cert, config.tls_key)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -115,6 +118,7 @@ async def serve(config: FrontendConfig) -> None:
     await frontend.drain(config.drain_s)
     server.should_exit = True
     await serving
+    await webrtc.close_all()
     frontend.close()
 
 

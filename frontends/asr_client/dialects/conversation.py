@@ -1,0 +1,130 @@
+"""One session over any channel: send the frames at a pace and read what comes, at the same time, up to the end.
+
+It must not know dialects (a Talk does) or transports (a Channel is one).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Protocol
+
+from asr_client.dialects.recorder import BYTES_PER_S, Recorder
+from asr_client.dialects.talks import Message, Talk
+from asr_client.errors import ConnectionLost, ServerError
+
+READY_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 30.0
+"""Longest silence of the server after all audio was sent."""
+NORMAL, PRIVATE = 1000, 4000
+"""The orderly close code, and the first one of the services' own."""
+
+
+class Closed(Exception):
+    """The server has closed the channel. `code` is the WebSocket's, None where the connection broke."""
+
+    def __init__(self, code: int | None, reason: str = "") -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class Channel(Protocol):
+    """A connection that carries messages. Both verbs raise Closed."""
+
+    ready_timeout_s: float
+
+    async def send(self, message: Message) -> None:
+        """Returns when the channel has taken it; waits while the server is behind."""
+
+    async def receive(self) -> Message:
+        """The next message; may be cancelled without losing one."""
+
+
+async def converse(channel: Channel, talk: Talk, frames: Iterable[bytes], pace: float, recorder: Recorder) -> None:
+    """The whole session. Raises ServerError, ConnectionLost, DecodeError."""
+    ready = asyncio.Event()
+    tasks = (
+        asyncio.create_task(_read(channel, talk, recorder, ready)),
+        asyncio.create_task(_send(channel, talk, frames, pace, recorder, ready)),
+    )
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if not recorder.all_sent:
+        raise ConnectionLost("the server ended the session before all audio was sent")
+
+
+async def _send(
+    channel: Channel, talk: Talk, frames: Iterable[bytes], pace: float, recorder: Recorder, ready: asyncio.Event
+) -> None:
+    """What goes wrong on the channel is the reader's to tell: it hears why."""
+    try:
+        for message in talk.opening():
+            await channel.send(message)
+        if talk.waits_for_ready:
+            await _wait_for(ready, channel.ready_timeout_s)
+        await _send_audio(channel, frames, pace, recorder)
+        recorder.all_sent = True
+        for message in talk.ending():
+            await channel.send(message)
+    except Closed:
+        return
+
+
+async def _wait_for(ready: asyncio.Event, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(ready.wait(), timeout_s)
+    except TimeoutError:
+        raise ConnectionLost(f"the server took the connection but was not ready within {timeout_s:g} s") from None
+
+
+async def _send_audio(channel: Channel, frames: Iterable[bytes], pace: float, recorder: Recorder) -> None:
+    """Each frame when it would have been spoken, counted from the first, so that delays do not add up."""
+    clock = asyncio.get_running_loop().time
+    start, position_s = clock(), 0.0
+    for frame in frames:
+        position_s += len(frame) / BYTES_PER_S
+        await asyncio.sleep(max(0.0, start + position_s / pace - clock()) if pace > 0 else 0.0)
+        recorder.sending(frame)
+        await channel.send(frame)
+        recorder.sent()
+
+
+async def _read(channel: Channel, talk: Talk, recorder: Recorder, ready: asyncio.Event) -> None:
+    while True:
+        try:
+            heard = talk.hear(await _next(channel, recorder))
+        except Closed as closed:
+            if not (talk.ends_with_close and closed.code == NORMAL):
+                raise _why(closed) from None
+            recorder.ended()
+            return
+        if heard.text is not None:
+            recorder.said(heard.text)
+        if heard.ready:
+            ready.set()
+        if heard.ended:
+            recorder.ended()
+            return
+
+
+async def _next(channel: Channel, recorder: Recorder) -> Message:
+    """The next message. Raises ConnectionLost when the server stays silent although it has all audio."""
+    while True:
+        try:
+            return await asyncio.wait_for(channel.receive(), ANSWER_TIMEOUT_S)
+        except TimeoutError:
+            if recorder.all_sent and recorder.silent_s() >= ANSWER_TIMEOUT_S:
+                raise ConnectionLost(f"the server has said nothing for {ANSWER_TIMEOUT_S:g} s") from None
+
+
+def _why(closed: Closed) -> ServerError | ConnectionLost:
+    if closed.code is None:
+        return ConnectionLost("the connection broke before the session had ended")
+    if closed.code >= PRIVATE:
+        return ServerError(f"closed-{closed.code}", closed.reason)
+    reason = f" {closed.reason}" if closed.reason else ""
+    return ConnectionLost(f"the server closed the connection early: {closed.code}{reason}", closed.code)

@@ -1,0 +1,344 @@
+"""WebRTC clients: an SDP offer over HTTP, then one conversation on the data channel that the client has created.
+
+A client that sends an audio track too (what browsers do with a microphone) is heard on it from its `init` on; the
+track is one more source of the same PCM16 that others send as binary messages.
+
+A data channel cannot be left unread as a socket can: what a client sends beyond its credit is held here, up to
+`INBOX_BYTES_MAX`, and more than that ends its conversation. No STUN or TURN server is asked: the answer names the
+addresses that this machine has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import MediaStreamError
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from asr_frontends.access import Gate, Guest
+from asr_frontends.codec import Close, Codec, Frame, Request
+from asr_frontends.codecs.moonshine import MoonshineCodec
+from asr_frontends.frontend import Frontend
+from asr_frontends.resample import Resampler
+from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.webrtc_extra import PATH
+from asr_frontends.servers.websocket import request_of
+from asr_proto.audio import from_float32
+from asr_proto.errors import BadRequest, LimitExceeded, PeerError
+
+log = structlog.get_logger()
+
+OFFER_BYTES_MAX = 65_536
+OFFER_S_MAX = 30.0
+PEERS_MAX = 1000
+"""Connections that one process holds, with or without a session."""
+CHANNEL_S_MAX = 30.0
+"""Longest wait for a client to open its data channel."""
+INBOX_BYTES_MAX = 4_194_304
+"""Two minutes of audio beyond the credit."""
+FRAME_COST = 64
+"""Counted for each message beside its bytes."""
+BUFFERED_BYTES_MAX = 65_536
+"""Handed to the transport and not taken by the client; beyond it the conversation's own outbox fills."""
+LINGER_S = 0.25
+"""Between the last message and the end of the channel: the dialect's promise."""
+CLOSE_S = 2.0
+"""Longest wait for a client to close its side of the channel."""
+
+
+class DataChannelTransport:
+    """A data channel as a Transport. Its messages are kept from the moment it is made."""
+
+    def __init__(self, channel: RTCDataChannel, on_overflow: Callable[[], None]) -> None:
+        self._channel, self._on_overflow = channel, on_overflow
+        self._inbox: deque[str | bytes] = deque()
+        self._inbox_bytes = 0
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._ended = asyncio.Event()
+        channel.bufferedAmountLowThreshold = BUFFERED_BYTES_MAX
+        channel.on("message", self.feed)
+        channel.on("close", self.end)
+        channel.on("bufferedamountlow", self._taken.set)
+
+    def feed(self, frame: str | bytes) -> None:
+        """What the client sends, on the channel or on its track."""
+        self._inbox_bytes += len(frame) + FRAME_COST
+        if self._inbox_bytes > INBOX_BYTES_MAX:
+            self._inbox.clear()
+            self._inbox_bytes = 0
+            self._on_overflow()
+            return
+        self._inbox.append(frame)
+        self._arrived.set()
+
+    def end(self) -> None:
+        """The client is gone."""
+        self._ended.set()
+        self._arrived.set()
+        self._taken.set()
+
+    async def receive(self) -> str | bytes | None:
+        while not self._inbox:
+            if self._ended.is_set():
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        frame = self._inbox.popleft()
+        self._inbox_bytes -= len(frame) + FRAME_COST
+        return frame
+
+    async def send(self, frame: Frame) -> None:
+        if isinstance(frame, Close):
+            await self._close()
+            return
+        await self._until_buffered(BUFFERED_BYTES_MAX)
+        if self._channel.readyState == "open":
+            self._channel.send(frame)
+
+    async def _close(self) -> None:
+        await self._until_buffered(0)
+        await asyncio.sleep(LINGER_S)
+        self._channel.close()
+        try:
+            await asyncio.wait_for(self._ended.wait(), CLOSE_S)
+        except TimeoutError:
+            log.info("a WebRTC client did not close its data channel")
+
+    async def _until_buffered(self, bytes_max: int) -> None:
+        """Wait until no more than this is on its way, or the client is gone."""
+        self._channel.bufferedAmountLowThreshold = bytes_max
+        while self._channel.bufferedAmount > bytes_max and not self._ended.is_set():
+            self._taken.clear()
+            await self._taken.wait()
+
+
+class Conversation(Connection):
+    """A connection whose client may also send too much."""
+
+    def end(self, error: PeerError) -> None:
+        """End it for what the client did outside its messages."""
+        self._fail(error)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the last message is on its way."""
+        return self._closing.is_set()
+
+
+class Mono:
+    """Frames of an audio track as PCM16LE, 16 kHz, mono."""
+
+    def __init__(self) -> None:
+        self._rate = 0
+        self._resampler: Resampler | None = None
+
+    def feed(self, frame: Any) -> bytes:
+        """`frame` is an av.AudioFrame of interleaved 16-bit samples, which is what aiortc's decoders make."""
+        if frame.sample_rate != self._rate or self._resampler is None:
+            self._rate, self._resampler = frame.sample_rate, Resampler(frame.sample_rate)
+        channels = len(frame.layout.channels)
+        mean = frame.to_ndarray().reshape(-1, channels).mean(axis=1, dtype="f4")
+        return self._resampler.feed(from_float32(mean / 32768.0).tobytes())
+
+
+class Peer:
+    """One peer connection: its conversation, and the track beside it."""
+
+    def __init__(self, frontend: Frontend, gate: Gate, request: Request) -> None:
+        self._frontend, self._gate, self._request = frontend, gate, request
+        self._guest: Guest | None = None
+        self._codec = MoonshineCodec(request)
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._track: MediaStreamTrack | None = None
+        self._transport: DataChannelTransport | None = None
+        self._conversation: Conversation | None = None
+        self._opened = asyncio.Event()
+        self._pc.on("datachannel", self._on_channel)
+        self._pc.on("track", self._on_track)
+        self._pc.on("connectionstatechange", self._on_state)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the conversation has ended and its last messages are on their way."""
+        return self._conversation is not None and self._conversation.is_ending
+
+    async def answer(self, offer: RTCSessionDescription) -> RTCSessionDescription:
+        """The answer to a client's offer. Raises BadRequest; the peer must be closed then."""
+        try:
+            await self._pc.setRemoteDescription(offer)
+            has_channel = self._pc.sctp is not None
+            self._take_one_track()
+            await self._pc.setLocalDescription(await self._pc.createAnswer())
+        except Exception as error:  # aiortc has no error of its own for an SDP that it cannot follow
+            log.info("refused an SDP offer", reason=repr(error))
+            raise BadRequest("invalid sdp") from error
+        if not has_channel:
+            raise BadRequest("the offer has no data channel: create it before the offer")
+        return self._pc.localDescription
+
+    async def run(self) -> None:
+        """Serve the client until it or its conversation has ended."""
+        listening: asyncio.Task[None] | None = None
+        try:
+            await asyncio.wait_for(self._opened.wait(), CHANNEL_S_MAX)
+            if self._conversation is not None:
+                listening = asyncio.create_task(self._listen())
+                await self._conversation.run()
+        except TimeoutError:
+            log.info("a WebRTC client opened no data channel")
+        finally:
+            if listening is not None:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+            if self._guest is not None:
+                self._gate.leave(self._guest)
+            await self.close()
+
+    async def close(self) -> None:
+        await self._pc.close()
+
+    # ---- The peer connection ----
+
+    def _take_one_track(self) -> None:
+        """One voice a session: more tracks, and video, are answered as unwanted."""
+        for transceiver in self._pc.getTransceivers():
+            if transceiver.receiver.track is not self._track:
+                transceiver.direction = "inactive"
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if self._track is None and track.kind == "audio":
+            self._track = track
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        """The first is the conversation, whatever its label. It counts as its client's from here on: the offer's count
+        ended with its answer."""
+        if self._transport is not None:
+            channel.close()
+            return
+        self._transport = DataChannelTransport(channel, self._on_overflow)
+        codec: Codec = self._codec
+        self._conversation = Conversation(codec, self._frontend, self._transport)
+        try:
+            self._guest = self._gate.admit(self._request)
+        except PeerError as error:
+            self._conversation.end(error)
+        self._opened.set()
+
+    def _on_overflow(self) -> None:
+        assert self._conversation is not None
+        detail = f"{INBOX_BYTES_MAX} bytes are ahead of the model"
+        self._conversation.end(LimitExceeded(detail, slug="too-far-ahead"))
+
+    def _on_state(self) -> None:
+        if self._pc.connectionState in ("failed", "closed"):
+            self._opened.set()
+            if self._transport is not None:
+                self._transport.end()
+
+    async def _listen(self) -> None:
+        """Take the track's audio while the conversation wants any."""
+        if self._track is None or self._transport is None:
+            return
+        mono = Mono()
+        try:
+            while True:
+                frame = await self._track.recv()
+                if self._codec.takes_audio and (pcm := mono.feed(frame)):
+                    self._transport.feed(pcm)
+        except MediaStreamError:
+            return
+
+
+class RtcPeers:
+    """All WebRTC clients of a frontend."""
+
+    def __init__(self, frontend: Frontend, gate: Gate) -> None:
+        self._frontend, self._gate = frontend, gate
+        self._peers: dict[asyncio.Task[None], Peer] = {}
+        # Of every pair of addresses that ICE tries, with the client's in it.
+        logging.getLogger("aioice").setLevel(logging.WARNING)
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def routes(self, path: str = PATH) -> list[BaseRoute]:
+        """Where clients send their offers."""
+        return [Route(path, self._offer, methods=["POST"])]
+
+    async def close_all(self) -> None:
+        """Let last messages out, then end every conversation and connection."""
+        ending = [task for task, peer in self._peers.items() if peer.is_ending]
+        if ending:
+            await asyncio.wait(ending, timeout=LINGER_S + CLOSE_S)
+        tasks = list(self._peers)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _offer(self, request: HttpRequest) -> Response:
+        if len(self._peers) >= PEERS_MAX:
+            return PlainTextResponse("too many WebRTC clients are here", 503, {"retry-after": "1"})
+        peer: Peer | None = None
+        try:
+            offer = _parse(await _body(request))
+            peer = Peer(self._frontend, self._gate, request_of(request.scope))
+            answer = await peer.answer(offer)
+        except PeerError as error:
+            if peer is not None:
+                await peer.close()
+            return PlainTextResponse(error.detail, 413 if isinstance(error, LimitExceeded) else 400)
+        task = asyncio.create_task(peer.run())
+        self._peers[task] = peer
+        task.add_done_callback(self._forget)
+        return JSONResponse({"sdp": answer.sdp, "type": answer.type})
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._peers[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a WebRTC conversation broke off", exc_info=error)
+
+
+async def _body(request: HttpRequest) -> bytes:
+    """Raises LimitExceeded and BadRequest."""
+    body = b""
+    try:
+        async with asyncio.timeout(OFFER_S_MAX):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > OFFER_BYTES_MAX:
+                    raise LimitExceeded(f"an offer has at most {OFFER_BYTES_MAX} bytes")
+    except (TimeoutError, ClientDisconnect) as error:
+        raise BadRequest("the offer is not complete") from error
+    return body
+
+
+def _parse(body: bytes) -> RTCSessionDescription:
+    """The client's offer. Raises BadRequest."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("invalid json") from error
+    fields = message if isinstance(message, dict) else {}
+    sdp, kind = fields.get("sdp"), fields.get("type")
+    if not sdp or not kind or not isinstance(sdp, str):
+        raise BadRequest("missing sdp/type")
+    if kind != "offer":
+        raise BadRequest("type must be offer")
+    return RTCSessionDescription(sdp, kind)

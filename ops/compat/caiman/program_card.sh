@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# In place of flashing the card.
+# shellcheck source=../lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
+
+refuse "a card is flashed with its vendor's tools (JTAG and the bitstream), which this project does not have"

@@ -1,0 +1,176 @@
+# Sourced by every script here: where the project lies, how a service is started, and how exactly that one is ended.
+#
+#   VENV_PATH        the virtual environment            [.venv of the project]
+#   ASR_STATE_DIR    process ids and logs lie here      [~/.local/state/asr-pool]
+#   ASR_LISTEN       HOST:PORT instead of the document's
+#   ASR_SERVE_ENGINE the engine instead of the document's
+# shellcheck shell=bash
+set -euo pipefail
+
+COMPAT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(cd -- "$COMPAT/../.." && pwd)
+VENV=${VENV_PATH:-$ROOT/.venv}
+STATE=${ASR_STATE_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/asr-pool}
+DRAIN_S=45 # workers may take 30 s to end their sessions
+
+say() { printf '%s\n' "$*" >&2; }
+
+# refuse SENTENCE [CODE]
+refuse() {
+    say "$(basename -- "$0"): $1"
+    exit "${2:-1}"
+}
+
+# A program of the virtual environment, or of the PATH.
+program() {
+    if [[ -x $VENV/bin/$1 ]]; then
+        printf '%s\n' "$VENV/bin/$1"
+    else
+        command -v "$1" || refuse "$1 is not installed: run 'make -C $ROOT $VENV/.installed' first"
+    fi
+}
+
+# Install the project into the virtual environment.
+install_project() {
+    make -C "$ROOT" "VENV=$VENV" "PYTHON=${PYTHON_BIN:-python3}" "$VENV/.installed"
+}
+
+# install_extra NAME
+install_extra() {
+    "$VENV/bin/python" -m pip install --quiet -e "${ROOT}[$1]"
+}
+
+# The options that select this engine where it is usable; a note and nothing where it is not.
+engine_options() {
+    [[ -z ${ASR_SERVE_ENGINE:-} ]] || return 0
+    if is_usable "$1"; then
+        printf '%s\n' "--engine=$1"
+    else
+        say "the engine '$1' is not usable here (asr-worker --list-engines says why): the embedded model answers"
+    fi
+}
+
+is_usable() {
+    local worker
+    worker=$(program asr-worker)
+    [[ $("$worker" --list-engines) =~ (^|$'\n')"$1"\ +usable ]]
+}
+
+# What tells a process from a later one with the same number: when it began. Fails for one that has ended.
+identity() {
+    local stat
+    if [[ -r /proc/$1/stat ]]; then
+        stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+        # shellcheck disable=SC2206
+        local fields=(${stat##*) })
+        [[ ${fields[0]} != Z ]] && printf '%s\n' "${fields[19]}"
+    elif [[ -d /proc/self ]]; then
+        return 1
+    else
+        ps -o lstart= -p "$1"
+    fi
+}
+
+# The process id of a service that was started here and still runs.
+running() {
+    local pid began
+    [[ -r $STATE/$1.pid ]] || return 1
+    read -r pid began <"$STATE/$1.pid" || return 1
+    [[ $(identity "$pid") == "$began" ]] && printf '%s\n' "$pid"
+}
+
+remember() {
+    mkdir -p "$STATE"
+    printf '%s %s\n' "$2" "$(identity "$2")" >"$STATE/$1.pid"
+}
+
+refuse_second() {
+    local pid
+    if pid=$(running "$1"); then
+        refuse "$1 is already running (process $pid)"
+    fi
+}
+
+# serve NAME OPTION...: become `asr serve`.
+serve() {
+    local name=$1 command
+    shift
+    refuse_second "$name"
+    command=$(program asr)
+    remember "$name" $$
+    exec "$command" serve "$@"
+}
+
+# serve_detached NAME LOG OPTION...: start `asr serve` in a session of its own, so that Ctrl+C here does not reach it.
+serve_detached() {
+    local name=$1 log=$2 command python
+    shift 2
+    refuse_second "$name"
+    command=$(program asr)
+    python=$(program python)
+    "$python" -c 'import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])' "$command" serve "$@" \
+        >>"$log" 2>&1 </dev/null &
+    remember "$name" $!
+    disown
+}
+
+# stop NAME: end the service that was started here under this name, and nothing else.
+stop() {
+    local pid
+    if ! pid=$(running "$1"); then
+        rm -f -- "$STATE/$1.pid"
+        say "$1 is not running"
+        return 0
+    fi
+    kill -TERM "$pid"
+    if ! ended "$1" "$DRAIN_S"; then
+        kill -TERM "$pid" # the second time it ends at once
+        ended "$1" 10 || refuse "$1 (process $pid) does not end"
+    fi
+    rm -f -- "$STATE/$1.pid"
+    say "$1 has ended"
+}
+
+# ended NAME SECONDS
+ended() {
+    local tries=$(($2 * 10))
+    while running "$1" >/dev/null; do
+        ((tries-- > 0)) || return 1
+        sleep 0.1
+    done
+}
+
+# With --nuke-venv, remove the virtual environment of the project; nothing outside it is ever removed.
+stop_and_clean() {
+    local name=$1 nuke=""
+    shift
+    while (($#)); do
+        case $1 in
+        --nuke-venv) nuke=1 ;;
+        *) refuse "unknown option $1 (there is --nuke-venv)" 2 ;;
+        esac
+        shift
+    done
+    stop "$name"
+    if [[ -n $nuke ]]; then
+        [[ -f $VENV/pyvenv.cfg ]] || refuse "$VENV is no virtual environment"
+        rm -rf -- "$VENV"
+        say "$VENV is removed"
+    fi
+}
+
+# Measuring many sessions at once is a command of its own.
+bench() {
+    local command
+    command=$(program asr)
+    "$command" bench --help >/dev/null 2>&1 || refuse "this version has no 'asr bench' yet; 'asr client' measures one session"
+    exec "$command" bench "$@"
+}
+
+# talk COMMAND DIALECT SERVER OPTION...: `asr client` or `asr warmup` in this dialect.
+talk() {
+    local what=$1 dialect=$2 server=$3 command
+    shift 3
+    command=$(program asr)
+    exec "$command" "$what" --dialect "$dialect" --server "$server" "$@"
+}

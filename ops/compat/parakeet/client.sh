@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# client.sh [--file FILE] [--url URL] [--rtf N] [--frame-ms 20] [--print-partials] [--full-text]
+# shellcheck source=../lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
+
+talk client parakeet "127.0.0.1:${PORT:-8000}" "$@"

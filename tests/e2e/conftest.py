@@ -1,0 +1,48 @@
+"""Services that several tests share: starting one takes a second or two, and reading tests leave no trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.service import Pool
+
+
+@pytest.fixture(scope="session")
+def _fake_pool() -> Iterator[Pool]:
+    with Pool() as pool:
+        yield pool
+
+
+@pytest.fixture
+def fake(_fake_pool: Pool) -> Iterator[Pool]:
+    """A broker, a worker with the fake engine and a frontend. Nothing may be killed; no slot may stay taken."""
+    yield _fake_pool
+    _fake_pool.wait_sessions(0)
+
+
+@pytest.fixture(scope="session")
+def _impatient(_fake_pool: Pool) -> int:
+    _, port = _fake_pool.add_frontend("--idle-s=1")
+    _fake_pool.wait_ready(port)
+    return port
+
+
+@pytest.fixture
+def impatient(fake: Pool, _impatient: int) -> str:
+    """Address of a second frontend of the same pool, which ends a session after a second of silence."""
+    return f"ws://127.0.0.1:{_impatient}"
+
+
+@pytest.fixture(scope="session")
+def _speech_pool() -> Iterator[Pool]:
+    with Pool(workers=[["--engine=moonshine"]]) as pool:
+        yield pool
+
+
+@pytest.fixture
+def speech(_speech_pool: Pool) -> Iterator[Pool]:
+    """The same with the embedded model."""
+    yield _speech_pool
+    _speech_pool.wait_sessions(0)
