@@ -19,6 +19,12 @@ def samples(body: str) -> dict[str, float]:
     return {sample.name: sample.value for family in families for sample in family.samples}
 
 
+def by_endpoint(body: str) -> dict[tuple[str, str], float]:
+    """Values by name and endpoint."""
+    families = text_string_to_metric_families(body)
+    return {(one.name, one.labels.get("endpoint", "")): one.value for family in families for one in family.samples}
+
+
 def kill(pool: Pool, program: Program) -> None:
     """End one of the pool's programs for good."""
     program.process.send_signal(signal.SIGKILL)
@@ -105,6 +111,25 @@ def test_metrics_of_all_processes() -> None:
         assert metrics()["asr_frontend_errors_total"] == 1
         assert metrics()["asr_frontend_sessions"] == 0
         eventually(lambda: metrics(at_broker)["asr_broker_sessions"] == 0, "no session at the broker", 5)
+
+
+def test_requests_are_counted_by_endpoint(fake: Pool) -> None:
+    """AMI-08: AMIRA's names, with Prometheus' forms; whatever path is asked for, the labels are few."""
+    before = by_endpoint(fake.get("/metrics")[1])
+    name, active = ("asr_requests_total", "/v1/stream"), ("asr_active_connections", "")
+    with Native(fake.url) as client:
+        client.ready()
+        assert fake.get("/nonsense/of/a/scanner")[0] == 404
+        during = by_endpoint(fake.get("/metrics")[1])
+        assert during[active] == before[active] + 1
+        assert during[name] == before.get(name, 0) + 1
+    assert during[("asr_requests_total", "other")] >= 1
+    done = ("asr_request_duration_seconds_count", "/v1/stream")
+
+    def counted() -> bool:
+        return by_endpoint(fake.get("/metrics")[1]).get(done, 0) == during.get(done, 0) + 1
+
+    eventually(counted, "the duration of a conversation that is over", 5)
 
 
 def test_content_type_of_metrics(fake: Pool) -> None:

@@ -15,6 +15,7 @@ from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot, Voice
 from asr_workers.engines.moonshine import MoonshineConfig, MoonshineEngine
+from asr_workers.engines.moonshine_model import MoonshineModel
 
 DATA = Path(__file__).parents[1] / "data"
 SILENCE = np.zeros(16_000, np.int16)
@@ -250,6 +251,19 @@ def test_an_utterance_without_text_only_advances(engine: MoonshineEngine, monkey
     monkeypatch.setattr(engine._model, "decode", lambda pcm, draft=(): [])
     outputs = transcribe(engine, clip(CLIPS[2]))
     assert [type(output) for output in outputs] == [Voice, Voice, Advanced, Drained]
+
+
+def test_the_first_decode_is_not_a_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PAR-21: the engine warms up when it is made, without text for anybody."""
+    decoded: list[int] = []
+    plain = MoonshineModel.decode
+    monkeypatch.setattr(
+        MoonshineModel, "decode", lambda self, pcm, *rest: decoded.append(len(pcm)) or plain(self, pcm, *rest)
+    )
+    made = MoonshineEngine(MoonshineConfig(slots=1))
+    assert len(decoded) == 1
+    made.open(0, SlotOptions(), None)
+    assert made.step([], 0.0) == [] and len(decoded) == 1
 
 
 def test_the_speaker_begins_and_ceases_around_each_utterance(engine: MoonshineEngine) -> None:

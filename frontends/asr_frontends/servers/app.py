@@ -19,7 +19,7 @@ from asr_frontends.codecs import deepgram
 from asr_frontends.codecs.amira import AmiraCodec
 from asr_frontends.dialects import codec_for
 from asr_frontends.frontend import Frontend
-from asr_frontends.metrics import FrontendCollector
+from asr_frontends.metrics import FrontendCollector, Requests
 from asr_frontends.servers import openai
 from asr_frontends.servers.amira import Amira
 from asr_frontends.servers.connection import Connection
@@ -30,15 +30,30 @@ OPEN_PATHS = frozenset({"/health", "/health/detailed", "/ready", "/metrics", "/s
 """Answered without a key: probes and scrapers have none."""
 
 
+ENDPOINTS = ("/v1/stream", "/asr/v0.1/stream", "/v2/decode/stream", "/v2/decode/batch", "/v1/audio", "/v1/models")
+"""Labels of metrics by the beginning of a path; exact ones follow. Whatever else is asked for is `other`."""
+EXACT_ENDPOINTS = frozenset({"/", "/ws", "/v1/listen"})
+
+
+def endpoint_of(path: str) -> str:
+    """The label of a path: one of a few, whatever clients ask for."""
+    if path in EXACT_ENDPOINTS:
+        return path
+    return next((endpoint for endpoint in ENDPOINTS if path.startswith(endpoint)), "other")
+
+
 class App:
     """One application for all listening sockets of a frontend."""
 
     def __init__(self, frontend: Frontend, gate: Gate, amira: Amira, routes: Sequence[BaseRoute] = ()) -> None:
         self._frontend, self._gate, self._amira = frontend, gate, amira
+        registry = CollectorRegistry()
+        registry.register(FrontendCollector(frontend))
+        self._requests = Requests(registry)
         origins = sorted(gate.rules.origins)
         cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
         self._http = Starlette(
-            routes=[*own_routes(frontend), *amira.routes(), *routes], middleware=[cors] if origins else []
+            routes=[*own_routes(frontend, registry), *amira.routes(), *routes], middleware=[cors] if origins else []
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,12 +74,16 @@ class App:
         try:
             guest = self._gate.admit(request_of(asgi[0]))
         except PeerError as error:
+            self._requests.refused.labels(endpoint_of(asgi[0]["path"]), error.slug).inc()
             await refuse(error, *asgi)
             return
-        try:
-            await serve(*asgi)
-        finally:
-            self._gate.leave(guest)
+        endpoint = endpoint_of(asgi[0]["path"])
+        self._requests.requests.labels(endpoint).inc()
+        with self._requests.active.track_inprogress(), self._requests.duration.labels(endpoint).time():
+            try:
+                await serve(*asgi)
+            finally:
+                self._gate.leave(guest)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = request_of(scope)
@@ -87,10 +106,8 @@ class App:
             await Connection(codec, self._frontend, transport).run()
 
 
-def own_routes(frontend: Frontend) -> list[BaseRoute]:
+def own_routes(frontend: Frontend, registry: CollectorRegistry) -> list[BaseRoute]:
     """Readiness and metrics; health is AMIRA's."""
-    registry = CollectorRegistry()
-    registry.register(FrontendCollector(frontend))
 
     async def ready(_: HttpRequest) -> Response:
         is_ready = frontend.ready()
