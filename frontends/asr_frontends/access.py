@@ -28,6 +28,9 @@ class Forbidden(PeerError):
     slug = "origin-not-allowed"
 
 
+ANY_ORIGIN = "*"
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What is asked of a client. Zero sessions means no limit."""
@@ -35,7 +38,7 @@ class Rules:
     keys: Mapping[str, str] | None = None
     """Names by hexadecimal SHA-256 of the key; None lets everybody in."""
     origins: frozenset[str] = frozenset()
-    """Allowed values of a browser's Origin; empty allows all."""
+    """Allowed values of a browser's Origin; empty or ANY_ORIGIN allows all."""
     sessions_per_key_max: int = 0
     sessions_per_address_max: int = 0
 
@@ -77,7 +80,8 @@ class Gate:
     def check_origin(self, request: Request) -> None:
         """Programs send no Origin and pass; a browser's must be allowed. Raises Forbidden."""
         origin = request.headers.get("origin")
-        if origin is not None and self.rules.origins and origin not in self.rules.origins:
+        allowed = self.rules.origins
+        if origin is not None and allowed and not allowed & {origin, ANY_ORIGIN}:
             raise Forbidden("this origin is not allowed here")
 
     def _name(self, request: Request) -> str:

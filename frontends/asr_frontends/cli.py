@@ -84,7 +84,7 @@ DEFAULTS = Limits()
 @click.option(
     "--origin",
     multiple=True,
-    help="Let browsers in from this origin only, and answer it with CORS headers; repeatable.",
+    help="Let browsers in from this origin only, and answer it with CORS headers; repeatable; * for all.",
 )
 @click.option("--sessions-per-key", type=click.IntRange(min=0), default=0, help="Largest number; 0 for no limit.")
 @click.option("--sessions-per-address", type=click.IntRange(min=0), default=0, help="Largest number; 0 for no limit.")

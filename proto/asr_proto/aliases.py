@@ -79,6 +79,10 @@ def _level(_variable: str, value: str) -> str | None:
     return (LEVELS | OTHER_LEVELS).get(levels[0]) if levels else None
 
 
+def _any_origin(_variable: str, value: str) -> str | None:
+    return "*" if value.strip().lower() in ("1", "true", "yes", "on") else None
+
+
 ALIASES = (
     Alias(PROCESSES, "log_level", ("ASR_LOG_LEVEL", "RUST_LOG"), _level),
     Alias(("worker",), "device", ("ASR_DEVICE",)),
@@ -87,6 +91,7 @@ ALIASES = (
     Alias(("frontend",), "idle_s", ("SESSION_IDLE_TIMEOUT", "AMIRA_STREAM_TIMEOUT_SECS")),
     Alias(("frontend",), "credit_s", ("AMIRA_AUDIO_BUFFER_CAPACITY",), _seconds_of_bytes),
     Alias(("frontend",), "webrtc_path", ("ASR_WEBRTC_PATH", "WEBRTC_OFFER_PATH")),
+    Alias(("frontend",), "origin", ("AMIRA_ENABLE_CORS",), _any_origin),
     Alias(("frontend",), "amira_streams_max", ("AMIRA_MAX_CONCURRENT_STREAMS",)),
     Alias(("frontend",), "amira_batches_max", ("AMIRA_MAX_CONCURRENT_BATCHES",)),
     Alias(("frontend",), "amira_batch_s_max", ("AMIRA_MAX_BATCH_AUDIO_LENGTH_SECS",)),

@@ -67,7 +67,8 @@ def test_origins() -> None:
     with pytest.raises(Forbidden) as error:
         gate.admit(request(origin="https://evil.example"))
     assert http_status(error.value) == 403
-    Gate(Rules()).admit(request(origin="https://any.example"))
+    for rules in (Rules(), Rules(origins=frozenset({"*"}))):
+        Gate(rules).admit(request(origin="https://any.example"))
 
 
 def test_sessions_per_key_and_per_address() -> None:

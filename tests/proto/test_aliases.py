@@ -126,7 +126,9 @@ def test_a_file_in_amira_s_form(name: str, text: str, tmp_path: Path) -> None:
     """AMI-09, AMI-11: AMIRA_CONFIG_FILE, beneath the variables."""
     (tmp_path / name).write_text(text)
     environ = {"AMIRA_CONFIG_FILE": str(tmp_path / name)}
-    assert values("frontend", **environment_of(environ)) == {"listen": ["0.0.0.0:9000"], "amira_streams_max": "4"}
+    found = values("frontend", **environment_of(environ))
+    assert found.pop("origin", "*") == "*"
+    assert found == {"listen": ["0.0.0.0:9000"], "amira_streams_max": "4"}
     for variable in ("AMIRA_SERVER_PORT", "SERVER_PORT"):
         assert values("serve", **environment_of(environ | {variable: "1"})) == {"listen": ["0.0.0.0:1"]}
     assert environment_of({"HOME": "/"}) == {"HOME": "/"}
@@ -237,3 +239,10 @@ def test_a_bad_value_names_its_variable(start: Any) -> None:
     result = start(ASR_MAX_BATCH="many")
     assert result.exit_code == 2
     assert result.stderr == "asr-worker: ASR_MAX_BATCH: 'many' is not a valid integer.\n"
+
+
+def test_cors_is_off_unless_asked_for() -> None:
+    """AMI-15"""
+    assert aliases("frontend", {"AMIRA_ENABLE_CORS": "true"})["origin"].value == "*"
+    assert "origin" not in aliases("frontend", {"AMIRA_ENABLE_CORS": "false"})
+    assert "origin" not in aliases("frontend", {})
