@@ -30,6 +30,7 @@ sim: $(VENV)/.installed-dev
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.frontends.golden --rewrite
+	$(BIN)/python -m tests.e2e.golden_live --rewrite
 
 wer: $(VENV)/.installed-dev
 	$(BIN)/python -m asr_ops.wer $(SPEECH) $(ARGS)
