@@ -24,8 +24,8 @@ from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
 
 PIECE_BYTES_MAX = 524_288
 """Largest audio frame to a worker, well below the wire's limit."""
-MARKS_MAX = 4096
-"""Flushes of one session that may be unanswered."""
+MARKS_MAX = 256
+"""Flushes of one session that may be unanswered; a client that asks for more is not read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,6 @@ class Session:
     def _mark(self, marker: str | None) -> None:
         if self._stopping:
             raise OutOfOrder("a message after the end of audio")
-        if self._journal.marks_held >= MARKS_MAX:
-            raise LimitExceeded(f"{MARKS_MAX} flushes wait for their answer")
         self._stopping = marker is None
         self._journal.mark(marker)
 
@@ -180,6 +178,8 @@ class Session:
         if self.state is State.ENDED:
             return True
         journal = self._journal
+        if journal.marks_held >= MARKS_MAX:
+            return False
         if self._budget.exhausted or journal.bytes_held >= self._limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE:
             return False
         ahead = journal.end_sample - self._done
@@ -236,7 +236,7 @@ class Session:
                 return [Deliver(self.id, frame)]
             case m.Flushed():
                 self._journal.answered(frame.marker)
-                return [Deliver(self.id, frame)]
+                return [Deliver(self.id, frame), *self._credit()]
             case m.Ended():
                 return [*self._end(), Deliver(self.id, e.Bye())]
             case m.Failed():

@@ -320,6 +320,8 @@ def test_a_connection_counts_as_its_clients_session(fake: Pool) -> None:
             client.say("init")
             client.say("close")
             await client.rest()
+        # Whoever is let in hears that this is no offer; the first connection is over a moment after its last word.
+        await asyncio.to_thread(eventually, lambda: post(port, b"{}")[0] == 400, "the end of the first connection")
         async with Client(port) as client:
             client.say("ping")
             await client.until("pong")
