@@ -31,6 +31,8 @@ class Timing:
     """A lease that is not renewed for this long is released."""
     release_s: float = 1.0
     """Release is repeated this often until it is answered."""
+    hang_s: float = 10.0
+    """A worker that has work and makes no step, or says nothing at all, for this long is given up."""
     sweep_s: float = 0.25
 
 
@@ -95,6 +97,8 @@ class Worker:
     name: str
     spec: m.Spec
     free: list[int]
+    progress_at: float
+    """When it last made a step, or had nothing to do."""
     leases: set[int] = field(default_factory=set)
     load: m.Load = NO_LOAD
     draining: bool = False
@@ -294,6 +298,8 @@ class Routing:
             case m.Bundle():
                 return self._forward_out(worker, message, event.body)
             case m.WorkerHeartbeat():
+                if message.load.steps != worker.load.steps or not message.load.pending_chunks:
+                    worker.progress_at = now
                 worker.load = message.load
             case m.Closed():
                 self._closed(worker, message)
@@ -307,7 +313,7 @@ class Routing:
             return [ToWorker(peer, _version_rejected(message.version))]
         gone = self._evict(peer, now)
         free = list(range(message.spec.slots - 1, -1, -1))
-        self.workers[peer] = Worker(peer, message.name, message.spec, free)
+        self.workers[peer] = Worker(peer, message.name, message.spec, free, now)
         return [*gone, ToWorker(peer, self._welcome()), *self._announce()]
 
     def _closed(self, worker: Worker, message: m.Closed) -> None:
@@ -350,7 +356,8 @@ class Routing:
         return [ToWorker(lease.worker, m.Release(lease.lease))]
 
     def _sweep(self, now: float) -> list[Command]:
-        commands: list[Command] = []
+        hung = [w.peer for w in self.workers.values() if now - w.progress_at > self.timing.hang_s]
+        commands = [command for peer in hung for command in self._fence(peer, now)]
         for lease in list(self.leases.values()):
             if lease.release_at is None and lease.expires_at <= now:
                 self.counts.lost += 1

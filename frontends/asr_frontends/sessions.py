@@ -18,6 +18,8 @@ from asr_proto.errors import AsrError, PeerError, ServiceError
 
 REGISTER_S = 0.5
 """How often an unanswered registration is repeated."""
+BROKER_SILENT_S = 10.0
+"""A broker that has said nothing for this long has dropped our leases: their sessions move."""
 RETRY_S = 1.0
 """When a client that was refused here may try again."""
 BEATS_MISSED_MAX = 3
@@ -61,7 +63,8 @@ class Sessions:
 
     def ready(self, now: float) -> bool:
         """Whether a new session could make progress now."""
-        return self.connected(now) and self.pool is not None and self.pool.slots_free > 0
+        has_slot = self.pool is not None and self.pool.slots_free > 0
+        return self.connected(now) and has_slot and not self.budget.exhausted
 
     # ---- Clients ----
 
@@ -156,8 +159,9 @@ class Sessions:
 
     def _unregistered(self, now: float) -> list[Command]:
         """The broker is new, or has given us up: every lease is gone; register and move what is alive."""
+        if self._boot is not None:
+            self._heartbeat_at = now
         self._boot, self.pool = None, None
-        self._heartbeat_at = now
         lost = [command for lease in list(self._by_lease) for command in self._lost(lease, now)]
         return [command for command in lost if not isinstance(command, ToBroker)]
 
@@ -174,6 +178,8 @@ class Sessions:
                 due = session.tick(now) if session.next_deadline() <= now else []
                 commands += self._after(session, due)
                 self._schedule(session)
+        if self._boot is not None and now - self._heard_at > BROKER_SILENT_S:
+            commands += self._unregistered(now)
         if self._heartbeat_at <= now:
             self._heartbeat_at = now + self._heartbeat_s
             commands.append(ToBroker(self._heartbeat()))

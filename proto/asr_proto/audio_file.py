@@ -23,6 +23,11 @@ from asr_proto.errors import AudioError
 MISSING_SHARE_MAX = 0.05
 """Share of the announced length that may be missing: lengths of MP3 files are estimates."""
 
+RATE_MIN, RATE_MAX, CHANNELS_MAX = 1_000, 768_000, 64
+"""What a header may claim: decoding allocates by it, whatever the file really holds."""
+BLOCK_VALUES_MAX = 4_000_000
+"""Samples of all channels decoded at a time."""
+
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # the library is not typed
     """A sound file that is only read forwards: the library seeks after each read, and an MP3 decoder that seeks
@@ -41,6 +46,10 @@ class AudioFile:
         if self._sound.frames == 0:
             self._sound.close()
             raise AudioError("it holds no audio")
+        rate, channels = self._sound.samplerate, self._sound.channels
+        if not RATE_MIN <= rate <= RATE_MAX or channels > CHANNELS_MAX:
+            self._sound.close()
+            raise AudioError(f"{rate} Hz with {channels} channels cannot be read")
 
     @property
     def duration_s(self) -> float:
@@ -82,7 +91,8 @@ class AudioFile:
 
     def _read(self) -> Float32:
         try:
-            return cast(Float32, self._sound.read(self._sound.samplerate, dtype="float32", always_2d=True))
+            frames = max(1, min(self._sound.samplerate, BLOCK_VALUES_MAX // self._sound.channels))
+            return cast(Float32, self._sound.read(frames, dtype="float32", always_2d=True))
         except soundfile.LibsndfileError as error:
             raise AudioError(f"it is damaged: {_reason(error)}") from error
 

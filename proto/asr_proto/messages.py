@@ -89,7 +89,7 @@ class Load:
     steps: int
     """Steps since the start."""
     pending_chunks: int
-    """Complete chunks that wait for a step."""
+    """Complete chunks that wait for a step or are in the one under way."""
     step_ms_p50: float
     step_ms_p99: float
     busy: float

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from asr_broker.routing import Command, FromFrontend, FromWorker, Gone, Routing, Timing, ToFrontend, ToWorker
+from asr_broker.routing import NO_LOAD, Command, FromFrontend, FromWorker, Gone, Routing, Timing, ToFrontend, ToWorker
 from asr_proto import messages as m
 
 BOOT = 7
@@ -50,11 +50,14 @@ class Broker:
         assert pinned, "no slot"
         return pinned[0]
 
-    def advance(self, seconds: float) -> list[Command]:
+    def advance(self, seconds: float, load: m.Load | None = NO_LOAD) -> list[Command]:
+        """Let time pass; the workers report `load` all the while, or nothing where it is None."""
         commands: list[Command] = []
         end = self.now + seconds
         while self.core.next_deadline() <= end:
             self.now = max(self.now, self.core.next_deadline())
+            for peer in list(self.core.workers) if load else []:
+                commands += self.worker(peer, m.WorkerHeartbeat(load))
             commands += self.core.tick(self.now)
         self.now = end
         return commands
@@ -180,6 +183,29 @@ def test_a_dead_worker_loses_its_leases_at_once(broker: Broker) -> None:
     assert ToFrontend(F1, m.Lost(pinned.lease, "worker-lost")) in commands
     assert ToWorker(W1, m.Unregistered()) in commands
     assert broker.core.workers == {}
+
+
+STUCK = m.Load(steps=7, pending_chunks=1, step_ms_p50=0.0, step_ms_p99=0.0, busy=1.0, real_time_factor=0.0)
+
+
+@pytest.mark.parametrize("load", [STUCK, None], ids=["work and no step", "silent"])
+def test_a_worker_that_hangs_is_given_up(broker: Broker, load: m.Load | None) -> None:
+    """Sessions on it would wait for ever, and new ones would join them."""
+    pinned = broker.pin("a")
+    commands: list[Command] = []
+    while broker.core.workers and broker.now < 30.0:
+        broker.frontend(F1, m.FrontendHeartbeat((pinned.lease,)))
+        commands += broker.advance(1.0, load)
+    assert ToFrontend(F1, m.Lost(pinned.lease, "worker-lost")) in commands
+    assert ToWorker(W1, m.Unregistered()) in commands
+    assert Timing().hang_s <= broker.now <= Timing().hang_s + 2.0
+
+
+def test_a_worker_that_is_merely_busy_or_idle_stays(broker: Broker) -> None:
+    for steps in range(60):
+        broker.advance(1.0, m.Load(steps, 5, 0.0, 0.0, 1.0, 0.0))
+    broker.advance(60.0)
+    assert W1 in broker.core.workers
 
 
 def test_a_dead_frontend_gives_its_slots_back(broker: Broker) -> None:

@@ -102,6 +102,21 @@ def test_a_session_waits_for_the_only_worker_to_come_back(single: Serve) -> None
     assert (after["broker"], after["frontend"]) == (before["broker"], before["frontend"])
 
 
+def test_a_worker_that_stands_still_is_given_up(single: Serve) -> None:
+    """Its socket lives, but nothing is done: the session waits for a worker that works, here the same one, wiped."""
+    pcm = noise(4.4, seed=29)
+    with Native(single.url) as client:
+        client.send(*cut(pcm[:40_000], 640))
+        client.until("final")
+        before = single.kill("worker-1", signal.SIGSTOP)
+        client.send(*cut(pcm[40_000:], 640))
+        client.until("migrating")
+        single.kill("worker-1", signal.SIGCONT)
+        client.stop()
+    assert client.text == expected(pcm)
+    assert single.children() == before
+
+
 def test_a_session_survives_one_kill_after_the_other(pair: Serve) -> None:
     """A worker, the one it moved to, and then the broker."""
     pcm = noise(12.2, seed=24)

@@ -196,6 +196,10 @@ def test_options(query: str, options: Options) -> None:
         (RAW + "&endpointing=soon", "endpointing"),
         (RAW + "&endpointing=-1", "endpointing"),
         (RAW + "&endpointing=60001", "endpointing"),
+        # Digits that a check of the first nine would let through: a rate of 1.9e14 stopped the whole process.
+        ("encoding=mulaw&sample_rate=000192000000000000", "sample_rate"),
+        (RAW + "&channels=000000001000000000", "channels"),
+        (RAW + "&endpointing=" + "9" * 5000, "endpointing"),
         (RAW + "&utterance_end_ms=1000", "interim_results"),
         (RAW + "&interim_results=true&utterance_end_ms=999", "utterance_end_ms"),
         (RAW + "&interim_results=true&utterance_end_ms=5001", "utterance_end_ms"),

@@ -119,6 +119,27 @@ def test_a_move_that_was_refused_is_tried_again_in_time(sessions: Sessions) -> N
         assert tries and now < 5.0
 
 
+def test_a_broker_that_falls_silent_loses_its_sessions(sessions: Sessions) -> None:
+    """Its socket says nothing, and a session without credit has no other deadline."""
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    sessions.client("a", e.Audio(b"\0\0" * 16000 * 11), 0.0)
+    assert not sessions.wanted("a")
+    said: list[object] = []
+    while sessions.next_deadline() < 60.0:
+        now = sessions.next_deadline()
+        said += [c.event for c in sessions.tick(now) if isinstance(c, Deliver)]
+    assert e.Notice() in said
+    assert isinstance(said[-1], e.Error) and said[-1].slug == "session-lost"
+    sessions.check()
+
+
+def test_a_full_journal_is_not_ready(sessions: Sessions) -> None:
+    sessions.budget.bytes_held = sessions.budget.bytes_max
+    assert not sessions.ready(0.0)
+    sessions.budget.bytes_held = 0
+
+
 def test_timers_do_not_pile_up(sessions: Sessions) -> None:
     """A heap entry per frame would be 1,500 for each session."""
     sessions.start("a", e.Start(), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,14 @@ def test_a_file_cut_in_half_is_damaged(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(AudioError, match="it is damaged"):
         decode(tmp_path / name)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(2_000_000_000, 1), (999, 1), (16_000, 65)])
+def test_what_a_header_claims_is_limited(rate: int, channels: int) -> None:
+    """Decoding allocates by the header: two kilobytes could ask for gigabytes."""
+    block = 2 * channels
+    data = bytes(block * 8)
+    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, channels, rate,
+                         min(rate * block, 2**32 - 1), block, 16, b"data", len(data))  # fmt: skip
+    with pytest.raises(AudioError):
+        AudioFile(header + data)

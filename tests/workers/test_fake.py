@@ -156,7 +156,7 @@ def test_a_reused_slot_is_wiped() -> None:
     assert text(hear(it, noise(5000, 1))) == transcript(noise(5000, 1))
 
 
-@pytest.mark.parametrize("language", ["de", "EN", "e", "english", "x" * 10_000])
+@pytest.mark.parametrize("language", ["de", "e", "english", "x" * 10_000])
 def test_it_speaks_english(language: str) -> None:
     it = FakeEngine(FakeConfig())
     with pytest.raises(BadRequest) as caught:

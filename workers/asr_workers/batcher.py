@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEVER = -np.inf
+PACE = 0.9
+"""A speaker in real time wins back a tenth: a burst after a stall or a move is background for a while, not for ever."""
 
 
 class Batcher:
@@ -36,13 +38,13 @@ class Batcher:
         """The slot's next chunk is complete. Idempotent until it is picked."""
         if not self._ready[slot]:
             self._ready[slot] = True
-            self._due[slot] = max(self._due[slot] + self._chunk_s, now)
+            self._due[slot] = max(self._due[slot] + PACE * self._chunk_s, now)
 
     def resubmit(self, slot: int) -> None:
         """One more chunk was complete already when the last one was picked. Idempotent like `submit`."""
         if not self._ready[slot]:
             self._ready[slot] = True
-            self._due[slot] += self._chunk_s
+            self._due[slot] += PACE * self._chunk_s
 
     def due(self, slot: int) -> float:
         """Deadline of the slot's next or last picked chunk."""

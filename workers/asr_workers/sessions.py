@@ -70,6 +70,8 @@ class Sessions:
         self._outbox: dict[bytes, list[m.FrameOut]] = {}
         self._heartbeat_s = REGISTER_S
         self._heartbeat_at = now
+        self._in_step = 0
+        """Work of the step under way."""
 
     # ---- The four verbs ----
 
@@ -105,7 +107,7 @@ class Sessions:
         self._heartbeat_at = now + self._heartbeat_s
         if not self.registered:
             return [Send(m.RegisterWorker(m.PROTOCOL_VERSION, self.name, self.spec))]
-        return [Send(m.WorkerHeartbeat(self.load.sum_up(self._batcher.waiting(), now)))]
+        return [Send(m.WorkerHeartbeat(self.load.sum_up(self._batcher.waiting() + self._in_step, now)))]
 
     def next_deadline(self) -> float:
         """When `tick` has something to do."""
@@ -120,9 +122,11 @@ class Sessions:
 
     # ---- Steps ----
 
-    def batch(self, blocked: Collection[int] = ()) -> list[Chunk]:
-        """The chunks of the next step."""
-        return [self._by_slot[slot].take(self._batcher.due(slot)) for slot in self._batcher.pick(blocked)]
+    def batch(self, blocked: Collection[int] = (), *, pending: bool = False) -> list[Chunk]:
+        """The chunks of the next step; `pending`: the engine steps without any, too."""
+        chunks = [self._by_slot[slot].take(self._batcher.due(slot)) for slot in self._batcher.pick(blocked)]
+        self._in_step = max(len(chunks), int(pending))
+        return chunks
 
     def opened(self, slot: int, lease: int) -> None:
         """The engine opened `slot` for `lease`."""
@@ -141,6 +145,7 @@ class Sessions:
 
     def stepped(self, chunks: Iterable[Chunk], outputs: Iterable[Output], elapsed_s: float) -> None:
         """A step has run: its outputs go to the sessions that were speaking."""
+        self._in_step = 0
         self.load.stepped(elapsed_s, sum(len(chunk.pcm) for chunk in chunks))
         for chunk in chunks:
             session = self._speaker(chunk.slot)
@@ -175,8 +180,9 @@ class Sessions:
 
     def disconnected(self, now: float) -> list[Command]:
         """The broker does not know us (any more): drop everything, register again at once."""
+        if self.registered:
+            self._heartbeat_at = now
         self.registered, self._heartbeat_s = False, REGISTER_S
-        self._heartbeat_at = now
         self._outbox.clear()
         return [command for lease in list(self._sessions) for command in self._release(lease)]
 

@@ -105,7 +105,7 @@ class Worker:
     def _step(self) -> None:
         if self._stepping:
             return
-        chunks = self._sessions.batch(self._blocked)
+        chunks = self._sessions.batch(self._blocked, pending=self._pending)
         if chunks or self._pending:
             self._stepping = True
             self._engine.submit(et.Step(chunks))

@@ -130,7 +130,8 @@ def _check_query(query: str) -> None:
     parameters = _unique(parse_qsl(query, keep_blank_values=True, separator="&"))
     _check_content_type(parameters.pop("content_type", ""))
     alternatives = parameters.pop("alternatives", "1")
-    if not alternatives.isascii() or not alternatives.isdigit() or not 1 <= int(alternatives[:9]) <= ALTERNATIVES_MAX:
+    is_number = len(alternatives) <= 9 and alternatives.isascii() and alternatives.isdigit()
+    if not is_number or not 1 <= int(alternatives) <= ALTERNATIVES_MAX:
         raise BadRequest(f"alternatives is an integer from 1 to {ALTERNATIVES_MAX}")
     for name, allowed in PARAMETERS.items():
         if parameters.get(name, allowed[0]) not in allowed:

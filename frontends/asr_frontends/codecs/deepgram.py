@@ -140,7 +140,7 @@ def _integer(given: dict[str, str], name: str, least: int, most: int, default: i
     if name not in given:
         return default
     value = given[name]
-    if not value.isascii() or not value.isdigit() or not least <= int(value[:9]) <= most:
+    if len(value) > 9 or not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
         raise BadRequest(f"{name} is an integer from {least} to {most}")
     return int(value)
 

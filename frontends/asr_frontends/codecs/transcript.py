@@ -9,23 +9,25 @@ class Transcript:
     """Cumulative text since the start or the last `clear`. `hear` says whether it changed."""
 
     def __init__(self) -> None:
-        self._finals: list[str] = []
+        self._finals = ""
         self._partial = ""
 
     @property
     def text(self) -> str:
-        return " ".join([*self._finals, *([self._partial] if self._partial else [])])
+        return _joined(self._finals, self._partial)
 
     def hear(self, event: Partial | Final) -> bool:
         """Take over a hypothesis; a final replaces the partial."""
-        before = self.text
+        changed = event.text != self._partial
         if isinstance(event, Final):
-            self._finals.append(event.text)
-            self._partial = ""
+            self._finals, self._partial = _joined(self._finals, event.text), ""
         else:
             self._partial = event.text
-        return self.text != before
+        return changed
 
     def clear(self) -> None:
-        self._finals.clear()
-        self._partial = ""
+        self._finals = self._partial = ""
+
+
+def _joined(before: str, after: str) -> str:
+    return f"{before} {after}" if before and after else before or after

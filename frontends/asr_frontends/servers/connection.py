@@ -141,7 +141,7 @@ class Connection:
         self._waiting.set()
         if isinstance(frame, Close):
             self._closing.set()
-        elif self._outbox_bytes > OUTBOX_BYTES_MAX and not self._closing.is_set():
+        elif self._outbox_bytes - _size(frame) > OUTBOX_BYTES_MAX and not self._closing.is_set():
             self._outbox.clear()
             self._outbox_bytes = 0
             self._fail(LimitExceeded(f"{OUTBOX_BYTES_MAX} bytes wait unread", slug="slow-reader"))

@@ -22,6 +22,7 @@ from asr_frontends.servers.amira import Amira, AmiraLimits
 from asr_frontends.servers.app import App
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
 from asr_frontends.servers.openai import OpenAiLimits
+from asr_frontends.servers.protocols import Http, WebSocket
 from asr_frontends.session import Limits
 from asr_proto.errors import SetupError
 
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 SEND_BUFFER_BYTES = 65_536
 """Of a client's socket: small, so that a client that does not read is felt early."""
 BACKLOG = 2048
+LAST_REQUESTS_S = 2
+"""Longest wait, after the sessions are drained, for requests that are still under way."""
 UNREAD_MS_MAX = 10_000
 """A connection whose client takes nothing for this long is cut by the kernel: no close frame would reach it."""
 CAIMAN_PORT = 3030
@@ -76,13 +79,14 @@ def make_server(app: Any, message_bytes_max: int, tls_cert: Path | None = None, 
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
-            ws="websockets-sansio",
+            http=Http,
+            ws=WebSocket,
             ws_max_size=message_bytes_max,
             # A client that is not read from answers no ping: silence is judged by the session instead.
             ws_ping_interval=None,
             ws_per_message_deflate=False,
             lifespan="off",
+            timeout_graceful_shutdown=LAST_REQUESTS_S,
             log_config=None,
             log_level="warning",
             access_log=False,

@@ -75,7 +75,7 @@ class FakeEngine:
         )
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
-        if options.language.split("-", maxsplit=1)[0] not in ("", "en"):
+        if options.language.partition("-")[0].lower() not in ("", "en"):
             raise BadRequest(f"fake speaks en, not {options.language[:20]}", slug="unsupported-language")
         start = snapshot.sample if snapshot else 0
         self._slots[slot] = _Slot(options.partials, start, end=start)

@@ -120,7 +120,7 @@ class MoonshineEngine:
         )
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
-        if options.language.partition("-")[0] not in ("", "en"):
+        if options.language.partition("-")[0].lower() not in ("", "en"):
             raise BadRequest(
                 f"language {options.language!r} is not supported: this model knows English only",
                 slug="unsupported-language",

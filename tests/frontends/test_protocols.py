@@ -1,0 +1,123 @@
+"""A client that never finishes asking, or never reads, is cut before it costs memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvloop
+import websockets
+from websockets.frames import Frame, Opcode
+
+from asr_frontends.servers import protocols
+from asr_frontends.servers.serve import listen, make_server
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Echoes over WebSocket; in HTTP reads the body and says ok."""
+    message = await receive()
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            pass
+        return
+    while message.get("more_body"):
+        message = await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[int]:
+    sock = listen("127.0.0.1:0")
+    server = make_server(app, 1_048_576)
+    task = asyncio.create_task(server.serve([sock]))
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+def run(test: Callable[[int], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with serving() as port, asyncio.timeout(60):
+            await test(port)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+async def flood(port: int, first: bytes, piece: bytes, bytes_max: int) -> int:
+    """Send for as long as the server takes it; how much that was."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    sent = len(first)
+    try:
+        writer.write(first)
+        while sent < bytes_max:
+            writer.write(piece)
+            sent += len(piece)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.transport.abort()
+    return sent
+
+
+@pytest.mark.parametrize("piece", [b"x-more: " + b"v" * 8000 + b"\r\n", b"v" * 8192], ids=["headers", "one header"])
+def test_endless_headers(piece: bytes) -> None:
+    async def test(port: int) -> None:
+        first = b"GET / HTTP/1.1\r\nhost: x\r\nx-first: "
+        assert await flood(port, first, piece, 64_000_000) < 32_000_000
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\n"], ids=["nothing", "a word", "half"]
+)
+def test_a_request_that_is_never_finished(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "HEAD_S_MAX", 0.2)
+
+    async def test(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.transport.abort()
+
+    run(test)
+
+
+def test_requests_and_conversations_that_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the head is timed: a body and a WebSocket may last."""
+    monkeypatch.setattr(protocols, "HEAD_S_MAX", 0.2)
+
+    async def test(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+        async with websockets.connect(f"ws://127.0.0.1:{port}") as websocket:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(websocket.recv(), 0.5)
+            await (await websocket.ping())
+        writer.write(b"cd")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.transport.abort()
+
+    run(test)
+
+
+def test_pings_of_a_client_that_reads_nothing() -> None:
+    async def test(port: int) -> None:
+        handshake = (
+            b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        pings = Frame(Opcode.PING, b"p" * 125).serialize(mask=True) * 500
+        assert await flood(port, handshake, pings, 64_000_000) < 48_000_000
+
+    run(test)
