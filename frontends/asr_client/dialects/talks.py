@@ -185,31 +185,17 @@ class Parakeet:
         return NOTHING
 
 
-class Amira:
+class Amira(Parakeet):
     """AMIRA: as Parakeet, but the end is a zero byte and errors are messages."""
-
-    waits_for_ready = False
-    ends_with_close = False
-
-    def __init__(self, model: str | None) -> None:
-        pass
-
-    def opening(self) -> list[Message]:
-        return []
 
     def ending(self) -> list[Message]:
         return [b"\x00"]
 
     def hear(self, message: Message) -> Heard:
         fields = _object(message)
-        match fields.get("type"):
-            case "partial":
-                return Heard(_string(fields, "text"))
-            case "final":
-                return Heard(_string(fields, "text"), ended=True)
-            case "error":
-                raise ServerError(str(fields.get("code", "error")), str(fields.get("message", "")))
-        return NOTHING
+        if fields.get("type") == "error":
+            raise ServerError(str(fields.get("code", "error")), str(fields.get("message", "")))
+        return super().hear(message)
 
 
 class Deepgram:
