@@ -7,7 +7,7 @@ ARGS   ?=
 SEEDS  ?= 200
 SPEECH ?= tests/data
 
-.PHONY: serve test check format sim golden wer inventory clean
+.PHONY: serve test check format sim golden wer bench inventory clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -34,6 +34,13 @@ golden: $(VENV)/.installed-dev
 
 wer: $(VENV)/.installed-dev
 	$(BIN)/python -m asr_ops.wer $(SPEECH) $(ARGS)
+
+# The short set, under two minutes. A run that was not clean stops it.
+bench: $(VENV)/.installed-dev
+	$(BIN)/asr bench --history --sessions 100 --frame-ms 100 --duration 10 $(ARGS)
+	$(BIN)/asr bench --history --sessions 400 --frame-ms 100 --duration 10 $(ARGS)
+	$(BIN)/asr bench --history --sessions 200 --frame-ms 20 --duration 10 $(ARGS)
+	$(BIN)/asr bench --history --engine moonshine --sessions 8 --frame-ms 20 --duration 20 $(ARGS)
 
 inventory: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.inventory $(ARGS)

@@ -12,6 +12,7 @@ COMMANDS = {
     "client": ("asr_client.client_command:client", "Speak a file in any dialect and print the session's figures."),
     "warmup": ("asr_client.client_command:warmup", "Warm a running service up, and see that it answers."),
     "key": ("asr_ops.key:key", "Make an API key for a client."),
+    "bench": ("asr_ops.bench.command:bench", "Measure how long speakers wait and what serving them costs."),
     "status": ("asr_ops.status:status", "Show the workers, frontends and sessions of a running pool."),
 }
 

@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,6 +26,7 @@ from rich.table import Table
 
 from asr_client import connect, stream_url, upload
 from asr_client.upload import paced
+from asr_ops.own_service import serving
 from asr_proto.audio_file import AudioFile
 from asr_proto.errors import AsrError, SetupError
 
@@ -46,8 +43,6 @@ period, that some of its noisiest authorities insisted on its being received, fo
 degree of comparison only.
 """
 """What is read in two_cities.wav, a sample of the moonshine-voice wheel: Dickens, 1859."""
-SERVICE_START_S_MAX = 180.0
-SERVICE_STOP_S_MAX = 20.0
 
 Normalise = Callable[[str], str]
 
@@ -162,8 +157,8 @@ def chosen(clips: Sequence[Clip], kinds: str | None) -> list[Clip]:
 async def _measure(clips: Sequence[Clip], url: str | None, frame_ms: int, normalise: Normalise) -> list[Result]:
     if url is not None:
         return await _hear_all(clips, stream_url(url), frame_ms, normalise)
-    async with _service() as started:
-        return await _hear_all(clips, started, frame_ms, normalise)
+    async with serving(()) as started:
+        return await _hear_all(clips, started.url, frame_ms, normalise)
 
 
 async def _hear_all(clips: Sequence[Clip], url: str, frame_ms: int, normalise: Normalise) -> list[Result]:
@@ -201,70 +196,6 @@ def _dev_extra(module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise SetupError("measuring needs the extra 'dev': pip install 'asr-pool[dev]'") from error
-
-
-# ---- A service for the time of the measurement ----
-
-
-@asynccontextmanager
-async def _service() -> AsyncIterator[str]:
-    """The URL of an `asr serve` that runs while the block does; what it logs is shown only when it fails to start."""
-    with tempfile.TemporaryDirectory(prefix="asr-wer-") as run_dir, open(Path(run_dir) / "serve.log", "w+b") as log:
-        command = [_asr_command(), "serve", "--listen", f"127.0.0.1:{_free_port()}", "--run-dir", run_dir]
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=log)
-        assert process.stdout is not None
-        try:
-            url = await _started(process.stdout)
-            if url is None:
-                log.seek(0)
-                raise SetupError(f"asr serve did not become ready\n{log.read().decode(errors='replace').strip()}")
-            draining = asyncio.create_task(_drain(process.stdout))
-            yield url
-        finally:
-            await _stop(process)
-        await draining
-
-
-def _asr_command() -> str:
-    beside = Path(sys.executable).with_name("asr")
-    command = str(beside) if beside.exists() else shutil.which("asr")
-    if command is None:
-        raise SetupError("no command asr beside this Python: install the project, or give --url")
-    return command
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return int(bound.getsockname()[1])
-
-
-async def _started(lines: asyncio.StreamReader) -> str | None:
-    """The URL behind `ready: `, or None if the service ends or takes too long."""
-    try:
-        async with asyncio.timeout(SERVICE_START_S_MAX):
-            async for line in lines:
-                if line.startswith(b"ready: "):
-                    return line.decode().removeprefix("ready: ").strip()
-    except TimeoutError:
-        pass
-    return None
-
-
-async def _drain(lines: asyncio.StreamReader) -> None:
-    """A pipe that nobody reads would stop the service in the end."""
-    while await lines.read(65_536):
-        pass
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), SERVICE_STOP_S_MAX)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 # ---- Showing ----

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from asr_ops import wer
+from asr_ops import own_service, wer
 from tests.client.dialect_server import Script, serving
 
 
@@ -117,15 +117,15 @@ def fake_asr(folder: Path, broken: bool) -> None:
 
 def test_without_a_url_a_service_is_started_and_stopped(speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_asr(speech, broken=False)
-    monkeypatch.setattr(wer.sys, "executable", str(speech / "python"))  # type: ignore[attr-defined]
+    monkeypatch.setattr(own_service.sys, "executable", str(speech / "python"))  # type: ignore[attr-defined]
     result = run(speech, "--kinds", "noise")
     assert result.exit_code == 0, result.stderr
-    assert (speech / "ended").read_text().startswith("serve --listen 127.0.0.1:")
+    assert (speech / "ended").read_text().startswith("serve --listen=127.0.0.1:")
 
 
 def test_a_service_that_does_not_start_says_why(speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_asr(speech, broken=True)
-    monkeypatch.setattr(wer.sys, "executable", str(speech / "python"))  # type: ignore[attr-defined]
+    monkeypatch.setattr(own_service.sys, "executable", str(speech / "python"))  # type: ignore[attr-defined]
     result = run(speech, "--kinds", "noise")
     assert result.exit_code == 2
     assert "did not become ready\nno model here" in result.stderr

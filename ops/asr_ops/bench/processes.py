@@ -1,0 +1,145 @@
+"""What the server's processes, and this one, use: CPU time and memory, from psutil.
+
+RSS counts shared pages in every process; PSS shares them out, so only PSS can be added up.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from asr_proto.errors import SetupError
+
+ROLES = {"asr_broker": "broker", "asr_workers": "worker", "asr_frontends": "frontend"}
+NAME_OPTION = "--name="
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One process at one moment."""
+
+    name: str
+    cpu_s: float
+    rss_bytes: int
+    pss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The server's processes by id, this process and the whole machine at one moment."""
+
+    at_s: float
+    server: dict[int, Sample]
+    own_cpu_s: float
+    machine_cpu_s: float
+    """Of everything that runs here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process used while audio was spoken."""
+
+    name: str
+    cpu_s: float
+    cores: float
+    rss_mb: float
+    pss_mb: float
+    session_kb: float
+    """Growth of PSS since before the first session, for each session."""
+
+
+def psutil() -> Any:
+    """The library, or one sentence."""
+    try:
+        return import_module("psutil")
+    except ImportError as error:
+        raise SetupError("asr bench needs psutil, of the extra 'dev': pip install 'asr-pool[dev]'") from error
+
+
+def snapshot(root: int | None, at_s: float) -> Snapshot:
+    """Now; `root` is the process of `asr serve`, None where the server is not ours to look into."""
+    times = psutil().cpu_times()
+    machine = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    own = psutil().Process().cpu_times()
+    return Snapshot(at_s, _server(root), own.user + own.system, machine)
+
+
+def usage(idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Snapshot, sessions: int) -> list[Usage]:
+    """CPU from begin to end, memory in the middle against idle."""
+    return [_usage(pid, idle, begin, memory, end, sessions) for pid in end.server if pid in begin.server]
+
+
+def others_cores(begin: Snapshot, end: Snapshot) -> float:
+    """Cores that were busy with neither the server nor us, on average; only meaningful if the server is ours."""
+    ours = end.own_cpu_s - begin.own_cpu_s + sum(cpu_s for cpu_s in _server_cpu(begin, end))
+    return max(0.0, (end.machine_cpu_s - begin.machine_cpu_s - ours) / (end.at_s - begin.at_s))
+
+
+def machine() -> dict[str, object]:
+    """What this was measured on."""
+    library = psutil()
+    return {
+        "cpu": _cpu_model(),
+        "cores": library.cpu_count(),
+        "memory_gb": round(library.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load_before": round(library.getloadavg()[0], 2),
+    }
+
+
+def role(command: Sequence[str]) -> str:
+    """What a process is, from its command line: its --name, its role, or `serve`."""
+    names = [word.removeprefix(NAME_OPTION) for word in command if word.startswith(NAME_OPTION)]
+    roles = [ROLES[package] for word in command if (package := word.partition(".")[0]) in ROLES]
+    return next(iter(names + roles), "serve")
+
+
+def _server(root: int | None) -> dict[int, Sample]:
+    if root is None:
+        return {}
+    library = psutil()
+    found = {}
+    top = library.Process(root)
+    for process in (top, *top.children(recursive=True)):
+        try:
+            found[process.pid] = _sample(process)
+        except library.NoSuchProcess:  # it has ended meanwhile
+            continue
+    return found
+
+
+def _sample(process: Any) -> Sample:
+    with process.oneshot():
+        times, memory = process.cpu_times(), process.memory_full_info()
+        return Sample(role(process.cmdline()), times.user + times.system, memory.rss, getattr(memory, "pss", 0))
+
+
+def _usage(pid: int, idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Snapshot, sessions: int) -> Usage:
+    cpu_s = end.server[pid].cpu_s - begin.server[pid].cpu_s
+    held = memory.server.get(pid, end.server[pid])
+    before = idle.server.get(pid, held)
+    return Usage(
+        name=held.name,
+        cpu_s=cpu_s,
+        cores=cpu_s / (end.at_s - begin.at_s),
+        rss_mb=held.rss_bytes / 1e6,
+        pss_mb=held.pss_bytes / 1e6,
+        session_kb=(held.pss_bytes - before.pss_bytes) / 1e3 / sessions,
+    )
+
+
+def _server_cpu(begin: Snapshot, end: Snapshot) -> list[float]:
+    return [end.server[pid].cpu_s - begin.server[pid].cpu_s for pid in end.server if pid in begin.server]
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+            return next(found, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()

@@ -1,0 +1,50 @@
+"""When each session starts and when each of its frames leaves. Pure; whole microseconds, so that order is exact.
+
+A frame leaves when its last sample has been spoken: frame 0 of a session that starts at 0 leaves one frame later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Start = Literal["random", "together"]
+SPREAD_US = 1_000_000
+"""Random starts lie within a second: longer than any frame and any engine's update."""
+
+
+class Departure(NamedTuple):
+    """A frame that leaves `due_us` after the beginning."""
+
+    due_us: int
+    session: int
+    frame: int
+
+
+def starts_us(sessions: int, start: Start, seed: int) -> list[int]:
+    """The moment at which each session begins to speak."""
+    if start == "together":
+        return [0] * sessions
+    drawn: list[int] = np.random.default_rng(seed).integers(0, SPREAD_US, size=sessions).tolist()
+    return drawn
+
+
+def departures(starts: Sequence[int], frames: int, frame_us: int) -> Iterator[Departure]:
+    """Every frame of every session, in the order of leaving.
+
+    All sessions share one period, so their order within a period never changes: no heap, no list of all frames.
+    """
+    waits = [divmod(start, frame_us) for start in starts]
+    order = sorted(range(len(starts)), key=lambda session: waits[session][1])
+    for period in range(max((periods for periods, _ in waits), default=0) + frames):
+        for session in order:
+            periods, phase_us = waits[session]
+            if 0 <= period - periods < frames:
+                yield Departure((period + 1) * frame_us + phase_us, session, period - periods)
+
+
+def frame_holding(end_sample: int, frame_samples: int, frames: int) -> int:
+    """The frame whose departure completes the audio up to (not including) `end_sample`."""
+    return min(max(0, (end_sample - 1) // frame_samples), frames - 1)
