@@ -74,7 +74,7 @@ class Frontend:
 
     def fail(self, id: str, error: AsrError) -> None:
         """End session `id` with an error."""
-        self._perform(self.sessions.fail(id, error))
+        self._perform(self.sessions.fail(id, error, self._loop.time()))
 
     def wanted(self, id: str) -> bool:
         """Whether the client may be read from; otherwise its `credit` is called when it may."""

@@ -131,7 +131,7 @@ class Session:
         if self.state is State.ENDED:
             return []
         if isinstance(event, e.Abort):
-            return self._end()
+            return self._end(now)
         if not self._start.whole:
             self._count_message(now)
         match event:
@@ -200,14 +200,14 @@ class Session:
         if first:
             spec = pinned.spec
             ready = [Deliver(self.id, e.Ready(self.id, spec.engine, spec.model, spec.chunk_samples))]
-        return [*ready, *self._pump(), *self._credit()]
+        return [*ready, *self._pump(), *self._credit(now)]
 
     def on_refused(self, refused: m.Refused, now: float) -> list[Command]:
         """No slot: the end for a new session, another try later for a moving one."""
         if refused.epoch != self.epoch or self.state not in (State.OPENING, State.MOVING):
             return []
         if self.state is State.OPENING:
-            return self._fail(e.Error(refused.slug, refused.detail, refused.retry_after_s))
+            return self._fail(e.Error(refused.slug, refused.detail, refused.retry_after_s), now)
         self._retry_at = now + self._limits.retry_s
         return []
 
@@ -231,27 +231,27 @@ class Session:
             case m.Progress():
                 return self._on_progress(frame, now)
             case m.Final():
-                return self._on_final(frame)
+                return self._on_final(frame, now)
             case m.Partial() | m.Speech():
                 return [Deliver(self.id, frame)]
             case m.Flushed():
                 self._journal.answered(frame.marker)
-                return [Deliver(self.id, frame), *self._credit()]
+                return [Deliver(self.id, frame), *self._credit(now)]
             case m.Ended():
-                return [*self._end(), Deliver(self.id, e.Bye())]
+                return [*self._end(now), Deliver(self.id, e.Bye())]
             case m.Failed():
-                return self._fail(e.Error(frame.slug, frame.detail))
+                return self._fail(e.Error(frame.slug, frame.detail), now)
 
     def _on_progress(self, frame: m.Progress, now: float) -> list[Command]:
         self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
         if frame.commit:
             self._commit_at(frame.commit)
-        return [self._deliver_progress(now), *self._pump(), *self._credit()]
+        return [self._deliver_progress(now), *self._pump(), *self._credit(now)]
 
-    def _on_final(self, final: m.Final) -> list[Command]:
+    def _on_final(self, final: m.Final, now: float) -> list[Command]:
         """The commit inside makes it exactly once: a move replays only what comes after."""
         self._commit_at(final.commit)
-        return [Deliver(self.id, final), *self._credit()]
+        return [Deliver(self.id, final), *self._credit(now)]
 
     def _commit_at(self, commit: m.Commit) -> None:
         self._commit = commit
@@ -270,17 +270,17 @@ class Session:
             return []
         if now >= self._idle_at():
             detail = f"nothing was sent for {self._limits.idle_s:g} s"
-            return self._fail(e.Error("idle-timeout", detail))
+            return self._fail(e.Error("idle-timeout", detail), now)
         if self.state is not State.ACTIVE:
             return self._tick_waiting(now)
         if now >= self._progress_at:
-            return [self._deliver_progress(now), *self._credit()]
+            return [self._deliver_progress(now), *self._credit(now)]
         return []
 
     def _tick_waiting(self, now: float) -> list[Command]:
         if now >= self._give_up_at:
             slug = "no-broker" if self.state is State.OPENING else "session-lost"
-            return self._fail(e.Error(slug, "no worker took the session in time", 2.0))
+            return self._fail(e.Error(slug, "no worker took the session in time", 2.0), now)
         if now >= self._retry_at:
             self._retry_at = float("inf")
             return self.open()
@@ -299,19 +299,19 @@ class Session:
 
     # ---- Ends ----
 
-    def fail(self, error: AsrError) -> list[Command]:
+    def fail(self, error: AsrError, now: float) -> list[Command]:
         """End the session with an error that its client or this process made."""
-        return self._fail(e.Error.of(error)) if self.state is not State.ENDED else []
+        return self._fail(e.Error.of(error), now) if self.state is not State.ENDED else []
 
-    def _fail(self, error: e.Error) -> list[Command]:
-        return [*self._end(), Deliver(self.id, error)]
+    def _fail(self, error: e.Error, now: float) -> list[Command]:
+        return [*self._end(now), Deliver(self.id, error)]
 
-    def _end(self) -> list[Command]:
+    def _end(self, now: float) -> list[Command]:
         held = self.pinned if self.state is State.ACTIVE else None
         self.state = State.ENDED
         self._journal.clear()
         closing: list[Command] = [ToBroker(m.Close(held.lease))] if held else []
-        return [*closing, *self._credit()]
+        return [*closing, *self._credit(now)]
 
     # ---- Credit ----
 
@@ -334,9 +334,10 @@ class Session:
             else:
                 yield Post(worker, m.Flush(lease, entry.marker))
 
-    def _credit(self) -> list[Command]:
+    def _credit(self, now: float) -> list[Command]:
         if self._withheld and self._has_credit():
             self._withheld = False
+            self._heard_at = now  # it could not speak before: its silence begins here
             return [Credit(self.id)]
         return []
 

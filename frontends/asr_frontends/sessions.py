@@ -90,13 +90,13 @@ class Sessions:
         try:
             commands = session.client(event, now)
         except PeerError as error:
-            commands = session.fail(error)
+            commands = session.fail(error, now)
         return self._after(session, commands)
 
-    def fail(self, id: str, error: AsrError) -> list[Command]:
+    def fail(self, id: str, error: AsrError, now: float) -> list[Command]:
         """End a session with an error."""
         session = self._sessions.get(id)
-        return self._after(session, session.fail(error)) if session else []
+        return self._after(session, session.fail(error, now)) if session else []
 
     def wanted(self, id: str) -> bool:
         """Whether this client may send; see Session.wanted."""

@@ -186,6 +186,18 @@ def test_an_idle_client_is_ended_but_not_while_it_may_not_send() -> None:
     assert [error.slug for error in errors] == ["idle-timeout"]
 
 
+def test_silence_begins_anew_when_the_client_may_speak_again() -> None:
+    """It was ended as idle in the moment its credit came back, for the time it was not read from."""
+    talk = Talk(Limits(idle_s=5.0, credit_s=1.0))
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    assert not talk.core.wanted()
+    talk.until(20.0)
+    assert Credit("s") in talk.hear(m.Progress(1, 16000, 16000, None))
+    assert not any(isinstance(event, e.Error) for event in events(talk.until(24.9)))
+    assert any(isinstance(event, e.Error) for event in events(talk.until(25.1)))
+
+
 def test_progress_is_told_at_least_once_a_second(talk: Talk) -> None:
     talk.pin()
     talk.say(e.Audio(SECOND))
