@@ -112,6 +112,9 @@ class Session:
         self._give_up_at = now + limits.open_s
         self._retry_at = float("inf")
         self._progress_at = now + limits.progress_s
+        rates = [rate for rate in (limits.messages_per_s, start.messages_per_s_max) if rate]
+        self._messages_max = 0 if start.whole else min(rates, default=0)
+        """In any second; 0 for no limit."""
         self._window_at = now
         self._window_messages = 0
 
@@ -132,8 +135,7 @@ class Session:
             return []
         if isinstance(event, e.Abort):
             return self._end(now)
-        if not self._start.whole:
-            self._count_message(now)
+        self._count_message(now)
         match event:
             case e.Start():
                 raise OutOfOrder("a second start")
@@ -160,14 +162,13 @@ class Session:
         self._journal.mark(marker)
 
     def _count_message(self, now: float) -> None:
-        limits = [limit for limit in (self._limits.messages_per_s, self._start.messages_per_s_max) if limit]
-        if not limits:
+        if not self._messages_max:
             return
         if now - self._window_at >= 1.0:
             self._window_at, self._window_messages = now, 0
         self._window_messages += 1
-        if self._window_messages > min(limits):
-            raise LimitExceeded(f"more than {min(limits)} messages in a second", slug="rate-limited")
+        if self._window_messages > self._messages_max:
+            raise LimitExceeded(f"more than {self._messages_max} messages in a second", slug="rate-limited")
 
     def wanted(self) -> bool:
         """Whether the client may send. While it may not, a Credit follows when it may again."""

@@ -8,8 +8,7 @@
     │   ├── LimitExceeded    more than a stated limit allows (message size, idle time, rate)
     │   └── OutOfOrder       a valid message at a moment when it is not allowed
     ├── ServiceError         we cannot serve this session: say so to the client, the process goes on
-    │   ├── AtCapacity       every slot is taken: try again later
-    │   └── SessionLost      the worker or broker went away and the session could not be moved
+    │   └── AtCapacity       every slot is taken: try again later
     └── SetupError           this process cannot start as configured: one sentence, exit code 2
 
 Anything that is not an AsrError is a bug of ours: the process ends and leases clean up.
@@ -81,12 +80,6 @@ class AtCapacity(ServiceError):
     """Every slot is taken."""
 
     slug = "at-capacity"
-
-
-class SessionLost(ServiceError):
-    """The worker or the broker went away and the session could not be moved."""
-
-    slug = "session-lost"
 
 
 class SetupError(AsrError):

@@ -81,7 +81,6 @@ class Client:
     frontend: SimFrontend | None = None
     session: str = ""
     sent: int = 0
-    paused: bool = False
     finals: list[str] = field(default_factory=list)
     terminal: e.Error | e.Bye | None = None
     vanished: bool = False
@@ -410,7 +409,7 @@ class SimFrontend(SimProcess):
                     self._flush()
                     self.send(command.message, wire.encode_setup(command.setup) if command.setup else None)
                 case Credit():
-                    self.clients[command.session].paused = False
+                    pass  # clients ask before each frame whether they may speak
         if self.core.has_outgoing() and not self._flushing:
             self._flushing = True
             incarnation = self.incarnation

@@ -71,13 +71,13 @@ class App:
         refuse: Callable[[PeerError, Scope, Receive, Send], Awaitable[None]],
         *asgi: Any,
     ) -> None:
+        endpoint = endpoint_of(asgi[0]["path"])
         try:
             guest = self._gate.admit(request_of(asgi[0]))
         except PeerError as error:
-            self._requests.refused.labels(endpoint_of(asgi[0]["path"]), error.slug).inc()
+            self._requests.refused.labels(endpoint, error.slug).inc()
             await refuse(error, *asgi)
             return
-        endpoint = endpoint_of(asgi[0]["path"])
         self._requests.requests.labels(endpoint).inc()
         with self._requests.active.track_inprogress(), self._requests.duration.labels(endpoint).time():
             try:
