@@ -433,30 +433,46 @@ class StubChannel:
         self.emit("close")
 
 
-def test_a_slow_client_holds_the_writer() -> None:
+class Heard:
+    """A Receiver that remembers."""
+
+    def __init__(self) -> None:
+        self.frames: list[str | bytes] = []
+        self.writable = self.gone = 0
+
+    def on_frame(self, frame: str | bytes) -> None:
+        self.frames.append(frame)
+
+    def on_writable(self) -> None:
+        self.writable += 1
+
+    def on_gone(self) -> None:
+        self.gone += 1
+
+
+def test_a_slow_client_is_not_written_to() -> None:
     """What is handed over and not taken is bounded; the rest waits in the conversation's own outbox."""
 
     async def conversation() -> None:
-        channel = StubChannel()
+        channel, heard = StubChannel(), Heard()
         transport = webrtc.DataChannelTransport(channel, lambda: None)  # type: ignore[arg-type]
+        transport.start(heard)
         message = "x" * 40_000
-        await transport.send(message)
-        await transport.send(message)
-        waiting = asyncio.create_task(transport.send(message))
-        done, _ = await asyncio.wait((waiting,), timeout=0.05)
-        assert not done
+        transport.write(message)
+        assert transport.can_write()
+        transport.write(message)
+        assert not transport.can_write()
         channel.take(40_000)
-        await waiting
-        assert channel.sent == [message] * 3
-        closing = asyncio.create_task(transport.send(Close(1000)))
+        assert heard.writable == 1 and transport.can_write()
+        closing = asyncio.create_task(transport.finish(Close(1000)))
         done, _ = await asyncio.wait((closing,), timeout=0.05)
         assert not done
-        channel.take(80_000)
+        channel.take(40_000)
         start = time.monotonic()
         await closing
         assert time.monotonic() - start >= webrtc.LINGER_S - 0.01
         assert channel.readyState == "closed"
-        assert await transport.receive() is None
+        assert heard.gone
 
     played(conversation)
 
@@ -465,15 +481,15 @@ def test_a_client_too_far_ahead() -> None:
     """MOO-24, decision 19: what a client sends without credit is held up to a limit, and then it is told."""
 
     async def conversation() -> None:
-        channel, overflows = StubChannel(), []
+        channel, heard, overflows = StubChannel(), Heard(), []
         transport = webrtc.DataChannelTransport(channel, lambda: overflows.append(True))  # type: ignore[arg-type]
+        transport.start(heard)
         second = bytes(32_000)
-        count = webrtc.INBOX_BYTES_MAX // (len(second) + webrtc.FRAME_COST)
-        for _ in range(count):
-            channel.emit("message", second)
-        assert not overflows
-        assert await transport.receive() == second
         channel.emit("message", second)
+        transport.pause()
+        for _ in range(webrtc.INBOX_BYTES_MAX // (len(second) + webrtc.FRAME_COST)):
+            channel.emit("message", second)
+        assert heard.frames == [second]
         assert not overflows
         channel.emit("message", second)
         assert overflows
@@ -481,17 +497,36 @@ def test_a_client_too_far_ahead() -> None:
     played(conversation)
 
 
+def test_what_waited_is_heard_in_its_order() -> None:
+    """Before the conversation begins, and while it wants nothing."""
+
+    async def conversation() -> None:
+        channel, heard = StubChannel(), Heard()
+        transport = webrtc.DataChannelTransport(channel, lambda: None)  # type: ignore[arg-type]
+        channel.emit("message", "one")
+        transport.start(heard)
+        transport.pause()
+        channel.emit("message", b"two")
+        channel.emit("message", "three")
+        assert heard.frames == ["one"]
+        transport.resume()
+        assert heard.frames == ["one", b"two", "three"]
+
+    played(conversation)
+
+
 def test_a_client_that_is_gone_holds_nobody() -> None:
     async def conversation() -> None:
-        channel = StubChannel()
+        channel, heard = StubChannel(), Heard()
         transport = webrtc.DataChannelTransport(channel, lambda: None)  # type: ignore[arg-type]
-        await transport.send("x" * 100_000)
-        waiting = asyncio.create_task(transport.send("more"))
-        reading = asyncio.create_task(transport.receive())
-        await asyncio.wait((waiting, reading), timeout=0.05)
+        transport.start(heard)
+        transport.write("x" * 100_000)
+        closing = asyncio.create_task(transport.finish(Close(1000)))
+        await asyncio.wait((closing,), timeout=0.05)
         channel.close()
-        await waiting
-        assert await reading is None
+        await closing
+        transport.write("more")
+        assert heard.gone
         assert len(channel.sent) == 1
 
     played(conversation)

@@ -9,7 +9,9 @@ import kosoku
 import pytest
 import uvloop
 
+from asr_frontends.servers.connection import Transport
 from asr_frontends.servers.serve import listen, make_server
+from asr_frontends.servers.websocket import EXTENSION
 
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.1.*", "9.2.*", "9.7.1", "9.8.1", "10.*"]
 """All but compression (12, 13: it is off, see the design) and the repetitions of 9 that measure speed."""
@@ -17,11 +19,30 @@ MESSAGE_BYTES_MAX = 16_777_216
 """The cases of group 9 echo messages of up to 16 MiB; a frontend takes 1 MiB."""
 
 
+class Echo:
+    """A conversation that says what it hears, over a Transport as every other."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._gone = asyncio.Event()
+
+    def on_frame(self, frame: str | bytes) -> None:
+        self._transport.write(frame)
+
+    def on_writable(self) -> None: ...
+
+    def on_gone(self) -> None:
+        self._gone.set()
+
+    async def run(self) -> None:
+        self._transport.start(self)
+        await self._gone.wait()
+
+
 async def echo(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "websocket.accept"})
-    while (message := await receive())["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "text": message.get("text"), "bytes": message.get("bytes")})
+    await Echo(scope["extensions"][EXTENSION]).run()
 
 
 EXPLAINED = {

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from asr_frontends import events as e
 from asr_frontends.codecs import amira
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Connection, Transport
+from asr_frontends.servers.connection import Connection
 from asr_frontends.servers.rest import Places, hear, read_body, unless_gone
 from asr_frontends.servers.upload import decode
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
@@ -64,14 +64,13 @@ class Amira:
             Route("/admin/reset-batch-count", self._reset, methods=["POST"]),
         ]
 
-    async def stream(self, codec: amira.AmiraCodec, transport: Transport) -> None:
+    async def stream(self, connection: Connection) -> None:
         """Serve one accepted stream; one too many hears why, in its dialect."""
         try:
             with self._streams.one():
-                await Connection(codec, self._frontend, transport).run()
+                await connection.run()
         except AtCapacity as error:
-            for frame in codec.send(e.Error.of(error)):
-                await transport.send(frame)
+            await connection.refuse(error)
 
     # ---- Batches ----
 

@@ -23,7 +23,7 @@ from asr_frontends.metrics import FrontendCollector, Requests
 from asr_frontends.servers import openai
 from asr_frontends.servers.amira import Amira
 from asr_frontends.servers.connection import Connection
-from asr_frontends.servers.websocket import Receive, Scope, Send, WebSocketTransport, refuse, request_of
+from asr_frontends.servers.websocket import EXTENSION, Receive, Scope, Send, refuse, request_of
 from asr_proto.errors import BadRequest, PeerError
 
 OPEN_PATHS = frozenset({"/health", "/health/detailed", "/ready", "/metrics", "/status"})
@@ -99,11 +99,11 @@ class App:
             await refuse(send, 404, f"no dialect is served at {request.path[:100]}")
             return
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol})
-        transport = WebSocketTransport(receive, send)
+        connection = Connection(codec, self._frontend, scope["extensions"][EXTENSION])
         if isinstance(codec, AmiraCodec):
-            await self._amira.stream(codec, transport)
+            await self._amira.stream(connection)
         else:
-            await Connection(codec, self._frontend, transport).run()
+            await connection.run()
 
 
 def own_routes(frontend: Frontend, registry: CollectorRegistry) -> list[BaseRoute]:

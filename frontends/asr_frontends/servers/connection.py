@@ -1,4 +1,4 @@
-"""One client's conversation over any transport of messages: its codec, a bounded outbox and one writer.
+"""One client's conversation over any transport of messages: its codec and a bounded outbox. No task, nothing awaited.
 
 A client that reads slowly stalls nobody: partials and progress are coalesced, and past `OUTBOX_BYTES_MAX` it is closed
 with a reason. A client that may not send is not read from.
@@ -23,19 +23,44 @@ CLOSE_S = 5.0
 """Longest wait for a client to take the last frames."""
 
 
+class Receiver(Protocol):
+    """Who is told what a transport's client does."""
+
+    def on_frame(self, frame: str | bytes) -> None:
+        """The client's next message."""
+
+    def on_writable(self) -> None:
+        """`can_write` is true again."""
+
+    def on_gone(self) -> None:
+        """The client is gone. May be said more than once."""
+
+
 class Transport(Protocol):
-    """A WebSocket, a data channel: whole messages in order."""
+    """A WebSocket, a data channel: whole messages in order, both ways."""
 
-    async def receive(self) -> str | bytes | None:
-        """The client's next message; None when it is gone."""
+    def start(self, receiver: Receiver) -> None:
+        """Hand everything over from here on, what came before first."""
 
-    async def send(self, frame: Frame) -> None:
-        """Hand over one frame; waits while the client does not take it. A Close ends the transport."""
+    def pause(self) -> None:
+        """Hand over no more messages."""
+
+    def resume(self) -> None:
+        """Hand over messages again. Never called while one is being handed over."""
+
+    def can_write(self) -> bool:
+        """Whether the client takes what is written; `on_writable` follows when it does again."""
+
+    def write(self, frame: str | bytes) -> None:
+        """Hand one message to the client, if it is there."""
+
+    async def finish(self, close: Close) -> None:
+        """End the transport with this, once the client has what was written."""
 
 
 @dataclass(slots=True)
 class _Outgoing:
-    frame: Frame
+    frame: str | bytes
     kind: type
 
 
@@ -47,73 +72,98 @@ class Connection:
         self._session: str | None = None
         self._outbox: deque[_Outgoing] = deque()
         self._outbox_bytes = 0
-        self._waiting = asyncio.Event()
-        self._credit = asyncio.Event()
-        self._closing = asyncio.Event()
+        self._close: Close | None = None
         """Set when the last frame is in the outbox: nothing is said or heard after it."""
+        self._over = asyncio.Event()
+        """The client is gone, or has everything but the close."""
+        self._ending = asyncio.Event()
 
     async def run(self) -> None:
         """Serve the conversation from its first event to its close."""
-        writer = asyncio.create_task(self._write())
-        reader = asyncio.create_task(self._read())
-        closing = asyncio.create_task(self._closing.wait())
+        start_by = asyncio.get_running_loop().call_later(START_S_MAX, self._on_no_start)
         try:
-            await asyncio.wait((reader, writer, closing), return_when=asyncio.FIRST_COMPLETED)
-            if self._closing.is_set() and not writer.done():
-                await asyncio.wait((writer,), timeout=CLOSE_S)
+            self._start()
+            await self._ending.wait()
+            async with asyncio.timeout(CLOSE_S):
+                await self._over.wait()
+                if self._close is not None:
+                    await self._transport.finish(self._close)
+        except TimeoutError:
+            pass  # it does not read: the transport's owner cuts it
         finally:
-            closing.cancel()
+            start_by.cancel()
             if self._session is not None:
                 self._frontend.client(self._session, e.Abort())
-            for task in (reader, writer):
-                task.cancel()
-            results = await asyncio.gather(reader, writer, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+
+    async def refuse(self, error: AsrError) -> None:
+        """Serve nothing: say why, and close."""
+        self.fail(error)
+        await self.run()
+
+    def fail(self, error: AsrError) -> None:
+        """End the conversation with an error, whether or not its session has begun."""
+        if self._session is not None:
+            self._frontend.fail(self._session, error)
+        else:
+            self.deliver(e.Error.of(error))
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the last message is on its way."""
+        return self._close is not None
 
     # ---- The frontend's view: Listener ----
 
     def deliver(self, event: e.ServiceEvent) -> None:
-        if self._closing.is_set():
+        if self._close is not None:
             return
         kind = type(event)
         for frame in self._codec.send(event):
             self._put(frame, kind)
-        if isinstance(event, e.Error | e.Bye):
+        if kind is e.Error or kind is e.Bye:
             self._session = None
 
     def credit(self) -> None:
-        self._credit.set()
+        asyncio.get_running_loop().call_soon(self._transport.resume)
 
-    # ---- Reading ----
+    # ---- The transport's view: Receiver ----
 
-    async def _read(self) -> None:
-        for event in self._codec.opening():
-            self._on_event(event)
-        start_by = asyncio.get_running_loop().call_later(START_S_MAX, self._on_no_start)
-        try:
-            while (frame := await self._transport.receive()) is not None:
-                if not self._closing.is_set():
-                    self._on_frame(frame)
-                while self._session is not None and not self._frontend.wanted(self._session):
-                    self._credit.clear()
-                    await self._credit.wait()
-        finally:
-            start_by.cancel()
-
-    def _on_no_start(self) -> None:
-        if self._session is None:
-            self._fail(LimitExceeded(f"no session was started within {START_S_MAX:g} s", slug="idle-timeout"))
-
-    def _on_frame(self, frame: str | bytes) -> None:
+    def on_frame(self, frame: str | bytes) -> None:
+        if self._close is not None:
+            return
         try:
             for event in self._codec.receive(frame):
                 self._on_event(event)
             for reply in self._codec.replies():
                 self._put(reply, bytes)
         except PeerError as error:
-            self._fail(error)
+            self.fail(error)
+        if self._session is not None and not self._frontend.wanted(self._session):
+            self._transport.pause()
+
+    def on_writable(self) -> None:
+        while self._outbox and self._transport.can_write():
+            frame = self._outbox.popleft().frame
+            self._outbox_bytes -= len(frame)
+            self._transport.write(frame)
+        self._end_if_written()
+
+    def on_gone(self) -> None:
+        self._close = None
+        self._ending.set()
+        self._over.set()
+
+    # ---- Reading ----
+
+    def _start(self) -> None:
+        if self._close is None:
+            for event in self._codec.opening():
+                self._on_event(event)
+        self._transport.start(self)
+
+    def _on_no_start(self) -> None:
+        if self._session is None:
+            self.fail(LimitExceeded(f"no session was started within {START_S_MAX:g} s", slug="idle-timeout"))
 
     def _on_event(self, event: e.ClientEvent) -> None:
         if not isinstance(event, e.Start):
@@ -125,38 +175,28 @@ class Connection:
         except AsrError as error:
             self.deliver(e.Error.of(error))
 
-    def _fail(self, error: AsrError) -> None:
-        if self._session is not None:
-            self._frontend.fail(self._session, error)
-        else:
-            self.deliver(e.Error.of(error))
-
     # ---- Writing ----
 
     def _put(self, frame: Frame, kind: type) -> None:
-        if self._outbox and kind in self._codec.coalesces and self._outbox[-1].kind is kind:
-            self._outbox_bytes -= _size(self._outbox.pop().frame)
-        self._outbox.append(_Outgoing(frame, kind))
-        self._outbox_bytes += _size(frame)
-        self._waiting.set()
         if isinstance(frame, Close):
-            self._closing.set()
-        elif self._outbox_bytes - _size(frame) > OUTBOX_BYTES_MAX and not self._closing.is_set():
+            self._close = frame
+            self._ending.set()
+            self._end_if_written()
+        elif not self._outbox and self._transport.can_write():
+            self._transport.write(frame)
+        else:
+            self._hold(frame, kind)
+
+    def _hold(self, frame: str | bytes, kind: type) -> None:
+        if self._outbox and kind in self._codec.coalesces and self._outbox[-1].kind is kind:
+            self._outbox_bytes -= len(self._outbox.pop().frame)
+        self._outbox.append(_Outgoing(frame, kind))
+        self._outbox_bytes += len(frame)
+        if self._outbox_bytes - len(frame) > OUTBOX_BYTES_MAX and self._close is None:
             self._outbox.clear()
             self._outbox_bytes = 0
-            self._fail(LimitExceeded(f"{OUTBOX_BYTES_MAX} bytes wait unread", slug="slow-reader"))
+            self.fail(LimitExceeded(f"{OUTBOX_BYTES_MAX} bytes wait unread", slug="slow-reader"))
 
-    async def _write(self) -> None:
-        while True:
-            await self._waiting.wait()
-            self._waiting.clear()
-            while self._outbox:
-                frame = self._outbox.popleft().frame
-                self._outbox_bytes -= _size(frame)
-                await self._transport.send(frame)
-                if isinstance(frame, Close):
-                    return
-
-
-def _size(frame: Frame) -> int:
-    return 0 if isinstance(frame, Close) else len(frame)
+    def _end_if_written(self) -> None:
+        if self._close is not None and not self._outbox:
+            self._over.set()

@@ -1,7 +1,4 @@
-"""uvicorn's protocols with the limits that they leave out: a client that never finishes asking, or never reads.
-
-Both are about one connection before, or beneath, any dialect; they must not know sessions.
-"""
+"""uvicorn's HTTP with the limits that it leaves out: a client that never finishes asking. It must not know sessions."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HEAD_BYTES_MAX = 65_536
 """Request line and headers, give or take what one read brings."""
@@ -55,13 +51,3 @@ class Http(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-class WebSocket(WebSocketsSansIOProtocol):
-    """WebSocket whose pongs do not pile up for a client that reads nothing."""
-
-    def handle_ping(self) -> None:
-        if self.writable.is_set():
-            super().handle_ping()
-        else:
-            self.transport.abort()

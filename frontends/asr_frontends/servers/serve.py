@@ -22,7 +22,8 @@ from asr_frontends.servers.amira import Amira, AmiraLimits
 from asr_frontends.servers.app import App
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
 from asr_frontends.servers.openai import OpenAiLimits
-from asr_frontends.servers.protocols import Http, WebSocket
+from asr_frontends.servers.protocols import Http
+from asr_frontends.servers.websocket import WebSocket
 from asr_frontends.session import Limits
 from asr_proto.errors import SetupError
 

@@ -32,11 +32,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from asr_frontends.access import Gate, Guest
-from asr_frontends.codec import Close, Codec, Frame, Request
+from asr_frontends.codec import Close, Codec, Request
 from asr_frontends.codecs.moonshine import MoonshineCodec
 from asr_frontends.frontend import Frontend
 from asr_frontends.resample import Resampler
-from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.connection import Connection, Receiver
 from asr_frontends.servers.webrtc_extra import PATH
 from asr_frontends.servers.websocket import request_of
 from asr_proto.audio import from_float32
@@ -67,79 +67,81 @@ class DataChannelTransport:
 
     def __init__(self, channel: RTCDataChannel, on_overflow: Callable[[], None]) -> None:
         self._channel, self._on_overflow = channel, on_overflow
+        self._receiver: Receiver | None = None
         self._inbox: deque[str | bytes] = deque()
         self._inbox_bytes = 0
-        self._arrived = asyncio.Event()
+        self._is_paused = False
         self._taken = asyncio.Event()
         self._ended = asyncio.Event()
         channel.bufferedAmountLowThreshold = BUFFERED_BYTES_MAX
         channel.on("message", self.feed)
         channel.on("close", self.end)
-        channel.on("bufferedamountlow", self._taken.set)
+        channel.on("bufferedamountlow", self._on_taken)
+
+    # ---- The client ----
 
     def feed(self, frame: str | bytes) -> None:
         """What the client sends, on the channel or on its track."""
+        self._inbox.append(frame)
         self._inbox_bytes += len(frame) + FRAME_COST
+        self._hand_over()
         if self._inbox_bytes > INBOX_BYTES_MAX:
             self._inbox.clear()
             self._inbox_bytes = 0
             self._on_overflow()
-            return
-        self._inbox.append(frame)
-        self._arrived.set()
 
     def end(self) -> None:
         """The client is gone."""
         self._ended.set()
-        self._arrived.set()
         self._taken.set()
+        if self._receiver is not None:
+            self._receiver.on_gone()
 
-    async def receive(self) -> str | bytes | None:
-        while not self._inbox:
-            if self._ended.is_set():
-                return None
-            self._arrived.clear()
-            await self._arrived.wait()
-        frame = self._inbox.popleft()
-        self._inbox_bytes -= len(frame) + FRAME_COST
-        return frame
+    def _on_taken(self) -> None:
+        self._taken.set()
+        if self._receiver is not None:
+            self._receiver.on_writable()
 
-    async def send(self, frame: Frame) -> None:
-        if isinstance(frame, Close):
-            await self._close()
-            return
-        await self._until_buffered(BUFFERED_BYTES_MAX)
+    # ---- Transport ----
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._hand_over()
+        if self._ended.is_set():
+            receiver.on_gone()
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._receiver is not None and self._inbox and not self._is_paused:
+            frame = self._inbox.popleft()
+            self._inbox_bytes -= len(frame) + FRAME_COST
+            self._receiver.on_frame(frame)
+
+    def can_write(self) -> bool:
+        return bool(self._channel.bufferedAmount <= BUFFERED_BYTES_MAX)
+
+    def write(self, frame: str | bytes) -> None:
         if self._channel.readyState == "open":
             self._channel.send(frame)
 
-    async def _close(self) -> None:
-        await self._until_buffered(0)
+    async def finish(self, close: Close) -> None:
+        """A data channel has no close codes: what `close` says is not heard."""
+        self._channel.bufferedAmountLowThreshold = 0
+        while self._channel.bufferedAmount and not self._ended.is_set():
+            self._taken.clear()
+            await self._taken.wait()
         await asyncio.sleep(LINGER_S)
         self._channel.close()
         try:
             await asyncio.wait_for(self._ended.wait(), CLOSE_S)
         except TimeoutError:
             log.info("a WebRTC client did not close its data channel")
-
-    async def _until_buffered(self, bytes_max: int) -> None:
-        """Wait until no more than this is on its way, or the client is gone."""
-        self._channel.bufferedAmountLowThreshold = bytes_max
-        while self._channel.bufferedAmount > bytes_max and not self._ended.is_set():
-            self._taken.clear()
-            await self._taken.wait()
-
-
-class Conversation(Connection):
-    """A connection whose client may also send too much."""
-
-    def end(self, error: PeerError) -> None:
-        """End it for what the client did outside its messages."""
-        self._fail(error)
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the last message is on its way."""
-        return self._closing.is_set()
 
 
 class Mono:
@@ -168,7 +170,7 @@ class Peer:
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._track: MediaStreamTrack | None = None
         self._transport: DataChannelTransport | None = None
-        self._conversation: Conversation | None = None
+        self._conversation: Connection | None = None
         self._opened = asyncio.Event()
         self._pc.on("datachannel", self._on_channel)
         self._pc.on("track", self._on_track)
@@ -234,17 +236,17 @@ class Peer:
             return
         self._transport = DataChannelTransport(channel, self._on_overflow)
         codec: Codec = self._codec
-        self._conversation = Conversation(codec, self._frontend, self._transport)
+        self._conversation = Connection(codec, self._frontend, self._transport)
         try:
             self._guest = self._gate.admit(self._request)
         except PeerError as error:
-            self._conversation.end(error)
+            self._conversation.fail(error)
         self._opened.set()
 
     def _on_overflow(self) -> None:
         assert self._conversation is not None
         detail = f"{INBOX_BYTES_MAX} bytes are ahead of the model"
-        self._conversation.end(LimitExceeded(detail, slug="too-far-ahead"))
+        self._conversation.fail(LimitExceeded(detail, slug="too-far-ahead"))
 
     def _on_state(self) -> None:
         if self._pc.connectionState in ("failed", "closed"):

@@ -1,4 +1,7 @@
-"""uvicorn's WebSocket as a Transport."""
+"""uvicorn's WebSocket as a Transport: messages go straight to a conversation, past ASGI's queues and tasks.
+
+uvicorn and the websockets library do the handshake, the closing, control frames, fragments and whatever is wrong.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,170 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from asr_frontends.codec import Close, Frame, Request
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
+from websockets.frames import Frame as LibraryFrame
+from websockets.protocol import State
+
+from asr_frontends.codec import Close, Request
+from asr_frontends.servers import frames
+from asr_frontends.servers.connection import Receiver
 
 Scope = Any
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+EXTENSION = "asr.transport"
+"""Where a WebSocket's scope names its Transport."""
 
-class WebSocketTransport:
-    """Messages of an accepted WebSocket."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+class WebSocket(WebSocketsSansIOProtocol):
+    """A Transport from `start` on; until then, and for HTTP answers, what uvicorn made it.
 
-    async def receive(self) -> str | bytes | None:
-        message = await self._receive()
-        if message["type"] == "websocket.disconnect":
-            return None
-        data: bytes | None = message.get("bytes")
-        text: str = message.get("text") or ""
-        return text if data is None else data
+    Messages that are not wanted stay in `_held`, unread ones in the socket. A client that once sent what `frames` does
+    not read, or anything before it was accepted, is read by the library from there on.
+    """
 
-    async def send(self, frame: Frame) -> None:
-        match frame:
-            case Close():
-                await self._send({"type": "websocket.close", "code": frame.code, "reason": frame.reason})
-            case str():
-                await self._send({"type": "websocket.send", "text": frame})
-            case bytes():
-                await self._send({"type": "websocket.send", "bytes": frame})
+    _receiver: Receiver | None = None
+    _is_plain = False
+    _is_early = False
+    _is_paused = False
+    _held = b""
+
+    # ---- Transport ----
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._is_plain = not self._is_early
+        while not self.queue.empty():
+            message: dict[str, Any] = self.queue.get_nowait()  # type: ignore[assignment]
+            if message["type"] == "websocket.disconnect":
+                receiver.on_gone()
+            else:
+                receiver.on_frame(message["text"] if "text" in message else message["bytes"])
+        if not self._is_paused and self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def pause(self) -> None:
+        self._is_paused = True
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._take()
+        if not self._is_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def can_write(self) -> bool:
+        return self.writable.is_set()
+
+    def write(self, frame: str | bytes) -> None:
+        if self.conn.state is not State.OPEN:
+            return
+        if isinstance(frame, str):
+            self.conn.send_text(frame.encode())
+        else:
+            self.conn.send_binary(frame)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+
+    async def finish(self, close: Close) -> None:
+        self._leave_to_library()
+        await self.send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+
+    # ---- asyncio.Protocol ----
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_plain:
+            self._held = self._held + data if self._held else data
+            self._take()
+        else:
+            self._is_early = self.handshake_initiated
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._gone()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._receiver is not None:
+            self._receiver.on_writable()
+
+    # ---- The library's view, and uvicorn's ----
+
+    async def run_asgi(self) -> None:
+        self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]
+        await super().run_asgi()
+
+    def send_receive_event_to_app(self) -> None:
+        """A message that the library has read."""
+        if self._receiver is None:
+            super().send_receive_event_to_app()
+            return
+        data, self.frames = b"".join(self.frames), []
+        if self.close_sent:
+            return
+        try:
+            self._receiver.on_frame(data.decode() if self.curr_msg_data_type == "text" else data)
+        except UnicodeDecodeError:
+            self.conn.send_close(CloseCode.INVALID_DATA)
+            self.handle_parser_exception()
+
+    def handle_ping(self) -> None:
+        """Pongs do not pile up for a client that reads nothing."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.transport.abort()
+
+    def handle_close(self, event: LibraryFrame) -> None:
+        super().handle_close(event)
+        self._gone()
+
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self._gone()
+
+    # ---- Private ----
+
+    def _take(self) -> None:
+        """Hand over the messages that are whole, while they are wanted."""
+        assert self._receiver is not None
+        held, at, size_max = self._held, 0, self.config.ws_max_size
+        while self._is_plain and not self._is_paused and (found := frames.find(held, at, size_max)) is not None:
+            if found.kind == "binary":
+                self._receiver.on_frame(found.payload)
+            elif found.kind == "text" and (text := _text(found.payload)) is not None:
+                self._receiver.on_frame(text)
+            elif found.kind == "control":
+                super().data_received(found.payload)
+                self._is_plain = self.conn.state is State.OPEN
+            else:
+                self._is_plain = False
+                break
+            at = found.end
+        self._held = held[at:]
+        if not self._is_plain:
+            self._leave_to_library()
+
+    def _leave_to_library(self) -> None:
+        held, self._held, self._is_plain = self._held, b"", False
+        if held:
+            super().data_received(held)
+
+    def _gone(self) -> None:
+        if self._receiver is not None:
+            self._receiver.on_gone()
+
+
+def _text(payload: bytes) -> str | None:
+    """None for what is no UTF-8: the library knows what to say."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def request_of(scope: Scope) -> Request:

@@ -1,0 +1,65 @@
+"""The short way of reading frames sees what the websockets library sees."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from asr_frontends.servers import frames
+
+SIZE_MAX = 70_000
+payloads = st.one_of(
+    st.binary(max_size=200),
+    st.integers(65_530, SIZE_MAX).map(lambda size: bytes(range(256)) * 274 + b"end"[: size % 3]),
+)
+
+
+def wire(opcode: Opcode, payload: bytes, *, fin: bool = True) -> bytes:
+    return Frame(opcode, payload, fin=fin).serialize(mask=True)
+
+
+@given(st.sampled_from([Opcode.TEXT, Opcode.BINARY]), payloads, st.binary(max_size=9), st.binary(max_size=9))
+def test_a_whole_message(opcode: Opcode, payload: bytes, before: bytes, behind: bytes) -> None:
+    held = before + wire(opcode, payload) + behind
+    found = frames.find(held, len(before), 2 * SIZE_MAX)
+    assert found == (opcode.name.lower(), payload, len(held) - len(behind))
+
+
+@given(st.sampled_from(list(Opcode)), st.binary(max_size=125), st.data())
+def test_a_part_of_a_frame_is_waited_for(opcode: Opcode, payload: bytes, data: st.DataObject) -> None:
+    whole = wire(opcode, payload)
+    part = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    found = frames.find(part, 0, SIZE_MAX)
+    assert found is None or (opcode is Opcode.CONT and found.kind == "other")
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG, Opcode.CLOSE])
+def test_control_frames_are_handed_on_as_they_are(opcode: Opcode) -> None:
+    whole = wire(opcode, b"\x03\xe8")
+    assert frames.find(whole + b"more", 0, SIZE_MAX) == ("control", whole, len(whole))
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        wire(Opcode.CONT, b"x"),
+        wire(Opcode.BINARY, b"x", fin=False),
+        b"\xc2" + wire(Opcode.BINARY, b"x")[1:],
+        Frame(Opcode.BINARY, b"x").serialize(mask=False),
+        b"\x83\x80",
+        b"\x89\xfe\x01\x00",
+        wire(Opcode.BINARY, bytes(SIZE_MAX + 1))[:10],
+        b"\x82\xff" + b"\xff" * 8,
+    ],
+    ids=["continuation", "fragment", "reserved", "unmasked", "opcode 3", "long ping", "too large", "absurd"],
+)
+def test_the_rest_is_the_librarys(held: bytes) -> None:
+    assert frames.find(held, 0, SIZE_MAX) == ("other", b"", 0)
+
+
+@given(st.binary(max_size=30), st.integers(0, 3))
+def test_any_bytes_at_all(held: bytes, begin: int) -> None:
+    found = frames.find(held, begin, SIZE_MAX)
+    assert found is None or begin <= found.end <= len(held) or found.kind == "other"
