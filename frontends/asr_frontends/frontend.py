@@ -68,7 +68,11 @@ class Frontend:
 
     def client(self, id: str, event: e.ClientEvent) -> None:
         """What the client of session `id` did."""
-        self._perform(self.sessions.client(id, event, self._loop.time()))
+        commands = self.sessions.client(id, event, self._loop.time())
+        if isinstance(event, e.Audio) and not commands:
+            self._flush_soon()
+            return
+        self._perform(commands)
         if isinstance(event, e.Abort):
             self._forget(id)
 
@@ -114,9 +118,7 @@ class Frontend:
                 case Credit():
                     if listener := self._listeners.get(command.session):
                         listener.credit()
-        if self.sessions.has_outgoing() and not self._flushing:
-            self._flushing = True
-            self._loop.call_later(BUNDLE_S, self._flush)
+        self._flush_soon()
         self._arm()
 
     def _deliver(self, command: Deliver) -> None:
@@ -130,6 +132,11 @@ class Frontend:
         self._listeners.pop(id, None)
         if not self._listeners:
             self._idle.set()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and self.sessions.has_outgoing():
+            self._flushing = True
+            self._loop.call_later(BUNDLE_S, self._flush)
 
     def _flush(self) -> None:
         self._flushing = False

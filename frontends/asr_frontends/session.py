@@ -12,12 +12,11 @@ delivered twice and none is lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from asr_frontends import events as e
-from asr_frontends.journal import Budget, Journal, Mark
+from asr_frontends.journal import Budget, Entry, Journal, Mark
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
@@ -62,14 +61,6 @@ class ToBroker:
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """A frame for the worker."""
-
-    worker: bytes
-    frame: m.FrameIn
-
-
-@dataclass(frozen=True, slots=True)
 class Deliver:
     """An event for the codec of this session's client. After Error or Bye the session is over."""
 
@@ -84,7 +75,7 @@ class Credit:
     session: str
 
 
-Command = ToBroker | Post | Deliver | Credit
+Command = ToBroker | Deliver | Credit
 
 
 class State(Enum):
@@ -102,12 +93,16 @@ class Session:
         self.state = State.OPENING
         self.epoch = 0
         self.pinned: m.Pinned | None = None
+        self.posts: list[m.FrameIn] = []
+        """Frames for the pinned worker. Whoever calls takes them away: a command for each would cost more than it."""
         self._journal = Journal(budget)
         self._budget = budget
         self._commit: m.Commit | None = None
         self._taken = self._done = 0
         self._stopping = False
         self._withheld = False
+        self._credit_samples = int(limits.credit_s * SAMPLE_RATE)
+        self._journal_bytes_max = limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE
         self._heard_at = now
         self._give_up_at = now + limits.open_s
         self._retry_at = float("inf")
@@ -135,17 +130,19 @@ class Session:
             return []
         if isinstance(event, e.Abort):
             return self._end(now)
-        self._count_message(now)
+        if self._messages_max:
+            self._count_message(now)
         match event:
-            case e.Start():
-                raise OutOfOrder("a second start")
             case e.Audio():
                 self._audio(event.pcm)
+            case e.Start():
+                raise OutOfOrder("a second start")
             case e.Flush():
                 self._mark(event.marker)
             case e.Stop():
                 self._mark(None)
-        return self._pump()
+        self._pump()
+        return []
 
     def _audio(self, pcm: bytes) -> None:
         if self._stopping:
@@ -162,8 +159,6 @@ class Session:
         self._journal.mark(marker)
 
     def _count_message(self, now: float) -> None:
-        if not self._messages_max:
-            return
         if now - self._window_at >= 1.0:
             self._window_at, self._window_messages = now, 0
         self._window_messages += 1
@@ -181,10 +176,9 @@ class Session:
         journal = self._journal
         if journal.marks_held >= MARKS_MAX:
             return False
-        if self._budget.exhausted or journal.bytes_held >= self._limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE:
+        if self._budget.exhausted or journal.bytes_held >= self._journal_bytes_max:
             return False
-        ahead = journal.end_sample - self._done
-        return self.state is State.MOVING or ahead < self._limits.credit_s * SAMPLE_RATE
+        return self.state is State.MOVING or journal.end_sample - self._done < self._credit_samples
 
     # ---- The broker ----
 
@@ -201,7 +195,8 @@ class Session:
         if first:
             spec = pinned.spec
             ready = [Deliver(self.id, e.Ready(self.id, spec.engine, spec.model, spec.chunk_samples))]
-        return [*ready, *self._pump(), *self._credit(now)]
+        self._pump()
+        return [*ready, *self._credit(now)]
 
     def on_refused(self, refused: m.Refused, now: float) -> list[Command]:
         """No slot: the end for a new session, another try later for a moving one."""
@@ -247,7 +242,8 @@ class Session:
         self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
         if frame.commit:
             self._commit_at(frame.commit)
-        return [self._deliver_progress(now), *self._pump(), *self._credit(now)]
+        self._pump()
+        return [self._deliver_progress(now), *self._credit(now)]
 
     def _on_final(self, final: m.Final, now: float) -> list[Command]:
         """The commit inside makes it exactly once: a move replays only what comes after."""
@@ -316,24 +312,22 @@ class Session:
 
     # ---- Credit ----
 
-    def _pump(self) -> list[Command]:
+    def _pump(self) -> None:
+        """Post what the credit allows."""
         if self.state is not State.ACTIVE:
-            return []
-        return list(self._postable())
-
-    def _postable(self) -> Iterator[Post]:
-        assert self.pinned is not None
-        worker, lease = self.pinned.worker, self.pinned.lease
-        base = self._commit.samples if self._commit else 0
-        limit = self._done + int(self._limits.credit_s * SAMPLE_RATE)
+            return
+        limit = self._done + self._credit_samples
         while (entry := self._journal.next(limit)) is not None:
-            if not isinstance(entry, Mark):
-                piece = entry.since(base)
-                yield Post(worker, m.Audio(lease, piece.first_sample, piece.pcm))
-            elif entry.marker is None:
-                yield Post(worker, m.Stop(lease))
-            else:
-                yield Post(worker, m.Flush(lease, entry.marker))
+            self.posts.append(self._frame(entry))
+
+    def _frame(self, entry: Entry) -> m.FrameIn:
+        assert self.pinned is not None
+        lease = self.pinned.lease
+        if isinstance(entry, Mark):
+            return m.Stop(lease) if entry.marker is None else m.Flush(lease, entry.marker)
+        base = self._commit.samples if self._commit else 0
+        piece = entry if entry.first_sample >= base else entry.since(base)
+        return m.Audio(lease, piece.first_sample, piece.pcm)
 
     def _credit(self, now: float) -> list[Command]:
         if self._withheld and self._has_credit():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
-from asr_frontends.session import Command, Deliver, Limits, Post, Session, State, ToBroker
+from asr_frontends.session import Command, Deliver, Limits, Session, State, ToBroker
 from asr_proto import messages as m
 from asr_proto.errors import AsrError, PeerError, ServiceError
 
@@ -85,12 +85,15 @@ class Sessions:
         session = self._sessions.get(id)
         if session is None:
             return []
-        if isinstance(event, e.Audio):
-            self.counts.audio_samples += len(event.pcm) // 2
         try:
             commands = session.client(event, now)
         except PeerError as error:
             commands = session.fail(error, now)
+        if isinstance(event, e.Audio):
+            self.counts.audio_samples += len(event.pcm) // 2
+            if not commands:
+                self._collect(session)  # audio moves no deadline but to a later time
+                return commands
         return self._after(session, commands)
 
     def fail(self, id: str, error: AsrError, now: float) -> list[Command]:
@@ -222,18 +225,19 @@ class Sessions:
 
     def _after(self, session: Session, commands: list[Command]) -> list[Command]:
         """Collect the frames, forget an ended session, keep its timer."""
-        rest: list[Command] = []
+        self._collect(session)
         for command in commands:
-            if isinstance(command, Post):
-                self._outbox.setdefault(command.worker, []).append(command.frame)
-                continue
-            rest.append(command)
             self.counts.errors += isinstance(command, Deliver) and isinstance(command.event, e.Error)
         if session.state is State.ENDED:
             self._forget(session)
         else:
             self._schedule(session)
-        return rest
+        return commands
+
+    def _collect(self, session: Session) -> None:
+        if session.posts and session.pinned is not None:
+            self._outbox.setdefault(session.pinned.worker, []).extend(session.posts)
+            session.posts.clear()
 
     def _schedule(self, session: Session) -> None:
         """One timer per session: deadlines mostly move later, which the timer finds out when it fires."""

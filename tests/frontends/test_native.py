@@ -17,7 +17,7 @@ from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.codecs.native import MARKER_MAX, NAME_MAX, PATH, NativeCodec
 from asr_frontends.dialects import codec_for
 from asr_frontends.journal import Budget
-from asr_frontends.session import Limits, Post, Session
+from asr_frontends.session import Limits, Session
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import AtCapacity, BadRequest, DecodeError, OutOfOrder, PeerError
@@ -290,9 +290,10 @@ def test_the_longest_message_passes_the_wire_at_every_rate() -> None:
     session.on_pinned(m.Pinned("s1", 0, 1, b"W", m.Spec("fake", "fake", ("en",), 1, 960, 1.0, "none")), 0.0)
     frames = [bytes(6001), bytes(MESSAGE_BYTES_MAX), bytes(MESSAGE_BYTES_MAX)]
     events = [event for frame in frames for event in codec.receive(frame)]
-    posted = [command.frame for event in events for command in session.client(event, 0.0) if isinstance(command, Post)]
-    assert posted
-    for frame in posted:
+    for event in events:
+        session.client(event, 0.0)
+    assert session.posts
+    for frame in session.posts:
         assert wire.decode_frames(wire.encode_frames([frame])) == [frame]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
-from asr_frontends.session import MARKS_MAX, Command, Credit, Deliver, Limits, Post, Session, State, ToBroker
+from asr_frontends.session import MARKS_MAX, Command, Credit, Deliver, Limits, Session, State, ToBroker
 from asr_proto import messages as m
 from asr_proto.errors import LimitExceeded, OutOfOrder
 
@@ -33,6 +33,11 @@ class Talk:
     def hear(self, frame: m.FrameOut) -> list[Command]:
         return self.core.on_frame(frame, self.now)
 
+    def posted(self) -> list[m.FrameIn]:
+        """Since the last call."""
+        frames, self.core.posts = self.core.posts, []
+        return frames
+
     def until(self, now: float) -> list[Command]:
         commands: list[Command] = []
         while self.core.next_deadline() <= now:
@@ -44,10 +49,6 @@ class Talk:
 
 def final(lease: int, utterance: int, samples: int) -> m.Final:
     return m.Final(lease, utterance, "text", 0, samples, "silence", None, None, m.Commit(samples, utterance + 1, b"st"))
-
-
-def posts(commands: list[Command]) -> list[m.FrameIn]:
-    return [command.frame for command in commands if isinstance(command, Post)]
 
 
 def events(commands: list[Command]) -> list[e.ServiceEvent]:
@@ -68,13 +69,14 @@ def test_audio_before_the_slot_waits_in_the_journal(talk: Talk) -> None:
     assert talk.say(e.Audio(SECOND)) == []
     commands = talk.pin()
     assert events(commands) == [e.Ready("s", "fake", "fake", 960)]
-    assert posts(commands) == [m.Audio(1, 0, SECOND)]
+    assert talk.posted() == [m.Audio(1, 0, SECOND)]
 
 
 def test_frames_keep_their_order_and_place(talk: Talk) -> None:
     talk.pin()
-    said = [*talk.say(e.Audio(SECOND)), *talk.say(e.Flush("x")), *talk.say(e.Audio(SECOND)), *talk.say(e.Stop())]
-    assert posts(said) == [m.Audio(1, 0, SECOND), m.Flush(1, "x"), m.Audio(1, 16000, SECOND), m.Stop(1)]
+    for event in (e.Audio(SECOND), e.Flush("x"), e.Audio(SECOND), e.Stop()):
+        talk.say(event)
+    assert talk.posted() == [m.Audio(1, 0, SECOND), m.Flush(1, "x"), m.Audio(1, 16000, SECOND), m.Stop(1)]
 
 
 @pytest.mark.parametrize("event", [e.Audio(SECOND), e.Flush("x"), e.Stop()])
@@ -97,12 +99,14 @@ def test_ended_says_goodbye_and_gives_the_lease_back(talk: Talk) -> None:
 def test_credit_bounds_what_is_posted_and_what_is_taken() -> None:
     talk = Talk(Limits(credit_s=2.0))
     talk.pin()
-    sent = [posts(talk.say(e.Audio(SECOND))) for _ in range(2)]
-    assert [len(frames) for frames in sent] == [1, 1]
+    for _ in range(2):
+        talk.say(e.Audio(SECOND))
+        assert len(talk.posted()) == 1
     assert not talk.core.wanted()
-    assert posts(talk.say(e.Audio(SECOND))) == []
+    talk.say(e.Audio(SECOND))
+    assert talk.posted() == []
     commands = talk.hear(m.Progress(1, 32000, 16000, None))
-    assert len(posts(commands)) == 1
+    assert len(talk.posted()) == 1
     assert Credit("s") not in commands
     assert Credit("s") in talk.hear(m.Progress(1, 48000, 32000, None))
     assert talk.core.wanted()
@@ -121,7 +125,9 @@ def test_a_move_replays_from_the_commit_with_marks_in_order(talk: Talk) -> None:
     assert opening.message == m.Open("s", 1, "fake", "")
     assert opening.setup.commit == m.Commit(12000, 1, b"st")
     talk.say(e.Stop())
-    assert posts(talk.pin(2, W2)) == [
+    talk.posted()
+    talk.pin(2, W2)
+    assert talk.posted() == [
         m.Audio(2, 12000, SECOND[24000:]),
         m.Flush(2, "x"),
         m.Audio(2, 16000, SECOND),
@@ -136,7 +142,9 @@ def test_an_answered_flush_is_not_repeated(talk: Talk) -> None:
     talk.hear(final(1, 0, 16000))
     assert events(talk.hear(m.Flushed(1, "x"))) == [m.Flushed(1, "x")]
     talk.core.on_lost(talk.now)
-    assert posts(talk.pin(2, W2)) == []
+    talk.posted()
+    talk.pin(2, W2)
+    assert talk.posted() == []
 
 
 def test_while_moving_audio_is_taken_up_to_the_journals_limit() -> None:

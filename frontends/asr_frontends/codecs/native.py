@@ -29,6 +29,7 @@ PATH = "/v1/stream"
 RATE_MIN, RATE_MAX = 8_000, 192_000
 NAME_MAX, MARKER_MAX = 128, 256
 CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class NativeCodec:
@@ -166,7 +167,7 @@ class NativeCodec:
 
 
 def _text(kind: str, **fields: Any) -> str:
-    return json.dumps({"type": kind, **fields}, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode({"type": kind, **fields})
 
 
 def _word(word: Word) -> dict[str, Any]:
