@@ -28,6 +28,12 @@ DEFAULTS = Limits()
     default=("127.0.0.1:8000",),
     help="Where clients connect, HOST:PORT; repeatable. Every dialect is served on each.",
 )
+@click.option(
+    "--reuse-port",
+    is_flag=True,
+    help="Share the ports with other frontends that say so too: the system spreads the clients. "
+    "Limits count in each process by itself.",
+)
 @click.option("--name", help="Name in `asr status`.  [default: HOST-PID]")
 @click.option(
     "--broker",
@@ -100,6 +106,7 @@ DEFAULTS = Limits()
 def main(
     run_dir: Path,
     listen: tuple[settings.Address, ...],
+    reuse_port: bool,
     name: str | None,
     broker: str | None,
     idle_s: float,
@@ -130,6 +137,7 @@ def main(
         broker=broker or settings.frontends_endpoint(run_dir),
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         listen=tuple(str(address) for address in listen),
+        reuse_port=reuse_port,
         limits=Limits(idle_s=idle_s, credit_s=credit_s, audio_s=session_s, messages_per_s=messages_per_s),
         message_bytes_max=message_bytes_max,
         journal_bytes_max=journal_mb_max * 1_048_576,

@@ -78,7 +78,7 @@ class Sessions:
         session = Session(id, start, self._limits, self.budget, now)
         self._sessions[id] = session
         self.counts.sessions += 1
-        return self._after(session, session.open())
+        return self._moved(session, session.open())
 
     def client(self, id: str, event: e.ClientEvent, now: float) -> list[Command]:
         """A client's event after its start; its errors end its session."""
@@ -91,9 +91,6 @@ class Sessions:
             commands = session.fail(error, now)
         if isinstance(event, e.Audio):
             self.counts.audio_samples += len(event.pcm) // 2
-            if not commands:
-                self._collect(session)  # audio moves no deadline but to a later time
-                return commands
         return self._after(session, commands)
 
     def fail(self, id: str, error: AsrError, now: float) -> list[Command]:
@@ -118,7 +115,7 @@ class Sessions:
                 return self._pinned(message, now)
             case m.Refused():
                 session = self._sessions.get(message.session)
-                return self._after(session, session.on_refused(message, now)) if session else []
+                return self._moved(session, session.on_refused(message, now)) if session else []
             case m.Lost() | m.Stale():
                 return self._lost(message.lease, now)
             case m.Pool():
@@ -138,14 +135,14 @@ class Sessions:
         commands = session.on_pinned(pinned, now)
         if session.pinned is pinned:
             self._by_lease[pinned.lease] = session
-        return self._after(session, commands)
+        return self._moved(session, commands)
 
     def _lost(self, lease: int, now: float) -> list[Command]:
         session = self._by_lease.pop(lease, None)
         if session is None or session.pinned is None or session.pinned.lease != lease:
             return []
         self.counts.moves += 1
-        return self._after(session, session.on_lost(now))
+        return self._moved(session, session.on_lost(now))
 
     def _frame(self, frame: m.Frame, now: float) -> list[Command]:
         session = self._by_lease.get(frame.lease)
@@ -158,7 +155,7 @@ class Sessions:
         self._heartbeat_s = welcome.heartbeat_s
         self._boot = welcome.boot
         opening = [s for s in self._sessions.values() if s.state in (State.OPENING, State.MOVING)]
-        return [command for session in opening for command in self._after(session, session.open())]
+        return [command for session in opening for command in self._moved(session, session.open())]
 
     def _unregistered(self, now: float) -> list[Command]:
         """The broker is new, or has given us up: every lease is gone; register and move what is alive."""
@@ -179,8 +176,7 @@ class Sessions:
             if session is not None and self._armed.get(id) == at:
                 del self._armed[id]
                 due = session.tick(now) if session.next_deadline() <= now else []
-                commands += self._after(session, due)
-                self._schedule(session)
+                commands += self._moved(session, due)
         if self._boot is not None and now - self._heard_at > BROKER_SILENT_S:
             commands += self._unregistered(now)
         if self._heartbeat_at <= now:
@@ -224,23 +220,25 @@ class Sessions:
     # ---- Private ----
 
     def _after(self, session: Session, commands: list[Command]) -> list[Command]:
-        """Collect the frames, forget an ended session, keep its timer."""
-        self._collect(session)
+        """Collect the frames, forget an ended session."""
+        if session.posts and session.pinned is not None:
+            self._outbox.setdefault(session.pinned.worker, []).extend(session.posts)
+            session.posts.clear()
         for command in commands:
             self.counts.errors += isinstance(command, Deliver) and isinstance(command.event, e.Error)
         if session.state is State.ENDED:
             self._forget(session)
-        else:
+        return commands
+
+    def _moved(self, session: Session, commands: list[Command]) -> list[Command]:
+        """Like `_after`, where the next deadline may have come nearer: with the session's state, or with time."""
+        self._after(session, commands)
+        if session.state is not State.ENDED:
             self._schedule(session)
         return commands
 
-    def _collect(self, session: Session) -> None:
-        if session.posts and session.pinned is not None:
-            self._outbox.setdefault(session.pinned.worker, []).extend(session.posts)
-            session.posts.clear()
-
     def _schedule(self, session: Session) -> None:
-        """One timer per session: deadlines mostly move later, which the timer finds out when it fires."""
+        """One timer per session: within a state deadlines move later, which the timer finds out when it fires."""
         deadline = session.next_deadline()
         if deadline < self._armed.get(session.id, float("inf")):
             self._armed[session.id] = deadline

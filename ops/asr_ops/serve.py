@@ -56,6 +56,13 @@ log = structlog.get_logger()
 @click.option(
     "--workers", type=click.IntRange(0, 64), default=1, metavar="N", help="Worker processes, each with its own model."
 )
+@click.option(
+    "--frontends",
+    type=click.IntRange(1, 64),
+    default=1,
+    metavar="N",
+    help="Frontend processes that share the ports; one takes some hundred sessions of 20 ms frames.",
+)
 @click.option("--engine", metavar="NAME", show_default="moonshine", help="What the workers recognise speech with.")
 @click.option(
     "--device",
@@ -73,7 +80,7 @@ log = structlog.get_logger()
     type=click.IntRange(0, 65000),
     default=0,
     metavar="PORT",
-    help="Prometheus metrics on 127.0.0.1: the broker on this port, the workers on the next ones; 0 is off.",
+    help="Prometheus metrics on 127.0.0.1: the broker on this port, the workers, then several frontends on the next; 0 is off.",
 )
 @click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="The certificate's private key, where it is a file of its own.")
@@ -85,7 +92,7 @@ log = structlog.get_logger()
 @click.option("--frontend-arg", multiple=True, metavar="ARG", help="Pass this on to asr-frontend.")
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:
-    """Serve speech recognition on this machine: a broker, workers and a frontend in one go.
+    """Serve speech recognition on this machine: a broker, workers and frontends in one go.
 
     Prints `ready: ws://HOST:PORT` when speech is being taken. A process that ends is started again. Ctrl+C ends
     everything in order; Ctrl+C again, at once.
@@ -100,7 +107,8 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     check_alone(pool.run_dir)
     for address in pool.listen:
         check_free(address)
-    log.info("starting a broker, workers and a frontend", workers=pool.workers, run_dir=str(pool.run_dir))
+    counts = {"workers": pool.workers, "frontends": pool.frontends}
+    log.info("starting a broker, workers and frontends", **counts, run_dir=str(pool.run_dir))
     first = pool.listen[0]
     tls = pool.tls_cert is not None
     shell = Shell(children(pool), lambda: answers_ready(first, tls=tls), announcement(pool))
@@ -127,6 +135,7 @@ class PoolOptions:
     listen: tuple[Address, ...]
     run_dir: Path
     workers: int = 1
+    frontends: int = 1
     engine: str | None = None
     device: tuple[str, ...] = ()
     slots: int | None = None
@@ -142,15 +151,26 @@ class PoolOptions:
 
 
 def children(pool: PoolOptions) -> list[Child]:
-    """One broker, the workers, one frontend."""
-    given = {"tls-cert": pool.tls_cert, "tls-key": pool.tls_key, "keys": pool.keys}
-    frontend_args = [f"--listen={address}" for address in pool.listen]
-    frontend_args += [f"--{option}={value}" for option, value in given.items() if value is not None]
+    """One broker, the workers, the frontends."""
     return [
         _child(pool, "broker", "broker", [*_metrics(pool, 0), *pool.broker_arg]),
         *(_worker(pool, number) for number in range(pool.workers)),
-        _child(pool, "frontend", "frontend", [*frontend_args, *pool.frontend_arg]),
+        *(_frontend(pool, number) for number in range(pool.frontends)),
     ]
+
+
+def _frontend(pool: PoolOptions, number: int) -> Child:
+    given = {"tls-cert": pool.tls_cert, "tls-key": pool.tls_key, "keys": pool.keys}
+    args = [f"--listen={address}" for address in pool.listen]
+    args += [f"--{option}={value}" for option, value in given.items() if value is not None]
+    if pool.frontends == 1:
+        return _child(pool, "frontend", "frontend", [*args, *pool.frontend_arg])
+    name = f"frontend-{number + 1}"
+    args += ["--reuse-port", f"--name={name}"]
+    if pool.metrics_port:
+        # On the shared ports a scrape would reach any of them.
+        args.append(f"--listen=127.0.0.1:{pool.metrics_port + 1 + pool.workers + number}")
+    return _child(pool, name, "frontend", [*args, *pool.frontend_arg])
 
 
 def _worker(pool: PoolOptions, number: int) -> Child:

@@ -243,6 +243,15 @@ def test_the_children_get_what_was_asked_for() -> None:
     assert "--device=cuda:1" in args["worker-2"]
 
 
+def test_several_frontends_share_the_ports_and_are_scraped_apart() -> None:
+    listen = (Address("127.0.0.1", 8000),)
+    pool = PoolOptions(listen=listen, run_dir=Path("/r"), workers=2, frontends=2, metrics_port=9100)
+    args = {child.name: list(child.argv[3:]) for child in children(pool)}
+    for number in (1, 2):
+        shared = ["--run-dir=/r", "--listen=127.0.0.1:8000", "--reuse-port", f"--name=frontend-{number}"]
+        assert args[f"frontend-{number}"] == [*shared, f"--listen=127.0.0.1:{9102 + number}"]
+
+
 def test_what_was_not_asked_for_is_left_to_the_children() -> None:
     pool = PoolOptions(listen=(Address("127.0.0.1", 8000),), run_dir=Path("/r"))
     broker, worker, _ = children(pool)

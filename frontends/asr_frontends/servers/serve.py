@@ -49,6 +49,8 @@ class FrontendConfig:
     listen: tuple[str, ...]
     """HOST:PORT, any number."""
     limits: Limits
+    reuse_port: bool = False
+    """Share the ports with other frontends."""
     message_bytes_max: int = 1_048_576
     journal_bytes_max: int = 1_073_741_824
     """Unconfirmed audio that all sessions of this process may hold together."""
@@ -103,7 +105,7 @@ async def serve(config: FrontendConfig) -> None:
     _check_tls(config)
     keyfile = KeyFile(config.keys) if config.keys else None
     gate = Gate(_rules(config, keyfile))
-    sockets = [listen(address) for address in config.listen]
+    sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
     frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max)
     webrtc = webrtc_extra.peers(frontend, gate)
     routes = [*openai.routes(frontend, config.openai), *parakeet.routes(), *webrtc.routes(config.webrtc_path)]
@@ -149,13 +151,15 @@ def _check_tls(config: FrontendConfig) -> None:
             raise SetupError(f"cannot use the TLS certificate {config.tls_cert}: {error}") from error
 
 
-def listen(address: str) -> socket.socket:
+def listen(address: str, *, reuse_port: bool = False) -> socket.socket:
     """A listening socket for HOST:PORT; port 0 takes a free one. Raises SetupError."""
     host, _, port = address.rpartition(":")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS_MAX)
