@@ -141,8 +141,17 @@ class Frontend:
     def _flush(self) -> None:
         self._flushing = False
         for bundle, frames in self.sessions.outgoing():
-            for part in _split(frames):
-                self._send([wire.encode(bundle), wire.encode_frames(part)])
+            self._send_frames(wire.encode(bundle), frames)
+
+    def _send_frames(self, bundle: bytes, frames: list[m.FrameIn]) -> None:
+        """In one message, or in as few as the wire's limits allow."""
+        body = wire.encode_frames(frames) if len(frames) <= wire.FRAMES_MAX else b""
+        if body and (len(body) <= BUNDLE_BYTES_MAX or len(frames) == 1):
+            self._send([bundle, body])
+            return
+        half = len(frames) // 2
+        self._send_frames(bundle, frames[:half])
+        self._send_frames(bundle, frames[half:])
 
     def _send(self, parts: list[bytes]) -> None:
         if not self._link.send(parts):
@@ -192,17 +201,3 @@ def _log(message: m.Message) -> None:
             log.error("the broker refuses this frontend", reason=message.detail)
         case m.Lost():
             log.warning("lease lost, moving its session", lease=message.lease, reason=message.slug)
-
-
-def _split(frames: list[m.FrameIn]) -> list[list[m.FrameIn]]:
-    """Parts of at most FRAMES_MAX frames and about BUNDLE_BYTES_MAX bytes each."""
-    parts: list[list[m.FrameIn]] = [[]]
-    size = 0
-    for frame in frames:
-        length = len(frame.pcm) if isinstance(frame, m.Audio) else 0
-        if parts[-1] and (len(parts[-1]) == wire.FRAMES_MAX or size + length > BUNDLE_BYTES_MAX):
-            parts.append([])
-            size = 0
-        parts[-1].append(frame)
-        size += length
-    return parts

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections import deque
 from typing import cast
 
-import numpy as np
-
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_int16
 from asr_proto.errors import DecodeError, LimitExceeded, OutOfOrder
@@ -28,7 +26,8 @@ class Session:
         self.taken = self.done = setup.commit.samples if setup.commit else 0
         self._utterance = setup.commit.utterance if setup.commit else 0
         self._chunk_samples = chunk_samples
-        self._queue: deque[Pcm16] = deque()
+        self._queue: deque[bytes] = deque()
+        """PCM16 as it came: a chunk is joined once, when it is taken."""
         self._queued = 0
         self._marks: deque[tuple[int, str | None]] = deque()
         self._in_step = 0
@@ -52,15 +51,15 @@ class Session:
     def _audio(self, frame: m.Audio) -> list[m.FrameOut]:
         if frame.first_sample != self.taken:
             raise OutOfOrder(f"sample {frame.first_sample} where {self.taken} is due", slug="audio-gap")
-        if len(frame.pcm) % BYTES_PER_SAMPLE:
+        samples, rest = divmod(len(frame.pcm), BYTES_PER_SAMPLE)
+        if rest:
             raise DecodeError("half a sample")
-        pcm = to_int16(frame.pcm)
-        if self._queued + len(pcm) > QUEUED_SAMPLES_MAX:
+        if self._queued + samples > QUEUED_SAMPLES_MAX:
             raise LimitExceeded("audio beyond the credit", slug="credit-exceeded")
-        if len(pcm):
-            self._queue.append(pcm)
-        before, self.taken = self.taken, self.taken + len(pcm)
-        self._queued += len(pcm)
+        if samples:
+            self._queue.append(frame.pcm)
+        before, self.taken = self.taken, self.taken + samples
+        self._queued += samples
         return self._progress_after(before, self.taken)
 
     # ---- Chunks ----
@@ -87,16 +86,17 @@ class Session:
         return self._progress_after(before, self.done)
 
     def _dequeue(self, size: int) -> Pcm16:
-        pieces: list[Pcm16] = []
+        pieces: list[bytes] = []
         self._queued -= size
-        while size:
+        wanted = size * BYTES_PER_SAMPLE
+        while wanted:
             piece = self._queue.popleft()
-            if len(piece) > size:
-                self._queue.appendleft(piece[size:])
-                piece = piece[:size]
+            if len(piece) > wanted:
+                self._queue.appendleft(piece[wanted:])
+                piece = piece[:wanted]
             pieces.append(piece)
-            size -= len(piece)
-        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.int16), *pieces])
+            wanted -= len(piece)
+        return to_int16(b"".join(pieces))
 
     # ---- Output ----
 
@@ -147,6 +147,6 @@ class Session:
 
     def check(self) -> None:
         """The invariants."""
-        assert self._queued == sum(len(piece) for piece in self._queue)
+        assert self._queued * BYTES_PER_SAMPLE == sum(len(piece) for piece in self._queue)
         assert self.done + self._in_step + self._queued == self.taken
         assert self.setup.progress_samples > 0

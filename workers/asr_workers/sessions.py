@@ -147,17 +147,17 @@ class Sessions:
         """A step has run: its outputs go to the sessions that were speaking."""
         self._in_step = 0
         self.load.stepped(elapsed_s, sum(len(chunk.pcm) for chunk in chunks))
+        speakers: dict[int, Session] = {}
         for chunk in chunks:
-            session = self._speaker(chunk.slot)
-            if session is not None:
+            if (session := self._speaker(chunk.slot)) is not None:
+                speakers[chunk.slot] = session
                 self._post(session, session.stepped())
         for output in outputs:
-            session = self._speaker(output.slot)
-            if session is not None:
+            if (session := self._speaker(output.slot)) is not None:
+                speakers[output.slot] = session
                 self._post(session, session.output(output))
-        for slot in {chunk.slot for chunk in chunks} | {output.slot for output in outputs}:
-            session = self._speaker(slot)
-            if session is not None and session.ready():
+        for slot, session in speakers.items():
+            if session.ready():
                 self._batcher.resubmit(slot)
 
     # ---- Output ----
