@@ -7,7 +7,6 @@ with a reason. A client that may not send is not read from.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,22 +69,24 @@ class Connection:
     def __init__(self, codec: Codec, frontend: Frontend, transport: Transport) -> None:
         self._codec, self._frontend, self._transport = codec, frontend, transport
         self._session: str | None = None
-        self._outbox: deque[_Outgoing] = deque()
+        self._outbox: list[_Outgoing] = []
         self._outbox_bytes = 0
         self._close: Close | None = None
         """Set when the last frame is in the outbox: nothing is said or heard after it."""
-        self._over = asyncio.Event()
-        """The client is gone, or has everything but the close."""
-        self._ending = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._ending: asyncio.Future[None] = loop.create_future()
+        """Done when the last frame is in the outbox, or the client is gone."""
+        self._over: asyncio.Future[None] = loop.create_future()
+        """Done when the client has everything but the close, or is gone."""
 
     async def run(self) -> None:
         """Serve the conversation from its first event to its close."""
         start_by = asyncio.get_running_loop().call_later(START_S_MAX, self._on_no_start)
         try:
             self._start()
-            await self._ending.wait()
+            await self._ending
             async with asyncio.timeout(CLOSE_S):
-                await self._over.wait()
+                await self._over
                 if self._close is not None:
                     await self._transport.finish(self._close)
         except TimeoutError:
@@ -143,15 +144,15 @@ class Connection:
 
     def on_writable(self) -> None:
         while self._outbox and self._transport.can_write():
-            frame = self._outbox.popleft().frame
+            frame = self._outbox.pop(0).frame
             self._outbox_bytes -= len(frame)
             self._transport.write(frame)
         self._end_if_written()
 
     def on_gone(self) -> None:
         self._close = None
-        self._ending.set()
-        self._over.set()
+        _finish(self._ending)
+        _finish(self._over)
 
     # ---- Reading ----
 
@@ -180,7 +181,7 @@ class Connection:
     def _put(self, frame: Frame, kind: type) -> None:
         if isinstance(frame, Close):
             self._close = frame
-            self._ending.set()
+            _finish(self._ending)
             self._end_if_written()
         elif not self._outbox and self._transport.can_write():
             self._transport.write(frame)
@@ -199,4 +200,9 @@ class Connection:
 
     def _end_if_written(self) -> None:
         if self._close is not None and not self._outbox:
-            self._over.set()
+            _finish(self._over)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

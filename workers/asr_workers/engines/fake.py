@@ -11,8 +11,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
 from asr_proto.messages import EndpointKind, Spec
@@ -37,7 +35,10 @@ class FakeConfig:
 
 def word(samples: Pcm16) -> str:
     """The word these int16 samples mean: three syllables picked by their checksum."""
-    checksum = zlib.crc32(samples.astype("<i2").tobytes())
+    return _spell(zlib.crc32(samples.astype("<i2").tobytes()))
+
+
+def _spell(checksum: int) -> str:
     digits = (checksum, checksum // 70, checksum // 4900)
     return "".join(_SYLLABLES[digit % len(_SYLLABLES)] for digit in digits)
 
@@ -52,10 +53,12 @@ class _Slot:
     partials: bool
     start: int
     """First sample of the utterance."""
-    held: Pcm16 = field(default_factory=lambda: np.empty(0, np.int16))
-    """Samples of the current word."""
+    end: int
+    """Behind the last word."""
+    checksum: int = 0
+    """Of the current word's samples so far."""
+    samples: int = 0
     words: list[str] = field(default_factory=list)
-    end: int = 0
 
 
 class FakeEngine:
@@ -78,7 +81,7 @@ class FakeEngine:
         if options.language.partition("-")[0].lower() not in ("", "en"):
             raise BadRequest(f"fake speaks en, not {options.language[:20]}", slug="unsupported-language")
         start = snapshot.sample if snapshot else 0
-        self._slots[slot] = _Slot(options.partials, start, end=start)
+        self._slots[slot] = _Slot(options.partials, start, start)
 
     def step(self, chunks: Sequence[Chunk], now: float) -> list[Output]:
         cost_s = (self._config.step_ms + self._config.chunk_ms * len(chunks)) / 1000
@@ -96,29 +99,34 @@ class FakeEngine:
         del self._slots[slot]
 
     def _take(self, chunk: Chunk) -> list[Output]:
-        state = self._slots[chunk.slot]
-        state.held = np.concatenate([state.held, chunk.pcm])
+        state, pcm = self._slots[chunk.slot], chunk.pcm
         outputs: list[Output] = []
-        while len(state.held) >= WORD_SAMPLES:
-            outputs.append(self._say(chunk.slot, state, WORD_SAMPLES))
+        while len(pcm):
+            due = WORD_SAMPLES - state.samples
+            piece, pcm = pcm[:due], pcm[due:]
+            state.checksum = zlib.crc32(piece.data, state.checksum)
+            state.samples += len(piece)
+            if state.samples == WORD_SAMPLES:
+                outputs.append(_say(chunk.slot, state))
         if chunk.flush:
-            outputs += self._flush(chunk.slot, state)
+            outputs += _flush(chunk.slot, state)
         return [output for output in outputs if _wanted(output, state)]
 
-    def _flush(self, slot: int, state: _Slot) -> list[Output]:
-        outputs: list[Output] = []
-        if len(state.held):
-            outputs.append(self._say(slot, state, len(state.held)))
-        outputs.append(_final(slot, state, "flush") if state.words else Advanced(slot, Snapshot(state.end, b"")))
-        return [*outputs, Drained(slot)]
 
-    def _say(self, slot: int, state: _Slot, samples: int) -> Hypothesis:
-        state.words.append(word(state.held[:samples]))
-        state.held = state.held[samples:]
-        state.end += samples
-        if len(state.words) == UTTERANCE_WORDS:
-            return _final(slot, state, "length")
-        return Hypothesis(slot, " ".join(state.words), state.start, state.end)
+def _flush(slot: int, state: _Slot) -> list[Output]:
+    outputs: list[Output] = [_say(slot, state)] if state.samples else []
+    outputs.append(_final(slot, state, "flush") if state.words else Advanced(slot, Snapshot(state.end, b"")))
+    return [*outputs, Drained(slot)]
+
+
+def _say(slot: int, state: _Slot) -> Hypothesis:
+    """The word that ends here."""
+    state.words.append(_spell(state.checksum))
+    state.end += state.samples
+    state.checksum = state.samples = 0
+    if len(state.words) == UTTERANCE_WORDS:
+        return _final(slot, state, "length")
+    return Hypothesis(slot, " ".join(state.words), state.start, state.end)
 
 
 def _final(slot: int, state: _Slot, endpoint: EndpointKind) -> Hypothesis:
