@@ -234,7 +234,7 @@ class Service:
                 continue
 
     def pids(self) -> dict[str, int]:
-        """Broker, workers (by their names) and frontend by role."""
+        """By the name that a process was given, or else by its role."""
         roles = {module: role for role, module in MODULES.items()}
         pids = {}
         for process in self.processes():
@@ -244,7 +244,7 @@ class Service:
                 continue
             role = roles[argv[argv.index("-m") + 1]]
             named = [arg.removeprefix("--name=") for arg in argv if arg.startswith("--name=")]
-            pids[named[0] if named and role == "worker" else role] = process.pid
+            pids[named[0] if named else role] = process.pid
         return pids
 
     def _alive(self) -> bool:
