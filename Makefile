@@ -6,8 +6,10 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS   ?=
 SEEDS  ?= 200
 SPEECH ?= tests/data
+PEER   := ops/bench/peers/sherpa
+SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test check format sim golden wer bench inventory clean
+.PHONY: serve test check format sim golden wer bench bench-peer inventory clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -37,16 +39,23 @@ wer: $(VENV)/.installed-dev
 
 # The short set, under two minutes. A run that was not clean stops it.
 bench: $(VENV)/.installed-dev
-	$(BIN)/asr bench --history --sessions 100 --frame-ms 100 --duration 10 $(ARGS)
-	$(BIN)/asr bench --history --sessions 400 --frame-ms 100 --duration 10 $(ARGS)
-	$(BIN)/asr bench --history --sessions 200 --frame-ms 20 --duration 10 $(ARGS)
-	$(BIN)/asr bench --history --engine moonshine --sessions 8 --frame-ms 20 --duration 20 $(ARGS)
+	@set -e; for name in $(SCENARIOS); do \
+		$(BIN)/asr bench --history --scenario ops/bench/scenarios/$$name.toml $(ARGS); done
+
+# Beside the C++ server of sherpa-onnx, whose packages stay in an environment of their own.
+bench-peer: $(VENV)/.installed-dev $(PEER)/.venv/.installed
+	$(BIN)/python $(PEER)/run.py $(ARGS)
+
+$(PEER)/.venv/.installed: $(PEER)/requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv $(PEER)/.venv
+	$(PEER)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 inventory: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.inventory $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(PEER)/.venv build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

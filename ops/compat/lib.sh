@@ -159,15 +159,7 @@ stop_and_clean() {
     fi
 }
 
-# Measuring many sessions at once is a command of its own.
-bench() {
-    local command
-    command=$(program asr)
-    "$command" bench --help >/dev/null 2>&1 || refuse "this version has no 'asr bench' yet; 'asr client' measures one session"
-    exec "$command" bench "$@"
-}
-
-# talk COMMAND DIALECT SERVER OPTION...: `asr client` or `asr warmup` in this dialect.
+# talk COMMAND DIALECT SERVER OPTION...: `asr client`, `asr warmup` or `asr bench` in this dialect.
 talk() {
     local what=$1 dialect=$2 server=$3 command
     shift 3

@@ -12,18 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from asr_ops.bench import audio, load, processes, report, schedule, statistics, websocket
-from asr_ops.cli import main
+from asr_ops.bench import audio, plan, processes, report, schedule, statistics, websocket
 from asr_proto.errors import AudioError, DecodeError
-
-FRAME = 1600
-"""Samples in 100 ms."""
-
+from tests.ops.bench_reports import FRAME, ran, reported, spoken
 
 # ---- schedule ----
 
@@ -37,8 +32,8 @@ def test_every_frame_leaves_once_in_order_when_it_has_been_spoken(
     starts: list[int], frames: int, frame_ms: int
 ) -> None:
     found = list(schedule.departures(starts, frames, frame_ms * 1000))
-    assert [one.due_us for one in found] == sorted(one.due_us for one in found)
-    assert {(one.session, one.frame): one.due_us for one in found} == {
+    assert [due_us for due_us, _, _ in found] == sorted(due_us for due_us, _, _ in found)
+    assert {(session, frame): due_us for due_us, session, frame in found} == {
         (session, frame): start + (frame + 1) * frame_ms * 1000
         for session, start in enumerate(starts)
         for frame in range(frames)
@@ -114,8 +109,7 @@ def test_a_session_says_the_ring_from_its_entry_on() -> None:
     assert [ring.entry(session, 4) for session in range(4)] == [0, 2, 5, 7]
     assert ring.spoken(8, 4)[::FRAME].tolist() == [8, 9, 0, 1]
     assert websocket.masked(ring.wire[3][8:]) == np.full(FRAME, 3, "<i2").tobytes()
-    plan = load.Plan("ws://here", ring, [0] * 4, 5)
-    assert (plan.frame_us, plan.entry(2)) == (100_000, 5)
+    assert plan.entries(ring, 4) == [0, 2, 5, 7]
 
 
 def test_audio_shorter_than_a_frame() -> None:
@@ -126,18 +120,6 @@ def test_audio_shorter_than_a_frame() -> None:
 # ---- statistics ----
 
 
-def spoken(**changed: Any) -> statistics.Session:
-    """A second in ten frames, the first of which left at 10.1: two partials, one final in time, one after the end."""
-    session = statistics.Session(connecting_s=9.0, ready_s=9.05, engine="fake")
-    session.sent_s = array("d", [10.1 + frame * 0.1 for frame in range(10)])
-    session.partials = [(10.35, 0.25), (10.65, 0.5)]
-    session.finals = [(10.9, "one two"), (11.03, "three")]
-    session.end_s = 11.04
-    for name, value in changed.items():
-        setattr(session, name, value)
-    return session
-
-
 def test_the_figures_of_a_session() -> None:
     found = statistics.measure(spoken(), FRAME, "one two three")
     assert (found.outcome, found.exact) == ("served", True)
@@ -146,7 +128,10 @@ def test_the_figures_of_a_session() -> None:
     assert found.partial_lag_ms == pytest.approx((50, 150))
     assert found.final_ms == pytest.approx(30)
     assert found.end_ms == pytest.approx(40)
-    assert found.rtf == pytest.approx(1.04)
+    assert (found.rtf, found.xrt) == pytest.approx((1.04, 1 / 1.04))
+    assert (found.partials, found.avg_partial_gap_ms) == (2, pytest.approx(300))
+    assert (found.audio_s, found.began_s, found.spoken_s) == pytest.approx((1.0, 10.0, 11.0))
+    assert found.partial_at_s == (10.35, 10.65)
 
 
 def test_with_no_final_missing_at_the_end_the_end_counts() -> None:
@@ -188,6 +173,15 @@ def test_the_measures_over_all_sessions() -> None:
     assert statistics.overall([]) == {}
 
 
+def test_what_all_sessions_add_up_to() -> None:
+    one, later = (statistics.measure(spoken(end_s=end_s), FRAME, None) for end_s in (11.04, 12.0))
+    refused = statistics.measure(spoken(ready_s=None, fault="at-capacity"), FRAME, None)
+    found = statistics.totals([one, later, refused])
+    assert (found.audio_s, found.elapsed_s) == pytest.approx((2.0, 2.0))
+    assert (found.min_per_min, found.sec_per_min) == pytest.approx((1.0, 60.0))
+    assert statistics.totals([refused]) == statistics.Totals(0.0, 0.0, 0.0, 0.0)
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1))
 def test_a_spread_is_ordered_and_made_of_the_values(values: list[float]) -> None:
     found = statistics.spread(values)
@@ -196,6 +190,7 @@ def test_a_spread_is_ordered_and_made_of_the_values(values: list[float]) -> None
     assert ranks == sorted(ranks)
     assert set(ranks) <= set(values)
     assert (found.count, found.max) == (len(values), max(values))
+    assert found.avg == pytest.approx(sum(values) / len(values), abs=1e-6)
 
 
 def test_of_nothing_there_is_no_spread() -> None:
@@ -231,23 +226,6 @@ def test_processes_are_told_apart_by_their_command_lines(command: str, name: str
 # ---- report ----
 
 
-def reported(*, late_ms: float = 1.0, others: float | None = 0.0, own_service: bool = True) -> report.Report:
-    sessions = [statistics.measure(spoken(), FRAME, "one two three")]
-    use = processes.Usage("broker", 1.0, 0.5, 30.0, 20.0, 12.0)
-    return report.Report(
-        when="2026-01-01T00:00:00+00:00",
-        settings=report.Settings("ws://here", own_service, "fake", 1, 1.0, 100, "random", "noise"),
-        machine={"cpu": "a, b", "cores": 2, "memory_gb": 8, "system": "x", "python": "3", "load_before": 0.1},
-        counts=statistics.count(sessions),
-        faults={"at-capacity": 2},
-        figures=statistics.overall(sessions),
-        processes=[use, use] if own_service else [],
-        generator=report.Generator(statistics.Spread(1, late_ms, late_ms, late_ms, late_ms, late_ms), 0.1),
-        others_cores=others,
-        sessions=sessions,
-    )
-
-
 def shown(found: report.Report) -> str:
     console = Console(width=200, file=StringIO())
     with console.capture() as captured:
@@ -258,6 +236,7 @@ def shown(found: report.Report) -> str:
 def test_people_see_figures_processes_and_faults() -> None:
     text = shown(reported())
     assert "1 of 1 served, 0 refused, 0 errors, 0 lost; 2 x at-capacity" in text
+    assert "1.0 s of audio in 1.0 s: 58 sec/min = 0.96 min/min" in text
     assert [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")] == [
         *statistics.MEASURES,
         *("broker", "broker", "server"),
@@ -279,24 +258,12 @@ def test_the_report_says_when_it_is_not_to_be_trusted(late_ms: float, others: fl
     assert all(word in warning for word, warning in zip(said, found, strict=True))
 
 
-def test_a_line_of_the_history() -> None:
-    row = dict(zip(report.HISTORY, report.history_row(reported()), strict=True))
-    assert row["sessions"] == "1"
-    assert row["partial_lag_ms_p99"] == "150.0"
-    assert (row["server_cores"], row["session_kb"], row["others_cores"]) == ("1.0", "24", "0.0")
-    assert report.history_row(reported(own_service=False, others=None)).count("") == 3
-
-
 # ---- the command ----
-
-
-def run(*args: str) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(main, ["bench", *args])
 
 
 def test_a_small_run(tmp_path: Path) -> None:
     files = (f"--json={tmp_path}/run.json", f"--history={tmp_path}/history.csv")
-    result = run("--sessions", "5", "--duration", "1", "--frame-ms", "20", *files)
+    result = ran("--sessions", "5", "--duration", "1", "--frame-ms", "20", *files)
     assert result.exit_code == 0, result.output
     assert "5 of 5 served, 0 refused, 0 errors, 0 lost" in result.output
     found = json.loads((tmp_path / "run.json").read_text())
@@ -309,19 +276,19 @@ def test_a_small_run(tmp_path: Path) -> None:
 
 
 def test_nobody_answers() -> None:
-    result = run("--url", "127.0.0.1:9", "--sessions", "2")
+    result = ran("--url", "127.0.0.1:9", "--sessions", "2")
     assert result.exit_code == 2
     assert "asr bench: no server answers at ws://127.0.0.1:9/v1/stream" in result.output
 
 
 def test_a_file_that_could_not_be_written_is_refused_before_the_bench(tmp_path: Path) -> None:
-    result = run(f"--json={tmp_path}/missing/run.json")
+    result = ran(f"--json={tmp_path}/missing/run.json")
     assert result.exit_code == 2
     assert "missing for run.json" in result.output
 
 
 def test_psutil_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
-    result = run()
+    result = ran()
     assert result.exit_code == 2
     assert "asr bench needs psutil, of the extra 'dev'" in result.output

@@ -1,4 +1,5 @@
-"""What the sessions say: one ring of frames, masked beforehand, that every session enters at a place of its own.
+"""What the sessions say: one ring of frames, masked beforehand, that every session enters at a place of its own. Pure,
+but for reading a recording.
 
 Sharing the ring keeps a thousand sessions in a few megabytes, and still no two neighbours say the same at once.
 """
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
+from asr_client import client_command
 from asr_ops.bench import websocket
-from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_int16
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, from_float32, to_int16
 from asr_proto.audio_file import AudioFile
 from asr_proto.errors import AudioError
 
 NOISE_S = 60
 NOISE_PEAK = 8000
 NOISE_SEED = 1
+TONE_S = 3.0
+SPEECH_S, SILENCE_S = (1.0, 4.0), (0.5, 2.5)
+"""The shortest and the longest stretch of speech, and of the silence after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,21 @@ def noise() -> Pcm16:
         -NOISE_PEAK, NOISE_PEAK, size=NOISE_S * SAMPLE_RATE, dtype=np.int16
     )
     return drawn
+
+
+def tone() -> Pcm16:
+    """Two tones in the range of a voice, as the benches of old have it."""
+    return from_float32(client_command.tone(TONE_S))
+
+
+def with_pauses(samples: Pcm16, seed: int) -> Pcm16:
+    """The same, with digital silence after stretches of drawn length; nothing of it is left out."""
+    draw, parts, at = np.random.default_rng(seed), [], 0
+    while at < len(samples):
+        spoken, silent = (int(draw.uniform(*span) * SAMPLE_RATE) for span in (SPEECH_S, SILENCE_S))
+        parts += [samples[at : at + spoken], np.zeros(silent, np.int16)]
+        at += spoken
+    return np.concatenate(parts)
 
 
 def recording(path: Path) -> Pcm16:

@@ -1,19 +1,11 @@
-"""The command `asr bench`: what to run, against what, and where the report goes.
-
-The figures are defined in `statistics`, the load is made in `load`; here they are put together.
-"""
+"""The command `asr bench`: what to run, against what, and where the report goes."""
 
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
-import resource
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,113 +13,170 @@ import click
 import uvloop
 from rich.console import Console
 
-from asr_client.session import stream_url
-from asr_ops import wer
-from asr_ops.bench import audio, load, processes, report, schedule, statistics
-from asr_ops.own_service import Service, serving
+from asr_client.dialects import DIALECTS
+from asr_ops.bench import audio, compare, history, html, processes, report, run, scenario, search
+from asr_ops.bench.options import FAKE, Options, check, ring
 from asr_proto import settings
-from asr_proto.audio import Pcm16
 from asr_proto.errors import AsrError, SetupError
-from asr_workers.engines import fake
 
-FAKE = "fake"
-FAKE_SLOTS = fake.FakeConfig().slots
 HISTORY_FILE = "ops/bench/history.csv"
-FILES_SPARE = 100
-"""Open files besides the sessions' sockets."""
-MEMORY_AT = 0.75
-"""When memory is read, as a share of the duration: every session is in full flight then."""
+PACE_MAX = 10.0
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line, checked."""
-
-    url: str | None
-    engine: str
-    sessions: int
-    duration_s: float
-    frame_ms: int
-    file: Path | None
-    start: schedule.Start
-    seed: int
-    serve_arg: tuple[str, ...]
+class Bench(settings.Program, click.Group):
+    """A program by itself, with programs for its reports."""
 
 
-@click.command("asr bench", cls=settings.Program, context_settings={"show_default": True})
-@click.option("--url", help="A running service. Without it, `asr serve` is started for the bench and looked into.")
+def _pace(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
+    """Slower than real time is real time, as the clients of old have it."""
+    return max(1.0, value)
+
+
+@click.group(
+    "asr bench",
+    cls=Bench,
+    commands={"compare": compare.compare},
+    invoke_without_command=True,
+    subcommand_metavar="[compare A.json B.json]",
+    context_settings={"show_default": True, "max_content_width": 100},
+)
+@click.option(
+    "--scenario",
+    type=FILE,
+    is_eager=True,
+    expose_value=False,
+    callback=scenario.read,
+    help="Take options from this TOML file; those given here win.",
+)
+@click.option(
+    "--url",
+    "--server",
+    "url",
+    metavar="URL",
+    help="A running service, HOST:PORT will do. Without it, `asr serve` is started for the bench and looked into.",
+)
+@click.option("--secure", is_flag=True, help="Connect with TLS.")
+@click.option("--path", metavar="/PATH", help="Where the dialect is served.  [default: its own path]")
+@click.option("--dialect", type=click.Choice(list(DIALECTS)), default="native", help="What to speak.")
 @click.option("--engine", default=FAKE, metavar="NAME", help="What the started service recognises with.")
-@click.option("--sessions", type=click.IntRange(1), default=100, metavar="N", help="How many speak at once.")
+@click.option(
+    "--sessions",
+    "--streams",
+    "--concurrency",
+    "sessions",
+    type=click.IntRange(1),
+    default=100,
+    metavar="N",
+    help="How many speak at once.",
+)
+@click.option("--n", "total", type=click.IntRange(1), metavar="N", help="How many speak in all, in rounds of so many.")
 @click.option("--duration", "duration_s", type=click.FloatRange(0.1), default=10.0, metavar="S", help="For how long.")
-@click.option("--frame-ms", type=click.Choice(["20", "60", "100"]), default="100", help="Milliseconds in a frame.")
+@click.option("--frame-ms", type=click.IntRange(10, 1000), default=100, metavar="MS", help="Length of a frame.")
+@click.option(
+    "--rtf",
+    "pace",
+    type=click.FloatRange(max=PACE_MAX),
+    default=1.0,
+    callback=_pace,
+    metavar="SPEED",
+    help=f"How fast to speak, relative to real time: 1 to {PACE_MAX:g}.",
+)
 @click.option(
     "--file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     show_default="noise for the fake engine, read speech for others",
     help="What they say, over and over, each beginning elsewhere.",
 )
+@click.option("--tone", is_flag=True, help="They say two tones, of 180 and 310 Hz.")
+@click.option("--pauses", is_flag=True, help="With silence of 0.5 to 2.5 s after every 1 to 4 s.")
 @click.option(
     "--start",
     type=click.Choice(["random", "together"]),
     default="random",
     help="Whether sessions begin, and end, spread over a second or all in the same moment.",
 )
-@click.option("--seed", type=int, default=1, help="Of the random starts.")
+@click.option(
+    "--ramp", "ramp_s", type=click.FloatRange(0), default=0, metavar="S", help="Connect and begin spread over so long."
+)
+@click.option(
+    "--churn",
+    "churn_per_s",
+    type=click.FloatRange(0),
+    default=0,
+    metavar="RATE",
+    help="So many more a second come, speak for up to a second and break off; they are in no figures.",
+)
+@click.option(
+    "--flood",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="So many more send as fast as the server takes it; they are in no figures.",
+)
+@click.option("--find-max", is_flag=True, help="How many sessions, from --sessions on, until --slo-ms is missed?")
+@click.option(
+    "--slo-ms",
+    type=click.FloatRange(0, min_open=True),
+    default=500.0,
+    metavar="MS",
+    help="What p95 of final_ms and partial_lag_ms may be, for --find-max.",
+)
+@click.option("--processes", type=click.IntRange(1), default=1, metavar="N", help="Of the load generator.")
+@click.option("--seed", type=int, default=1, help="Of everything that is drawn.")
 @click.option("--serve-arg", multiple=True, metavar="ARG", help="Pass this on to `asr serve`, as in --serve-arg=--x=1.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
+@click.option("--json", "json_file", type=FILE, help="Write all figures there.")
+@click.option("--html", "html_file", type=FILE, help="Draw a report there.")
 @click.option(
     "--history",
-    type=click.Path(path_type=Path, dir_okay=False),
+    "history_file",
+    type=FILE,
     is_flag=False,
     flag_value=HISTORY_FILE,
     metavar="[FILE]",
     show_default=False,
     help=f"Append one line to this file, {HISTORY_FILE} unless you say otherwise.",
 )
-def bench(*, frame_ms: str, json_file: Path | None, history: Path | None, **given: Any) -> None:
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    /,
+    *,
+    find_max: bool,
+    slo_ms: float,
+    json_file: Path | None,
+    html_file: Path | None,
+    history_file: Path | None,
+    **given: Any,
+) -> None:
     """Measure how long speakers wait and what serving them costs, with sessions in real time.
 
-    Exit code 1 means that a session was refused, failed or, where its text is known, was not understood exactly.
+    Exit code 1 means that a session was refused, failed or, where its text is known, was not understood exactly; with
+    --find-max, that not one session was served in time.
 
     \b
         asr bench                                           100 sessions, no model
         asr bench --sessions 400 --start together           everybody ends at once
         asr bench --engine moonshine --sessions 8 --frame-ms 20 --duration 20
-        asr bench --url ws://host:8000 --file speech.wav --json figures.json
+        asr bench --find-max --slo-ms 200 --processes 2     how many can be served
+        asr bench --url ws://host:8000 --file speech.wav --json figures.json --html figures.html
+        asr bench --scenario ops/bench/scenarios/churn.toml
+        asr bench compare before.json after.json            what became better, what worse
     """
+    if ctx.invoked_subcommand is not None:
+        return
     processes.psutil()
-    _check_folders(json_file, history)
-    found = _run(Options(frame_ms=int(frame_ms), **given))
-    Console().print(report.tables(found))
+    _check_folders(json_file, html_file, history_file)
+    found, steps = _measured(_options(given, find_max), slo_ms if find_max else None)
+    _show(found)
+    content = report.as_json(found) | {"steps": [asdict(step) for step in steps]}
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_json(found), indent=1) + "\n", encoding="utf-8")
-    if history is not None:
-        append(history, found)
-    sys.exit(0 if found.counts.clean else 1)
-
-
-def append(history: Path, found: report.Report) -> None:
-    """One line more; a new file begins with the names of the columns."""
-    with history.open("a", encoding="utf-8", newline="") as lines:
-        rows = csv.writer(lines, lineterminator="\n")
-        if lines.tell() == 0:
-            rows.writerow(report.HISTORY)
-        rows.writerow(report.history_row(found))
-
-
-def _run(options: Options) -> report.Report:
-    try:
-        ring = audio.ring(_samples(options), options.frame_ms)
-        allow_files(options.sessions + FILES_SPARE)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_measure(options, ring))
-    except SetupError:
-        raise
-    except AsrError as error:
-        raise SetupError(error.detail) from error
-
-
-# ---- What is needed ----
+        json_file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    if html_file is not None:
+        html_file.write_text(html.page(content), encoding="utf-8")
+    if history_file is not None:
+        click.echo(history.append(history_file, found))
+    sys.exit(0 if found.counts.clean and (search.best(steps) or not find_max) else 1)
 
 
 def _check_folders(*files: Path | None) -> None:
@@ -137,120 +186,42 @@ def _check_folders(*files: Path | None) -> None:
             raise SetupError(f"there is no folder {file.parent} for {file.name}")
 
 
-def _samples(options: Options) -> Pcm16:
-    if options.file is not None:
-        return audio.recording(options.file)
-    if options.engine == FAKE:
-        return audio.noise()
-    clips = wer.two_cities()
-    if not clips:
-        raise SetupError("the package moonshine-voice, whose sample would be spoken, is missing: give --file")
-    return audio.recording(clips[0].path)
+def _options(given: dict[str, Any], find_max: bool) -> Options:
+    options = Options(**given)
+    check(options, find_max=find_max)
+    return replace(options, sessions=min(options.sessions, options.total or options.sessions))
 
 
-def allow_files(wanted: int) -> None:
-    """Let this process, and the service it starts, open that many files; raises SetupError if the system does not."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted or soft == resource.RLIM_INFINITY:
-        return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise SetupError(f"so many sessions need {wanted} open files, and the system allows {hard} (ulimit -n)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def _show(found: report.Report) -> None:
+    Console().print(report.tables(found))
+    for name, aside in found.asides.items():
+        click.echo(f"{name}: {aside}")
 
 
-@asynccontextmanager
-async def _service(options: Options) -> AsyncIterator[Service | None]:
-    """The service to measure, None for one that is not ours."""
-    if options.url is not None:
-        yield None
-        return
-    slots = [f"--slots={options.sessions}"] if options.engine == FAKE and options.sessions > FAKE_SLOTS else []
-    async with serving([f"--engine={options.engine}", *slots, *options.serve_arg]) as service:
-        yield service
+# ---- Running ----
 
 
-# ---- One run ----
+def _measured(options: Options, slo_ms: float | None) -> tuple[report.Report, list[search.Step]]:
+    """One run, or those of a search and the best of them."""
+    try:
+        said = ring(options)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            if slo_ms is None:
+                return runner.run(run.measure(options, said)), []
+            return runner.run(_search(options, said, slo_ms))
+    except SetupError:
+        raise
+    except AsrError as error:
+        raise SetupError(error.detail) from error
 
 
-class Watch:
-    """Reads what the processes use: before, at the beginning, in full flight and at the end."""
-
-    def __init__(self, pid: int | None, duration_s: float) -> None:
-        self._pid, self._duration_s = pid, duration_s
-        self.idle = self.begin = self.memory = self.end = self._read()
-        self._reading: asyncio.Task[None] | None = None
-
-    async def at_begin(self) -> None:
-        self.begin = self._read()
-        self._reading = asyncio.create_task(self._read_memory())
-
-    async def at_end(self) -> None:
-        self.end = self._read()
-        assert self._reading is not None
-        await self._reading
-
-    async def _read_memory(self) -> None:
-        """In a thread: adding up a large process's pages takes longer than a frame may be late."""
-        await asyncio.sleep(self._duration_s * MEMORY_AT)
-        self.memory = await asyncio.to_thread(self._read)
-
-    def _read(self) -> processes.Snapshot:
-        return processes.snapshot(self._pid, load.clock())
-
-
-async def _measure(options: Options, ring: audio.Ring) -> report.Report:
-    machine = processes.machine()
-    async with _service(options) as service:
-        url = stream_url(service.url if service else options.url or "")
-        frames = max(1, round(options.duration_s * 1000 / options.frame_ms))
-        starts = schedule.starts_us(options.sessions, options.start, options.seed)
-        plan = load.Plan(url, ring, starts, frames)
-        watch = Watch(service.pid if service else None, options.duration_s)
-        done = await load.run(plan, watch.at_begin, watch.at_end)
-    return _report(options, plan, watch, done, machine)
-
-
-def _report(
-    options: Options, plan: load.Plan, watch: Watch, done: load.Load, machine: dict[str, object]
-) -> report.Report:
-    figures = [_figures(plan, number, session) for number, session in enumerate(done.sessions)]
-    generator_s = watch.end.own_cpu_s - watch.begin.own_cpu_s
-    own_service = options.url is None
-    return report.Report(
-        when=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=_settings(options, plan, done.sessions),
-        machine=machine,
-        counts=statistics.count(figures),
-        faults=report.faults(figures),
-        figures=statistics.overall(figures),
-        processes=processes.usage(watch.idle, watch.begin, watch.memory, watch.end, options.sessions),
-        generator=report.Generator(
-            lateness_ms=statistics.spread(late * 1000 for late in done.lateness_s),
-            cores=generator_s / (watch.end.at_s - watch.begin.at_s),
-        ),
-        others_cores=processes.others_cores(watch.begin, watch.end) if own_service else None,
-        sessions=figures,
-    )
-
-
-def _settings(options: Options, plan: load.Plan, sessions: Sequence[statistics.Session]) -> report.Settings:
-    engines = {session.engine for session in sessions if session.engine is not None}
-    said = str(options.file) if options.file else "noise" if options.engine == FAKE else wer.TWO_CITIES
-    return report.Settings(
-        url=plan.url,
-        own_service=options.url is None,
-        engine="+".join(sorted(engines)) or options.engine,
-        sessions=options.sessions,
-        duration_s=plan.frames * plan.frame_us / 1_000_000,
-        frame_ms=options.frame_ms,
-        start=options.start,
-        audio=said,
-    )
-
-
-def _figures(plan: load.Plan, number: int, session: statistics.Session) -> statistics.SessionFigures:
-    """Only the fake engine's text is known beforehand."""
-    expected = None
-    if session.engine == FAKE:
-        expected = fake.transcript(plan.ring.spoken(plan.entry(number), plan.frames))
-    return statistics.measure(session, plan.ring.frame_samples, expected)
+async def _search(options: Options, said: audio.Ring, slo_ms: float) -> tuple[report.Report, list[search.Step]]:
+    """The report of the most sessions that passed, or of the fewest that did not, and all steps."""
+    steps: list[search.Step] = []
+    found: dict[int, report.Report] = {}
+    while (sessions := search.following(steps, options.sessions, run.sessions_max(options))) is not None:
+        found[sessions] = await run.measure(replace(options, sessions=sessions), said)
+        steps.append(search.judged(found[sessions], slo_ms))
+        click.echo(str(steps[-1]))
+    click.echo(search.conclusion(steps, slo_ms))
+    return found[search.best(steps) or min(found)], steps

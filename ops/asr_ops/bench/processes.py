@@ -5,6 +5,7 @@ RSS counts shared pages in every process; PSS shares them out, so only PSS can b
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The server's processes by id, this process and the whole machine at one moment."""
+    """The server's processes by id, the load's own and the whole machine at one moment."""
 
     at_s: float
     server: dict[int, Sample]
@@ -59,12 +60,15 @@ def psutil() -> Any:
         raise SetupError("asr bench needs psutil, of the extra 'dev': pip install 'asr-pool[dev]'") from error
 
 
-def snapshot(root: int | None, at_s: float) -> Snapshot:
-    """Now; `root` is the process of `asr serve`, None where the server is not ours to look into."""
+def snapshot(root: int | None, generators: Sequence[int], at_s: float) -> Snapshot:
+    """Now; `root` is the process of `asr serve`, None where the server is not ours to look into.
+
+    What this process uses, and the generators do, is our own.
+    """
     times = psutil().cpu_times()
     machine = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-    own = psutil().Process().cpu_times()
-    return Snapshot(at_s, _server(root), own.user + own.system, machine)
+    own = [psutil().Process(pid).cpu_times() for pid in (os.getpid(), *generators)]
+    return Snapshot(at_s, _server(root), sum(one.user + one.system for one in own), machine)
 
 
 def usage(idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Snapshot, sessions: int) -> list[Usage]:

@@ -5,45 +5,23 @@ The report says when its own figures are not to be trusted: the generator was la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from asr_ops.bench.plan import Aside
 from asr_ops.bench.processes import Usage
-from asr_ops.bench.statistics import Counts, SessionFigures, Spread, spread
+from asr_ops.bench.statistics import Counts, SessionFigures, Spread, Totals, spread, totals
+from asr_ops.bench.timeline import timeline
 
 LATENESS_MS_MAX = 10.0
 """A generator later than this (p99) also reads late, and its figures are its own."""
 OTHERS_CORES_MAX = 0.25
 """More than this used by others, and another run will differ."""
-QUANTILES = ("p50", "p90", "p95", "p99", "max")
-HISTORY = (
-    "when",
-    "cpu",
-    "cores",
-    "engine",
-    "sessions",
-    "frame_ms",
-    "duration_s",
-    "start",
-    "served",
-    "refused",
-    "errors",
-    "lost",
-    "first_partial_ms_p50",
-    "partial_lag_ms_p50",
-    "partial_lag_ms_p99",
-    "final_ms_p50",
-    "final_ms_p95",
-    "final_ms_p99",
-    "server_cores",
-    "session_kb",
-    "lateness_ms_p99",
-    "others_cores",
-)
+COLUMNS = ("avg", "p50", "p90", "p95", "p99", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +36,11 @@ class Settings:
     frame_ms: int
     start: str
     audio: str
+    dialect: str = "native"
+    processes: int = 1
+    """Of the load generator."""
+    shape: str = ""
+    """What is not as usual about the load, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +66,8 @@ class Report:
     generator: Generator
     others_cores: float | None
     sessions: Sequence[SessionFigures]
+    asides: Mapping[str, Aside] = field(default_factory=dict)
+    """What disturbed these sessions on purpose."""
 
     @property
     def server_cores(self) -> float:
@@ -93,6 +78,18 @@ class Report:
     def session_kb(self) -> float:
         """Memory for each session, in all processes of the server."""
         return sum(process.session_kb for process in self.processes)
+
+    @property
+    def totals(self) -> Totals:
+        """Of all sessions that were served."""
+        return totals(self.sessions)
+
+
+def digits(name: str) -> int:
+    """Behind the point, where a figure of that name is shown."""
+    if name in {"rtf", "xrt"} or name.endswith("cores"):
+        return 3
+    return 0 if name == "partials" else 1
 
 
 def faults(sessions: Sequence[SessionFigures]) -> dict[str, int]:
@@ -120,14 +117,17 @@ def tables(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(_title(report.settings)), _latencies(report.figures)]
     if report.processes:
         parts.append(_processes(report))
-    parts += [Text(line) for line in (_fared(report), _generated(report.generator), _machine(report.machine))]
+    lines = (_fared(report), _served(report.totals), _generated(report.generator), _machine(report.machine))
+    parts += [Text(line) for line in lines]
     parts += [Text(f"WARNING: {warning}") for warning in warnings(report)]
     return Group(*parts)
 
 
 def _title(settings: Settings) -> str:
     load = f"{settings.sessions} sessions of {settings.duration_s:g} s in frames of {settings.frame_ms} ms"
-    return f"{settings.engine}: {load}, starting {_starting(settings.start)}"
+    named = settings.engine if settings.dialect == "native" else f"{settings.engine}, {settings.dialect}"
+    parts = [load, f"starting {_starting(settings.start)}", settings.shape]
+    return f"{named}: {', '.join(filter(None, parts))}"
 
 
 def _starting(start: str) -> str:
@@ -136,11 +136,10 @@ def _starting(start: str) -> str:
 
 def _latencies(figures: dict[str, Spread]) -> Table:
     table = Table("measure")
-    for title in ("n", *QUANTILES):
+    for title in ("n", *COLUMNS):
         table.add_column(title, justify="right")
     for name, row in figures.items():
-        digits = 3 if name == "rtf" else 1
-        table.add_row(name, str(row.count), *(f"{getattr(row, quantile):.{digits}f}" for quantile in QUANTILES))
+        table.add_row(name, str(row.count), *(f"{getattr(row, column):.{digits(name)}f}" for column in COLUMNS))
     return table
 
 
@@ -165,6 +164,11 @@ def _fared(report: Report) -> str:
     return f"{counts.served} of {counts.sessions} served, {counts.refused} refused, {counts.errors} errors, {lost}{why}"
 
 
+def _served(totals: Totals) -> str:
+    rate = f"{totals.sec_per_min:.0f} sec/min = {totals.min_per_min:.2f} min/min"
+    return f"{totals.audio_s:.1f} s of audio in {totals.elapsed_s:.1f} s: {rate}"
+
+
 def _generated(generator: Generator) -> str:
     late = generator.lateness_ms
     lateness = "no frame left" if late is None else f"frames left {late.p50:.1f} ms late (p50), {late.p99:.1f} (p99)"
@@ -180,31 +184,30 @@ def _machine(machine: dict[str, object]) -> str:
 
 
 def as_json(report: Report) -> dict[str, object]:
-    """Everything; the partial lags of each session as a distribution."""
+    """Everything; the partial lags of each session as a distribution, those of all with their moments."""
     content = asdict(report)
+    content["title"] = _title(report.settings)
+    content["totals"] = asdict(report.totals)
     content["warnings"] = warnings(report)
-    content["sessions"] = [
-        {**asdict(session), "partial_lag_ms": _spread(session.partial_lag_ms)} for session in report.sessions
-    ]
+    content["asides"] = {name: _aside(aside) for name, aside in report.asides.items()}
+    content["timeline"] = timeline(report.sessions)
+    content["sessions"] = [_session(session) for session in report.sessions]
     return content
+
+
+def _aside(aside: Aside) -> dict[str, object]:
+    """asdict() would count a Counter's items anew."""
+    return asdict(aside) | {"faults": dict(aside.faults)}
+
+
+def _session(session: SessionFigures) -> dict[str, object]:
+    """Without moments, which mean nothing outside of the process that took them."""
+    content = asdict(session)
+    for moment in ("began_s", "spoken_s", "partial_at_s"):
+        del content[moment]
+    return content | {"partial_lag_ms": _spread(session.partial_lag_ms)}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
     found = spread(values)
     return None if found is None else asdict(found)
-
-
-def history_row(report: Report) -> list[str]:
-    """The values of HISTORY, in its order; what is unknown is empty."""
-    values: dict[str, object] = {"when": report.when, **report.machine, **asdict(report.settings)}
-    values |= asdict(report.counts)
-    values["sessions"] = report.settings.sessions
-    for name, row in report.figures.items():
-        values |= {f"{name}_{quantile}": round(getattr(row, quantile), 1) for quantile in QUANTILES}
-    if report.processes:
-        values |= {"server_cores": round(report.server_cores, 3), "session_kb": round(report.session_kb)}
-    if report.generator.lateness_ms is not None:
-        values["lateness_ms_p99"] = round(report.generator.lateness_ms.p99, 1)
-    if report.others_cores is not None:
-        values["others_cores"] = round(report.others_cores, 2)
-    return ["" if values.get(name) is None else str(values[name]) for name in HISTORY]

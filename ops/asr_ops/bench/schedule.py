@@ -6,29 +6,24 @@ A frame leaves when its last sample has been spoken: frame 0 of a session that s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 Start = Literal["random", "together"]
+Departure = tuple[int, int, int]
+"""Microseconds after the beginning, session, frame. A plain tuple: one is made for each frame."""
 SPREAD_US = 1_000_000
 """Random starts lie within a second: longer than any frame and any engine's update."""
 
 
-class Departure(NamedTuple):
-    """A frame that leaves `due_us` after the beginning."""
-
-    due_us: int
-    session: int
-    frame: int
-
-
-def starts_us(sessions: int, start: Start, seed: int) -> list[int]:
-    """The moment at which each session begins to speak."""
+def starts_us(sessions: int, start: Start, seed: int, ramp_us: int = 0) -> list[int]:
+    """The moment at which each session begins to speak; with a ramp, one after the other over that time."""
+    ramp = [ramp_us * session // sessions for session in range(sessions)]
     if start == "together":
-        return [0] * sessions
+        return ramp
     drawn: list[int] = np.random.default_rng(seed).integers(0, SPREAD_US, size=sessions).tolist()
-    return drawn
+    return [later + phase for later, phase in zip(ramp, drawn, strict=True)]
 
 
 def departures(starts: Sequence[int], frames: int, frame_us: int) -> Iterator[Departure]:
@@ -38,11 +33,12 @@ def departures(starts: Sequence[int], frames: int, frame_us: int) -> Iterator[De
     """
     waits = [divmod(start, frame_us) for start in starts]
     order = sorted(range(len(starts)), key=lambda session: waits[session][1])
+    turns = [(session, *waits[session]) for session in order]
     for period in range(max((periods for periods, _ in waits), default=0) + frames):
-        for session in order:
-            periods, phase_us = waits[session]
-            if 0 <= period - periods < frames:
-                yield Departure((period + 1) * frame_us + phase_us, session, period - periods)
+        due_us = (period + 1) * frame_us
+        for session, periods, phase_us in turns:
+            if 0 <= (frame := period - periods) < frames:
+                yield due_us + phase_us, session, frame
 
 
 def frame_holding(end_sample: int, frame_samples: int, frames: int) -> int:

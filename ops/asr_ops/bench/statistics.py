@@ -5,7 +5,9 @@
     partial_lag_ms     from the departure of the audio up to a partial's `end_s` to that partial's arrival
     final_ms           from the departure of the last frame to the last final (to `end`, if no final was still missing)
     end_ms             from the departure of the last frame to `end`
-    rtf                from the moment the session begins to speak to `end`, divided by the audio's length
+    partials           how many partials came
+    avg_partial_gap_ms the mean time from one partial to the next
+    rtf, xrt           from the moment the session begins to speak to `end`, divided by the audio's length; its inverse
 
     refused            sessions that never became ready
     errors             sessions that became ready and did not reach `end`
@@ -19,12 +21,23 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from asr_client.figures import percentile
 from asr_ops.bench.schedule import frame_holding
 from asr_proto.audio import SAMPLE_RATE
 
-MEASURES = ("ready_ms", "first_partial_ms", "partial_lag_ms", "final_ms", "end_ms", "rtf")
+MEASURES = (
+    "ready_ms",
+    "first_partial_ms",
+    "partial_lag_ms",
+    "final_ms",
+    "end_ms",
+    "partials",
+    "avg_partial_gap_ms",
+    "rtf",
+    "xrt",
+)
 
 
 @dataclass(slots=True)
@@ -36,8 +49,8 @@ class Session:
     engine: str | None = None
     sent_s: array[float] = field(default_factory=lambda: array("d"))
     """When each frame left."""
-    partials: list[tuple[float, float]] = field(default_factory=list)
-    """Arrival, and the `end_s` that it speaks of."""
+    partials: list[tuple[float, float | None]] = field(default_factory=list)
+    """Arrival, and the `end_s` that it speaks of, None where the dialect does not say."""
     finals: list[tuple[float, str]] = field(default_factory=list)
     """Arrival and text."""
     end_s: float | None = None
@@ -55,6 +68,7 @@ class Spread:
     """How values are distributed."""
 
     count: int
+    avg: float
     p50: float
     p90: float
     p95: float
@@ -69,12 +83,23 @@ class SessionFigures:
     outcome: str
     """`served`, or why not."""
     exact: bool | None
+    audio_s: float
+    """Length of what was sent."""
+    began_s: float | None
+    """When it began to speak, by the clock of all sessions."""
+    spoken_s: float | None
+    """When its last frame left."""
     ready_ms: float | None
     first_partial_ms: float | None
     partial_lag_ms: tuple[float, ...]
+    partial_at_s: tuple[float, ...]
+    """When each of these partials arrived."""
     final_ms: float | None
     end_ms: float | None
+    partials: int | None
+    avg_partial_gap_ms: float | None
     rtf: float | None
+    xrt: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,34 +118,55 @@ class Counts:
         return self.served == self.sessions and not self.lost
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What all sessions that were served add up to."""
+
+    audio_s: float
+    elapsed_s: float
+    """From the moment the first of them began to speak to the last `end`."""
+    min_per_min: float
+    """Minutes of audio served in a minute."""
+    sec_per_min: float
+
+
 def spread(values: Iterable[float]) -> Spread | None:
     """The distribution, or None of nothing."""
     ranked = sorted(values)
     if not ranked:
         return None
     p50, p90, p95, p99 = (percentile(ranked, q) for q in (0.50, 0.90, 0.95, 0.99))
-    return Spread(len(ranked), p50, p90, p95, p99, ranked[-1])
+    return Spread(len(ranked), fmean(ranked), p50, p90, p95, p99, ranked[-1])
 
 
-def measure(session: Session, frame_samples: int, expected: str | None) -> SessionFigures:
-    """The figures of one session whose frames have that many samples."""
+def measure(session: Session, frame_samples: int, expected: str | None, pace: float = 1.0) -> SessionFigures:
+    """The figures of one session whose frames have that many samples, spoken so many times as fast as real time."""
     frame_s, sent = frame_samples / SAMPLE_RATE, session.sent_s
     ready = session.ready_s is not None
     spoken = bool(sent) and ready
-    began_s = sent[0] - frame_s if spoken else 0.0
+    began_s = sent[0] - frame_s / pace if spoken else 0.0
     texts = [arrival for arrival, _ in (*session.partials, *session.finals)]
     served = spoken and session.end_s is not None
     end_s = session.end_s if served else None
     last_s = _last_text(session, sent[-1], end_s) if end_s is not None else None
+    lags = list(_lags(session, frame_samples)) if spoken else []
+    rtf = (end_s - began_s) / (len(sent) * frame_s) if end_s is not None else None
     return SessionFigures(
         outcome="served" if served else session.fault or "no end",
         exact=None if expected is None or not ready else session.text == expected,
+        audio_s=len(sent) * frame_s,
+        began_s=began_s if spoken else None,
+        spoken_s=sent[-1] if spoken else None,
         ready_ms=_ms(session.ready_s, session.connecting_s),
         first_partial_ms=_ms(min(texts), began_s) if spoken and texts else None,
-        partial_lag_ms=tuple(_lags(session, frame_samples)) if spoken else (),
+        partial_lag_ms=tuple(lag_ms for _, lag_ms in lags),
+        partial_at_s=tuple(arrival for arrival, _ in lags),
         final_ms=_ms(last_s, sent[-1]) if served else None,
         end_ms=_ms(end_s, sent[-1]) if served else None,
-        rtf=(end_s - began_s) / (len(sent) * frame_s) if end_s is not None else None,
+        partials=len(session.partials) if served else None,
+        avg_partial_gap_ms=_gap_ms([arrival for arrival, _ in session.partials]) if served else None,
+        rtf=rtf,
+        xrt=1 / rtf if rtf else None,
     )
 
 
@@ -144,22 +190,43 @@ def overall(sessions: Sequence[SessionFigures]) -> dict[str, Spread]:
     return {name: row for name, row in found.items() if row is not None}
 
 
+def totals(sessions: Sequence[SessionFigures]) -> Totals:
+    """All zero if nobody was served."""
+    spans = [
+        (session.began_s, session.spoken_s + session.end_ms / 1000, session.audio_s)
+        for session in sessions
+        if session.began_s is not None and session.spoken_s is not None and session.end_ms is not None
+    ]
+    begins, ends, lengths = zip(*spans, strict=True) if spans else ((0.0,), (0.0,), (0.0,))
+    audio_s, elapsed_s = sum(lengths), max(ends) - min(begins)
+    share = audio_s / elapsed_s if elapsed_s else 0.0
+    return Totals(audio_s, elapsed_s, min_per_min=share, sec_per_min=share * 60)
+
+
 def _values(sessions: Sequence[SessionFigures], name: str) -> Iterable[float]:
     if name == "partial_lag_ms":
         return (lag for session in sessions for lag in session.partial_lag_ms)
     return (value for session in sessions if (value := getattr(session, name)) is not None)
 
 
-def _lags(session: Session, frame_samples: int) -> Iterable[float]:
+def _lags(session: Session, frame_samples: int) -> Iterable[tuple[float, float]]:
+    """Arrival and lag of each partial."""
     for arrival, end_s in session.partials:
+        if end_s is None:
+            continue
         frame = frame_holding(round(end_s * SAMPLE_RATE), frame_samples, len(session.sent_s))
-        yield (arrival - session.sent_s[frame]) * 1000
+        yield arrival, (arrival - session.sent_s[frame]) * 1000
 
 
 def _last_text(session: Session, last_sent_s: float, end_s: float) -> float:
     """The last final's arrival, if the end of the audio was still waiting for it."""
     last_s = session.finals[-1][0] if session.finals else 0.0
     return last_s if last_s > last_sent_s else end_s
+
+
+def _gap_ms(arrivals: Sequence[float]) -> float | None:
+    """The mean of the gaps is the whole span over their number."""
+    return (arrivals[-1] - arrivals[0]) / (len(arrivals) - 1) * 1000 if len(arrivals) > 1 else None
 
 
 def _ms(later_s: float | None, earlier_s: float) -> float | None:

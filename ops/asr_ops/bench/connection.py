@@ -1,0 +1,189 @@
+"""One session's socket: it writes what is already encoded, and notes in a record what comes back and when.
+
+Frames are written straight to the socket. A transport of the event loop keeps what it is given until the loop runs
+again, which costs as much as the sending itself; it is used where the socket takes no more, or for TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from typing import cast
+from urllib.parse import urlsplit
+
+from asr_ops.bench import websocket
+from asr_ops.bench.dialects import Dialect
+from asr_ops.bench.statistics import Session
+from asr_proto.errors import DecodeError
+
+OPEN_TIMEOUT_S = 30.0
+NORMAL = 1000
+CLOSE = websocket.encode(websocket.CLOSE, NORMAL.to_bytes(2, "big"))
+
+clock = time.perf_counter
+
+
+class Connection(asyncio.Protocol):
+    """Opened once; over when the session has ended, for whatever reason."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.session = Session()
+        self.speaks = False
+        """Whether audio may be sent: from `ready` until the session is over."""
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        """Done when the session is ready or over."""
+        self.over: asyncio.Future[None] = loop.create_future()
+        self.writable = asyncio.Event()
+        """Whether the server keeps up with what was written."""
+        self.writable.set()
+        self.transport: asyncio.Transport | None = None
+        self._dialect = dialect
+        self._descriptor: int | None = None
+        """The socket's, where it can be written to directly."""
+        self._reader = websocket.Reader()
+        self._request = b""
+
+    async def open(self, url: str) -> None:
+        """Returns when the session is ready or over."""
+        parts = urlsplit(url)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        self._request = websocket.request(parts.netloc.rpartition("@")[2], target)
+        self.session.connecting_s = clock()
+        secure = parts.scheme == "wss"
+        port = parts.port or (443 if secure else 80)
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: self, parts.hostname or "", port, ssl=secure or None
+                )
+                await self.ready
+        except TimeoutError:
+            self.fail("not ready in time")
+        except OSError as error:
+            self.fail(error.strerror or str(error))
+
+    # ---- Writing ----
+
+    def write(self, data: bytes) -> None:
+        """Send it now, or as soon as the server takes it."""
+        assert self.transport is not None
+        if self._descriptor is None or self.transport.get_write_buffer_size():
+            self.transport.write(data)
+            return
+        try:
+            sent = os.write(self._descriptor, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the transport hears of it too, and says why
+            return
+        if sent < len(data):
+            self.transport.write(data[sent:])
+
+    def stop(self) -> None:
+        """There is no more audio."""
+        self.write(self._dialect.ending)
+
+    def abort(self) -> None:
+        """Break off without a word."""
+        self._finish()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def fail(self, reason: str) -> None:
+        """The session is over without its end, unless it is over already; one that never spoke was never ready."""
+        if self.session.end_s is None and self.session.fault is None:
+            self.session.fault = reason
+            if not self.session.sent_s:
+                self.session.ready_s = None
+        self._finish()
+
+    def _finish(self) -> None:
+        self.speaks = False
+        self.writable.set()
+        for future in (self.ready, self.over):
+            if not future.done():
+                future.set_result(None)
+        if self.transport is not None:
+            self.transport.close()
+
+    # ---- What the event loop calls ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
+        if transport.get_extra_info("sslcontext") is None:
+            self._descriptor = transport.get_extra_info("socket").fileno()
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        now, before = clock(), self._reader.status
+        try:
+            frames = list(self._reader.feed(data))
+            if before is None and self._reader.status is not None:
+                self._on_status(self._reader.status, now)
+            for frame in frames:
+                self._on_frame(frame, now)
+        except (DecodeError, ValueError, KeyError, IndexError, TypeError) as error:
+            self.fail(f"cannot understand the server: {error!r}")
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.fail("the connection was lost" if exc is None else f"the connection was lost: {exc}")
+
+    # ---- Reading ----
+
+    def _on_status(self, status: int, now: float) -> None:
+        if status != 101:
+            self.fail(f"HTTP {status}")
+            return
+        if self._dialect.opening:
+            self.write(self._dialect.opening)
+        if not self._dialect.says_ready:
+            self._on_ready(now)
+
+    def _on_frame(self, frame: websocket.Frame, now: float) -> None:
+        if frame.opcode == websocket.TEXT:
+            self._on_text(frame.payload, now)
+        elif frame.opcode == websocket.PING:
+            self.write(websocket.encode(websocket.PONG, frame.payload))
+        elif frame.opcode == websocket.CLOSE:
+            self._on_close(frame.payload, now)
+
+    def _on_text(self, payload: bytes, now: float) -> None:
+        heard, session = self._dialect.hear(json.loads(payload)), self.session
+        if heard.partial:
+            session.partials.append((now, heard.end_s))
+        if heard.final is not None:
+            session.finals.append((now, heard.final))
+        if heard.ready:
+            session.engine = heard.engine
+            self._on_ready(now)
+        if heard.error is not None:
+            self.fail(heard.error)
+        if heard.ended:
+            self._on_end(now)
+
+    def _on_ready(self, now: float) -> None:
+        if not self.ready.done():
+            self.session.ready_s = now
+            self.speaks = True
+            self.ready.set_result(None)
+
+    def _on_close(self, payload: bytes, now: float) -> None:
+        code = int.from_bytes(payload[:2], "big")
+        if code == NORMAL and self._dialect.ends_with_close:
+            self._on_end(now)
+        else:
+            self.fail(f"closed with {code} {payload[2:].decode(errors='replace')}".strip())
+
+    def _on_end(self, now: float) -> None:
+        self.session.end_s = now
+        self.write(CLOSE)
+        self._finish()

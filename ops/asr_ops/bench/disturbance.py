@@ -1,0 +1,95 @@
+"""Connections that disturb the paced sessions: some come, speak a little and break off; some flood the server.
+
+They are counted apart. What they cost shows in the figures of the sessions that they disturb.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from asr_ops.bench.connection import Connection
+from asr_ops.bench.dialects import Dialect
+from asr_ops.bench.plan import Aside, Plan
+from asr_proto.audio import SAMPLE_RATE
+
+VISIT_S_MAX = 1.0
+"""How long somebody speaks, at most, who then breaks off."""
+
+
+@asynccontextmanager
+async def around(plan: Plan, dialect: Dialect) -> AsyncIterator[dict[str, Aside]]:
+    """While the block runs, the disturbances of the plan; their counts by name."""
+    asides: dict[str, Aside] = {}
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(name: str, work: Coroutine[Any, Any, None]) -> None:
+        tasks.append(asyncio.create_task(work, name=name))
+
+    if plan.churn_per_s:
+        start("churn", _churn(plan, dialect, asides.setdefault("churn", Aside())))
+    for number in range(plan.flood):
+        start("flood", _flood(plan, dialect, asides.setdefault("flood", Aside()), number))
+    try:
+        yield asides
+    finally:
+        await _end(tasks)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Raises what went wrong in them."""
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _churn(plan: Plan, dialect: Dialect, aside: Aside) -> None:
+    """Somebody comes at random moments, as many as asked for on average."""
+    draw = random.Random(plan.seed)
+    async with asyncio.TaskGroup() as visits:
+        while True:
+            await asyncio.sleep(draw.expovariate(plan.churn_per_s))
+            visits.create_task(_visit(plan, dialect, aside, draw.uniform(0, VISIT_S_MAX)))
+
+
+async def _visit(plan: Plan, dialect: Dialect, aside: Aside, length_s: float) -> None:
+    """One who breaks off."""
+    connection = Connection(dialect)
+    aside.came += 1
+    try:
+        await connection.open(plan.url)
+        for number in range(round(length_s * 1_000_000 / plan.frame_us)):
+            await asyncio.sleep(plan.frame_us / 1_000_000)
+            if not _said(plan, connection, aside, number):
+                return
+    finally:
+        connection.abort()
+
+
+async def _flood(plan: Plan, dialect: Dialect, aside: Aside, number: int) -> None:
+    """One who sends whenever the server takes it."""
+    connection = Connection(dialect)
+    aside.came += 1
+    try:
+        await connection.open(plan.url)
+        while _said(plan, connection, aside, number):
+            number += 1
+            await connection.writable.wait()
+            await asyncio.sleep(0)
+    finally:
+        connection.abort()
+
+
+def _said(plan: Plan, connection: Connection, aside: Aside, number: int) -> bool:
+    """Whether one more frame could be sent."""
+    if not connection.speaks:
+        aside.fault(connection.session.fault or "ended")
+        return False
+    connection.write(plan.ring.wire[number % len(plan.ring.wire)])
+    aside.audio_s += plan.ring.frame_samples / SAMPLE_RATE
+    return True

@@ -1,0 +1,150 @@
+"""Load generators in processes of their own, so that neither the command nor its look into other processes delays them.
+
+    command                        generator
+    a share of the plan     ->
+                            <-     all sessions are open
+    when to begin           ->     speaks
+                            <-     all sessions have ended
+    go on                   ->
+                            <-     what happened
+
+Messages are pickles on the child's stdin and stdout; both ends are this module. A sentence in place of an answer says
+what went wrong. The clock is the machine's, so the times of all processes can be compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import signal
+import struct
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import uvloop
+
+from asr_client.dialects import DIALECTS
+from asr_ops.bench import by_client, load
+from asr_ops.bench.connection import clock
+from asr_ops.bench.plan import Load, Plan, merged, shares
+from asr_proto.errors import AsrError
+
+LEAD_S = 0.1
+"""Between the last session's `ready` and the beginning."""
+LENGTH = struct.Struct("!Q")
+Meet = Callable[[], Awaitable[None]]
+
+# ---- The command's end ----
+
+
+class Generators:
+    """Processes that wait for a plan."""
+
+    def __init__(self, processes: list[Process]) -> None:
+        self._processes = processes
+
+    @property
+    def pids(self) -> list[int]:
+        """Whose CPU time is the load's own."""
+        return [process.pid for process in self._processes]
+
+    async def run(self, plan: Plan, at_begin: Meet, at_end: Meet) -> Load:
+        """Carry the plan out. The callbacks frame the time in which audio is spoken. Raises AsrError."""
+        await self._tell(shares(plan, len(self._processes)))
+        await self._hear()
+        await at_begin()
+        await self._tell([clock() + LEAD_S] * len(self._processes))
+        await self._hear()
+        await at_end()
+        await self._tell([None] * len(self._processes))
+        return merged(plan, await self._hear())
+
+    async def _tell(self, messages: list[Any]) -> None:
+        await asyncio.gather(*map(_write, self._processes, messages))
+
+    async def _hear(self) -> list[Any]:
+        return list(await asyncio.gather(*map(_read, self._processes)))
+
+
+@asynccontextmanager
+async def generating(count: int) -> AsyncIterator[Generators]:
+    """That many processes, for as long as the block runs."""
+    async with AsyncExitStack() as stack:
+        yield Generators([await stack.enter_async_context(_started()) for _ in range(count)])
+
+
+@asynccontextmanager
+async def _started() -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", __spec__.name, stdin=PIPE, stdout=PIPE)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def _write(process: Process, message: Any) -> None:
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps(message))
+    await process.stdin.drain()
+
+
+async def _read(process: Process) -> Any:
+    assert process.stdout is not None
+    try:
+        (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+        message = pickle.loads(await process.stdout.readexactly(length))
+    except asyncio.IncompleteReadError as error:
+        raise AsrError("a load generator has ended by itself") from error
+    if isinstance(message, str):
+        raise AsrError(message)
+    return message
+
+
+# ---- The generator's end ----
+
+
+def main() -> None:
+    """Carry out plans until nobody sends one. The command decides what an interrupt means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # it would stop everything for milliseconds, and nothing here makes much garbage
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve())
+
+
+async def _serve() -> None:
+    while (plan := await asyncio.to_thread(_next)) is not None:
+        run = by_client.run if DIALECTS[plan.dialect].channel == "webrtc" else load.run
+        try:
+            _answer(await run(plan, _meet, _meet))
+        except AsrError as error:
+            _answer(error.detail)
+
+
+async def _meet() -> Any:
+    """Say that this point is reached, and wait for the others."""
+    _answer(None)
+    return await asyncio.to_thread(_next)
+
+
+def _next() -> Any:
+    """What the command sends; None when it is gone."""
+    try:
+        return pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return None
+
+
+def _answer(message: Any) -> None:
+    data = pickle.dumps(message)
+    sys.stdout.buffer.write(LENGTH.pack(len(data)) + data)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

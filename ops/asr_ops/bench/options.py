@@ -1,0 +1,109 @@
+"""What a run is asked for, whether it can be done, and what its sessions say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr_client.dialects import DIALECTS
+from asr_ops import wer
+from asr_ops.bench import audio, schedule
+from asr_proto.audio import Pcm16
+from asr_proto.errors import SetupError
+
+FAKE = "fake"
+VISITS_S = 3.0
+"""How long one who breaks off may hold a slot, opening and closing included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line, checked."""
+
+    url: str | None = None
+    secure: bool = False
+    path: str | None = None
+    dialect: str = "native"
+    engine: str = FAKE
+    sessions: int = 100
+    """At once."""
+    total: int | None = None
+    duration_s: float = 10.0
+    frame_ms: int = 100
+    pace: float = 1.0
+    file: Path | None = None
+    tone: bool = False
+    pauses: bool = False
+    start: schedule.Start = "random"
+    ramp_s: float = 0.0
+    churn_per_s: float = 0.0
+    flood: int = 0
+    processes: int = 1
+    seed: int = 1
+    serve_arg: tuple[str, ...] = ()
+
+    @property
+    def rounds(self) -> list[int]:
+        """How many sessions each round has: a total is spoken in rounds of so many at once."""
+        full, rest = divmod(self.total or self.sessions, self.sessions)
+        return [self.sessions] * full + [rest] * bool(rest)
+
+    @property
+    def slots(self) -> int:
+        """How many sessions there may be at once, those that only disturb included."""
+        return self.sessions + self.flood + round(self.churn_per_s * VISITS_S)
+
+    @property
+    def frames(self) -> int:
+        """Of each session."""
+        return max(1, round(self.duration_s * 1000 / self.frame_ms))
+
+    @property
+    def shape(self) -> str:
+        """What is not as usual about the load, in a few words."""
+        found = {
+            f"at {self.pace:g} times real time": self.pace != 1,
+            "with pauses": self.pauses,
+            f"ramp of {self.ramp_s:g} s": self.ramp_s,
+            f"{self.total} in rounds": self.total is not None,
+            f"churn of {self.churn_per_s:g}/s": self.churn_per_s,
+            f"flood of {self.flood}": self.flood,
+        }
+        return ", ".join(words for words, applies in found.items() if applies)
+
+
+def check(options: Options, *, find_max: bool) -> None:
+    """Raises SetupError for what cannot be done."""
+    dialect = DIALECTS[options.dialect]
+    if options.total is not None and find_max:
+        raise SetupError("--n says how many speak, --find-max asks it: give one of them")
+    if options.frame_ms < (least := dialect.frame_ms(options.frame_ms, options.pace)):
+        raise SetupError(f"{options.dialect} limits messages per second: it needs --frame-ms {least} or more here")
+    if dialect.channel == "webrtc" and (options.churn_per_s or options.flood):
+        raise SetupError(f"--churn and --flood speak WebSockets only, not {options.dialect}'s WebRTC")
+
+
+def ring(options: Options) -> audio.Ring:
+    """What the sessions say."""
+    samples = _samples(options)
+    return audio.ring(audio.with_pauses(samples, options.seed) if options.pauses else samples, options.frame_ms)
+
+
+def _samples(options: Options) -> Pcm16:
+    if options.file is not None:
+        return audio.recording(options.file)
+    if options.tone:
+        return audio.tone()
+    if options.engine == FAKE:
+        return audio.noise()
+    clips = wer.two_cities()
+    if not clips:
+        raise SetupError("the package moonshine-voice, whose sample would be spoken, is missing: give --file")
+    return audio.recording(clips[0].path)
+
+
+def audio_of(options: Options) -> str:
+    """What that is, in a word."""
+    if options.file is not None:
+        return str(options.file)
+    return "tone" if options.tone else "noise" if options.engine == FAKE else wer.TWO_CITIES

@@ -1,0 +1,30 @@
+"""The load generator of `asr bench` with the peer's dialect, which is none that it knows by name."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sherpa_wire import DIALECT, DONE
+
+from asr_ops.bench import connection, load
+from asr_ops.bench.plan import Load, Plan
+
+
+class Connection(connection.Connection):
+    """Passes over the one text that is no JSON."""
+
+    def _on_text(self, payload: bytes, now: float) -> None:
+        if payload != DONE:
+            super()._on_text(payload, now)
+
+
+async def run(plan: Plan, at_begin: load.AtBegin, at_end: load.AtEnd) -> Load:
+    """As `load.run`, whose opening and pacing it uses. Raises AsrError."""
+    connections = [Connection(DIALECT) for _ in plan.starts_us]
+    await load._open_all(plan, connections)
+    lateness_s = await load._speak(plan, connections, await at_begin())
+    await asyncio.wait([one.over for one in connections], timeout=load.END_TIMEOUT_S)
+    await at_end()
+    for one in connections:
+        one.fail("no end in time")
+    return Load([one.session for one in connections], lateness_s)

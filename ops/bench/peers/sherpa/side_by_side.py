@@ -1,0 +1,166 @@
+"""The two servers' figures beside each other, their ratios, and which goals are met. Pure.
+
+A ratio is this project's figure divided by the peer's: below 1 means that this project is better.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+
+from rich.table import Table
+
+from asr_ops.bench.report import LATENESS_MS_MAX, OTHERS_CORES_MAX
+from asr_ops.bench.schedule import Start
+
+FINAL_MS_P95_MAX = {200: 60.0, 400: 120.0}
+"""By number of sessions, that all end in the same moment."""
+FRAME_MS = 100
+MANY = 400
+"""Where CPU and memory are judged: what a process uses once no longer shows."""
+SESSION_KB_MAX = 100.0
+PEER, OURS, RATIO = "sherpa-onnx", "asr-pool", "ratio"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one server did under one load."""
+
+    served: int
+    """Sessions that got all of their text."""
+    faults: Mapping[str, int]
+    """How often each reason for not being served was heard."""
+    final_ms_p50: float
+    final_ms_p95: float
+    final_ms_p99: float
+    cores: float
+    """Of all processes of the server."""
+    session_kb: float
+    """Growth of PSS for each session."""
+    lateness_ms_p99: float
+    """Of the load generator."""
+    others_cores: float
+    """Kept busy by neither the server nor the generator."""
+
+
+COMPARED = ("final_ms_p50", "final_ms_p95", "final_ms_p99", "cores", "session_kb")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Both servers under the same load."""
+
+    sessions: int
+    start: Start
+    peer: Figures
+    ours: Figures
+
+    @property
+    def served(self) -> bool:
+        """Whether every session of both got all of its text."""
+        return self.sessions == self.peer.served == self.ours.served
+
+    @property
+    def ratios(self) -> dict[str, float | None]:
+        """Ours divided by the peer's; None where the peer's is nothing."""
+        return {name: _ratio(getattr(self.ours, name), getattr(self.peer, name)) for name in COMPARED}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One goal; `figure` is None if the run did not contain what it speaks of."""
+
+    name: str
+    limit: float | None
+    figure: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """None if it was not measured."""
+        return None if self.figure is None or self.limit is None else self.figure <= self.limit
+
+
+def middle(rounds: Sequence[Figures]) -> Figures:
+    """The median of each figure; of those served the fewest, and all faults."""
+    names = (*COMPARED, "lateness_ms_p99", "others_cores")
+    medians = {name: median(getattr(one, name) for one in rounds) for name in names}
+    faults = sum((Counter(one.faults) for one in rounds), Counter())
+    return Figures(served=min(one.served for one in rounds), faults=dict(faults), **medians)
+
+
+def goals(pairs: Sequence[Pair], frame_ms: int) -> list[Goal]:
+    """They speak of sessions that begin and end in the same moment, and of all of them; latency, of 100 ms frames."""
+    together = {pair.sessions: pair for pair in pairs if pair.start == "together" and pair.served}
+    found = []
+    for sessions, limit in FINAL_MS_P95_MAX.items():
+        timed = together.get(sessions) if frame_ms == FRAME_MS else None
+        found.append(Goal(f"final p95 ms at {sessions} sessions", limit, timed.ours.final_ms_p95 if timed else None))
+    many = together.get(MANY)
+    return [
+        *found,
+        Goal(f"cores at {MANY} sessions", many.peer.cores if many else None, many.ours.cores if many else None),
+        Goal(f"KB per session at {MANY} sessions", SESSION_KB_MAX, many.ours.session_kb if many else None),
+    ]
+
+
+def warnings(pairs: Sequence[Pair]) -> list[str]:
+    """Which figures are not only the server's."""
+    found = []
+    for pair in pairs:
+        for name, figures in ((PEER, pair.peer), (OURS, pair.ours)):
+            which = f"{name}, {pair.sessions} sessions, {pair.start}"
+            if figures.served < pair.sessions:
+                reasons = "".join(f"; {number} x {reason}" for reason, number in figures.faults.items())
+                found.append(f"{which}: only {figures.served} were served{reasons}")
+            if figures.lateness_ms_p99 > LATENESS_MS_MAX:
+                found.append(f"{which}: frames left {figures.lateness_ms_p99:.0f} ms late (p99)")
+            if figures.others_cores > OTHERS_CORES_MAX:
+                found.append(f"{which}: others kept {figures.others_cores:.2f} cores busy")
+    return found
+
+
+def table(pairs: Sequence[Pair], start: Start) -> Table:
+    """Three rows for each number of sessions."""
+    drawn = Table(title=f"sessions starting {start}", title_justify="left")
+    drawn.add_column("sessions", justify="right")
+    drawn.add_column("server")
+    for name in ("final p50 ms", "p95", "p99", "cores", "KB per session"):
+        drawn.add_column(name, justify="right")
+    for pair in pairs:
+        if pair.start == start:
+            drawn.add_row(str(pair.sessions), PEER, *_row(pair.peer))
+            drawn.add_row("", OURS, *_row(pair.ours))
+            drawn.add_row("", RATIO, *(_shown(ratio) for ratio in pair.ratios.values()), end_section=True)
+    return drawn
+
+
+def sentence(goal: Goal) -> str:
+    """`met`, `missed` or `not measured`, and why."""
+    if goal.figure is None or goal.limit is None:
+        return f"{goal.name}: not measured"
+    said = "met" if goal.met else "missed"
+    return f"{goal.name}: {goal.figure:.4g}, at most {goal.limit:.4g}: {said}"
+
+
+def as_json(pairs: Sequence[Pair], frame_ms: int) -> dict[str, object]:
+    """All of it for programs."""
+    return {
+        "pairs": [{**asdict(pair), "ratios": pair.ratios} for pair in pairs],
+        "goals": [{**asdict(goal), "met": goal.met} for goal in goals(pairs, frame_ms)],
+        "warnings": warnings(pairs),
+    }
+
+
+def _row(figures: Figures) -> list[str]:
+    latencies = (figures.final_ms_p50, figures.final_ms_p95, figures.final_ms_p99)
+    return [*(f"{value:.0f}" for value in latencies), f"{figures.cores:.3f}", f"{figures.session_kb:.0f}"]
+
+
+def _shown(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _ratio(ours: float, peers: float) -> float | None:
+    return ours / peers if peers > 0 else None

@@ -1,0 +1,102 @@
+"""Every dialect of `asr bench`: what its messages mean, and whole sessions, really spoken and exactly understood."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from asr_client.dialects import DIALECTS
+from asr_ops.bench import audio, by_client, dialects, load, plan, schedule, websocket
+from asr_ops.bench.connection import clock
+from asr_ops.bench.dialects import NOTHING, Heard
+from asr_ops.bench.plan import Plan
+from asr_ops.own_service import serving
+from asr_proto.errors import SetupError
+from asr_workers.engines import fake
+
+FRAMES, FRAME_MS, SESSIONS = 50, 20, 3
+
+
+def alternatives(text: str) -> dict[str, Any]:
+    return {"alternatives": [{"transcript": text}]}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "message", "meaning"),
+    [
+        ("native", {"type": "ready", "engine": "fake"}, Heard(ready=True, engine="fake")),
+        ("native", {"type": "partial", "text": "one", "end_s": 0.5}, Heard(partial=True, end_s=0.5)),
+        ("native", {"type": "final", "text": "one", "end_s": 0.5}, Heard(final="one")),
+        ("native", {"type": "error", "code": "at-capacity"}, Heard(error="at-capacity")),
+        ("native", {"type": "end"}, Heard(ended=True)),
+        ("native", {"type": "ack"}, NOTHING),
+        ("caiman", {"end": 0.06, **alternatives("")}, Heard(partial=True, end_s=0.06)),
+        ("caiman", {"end": 0.12, **alternatives(" two")}, Heard(partial=True, end_s=0.12, final="two")),
+        ("yap", {"op": "interim", "text": ""}, NOTHING),
+        ("yap", {"op": "interim", "text": "one"}, Heard(partial=True)),
+        ("yap", {"op": "final", "text": "one two"}, Heard(final="one two", ended=True)),
+        ("yap", {"op": "error", "reason": "busy"}, Heard(error="busy")),
+        ("yap", {"op": "pong"}, NOTHING),
+        ("parakeet", {"type": "partial", "text": "one"}, Heard(partial=True)),
+        ("parakeet", {"type": "final", "text": "one two"}, Heard(final="one two", ended=True)),
+        ("parakeet", {"type": "reset"}, NOTHING),
+        ("amira", {"type": "error", "code": "overloaded"}, Heard(error="overloaded")),
+        (
+            "deepgram",
+            {"type": "Results", "is_final": False, "start": 1.0, "duration": 0.5, "channel": alternatives("one")},
+            Heard(partial=True, end_s=1.5),
+        ),
+        ("deepgram", {"type": "Results", "is_final": True, "channel": alternatives("one")}, Heard(final="one")),
+        ("deepgram", {"type": "Error", "variant": "DATA-0000"}, Heard(error="DATA-0000")),
+        ("deepgram", {"type": "Metadata"}, NOTHING),
+    ],
+)
+def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: Heard) -> None:
+    assert dialects.HEAR[dialect](message) == meaning
+
+
+def test_what_is_said_is_on_the_wire_beforehand() -> None:
+    assert dialects.prepared("native").ending == websocket.encode(websocket.TEXT, b'{"type": "stop"}')
+    assert dialects.prepared("parakeet").ending == websocket.encode(websocket.BINARY, b"__CTRL__:EOS")
+    assert dialects.prepared("caiman").opening == b""
+    assert dialects.HEAR.keys() == {name for name, one in DIALECTS.items() if one.channel == "websocket"}
+
+
+# ---- Whole sessions ----
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Of a service with the fake engine."""
+    with asyncio.Runner() as runner:
+        service = serving(["--engine=fake"])
+        yield runner.run(service.__aenter__()).url
+        runner.run(service.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_understands_exactly_what_was_said(name: str, url: str) -> None:
+    dialect, ring = DIALECTS[name], audio.ring(audio.noise(), FRAME_MS)
+    starts = schedule.starts_us(SESSIONS, "together", 1)
+    places = plan.entries(ring, SESSIONS)
+    whole = Plan(url=dialect.url(url), dialect=name, ring=ring, frames=FRAMES, starts_us=starts, entries=places)
+
+    async def at_once() -> float:
+        return clock()
+
+    run = load.run if dialect.channel == "websocket" else by_client.run
+    try:
+        done = asyncio.run(run(whole, at_once, at_once))
+    except SetupError as error:
+        pytest.skip(error.detail)
+    assert [session.fault for session in done.sessions] == [None] * SESSIONS
+    assert [session.text for session in done.sessions] == [
+        fake.transcript(ring.spoken(place, FRAMES)) for place in places
+    ]
+    assert all(session.ready_s and session.end_s and session.partials for session in done.sessions)
+    assert len(done.lateness_s) == FRAMES * SESSIONS
+    dated = {end_s is not None for session in done.sessions for _, end_s in session.partials}
+    assert dated == {name in ("native", "caiman", "deepgram")}
