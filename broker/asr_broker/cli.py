@@ -8,7 +8,7 @@ import click
 
 from asr_broker.loop import Broker, BrokerConfig, signals
 from asr_broker.routing import Timing
-from asr_proto import settings
+from asr_proto import curve, settings
 from asr_proto.supervised import watch_parent
 
 
@@ -18,8 +18,20 @@ from asr_proto.supervised import watch_parent
 )
 @click.option("--workers", type=settings.ENDPOINT, help="Where workers connect.  [default: ipc://RUN_DIR/workers.ipc]")
 @click.option(
-    "--control", type=settings.ENDPOINT, help="Where `asr status` asks.  [default: ipc://RUN_DIR/control.ipc]"
+    "--control", type=settings.LOCAL_ENDPOINT, help="Where `asr status` asks.  [default: ipc://RUN_DIR/control.ipc]"
 )
+@click.option(
+    "--curve-key",
+    type=click.Path(path_type=Path),
+    help="Our key pair (NAME.key_secret, made with `asr-keys new`) for tcp endpoints; read again when it changes.",
+)
+@click.option(
+    "--curve-allow",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Public keys (*.key) of the workers and frontends that tcp endpoints let in; read again when it changes.",
+)
+@settings.insecure_option
 @click.option("--metrics", type=settings.ADDRESS, help="Serve Prometheus metrics on HOST:PORT.")
 @click.option(
     "--lease-s",
@@ -27,26 +39,41 @@ from asr_proto.supervised import watch_parent
     default=10.0,
     help="Free a session's slot when its frontend has not renewed it for this many seconds.",
 )
+@click.option(
+    "--grace-s",
+    type=click.FloatRange(min=0),
+    default=Timing().grace_s,
+    help="How long a session waits for a client whose connection broke; its slot yields to others meanwhile.",
+)
 def main(
     run_dir: Path,
     frontends: str | None,
     workers: str | None,
     control: str | None,
+    curve_key: Path | None,
+    curve_allow: Path | None,
+    insecure: bool,
     metrics: settings.Address | None,
     lease_s: float,
+    grace_s: float,
 ) -> None:
     """Pin each session to a worker and forward what passes between them.
 
     One broker serves a pool: start it first, then any number of asr-worker (one per device) and asr-frontend, all with
-    the same --run-dir. It keeps nothing on disk and never looks into audio.
+    the same --run-dir. It keeps nothing on disk and never looks into audio. For peers on other hosts, --workers and
+    --frontends take tcp://HOST:PORT with --curve-key and --curve-allow.
     """
     config = BrokerConfig(
         frontends=frontends or settings.frontends_endpoint(run_dir),
         workers=workers or settings.workers_endpoint(run_dir),
         control=control or settings.control_endpoint(run_dir),
+        keys=curve.broker_keys(curve_key, curve_allow),
         metrics=str(metrics) if metrics else None,
-        timing=Timing(lease_s=lease_s),
+        timing=Timing(lease_s=lease_s, grace_s=grace_s),
     )
+    for endpoint in (config.frontends, config.workers):
+        options = "--curve-key and --curve-allow"
+        curve.check_guarded(endpoint, keyed=config.keys is not None, insecure=insecure, options=options)
     broker = Broker(config)
     try:
         with signals(broker):

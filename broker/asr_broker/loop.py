@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,12 @@ import structlog
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from asr_broker import door as doors
+from asr_broker.door import Door
 from asr_broker.metrics import BrokerCollector, Snapshot
 from asr_broker.routing import (
     DEFAULT_TIMING,
     Command,
-    Event,
     FromFrontend,
     FromWorker,
     Gone,
@@ -36,8 +37,8 @@ from asr_broker.routing import (
     Timing,
     ToWorker,
 )
+from asr_proto import curve, wire
 from asr_proto import messages as m
-from asr_proto import wire
 from asr_proto.errors import DecodeError, SetupError
 from asr_proto.metrics import MetricsServer
 
@@ -49,6 +50,10 @@ TURN_MESSAGES_MAX = 256
 """Messages taken from one socket before the others get their turn."""
 PUBLISH_S = 1.0
 
+# Plain integers: pyzmq's own are enums, and combining those costs more than sending a part.
+NOW = int(zmq.DONTWAIT)
+MORE_NOW = int(zmq.DONTWAIT | zmq.SNDMORE)
+
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
@@ -57,6 +62,8 @@ class BrokerConfig:
     frontends: str
     workers: str
     control: str
+    keys: curve.BrokerKeys | None = None
+    """For the tcp endpoints; None leaves them open."""
     metrics: str | None = None
     """HOST:PORT of the Prometheus endpoint, or None."""
     timing: Timing = DEFAULT_TIMING
@@ -65,28 +72,41 @@ class BrokerConfig:
 class Side:
     """One ROUTER socket with its monitor: messages in, messages out, peers that went away."""
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str) -> None:
+    def __init__(self, context: zmq.Context[Any], endpoint: str, door: Door | None = None) -> None:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
         self.socket.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        curve.tune(self.socket, endpoint)
+        self._door = door if curve.is_tcp(endpoint) else None
+        self._watch = doors.Watch() if self._door else None
+        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | (doors.EVENTS if self._door else 0))
         self._peers: dict[int, bytes] = {}
-        _bind(self.socket, endpoint)
+        self._keys: dict[int, bytes] = {}
+        if self._door:
+            self._door.listen(self.socket, endpoint)
+        else:
+            _bind(self.socket, endpoint)
 
     def receive(self) -> tuple[bytes, list[zmq.Frame]] | None:
-        """One message as (peer, frames), or None when nothing waits."""
+        """One message as (peer, parts), at least one part; None when nothing waits."""
         try:
-            frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            peer = self.socket.recv(NOW)
         except zmq.Again:
             return None
-        return frames[0].bytes, frames[1:]
+        parts = [self.socket.recv(NOW, copy=False)]
+        while parts[-1].more:
+            parts.append(self.socket.recv(NOW, copy=False))
+        return peer, parts
 
-    def send(self, peer: bytes, parts: list[Any]) -> bool:
-        """Queue a message for a peer; False when it is unknown or its queue is full."""
+    def send(self, peer: bytes, parts: Sequence[Any]) -> bool:
+        """Queue a message for a peer; False when it is unknown or its queue is full, which its first part finds out."""
         try:
-            self.socket.send_multipart([peer, *parts], zmq.DONTWAIT, copy=False)
+            self.socket.send(peer, MORE_NOW)
+            for part in parts[:-1]:
+                self.socket.send(part, MORE_NOW, copy=False)
+            self.socket.send(parts[-1], NOW, copy=False)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False
@@ -96,18 +116,35 @@ class Side:
     def connected(self, peer: bytes, frame: zmq.Frame) -> list[Gone]:
         """Remember over which descriptor `peer` came. Disconnects seen before belong to the descriptor's last user."""
         gone = self.disconnected()
-        self._peers[frame.get(zmq.SRCFD)] = peer
+        descriptor = frame.get(zmq.SRCFD)
+        self._peers[descriptor] = peer
+        if self._door:
+            self._keys[descriptor] = str(frame.get("User-Id")).encode()
+            self.revoke()
         return gone
 
     def disconnected(self) -> list[Gone]:
         """The peers whose connection ended since the last call."""
         gone = []
-        while self.monitor.poll(0):
-            descriptor = recv_monitor_message(self.monitor)["value"]
-            peer = self._peers.pop(descriptor, None)
-            if peer is not None:
-                gone.append(Gone(peer))
+        with suppress(zmq.Again):
+            while True:
+                event = recv_monitor_message(self.monitor, NOW)
+                if self._watch:
+                    self._watch.note(event)
+                if event["event"] != zmq.EVENT_DISCONNECTED:
+                    continue
+                self._keys.pop(event["value"], None)
+                peer = self._peers.pop(event["value"], None)
+                if peer is not None:
+                    gone.append(Gone(peer))
         return gone
+
+    def revoke(self) -> None:
+        """Cut the connections of peers whose key is allowed no longer; `disconnected` tells of them next."""
+        for descriptor, key in self._keys.items():
+            if self._door and not self._door.allows(key):
+                log.error("cut off a peer: its key is allowed no longer", peer=self._peers[descriptor].hex())
+                doors.cut(descriptor)
 
     def close(self) -> None:
         self.socket.disable_monitor()
@@ -122,8 +159,9 @@ class Broker:
         self._config = config
         self._context: zmq.Context[Any] = zmq.Context()
         self._lock = _lock(config.control)
-        self._frontends = Side(self._context, config.frontends)
-        self._workers = Side(self._context, config.workers)
+        self._door = Door(self._context, config.keys) if config.keys else None
+        self._frontends = Side(self._context, config.frontends, self._door)
+        self._workers = Side(self._context, config.workers, self._door)
         self._control = self._context.socket(zmq.ROUTER)
         self._control.setsockopt(zmq.LINGER, 200)
         _bind(self._control, config.control)
@@ -146,7 +184,7 @@ class Broker:
         log.info("broker ready", boot=self.routing.boot, frontends=self._config.frontends, workers=self._config.workers)
         poller = zmq.Poller()
         readers = (self._frontends.socket, self._workers.socket, self._frontends.monitor, self._workers.monitor)
-        for reader in (*readers, self._control, self._wake):
+        for reader in (*readers, self._control, self._wake, *((self._door.zap,) if self._door else ())):
             poller.register(reader, zmq.POLLIN)
         while self._wake.fileno() not in self._turn(poller):
             pass
@@ -155,10 +193,12 @@ class Broker:
         wait_s = min(self.routing.next_deadline(), self._publish_at) - time.monotonic()
         readable = {reader for reader, _ in poller.poll(max(0, math.ceil(wait_s * 1000)))}
         for side, event_type in ((self._workers, FromWorker), (self._frontends, FromFrontend)):
-            for gone in side.disconnected():
-                self._handle(gone)
+            if side.monitor in readable:
+                self._gone(side.disconnected())
             if side.socket in readable:
                 self._receive(side, event_type)
+        if self._door and self._door.zap in readable:
+            self._door.answer()
         if self._control in readable:
             self._answer()
         now = time.monotonic()
@@ -167,40 +207,49 @@ class Broker:
         if self._publish_at <= now:
             self._publish_at = now + PUBLISH_S
             self._collector.latest = Snapshot.of(self.routing, now)
+            self._look_at_keys()
         return readable
+
+    def _look_at_keys(self) -> None:
+        if self._door and self._door.poll():
+            for side in (self._frontends, self._workers):
+                side.revoke()
 
     def _receive(self, side: Side, event_type: type[FromWorker] | type[FromFrontend]) -> None:
         for _ in range(TURN_MESSAGES_MAX):
             received = side.receive()
             if received is None:
                 return
-            peer, frames = received
+            peer, parts = received
             try:
-                message = wire.decode(frames[0].buffer if frames else b"")
+                message = wire.decode(parts[0].buffer)
             except DecodeError as error:
                 log.warning("undecodable message", peer=peer.hex(), reason=error.detail)
                 continue
             if isinstance(message, m.RegisterFrontend | m.RegisterWorker):
-                for gone in side.connected(peer, frames[0]):
-                    self._handle(gone)
+                self._gone(side.connected(peer, parts[0]))
                 log.info("registered", name=message.name, peer=peer.hex())
-            body: Any = frames[1] if len(frames) > 1 else None
-            self._handle(event_type(peer, message, body))  # type: ignore[arg-type]
+            body: Any = parts[1] if len(parts) > 1 else None
+            commands = self.routing.handle(event_type(peer, message, body), time.monotonic())  # type: ignore[arg-type]
+            self._perform(commands, message, parts[0])
 
-    def _handle(self, event: Event) -> None:
-        self._perform(self.routing.handle(event, time.monotonic()))
+    def _gone(self, peers: list[Gone]) -> None:
+        for gone in peers:
+            self._perform(self.routing.handle(gone, time.monotonic()))
 
-    def _perform(self, commands: list[Command]) -> None:
+    def _perform(
+        self, commands: list[Command], received: m.Message | None = None, part: zmq.Frame | None = None
+    ) -> None:
+        """A message that is passed on as it was `received` leaves as the `part` it came in."""
         queue = deque(commands)
         while queue:
             command = queue.popleft()
+            message = command.message
             side = self._workers if isinstance(command, ToWorker) else self._frontends
-            parts: list[Any] = [wire.encode(command.message)]
-            if command.body is not None:
-                parts.append(command.body)
-            if isinstance(command.message, m.Lost):
-                log.warning("lease lost", lease=command.message.lease, reason=command.message.slug)
-            if not side.send(command.peer, parts):
+            routing = part if message is received else wire.encode(message)
+            if isinstance(message, m.Lost):
+                log.warning("lease lost", lease=message.lease, reason=message.slug)
+            if not side.send(command.peer, (routing,) if command.body is None else (routing, command.body)):
                 queue.extend(self.routing.handle(Gone(command.peer), time.monotonic()))
 
     def _answer(self) -> None:
@@ -220,6 +269,8 @@ class Broker:
             self._metrics.close()
         self._frontends.close()
         self._workers.close()
+        if self._door:
+            self._door.close()
         self._control.close()
         self._context.term()
         self._wake.close()

@@ -22,6 +22,10 @@ class Offer(Protocol):
     @property
     def slots_free(self) -> int: ...
     @property
+    def slots_detached(self) -> int:
+        """Those of clients that are gone and may come back: they yield to whoever is here."""
+
+    @property
     def draining(self) -> bool: ...
 
 
@@ -50,7 +54,10 @@ def place(offers: Iterable[O], model: str, language: str) -> O:
     fluent = [worker for worker in serving if speaks(worker.spec, language)]
     if not fluent:
         raise BadRequest(f"model {model[:40]} does not serve {language[:20]!r}", slug="unsupported-language")
-    free = [worker for worker in fluent if worker.slots_free and not worker.draining]
+    staying = [worker for worker in fluent if not worker.draining]
+    free = [worker for worker in staying if worker.slots_free] or [w for w in staying if w.slots_detached]
     if not free:
         raise AtCapacity("every slot is taken", retry_after_s=AT_CAPACITY_RETRY_S)
-    return min(free, key=lambda worker: (-worker.slots_free / worker.spec.slots, worker.name))
+    return min(
+        free, key=lambda worker: (-(worker.slots_free or worker.slots_detached) / worker.spec.slots, worker.name)
+    )

@@ -13,7 +13,7 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asr_broker.placement import place
 from asr_proto import messages as m
@@ -21,18 +21,25 @@ from asr_proto.errors import AsrError, ServiceError
 
 NO_LOAD = m.Load(0, 0, 0.0, 0.0, 0.0, 0.0)
 
+Pair = tuple[bytes, bytes]
+"""A frontend and a worker, by their identities."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Deadlines of the broker, seconds."""
 
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = 0.5
     lease_s: float = 10.0
     """A lease that is not renewed for this long is released."""
+    grace_s: float = 30.0
+    """How long the lease of a session whose client is gone waits for its return."""
     release_s: float = 1.0
     """Release is repeated this often until it is answered."""
-    hang_s: float = 10.0
-    """A worker that has work and makes no step, or says nothing at all, for this long is given up."""
+    hang_s: float = 1.5
+    """A worker with work that makes no step for this long, or for four times its engine's longest, is given up."""
+    silent_s: float = 10.0
+    """So is one that says nothing at all for this long; after a quarter of it, it gets no new session."""
     sweep_s: float = 0.25
 
 
@@ -97,15 +104,40 @@ class Worker:
     name: str
     spec: m.Spec
     free: list[int]
-    progress_at: float
-    """When it last made a step, or had nothing to do."""
+    heard_at: float
+    waiting_since: float | None = None
+    """Since when it has had work without making a step, as far as we know."""
     leases: set[int] = field(default_factory=set)
+    detached: dict[int, None] = field(default_factory=dict)
+    """Leases whose clients are gone and may come back, the longest gone first."""
     load: m.Load = NO_LOAD
     draining: bool = False
 
     @property
     def slots_free(self) -> int:
         return len(self.free)
+
+    @property
+    def slots_detached(self) -> int:
+        return len(self.detached)
+
+    def reported(self, load: m.Load, now: float) -> None:
+        """A heartbeat came."""
+        if not load.pending_chunks:
+            self.waiting_since = None
+        elif load.steps != self.load.steps or self.waiting_since is None:
+            self.waiting_since = now
+        self.load = load
+
+    def offers(self, now: float, timing: Timing) -> bool:
+        """Whether it takes new sessions, if it has a slot."""
+        return not self.draining and now - self.heard_at <= timing.silent_s / 4
+
+    def hangs(self, now: float, timing: Timing) -> bool:
+        """Whether it is to be given up: a busy worker makes steps, and one without work owes none."""
+        hang_s = max(timing.hang_s, 4 * self.spec.step_s_p99)
+        waits = self.waiting_since is not None and now - self.waiting_since > hang_s
+        return waits or now - self.heard_at > timing.silent_s
 
 
 @dataclass(slots=True)
@@ -128,7 +160,14 @@ class LeaseState:
     worker: bytes
     frontend: bytes
     expires_at: float
+    resumable: bool = False
+    detached: bool = False
+    """Nobody listens: its client may come back until it expires."""
     release_at: float | None = None
+
+    @property
+    def pair(self) -> Pair:
+        return self.frontend, self.worker
 
 
 @dataclass(slots=True)
@@ -139,6 +178,7 @@ class Counts:
     moves: int = 0
     refused: int = 0
     lost: int = 0
+    resumes: int = 0
     stale: int = 0
     bundles: int = 0
 
@@ -152,7 +192,12 @@ class Routing:
         self.workers: dict[bytes, Worker] = {}
         self.frontends: dict[bytes, Frontend] = {}
         self.leases: dict[int, LeaseState] = {}
+        self._pairs: dict[Pair, set[int]] = {}
+        """The leases between a frontend and a worker: what their bundles may name."""
+        self._resumable: dict[str, int] = {}
+        """The lease of each session whose client may come back."""
         self.counts = Counts()
+        self._announced = self._pool(now)
         self._next_lease = boot << 32
         self._sweep_at = now + timing.sweep_s
         self._started_at = now
@@ -172,7 +217,10 @@ class Routing:
         if now < self._sweep_at:
             return []
         self._sweep_at = now + self.timing.sweep_s
-        return self._sweep(now)
+        commands = self._sweep(now)
+        # A worker that falls silent sends no message on which to say so.
+        is_changed = len(self._offering(now)) != self._announced.workers
+        return [*commands, *self._announce(now)] if is_changed else commands
 
     def next_deadline(self) -> float:
         """When `tick` has something to do at the latest."""
@@ -183,11 +231,17 @@ class Routing:
         for worker in self.workers.values():
             taken = [self.leases[lease].slot for lease in worker.leases]
             assert sorted(taken + worker.free) == list(range(worker.spec.slots)), f"slots of {worker.name}"
+            assert all(self.leases[lease].detached and not self.leases[lease].release_at for lease in worker.detached)
         for lease in self.leases.values():
             assert lease.lease in self.workers[lease.worker].leases
             assert lease.lease >> 32 == self.boot
+            assert lease.lease in self._pairs[lease.pair]
+        assert sum(map(len, self._pairs.values())) == len(self.leases) and all(self._pairs.values())
+        for session, held in self._resumable.items():
+            assert self.leases[held].session == session and self.leases[held].resumable
         for frontend in self.frontends.values():
             for session, held in frontend.leases.items():
+                assert not self.leases[held].detached
                 assert (self.leases[held].session, self.leases[held].frontend) == (session, frontend.peer)
                 assert self.leases[held].release_at is None
 
@@ -215,11 +269,15 @@ class Routing:
             return [ToFrontend(event.peer, m.Unregistered())]
         match message:
             case m.Bundle():
-                return self._forward_in(frontend, message, event.body)
+                return self._forward_in(frontend, message, event.body, now)
             case m.Open():
                 return self._open(frontend, message, event.body, now)
             case m.Close():
                 return self._close(frontend, message, now)
+            case m.Detach():
+                self._detach(frontend, message, now)
+            case m.Resume():
+                return self._resume(frontend, message, event.body, now)
             case m.FrontendHeartbeat():
                 return self._renew(frontend, message, now)
         return []
@@ -229,7 +287,7 @@ class Routing:
             return [ToFrontend(peer, _version_rejected(message.version))]
         gone = self._evict(peer, now)
         self.frontends[peer] = Frontend(peer, message.name)
-        return [*gone, ToFrontend(peer, self._welcome()), ToFrontend(peer, self._pool())]
+        return [*gone, ToFrontend(peer, self._welcome()), ToFrontend(peer, self._pool(now))]
 
     def _open(self, frontend: Frontend, message: m.Open, body: bytes | None, now: float) -> list[Command]:
         commands: list[Command] = []
@@ -238,14 +296,28 @@ class Routing:
             if held.epoch >= message.epoch:
                 return [ToFrontend(frontend.peer, self._pinned(held))]
             commands += self._release(held, now)
+        other = self.leases.get(self._resumable.get(message.session, -1))
+        if other is not None and other.release_at is None:
+            if other.epoch >= message.epoch:
+                detail = "its client has resumed it elsewhere"
+                return [ToFrontend(frontend.peer, m.Refused(message.session, message.epoch, m.RESUMED, detail, 0.0))]
+            commands += [*self._resumed_elsewhere(other), *self._release(other, now)]
         try:
-            worker = place(self.workers.values(), message.model, message.language)
+            worker = place(self._offering(now), message.model, message.language)
         except AsrError as error:
             self.counts.refused += 1
             retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
             refused = m.Refused(message.session, message.epoch, error.slug, error.detail, retry_after_s)
             return [*commands, ToFrontend(frontend.peer, refused)]
-        lease = self._grant(frontend, worker, message, now)
+        commands += self._yield(worker)
+        slot = worker.free.pop()
+        lease = self._grant(frontend, worker, slot, message.session, message.epoch, now)
+        lease.resumable = message.resumable
+        self._remember(lease)
+        if message.epoch:
+            self.counts.moves += 1
+        else:
+            self.counts.sessions += 1
         grant = m.Grant(lease.lease, lease.slot, message.session, frontend.peer)
         return [
             *commands,
@@ -253,21 +325,65 @@ class Routing:
             ToFrontend(frontend.peer, self._pinned(lease)),
         ]
 
-    def _grant(self, frontend: Frontend, worker: Worker, message: m.Open, now: float) -> LeaseState:
+    def _grant(self, frontend: Frontend, worker: Worker, slot: int, session: str, epoch: int, now: float) -> LeaseState:
         self._next_lease += 1
         expires_at = now + self.timing.lease_s
-        slot = worker.free.pop()
-        lease = LeaseState(
-            self._next_lease, message.session, message.epoch, slot, worker.peer, frontend.peer, expires_at
-        )
+        lease = LeaseState(self._next_lease, session, epoch, slot, worker.peer, frontend.peer, expires_at)
         self.leases[lease.lease] = lease
+        self._pairs.setdefault(lease.pair, set()).add(lease.lease)
         worker.leases.add(lease.lease)
-        frontend.leases[message.session] = lease.lease
-        if message.epoch:
-            self.counts.moves += 1
-        else:
-            self.counts.sessions += 1
+        frontend.leases[session] = lease.lease
         return lease
+
+    # ---- Clients that come back ----
+
+    def _yield(self, worker: Worker) -> list[Command]:
+        """Without a free slot, one of a client that is gone: the worker wipes it before it opens it again."""
+        if worker.free:
+            return []
+        lease = self.leases[next(iter(worker.detached))]
+        self.counts.lost += 1
+        self._forget(lease)
+        worker.free.append(lease.slot)
+        return [ToWorker(worker.peer, m.Release(lease.lease))]
+
+    def _remember(self, lease: LeaseState) -> None:
+        if lease.resumable:
+            self._resumable[lease.session] = lease.lease
+
+    def _detach(self, frontend: Frontend, message: m.Detach, now: float) -> None:
+        lease = self.leases.get(message.lease)
+        if lease is not None and lease.frontend == frontend.peer and lease.release_at is None and lease.resumable:
+            self._leave(lease, now)
+
+    def _leave(self, lease: LeaseState, now: float) -> None:
+        """Nobody listens to this session now. Its worker keeps it; what it says meanwhile it keeps too."""
+        lease.detached, lease.expires_at = True, now + self.timing.grace_s
+        self.workers[lease.worker].detached[lease.lease] = None
+        frontend = self.frontends.get(lease.frontend)
+        if frontend is not None and frontend.leases.get(lease.session) == lease.lease:
+            del frontend.leases[lease.session]
+
+    def _resumed_elsewhere(self, lease: LeaseState) -> list[Command]:
+        """Tell the frontend that serves it, if one does: its client is not there any more."""
+        return [] if lease.detached else [ToFrontend(lease.frontend, m.Lost(lease.lease, m.RESUMED))]
+
+    def _resume(self, frontend: Frontend, message: m.Resume, body: bytes | None, now: float) -> list[Command]:
+        held = self.leases.get(self._resumable.get(message.session, -1))
+        if held is None or held.release_at is not None:
+            self.counts.refused += 1
+            detail = "no such session is waiting here"
+            return [ToFrontend(frontend.peer, m.Refused(message.session, 0, "resume-unavailable", detail, 0.0))]
+        commands = self._resumed_elsewhere(held) if held.frontend != frontend.peer else []
+        worker = self.workers[held.worker]
+        self._forget(held)
+        lease = self._grant(frontend, worker, held.slot, held.session, held.epoch + 1, now)
+        lease.resumable = True
+        self._remember(lease)
+        self.counts.resumes += 1
+        transfer = m.Transfer(held.lease, lease.lease, lease.slot, lease.session, frontend.peer, message.utterance)
+        pinned = replace(self._pinned(lease), resumed=True)
+        return [*commands, ToWorker(worker.peer, transfer, body), ToFrontend(frontend.peer, pinned)]
 
     def _close(self, frontend: Frontend, message: m.Close, now: float) -> list[Command]:
         lease = self.leases.get(message.lease)
@@ -276,7 +392,7 @@ class Routing:
         return self._release(lease, now)
 
     def _renew(self, frontend: Frontend, message: m.FrontendHeartbeat, now: float) -> list[Command]:
-        commands: list[Command] = [ToFrontend(frontend.peer, self._pool())]
+        commands: list[Command] = [ToFrontend(frontend.peer, self._pool(now))]
         for held in message.leases:
             lease = self.leases.get(held)
             if lease is None or lease.frontend != frontend.peer or lease.release_at is not None:
@@ -294,18 +410,17 @@ class Routing:
             return self._register_worker(event.peer, message, now)
         if worker is None:
             return [ToWorker(event.peer, m.Unregistered())]
+        worker.heard_at = now
         match message:
             case m.Bundle():
                 return self._forward_out(worker, message, event.body)
             case m.WorkerHeartbeat():
-                if message.load.steps != worker.load.steps or not message.load.pending_chunks:
-                    worker.progress_at = now
-                worker.load = message.load
+                worker.reported(message.load, now)
             case m.Closed():
                 self._closed(worker, message)
             case m.Drain():
                 worker.draining = True
-                return self._announce()
+                return self._announce(now)
         return []
 
     def _register_worker(self, peer: bytes, message: m.RegisterWorker, now: float) -> list[Command]:
@@ -314,7 +429,7 @@ class Routing:
         gone = self._evict(peer, now)
         free = list(range(message.spec.slots - 1, -1, -1))
         self.workers[peer] = Worker(peer, message.name, message.spec, free, now)
-        return [*gone, ToWorker(peer, self._welcome()), *self._announce()]
+        return [*gone, ToWorker(peer, self._welcome()), *self._announce(now)]
 
     def _closed(self, worker: Worker, message: m.Closed) -> None:
         lease = self.leases.get(message.lease)
@@ -324,44 +439,48 @@ class Routing:
 
     # ---- Bundles ----
 
-    def _forward_in(self, frontend: Frontend, bundle: m.Bundle, body: bytes | None) -> list[Command]:
-        commands: list[Command] = []
-        for held in bundle.leases:
-            lease = self.leases.get(held)
-            if lease is None or lease.frontend != frontend.peer or lease.worker != bundle.to:
-                commands.append(ToFrontend(frontend.peer, self._stale(held)))
-        if bundle.to in self.workers and len(commands) < len(bundle.leases):
+    def _forward_in(self, frontend: Frontend, bundle: m.Bundle, body: bytes | None, now: float) -> list[Command]:
+        foreign = self._foreign(bundle.leases, (frontend.peer, bundle.to))
+        commands: list[Command] = [ToFrontend(frontend.peer, self._stale(lease)) for lease in foreign]
+        worker = self.workers.get(bundle.to)
+        if worker is not None and len(foreign) < len(bundle.leases):
             self.counts.bundles += 1
+            if worker.waiting_since is None:
+                worker.waiting_since = now
             commands.append(ToWorker(bundle.to, bundle, body))
         return commands
 
     def _forward_out(self, worker: Worker, bundle: m.Bundle, body: bytes | None) -> list[Command]:
-        commands: list[Command] = []
-        for held in bundle.leases:
-            lease = self.leases.get(held)
-            if lease is None or lease.worker != worker.peer or lease.frontend != bundle.to:
-                commands.append(ToWorker(worker.peer, self._stale(held)))
-        if bundle.to in self.frontends and len(commands) < len(bundle.leases):
+        foreign = self._foreign(bundle.leases, (bundle.to, worker.peer))
+        commands: list[Command] = [ToWorker(worker.peer, self._stale(lease)) for lease in foreign]
+        if bundle.to in self.frontends and len(foreign) < len(bundle.leases):
             self.counts.bundles += 1
             commands.append(ToFrontend(bundle.to, bundle, body))
         return commands
+
+    def _foreign(self, leases: tuple[int, ...], pair: Pair) -> list[int]:
+        """Those that are not current between these two. Mostly there are none, which one call finds out for all."""
+        current = self._pairs.get(pair) or set()
+        return [] if current.issuperset(leases) else [lease for lease in leases if lease not in current]
 
     # ---- Ends ----
 
     def _release(self, lease: LeaseState, now: float) -> list[Command]:
         lease.release_at = now + self.timing.release_s
+        self.workers[lease.worker].detached.pop(lease.lease, None)
         frontend = self.frontends.get(lease.frontend)
         if frontend is not None and frontend.leases.get(lease.session) == lease.lease:
             del frontend.leases[lease.session]
         return [ToWorker(lease.worker, m.Release(lease.lease))]
 
     def _sweep(self, now: float) -> list[Command]:
-        hung = [w.peer for w in self.workers.values() if now - w.progress_at > self.timing.hang_s]
+        hung = [worker.peer for worker in self.workers.values() if worker.hangs(now, self.timing)]
         commands = [command for peer in hung for command in self._fence(peer, now)]
         for lease in list(self.leases.values()):
             if lease.release_at is None and lease.expires_at <= now:
                 self.counts.lost += 1
-                commands.append(ToFrontend(lease.frontend, m.Lost(lease.lease, "lease-expired")))
+                if not lease.detached:
+                    commands.append(ToFrontend(lease.frontend, m.Lost(lease.lease, "lease-expired")))
                 commands += self._release(lease, now)
             elif lease.release_at is not None and lease.release_at <= now:
                 commands += self._release(lease, now)
@@ -377,26 +496,42 @@ class Routing:
 
     def _evict(self, peer: bytes, now: float) -> list[Command]:
         if peer in self.workers:
-            return self._evict_worker(self.workers[peer])
+            return self._evict_worker(self.workers[peer], now)
         if peer in self.frontends:
-            frontend = self.frontends.pop(peer)
-            return [command for lease in frontend.leases.values() for command in self._release(self.leases[lease], now)]
+            return self._evict_frontend(self.frontends.pop(peer), now)
         return []
 
-    def _evict_worker(self, worker: Worker) -> list[Command]:
+    def _evict_frontend(self, frontend: Frontend, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for held in frontend.leases.values():
+            if self.leases[held].resumable:
+                self._leave(self.leases[held], now)
+            else:
+                commands += self._release(self.leases[held], now)
+        return commands
+
+    def _evict_worker(self, worker: Worker, now: float) -> list[Command]:
         commands: list[Command] = []
         for held in sorted(worker.leases):
             lease = self.leases[held]
             if lease.release_at is None:
                 self.counts.lost += 1
-                commands.append(ToFrontend(lease.frontend, m.Lost(held, "worker-lost")))
+                if not lease.detached:
+                    commands.append(ToFrontend(lease.frontend, m.Lost(held, "worker-lost")))
             self._forget(lease)
         del self.workers[worker.peer]
-        return [*commands, *self._announce()]
+        return [*commands, *self._announce(now)]
 
     def _forget(self, lease: LeaseState) -> None:
         del self.leases[lease.lease]
-        self.workers[lease.worker].leases.discard(lease.lease)
+        self._pairs[lease.pair].discard(lease.lease)
+        if not self._pairs[lease.pair]:
+            del self._pairs[lease.pair]
+        if self._resumable.get(lease.session) == lease.lease:
+            del self._resumable[lease.session]
+        worker = self.workers[lease.worker]
+        worker.leases.discard(lease.lease)
+        worker.detached.pop(lease.lease, None)
         frontend = self.frontends.get(lease.frontend)
         if frontend is not None and frontend.leases.get(lease.session) == lease.lease:
             del frontend.leases[lease.session]
@@ -410,18 +545,21 @@ class Routing:
         spec = self.workers[lease.worker].spec
         return m.Pinned(lease.session, lease.epoch, lease.lease, lease.worker, spec)
 
-    def _pool(self) -> m.Pool:
-        workers = [worker for worker in self.workers.values() if not worker.draining]
+    def _offering(self, now: float) -> list[Worker]:
+        return [worker for worker in self.workers.values() if worker.offers(now, self.timing)]
+
+    def _pool(self, now: float) -> m.Pool:
+        workers = self._offering(now)
         return m.Pool(
             workers=len(workers),
             slots=sum(worker.spec.slots for worker in workers),
-            slots_free=sum(worker.slots_free for worker in workers),
+            slots_free=sum(worker.slots_free + worker.slots_detached for worker in workers),
             models=tuple(dict.fromkeys(worker.spec.model for worker in workers)),
         )
 
-    def _announce(self) -> list[Command]:
-        pool = self._pool()
-        return [ToFrontend(peer, pool) for peer in self.frontends]
+    def _announce(self, now: float) -> list[Command]:
+        self._announced = self._pool(now)
+        return [ToFrontend(peer, self._announced) for peer in self.frontends]
 
     def _stale(self, lease: int) -> m.Stale:
         self.counts.stale += 1

@@ -14,7 +14,7 @@ from asr_frontends.servers import webrtc_extra
 from asr_frontends.servers.amira import AmiraLimits
 from asr_frontends.servers.serve import FrontendConfig, serve
 from asr_frontends.session import Limits
-from asr_proto import settings
+from asr_proto import curve, settings
 from asr_proto.supervised import watch_parent
 
 DEFAULTS = Limits()
@@ -40,6 +40,7 @@ DEFAULTS = Limits()
     type=settings.ENDPOINT,
     help="The broker's side for frontends.  [default: ipc://RUN_DIR/frontends.ipc]",
 )
+@settings.link_options
 @click.option(
     "--idle-s",
     type=click.FloatRange(min=0.1),
@@ -109,6 +110,9 @@ def main(
     reuse_port: bool,
     name: str | None,
     broker: str | None,
+    curve_key: Path | None,
+    curve_server_key: Path | None,
+    insecure: bool,
     idle_s: float,
     credit_s: float,
     session_s: float,
@@ -133,8 +137,10 @@ def main(
     Dialects are told apart by path: /v1/stream is the project's own, /asr/v0.1/stream CAIMAN-ASR's. GET /health, /ready
     and /metrics answer on the same ports.
     """
+    endpoint = broker or settings.frontends_endpoint(run_dir)
     config = FrontendConfig(
-        broker=broker or settings.frontends_endpoint(run_dir),
+        broker=endpoint,
+        curve=curve.peer_keys(endpoint, curve_key, curve_server_key, insecure=insecure),
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         listen=tuple(str(address) for address in listen),
         reuse_port=reuse_port,

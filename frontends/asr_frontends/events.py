@@ -14,6 +14,15 @@ from asr_proto.messages import Final, Flushed, Partial, Speech
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """The session that a client continues after its connection broke."""
+
+    session: str
+    utterance: int
+    """The first whose final it has not got."""
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Begin the session. An empty model or language means the default."""
 
@@ -26,6 +35,10 @@ class Start:
     """A rate limit of the dialect itself, beside the frontend's; 0 for none."""
     whole: bool = False
     """All the audio is here already: how often a piece of it comes means nothing."""
+    resumable: bool = False
+    """The client can continue the session over another connection, should this one break."""
+    resume: Resume | None = None
+    """Set: it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,11 @@ class Abort:
     """The client is gone: nobody listens any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """The client's connection broke; if the session is resumable it may come back, to any frontend."""
+
+
 # ---- What the service says ----
 
 
@@ -68,6 +86,8 @@ class Ready:
     engine: str
     model: str
     chunk_samples: int
+    from_sample: int | None = None
+    """Set in a resumed session: from where its client sends audio, in 16 kHz samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +134,5 @@ class Bye:
     reason: str = "stopped"
 
 
-ClientEvent = Start | Audio | Flush | KeepAlive | Stop | Abort
+ClientEvent = Start | Audio | Flush | KeepAlive | Stop | Abort | Detach
 ServiceEvent = Ready | Progress | Speech | Partial | Final | Flushed | Notice | Error | Bye

@@ -17,12 +17,13 @@ from asr_frontends.journal import Budget
 from asr_frontends.link import Link
 from asr_frontends.session import Command, Credit, Deliver, Limits, ToBroker
 from asr_frontends.sessions import Sessions
+from asr_proto import curve, wire
 from asr_proto import messages as m
-from asr_proto import wire
 from asr_proto.errors import AsrError, DecodeError, ServiceError
 
 log = structlog.get_logger()
 
+RESUMED_ELSEWHERE = ("session-lost", "its client has resumed it over another connection")
 BUNDLE_S = 0.005
 BUNDLE_BYTES_MAX = 4_194_304
 
@@ -40,11 +41,13 @@ class Listener(Protocol):
 class Frontend:
     """Must be made, used and closed inside one running asyncio loop."""
 
-    def __init__(self, broker: str, name: str, limits: Limits, journal_bytes_max: int) -> None:
+    def __init__(
+        self, broker: str, name: str, limits: Limits, journal_bytes_max: int, keys: curve.PeerKeys | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.sessions = Sessions(name, limits, Budget(journal_bytes_max), self._loop.time())
         self._listeners: dict[str, Listener] = {}
-        self._link = Link(broker, self._on_message)
+        self._link = Link(broker, self._on_message, keys)
         self._flushing = False
         self._draining = False
         self._timer: asyncio.Handle | None = None
@@ -56,10 +59,11 @@ class Frontend:
     # ---- Clients ----
 
     def open(self, start: e.Start, listener: Listener) -> str:
-        """A new session for a connection; returns its id. Raises ServiceError."""
+        """A new session for a connection, or one that it resumes; returns its id. Raises ServiceError."""
         if self._draining:
             raise ServiceError("this server is going away", slug="going-away")
-        id = secrets.token_hex(16)
+        id = start.resume.session if start.resume else secrets.token_hex(16)
+        self._detach(id)
         commands = self.sessions.start(id, start, self._loop.time())
         self._listeners[id] = listener
         self._idle.clear()
@@ -73,8 +77,14 @@ class Frontend:
             self._flush_soon()
             return
         self._perform(commands)
-        if isinstance(event, e.Abort):
+        if isinstance(event, e.Abort | e.Detach):
             self._forget(id)
+
+    def _detach(self, id: str) -> None:
+        """Its client comes back before we know that it was gone: the old connection is told, the session is free."""
+        if (listener := self._listeners.get(id)) is not None:
+            self.client(id, e.Detach())
+            listener.deliver(e.Error(*RESUMED_ELSEWHERE))
 
     def fail(self, id: str, error: AsrError) -> None:
         """End session `id` with an error."""
@@ -154,7 +164,7 @@ class Frontend:
         self._send_frames(bundle, frames[half:])
 
     def _send(self, parts: list[bytes]) -> None:
-        if not self._link.send(parts):
+        if not self._link.send(parts) and self.sessions.registered:
             # Nobody has read for longer than the queue holds: whoever comes back will not know our sessions.
             self._loop.call_soon(self._on_message, [wire.encode(m.Unregistered())])
 

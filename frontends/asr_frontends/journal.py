@@ -65,6 +65,11 @@ class Journal:
         self.marks_held = 0
         self.end_sample = 0
 
+    def begin(self, sample: int) -> None:
+        """The audio begins here: what was before is confirmed already."""
+        assert not self._entries
+        self.end_sample = sample
+
     def append(self, pcm: bytes) -> None:
         """Audio that continues where the journal ends."""
         self._entries.append(Piece(self.end_sample, pcm))

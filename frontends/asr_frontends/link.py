@@ -9,17 +9,20 @@ from typing import Any
 
 import zmq
 
-from asr_proto import wire
-from asr_proto.errors import SetupError
+from asr_proto import curve, wire
 
 QUEUE_MESSAGES_MAX = 20_000
 TURN_MESSAGES_MAX = 256
+WATCH_S = 1.0
+"""How often it is asked what became of the connection."""
 
 
 class Link:
     """A DEALER socket whose messages are handed to `on_message` as their parts."""
 
-    def __init__(self, endpoint: str, on_message: Callable[[list[bytes]], None]) -> None:
+    def __init__(
+        self, endpoint: str, on_message: Callable[[list[bytes]], None], keys: curve.PeerKeys | None = None
+    ) -> None:
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[Any] = zmq.Context()
@@ -28,12 +31,10 @@ class Link:
         self._socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
         self._socket.setsockopt(zmq.LINGER, 200)
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise SetupError(f"cannot connect to {endpoint}: {error}") from error
+        self._dialer = curve.Dialer(self._socket, endpoint, keys)
         self._scheduled = False
         self._loop.add_reader(self._socket.fileno(), self._readable)
+        self._watching = self._loop.call_later(WATCH_S, self._watch)
 
     def send(self, parts: list[bytes]) -> bool:
         """Queue a message; False when the broker has not read for longer than the queue holds."""
@@ -62,8 +63,15 @@ class Link:
             self._on_message(parts)
         self._schedule()
 
+    def _watch(self) -> None:
+        self._dialer.poll(self._loop.time())
+        self._watching = self._loop.call_later(WATCH_S, self._watch)
+        self._schedule()
+
     def close(self) -> None:
         """Stop reading; what was sent may still leave for a moment."""
+        self._watching.cancel()
+        self._dialer.close()
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
         self._context.term()

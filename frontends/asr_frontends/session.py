@@ -93,6 +93,8 @@ class Session:
         self.state = State.OPENING
         self.epoch = 0
         self.pinned: m.Pinned | None = None
+        self._resuming = start.resume
+        """Until the worker has said from where its audio is needed."""
         self.posts: list[m.FrameIn] = []
         """Frames for the pinned worker. Whoever calls takes them away: a command for each would cost more than it."""
         self._journal = Journal(budget)
@@ -117,11 +119,16 @@ class Session:
 
     def open(self) -> list[Command]:
         """Ask for a slot; again after each loss."""
+        if self._resuming is not None:
+            return [ToBroker(m.Resume(self.id, self._resuming.utterance), self._setup())]
         model = self.pinned.spec.model if self.pinned else self._start.model
+        opening = m.Open(self.id, self.epoch, model, self._start.language, self._start.resumable)
+        return [ToBroker(opening, self._setup())]
+
+    def _setup(self) -> m.Setup:
         # Credit returns with progress: it must be heard of well before the credit is used up.
         progress_samples = min(self._start.progress_samples, int(self._limits.credit_s * SAMPLE_RATE / 2))
-        setup = m.Setup(self._start.language, self._start.partials, progress_samples, self._commit)
-        return [ToBroker(m.Open(self.id, self.epoch, model, self._start.language), setup)]
+        return m.Setup(self._start.language, self._start.partials, progress_samples, self._commit)
 
     def client(self, event: e.ClientEvent, now: float) -> list[Command]:
         """What the client does after its start. Raises PeerError; the caller ends the session with it."""
@@ -130,6 +137,8 @@ class Session:
             return []
         if isinstance(event, e.Abort):
             return self._end(now)
+        if isinstance(event, e.Detach):
+            return self._detach(now)
         if self._messages_max:
             self._count_message(now)
         match event:
@@ -184,9 +193,13 @@ class Session:
 
     def on_pinned(self, pinned: m.Pinned, now: float) -> list[Command]:
         """A slot was granted: post what the journal holds from the last commit on."""
+        if pinned.resumed != (self._resuming is not None):
+            return []  # the answer to what was asked before the client came back
+        if pinned.resumed:
+            self.epoch = pinned.epoch
         if pinned.epoch != self.epoch or self.state not in (State.OPENING, State.MOVING):
             return []
-        first = self.pinned is None
+        first = self.pinned is None and self._resuming is None
         self.pinned, self.state = pinned, State.ACTIVE
         self._heard_at = max(self._heard_at, now)
         self._taken = self._done = self._commit.samples if self._commit else 0
@@ -202,6 +215,8 @@ class Session:
         """No slot: the end for a new session, another try later for a moving one."""
         if refused.epoch != self.epoch or self.state not in (State.OPENING, State.MOVING):
             return []
+        if refused.slug == m.RESUMED:
+            return self._fail(e.Error("session-lost", refused.detail), now)
         if self.state is State.OPENING:
             return self._fail(e.Error(refused.slug, refused.detail, refused.retry_after_s), now)
         self._retry_at = now + self._limits.retry_s
@@ -211,6 +226,8 @@ class Session:
         """The lease is over without our doing: move to another worker."""
         if self.state is not State.ACTIVE:
             return []
+        if self._resuming is not None:
+            return self._fail(e.Error("resume-unavailable", "the worker that had the session is lost"), now)
         self.state = State.MOVING
         self.epoch += 1
         self._give_up_at = now + self._limits.move_s
@@ -233,10 +250,24 @@ class Session:
             case m.Flushed():
                 self._journal.answered(frame.marker)
                 return [Deliver(self.id, frame), *self._credit(now)]
+            case m.Resumed():
+                return self._on_resumed(frame)
             case m.Ended():
                 return [*self._end(now), Deliver(self.id, e.Bye())]
             case m.Failed():
                 return self._fail(e.Error(frame.slug, frame.detail), now)
+
+    def _on_resumed(self, frame: m.Resumed) -> list[Command]:
+        """Only now does the client know what to send; it has sent nothing yet."""
+        if self._resuming is None:
+            return []
+        assert self.pinned is not None
+        self._resuming, self._commit = None, frame.commit
+        sample = frame.commit.samples if frame.commit else 0
+        self._taken = self._done = sample
+        self._journal.begin(sample)
+        spec = self.pinned.spec
+        return [Deliver(self.id, e.Ready(self.id, spec.engine, spec.model, spec.chunk_samples, sample))]
 
     def _on_progress(self, frame: m.Progress, now: float) -> list[Command]:
         self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
@@ -299,6 +330,15 @@ class Session:
     def fail(self, error: AsrError, now: float) -> list[Command]:
         """End the session with an error that its client or this process made."""
         return self._fail(e.Error.of(error), now) if self.state is not State.ENDED else []
+
+    def _detach(self, now: float) -> list[Command]:
+        """Leave the lease to whoever resumes it. What was not posted yet, the client still has."""
+        if not self._start.resumable or self.state is not State.ACTIVE:
+            return self._end(now)
+        assert self.pinned is not None
+        self.state = State.ENDED
+        self._journal.clear()
+        return [ToBroker(m.Detach(self.pinned.lease))]
 
     def _fail(self, error: e.Error, now: float) -> list[Command]:
         return [*self._end(now), Deliver(self.id, error)]

@@ -57,6 +57,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    @property
+    def registered(self) -> bool:
+        """Whether a broker has taken our registration, as far as we know."""
+        return self._boot is not None
+
     def connected(self, now: float) -> bool:
         """Whether a broker knows us and answers."""
         return self._boot is not None and now - self._heard_at <= BEATS_MISSED_MAX * self._heartbeat_s
@@ -116,6 +121,8 @@ class Sessions:
             case m.Refused():
                 session = self._sessions.get(message.session)
                 return self._moved(session, session.on_refused(message, now)) if session else []
+            case m.Lost(slug=m.RESUMED):
+                return self._resumed_elsewhere(message.lease, now)
             case m.Lost() | m.Stale():
                 return self._lost(message.lease, now)
             case m.Pool():
@@ -143,6 +150,13 @@ class Sessions:
             return []
         self.counts.moves += 1
         return self._moved(session, session.on_lost(now))
+
+    def _resumed_elsewhere(self, lease: int, now: float) -> list[Command]:
+        """Its client came back to another frontend before we knew that it was gone."""
+        session = self._by_lease.get(lease)
+        if session is None:
+            return []
+        return self._after(session, session.fail(ServiceError("resumed elsewhere", slug="session-lost"), now))
 
     def _frame(self, frame: m.Frame, now: float) -> list[Command]:
         session = self._by_lease.get(frame.lease)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from asr_proto.schema import Limit
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised with every incompatible change; a peer with another version is refused at registration."""
 
 Identity = Annotated[bytes, Limit(32)]
@@ -28,6 +28,8 @@ Pcm = Annotated[bytes, Limit(2_097_152)]
 Marker = Annotated[str, Limit(256)]
 
 EndpointKind = Literal["silence", "length", "flush"]
+RESUMED = "resumed"
+"""Why a lease is lost when its client has taken its session to another frontend."""
 
 
 # ---- Values inside messages ----
@@ -47,6 +49,8 @@ class Spec:
     uncommitted_s_max: float
     """Longest audio that may be unconfirmed by a commit: what a move to another worker replays."""
     device: Name
+    step_s_p99: float = 0.1
+    """What all but one in a hundred steps stay below, says the engine. Four times as long without one is a hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,8 @@ class Open:
     model: Name
     """Empty for the default model."""
     language: Name
+    resumable: bool = False
+    """Whether its client may come back: should the frontend die, the lease waits for Resume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,25 @@ class Close:
     """Give a lease back; what the worker still holds of it is dropped."""
 
     lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """The client of a resumable session is gone and may come back: the lease waits for Resume, for a limited time."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Take over a session whose client has come back, from whatever frontend had it. Body: Setup, without a commit.
+
+    Answered by Pinned, then by the worker's Resumed; or by Refused.
+    """
+
+    session: SessionId
+    utterance: int
+    """The first whose final the client has not got."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +225,8 @@ class Pinned:
     lease: Lease
     worker: Identity
     spec: Spec
+    resumed: bool = False
+    """The answer to Resume, not to Open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +264,21 @@ class Grant:
     slot: int
     session: SessionId
     frontend: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Continue the session of `from_lease`, from its last commit, as `lease` in the same slot. Body: Setup.
+
+    Results go to `frontend`: Resumed, then the finals from `utterance` on that were made before.
+    """
+
+    from_lease: Lease
+    lease: Lease
+    slot: int
+    session: SessionId
+    frontend: Identity
+    utterance: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +408,15 @@ class Flushed:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """First of all in a resumed session: from where its audio is needed again."""
+
+    lease: Lease
+    commit: Commit | None
+    """None: from the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The session is complete: every final before has been sent."""
 
@@ -381,11 +432,13 @@ class Failed:
     detail: Name
 
 
-FromFrontend = RegisterFrontend | Open | Close | FrontendHeartbeat | Bundle
+FromFrontend = RegisterFrontend | Open | Close | Detach | Resume | FrontendHeartbeat | Bundle
 FromWorker = RegisterWorker | WorkerHeartbeat | Bundle | Closed | Drain
-FromBroker = Welcome | Unregistered | Rejected | Pinned | Refused | Lost | Pool | Grant | Release | Stale | Bundle
+FromBroker = (
+    Welcome | Unregistered | Rejected | Pinned | Refused | Lost | Pool | Grant | Transfer | Release | Stale | Bundle
+)
 Control = StatusRequest | Status
 FrameIn = Audio | Flush | Stop
-FrameOut = Progress | Speech | Partial | Final | Flushed | Ended | Failed
+FrameOut = Progress | Speech | Partial | Final | Flushed | Resumed | Ended | Failed
 Message = FromFrontend | FromWorker | FromBroker | Control
 Frame = FrameIn | FrameOut

@@ -167,6 +167,32 @@ def run_dir_option(function: Callable[..., None]) -> Callable[..., None]:
     return click.option("--run-dir", **_run_dir())(function)
 
 
+def link_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The options of a process that connects to the broker, for brokers on other hosts."""
+    file = click.Path(path_type=Path)
+    options = (
+        click.option(
+            "--curve-key", type=file, help="Our key pair (NAME.key_secret, made with `asr-keys new`) for a tcp broker."
+        ),
+        click.option(
+            "--curve-server-key",
+            type=file,
+            help="The broker's public key, or a folder of them to try in turn; read again at every dialling.",
+        ),
+        insecure_option,
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def insecure_option(function: Callable[..., None]) -> Callable[..., None]:
+    """--insecure, for links between hosts without encryption."""
+    return click.option(
+        "--insecure", is_flag=True, help="Let links leave this machine without keys: everybody there may connect."
+    )(function)
+
+
 # ---- Config files ----
 
 
@@ -298,29 +324,34 @@ def control_endpoint(run_dir: Path) -> str:
 
 
 def check_endpoint(endpoint: str) -> str:
-    """The endpoint, if ZeroMQ can use it and nobody outside this machine can. Raises SetupError."""
+    """The endpoint, if ZeroMQ can use it. Raises SetupError. Whether it needs keys is asked by asr_proto.curve."""
     scheme, _, rest = endpoint.partition("://")
     if scheme == "ipc" and rest:
         _check_ipc_path(rest)
     elif scheme == "tcp" and rest:
-        _check_loopback(endpoint, rest)
+        parse_address(rest)
     else:
         raise SetupError(f"{endpoint!r} is no endpoint: write ipc://PATH or tcp://HOST:PORT")
     return endpoint
+
+
+def check_local_endpoint(endpoint: str) -> str:
+    """The same, for an endpoint that nobody outside this machine may use. Raises SetupError."""
+    if not is_local(check_endpoint(endpoint)):
+        raise SetupError(f"{endpoint} leaves this machine: use ipc:// or a loopback address")
+    return endpoint
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether nobody outside this machine can use the endpoint, which has been checked."""
+    scheme, _, rest = endpoint.partition("://")
+    return scheme == "ipc" or parse_address(rest).is_loopback
 
 
 def _check_ipc_path(path: str) -> None:
     if len(os.fsencode(path)) > IPC_PATH_BYTES_MAX:
         raise SetupError(
             f"the socket path {path} is longer than {IPC_PATH_BYTES_MAX} bytes: name a shorter directory with --run-dir"
-        )
-
-
-def _check_loopback(endpoint: str, host_and_port: str) -> None:
-    if not parse_address(host_and_port).is_loopback:
-        raise SetupError(
-            f"{endpoint} leaves this machine, and encryption between hosts is not available yet: "
-            "use ipc:// or a loopback address"
         )
 
 
@@ -370,3 +401,4 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in new rele
 
 ADDRESS = _Parsed("HOST:PORT", parse_address)
 ENDPOINT = _Parsed("ENDPOINT", check_endpoint)
+LOCAL_ENDPOINT = _Parsed("ENDPOINT", check_local_endpoint)

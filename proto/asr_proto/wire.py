@@ -11,7 +11,7 @@ from typing import Any
 
 from asr_proto import messages as m
 from asr_proto.errors import DecodeError
-from asr_proto.schema import from_array, pack, to_array, unpack
+from asr_proto.schema import Check, pack, reader, to_array, unpack
 
 ROUTING_BYTES_MAX = 1_048_576
 BODY_BYTES_MAX = 16_777_216
@@ -41,6 +41,9 @@ MESSAGE_TAGS: dict[int, type[m.Message]] = {
     19: m.Stale,
     20: m.StatusRequest,
     21: m.Status,
+    22: m.Detach,
+    23: m.Resume,
+    24: m.Transfer,
 }
 FRAME_TAGS: dict[int, type[m.Frame]] = {
     1: m.Audio,
@@ -53,25 +56,29 @@ FRAME_TAGS: dict[int, type[m.Frame]] = {
     8: m.Ended,
     9: m.Failed,
     10: m.Speech,
+    11: m.Resumed,
 }
 _MESSAGE_TAG = {cls: tag for tag, cls in MESSAGE_TAGS.items()}
 _FRAME_TAG = {cls: tag for tag, cls in FRAME_TAGS.items()}
+_MESSAGE_READERS = {tag: reader(cls, tagged=True) for tag, cls in MESSAGE_TAGS.items()}
+_FRAME_READERS = {tag: reader(cls, tagged=True) for tag, cls in FRAME_TAGS.items()}
+_READ_SETUP = reader(m.Setup)
 
 
 def encode(message: m.Message) -> bytes:
     """The routing part of a message."""
-    return pack([_MESSAGE_TAG[type(message)], *to_array(message)])
+    return pack((_MESSAGE_TAG[type(message)], *to_array(message)))
 
 
 def decode(data: bytes | memoryview) -> m.Message:
     """The message of a routing part. Raises DecodeError."""
-    message: m.Message = _tagged(MESSAGE_TAGS, unpack(data, ROUTING_BYTES_MAX))
+    message: m.Message = _tagged(_MESSAGE_READERS, unpack(data, ROUTING_BYTES_MAX))
     return message
 
 
 def encode_frames(frames: Iterable[m.Frame]) -> bytes:
     """The body of a bundle."""
-    return pack([[_FRAME_TAG[type(frame)], *to_array(frame)] for frame in frames])
+    return pack([(_FRAME_TAG[type(frame)], *to_array(frame)) for frame in frames])
 
 
 def decode_frames(data: bytes | memoryview) -> list[m.Frame]:
@@ -79,7 +86,7 @@ def decode_frames(data: bytes | memoryview) -> list[m.Frame]:
     value = unpack(data, BODY_BYTES_MAX)
     if type(value) is not list or len(value) > FRAMES_MAX:
         raise DecodeError(f"a bundle's body is an array of at most {FRAMES_MAX} frames")
-    return [_tagged(FRAME_TAGS, entry) for entry in value]
+    return [_tagged(_FRAME_READERS, entry) for entry in value]
 
 
 def encode_setup(setup: m.Setup) -> bytes:
@@ -89,13 +96,14 @@ def encode_setup(setup: m.Setup) -> bytes:
 
 def decode_setup(data: bytes | memoryview) -> m.Setup:
     """The Setup of a body. Raises DecodeError."""
-    return from_array(m.Setup, unpack(data, BODY_BYTES_MAX))
+    setup: m.Setup = _READ_SETUP(unpack(data, BODY_BYTES_MAX))
+    return setup
 
 
-def _tagged(tags: dict[int, Any], value: Any) -> Any:
+def _tagged(readers: dict[int, Check], value: Any) -> Any:
     if type(value) is not list or not value or type(value[0]) is not int:
         raise DecodeError("expected an array that begins with a tag")
-    cls = tags.get(value[0])
-    if cls is None:
+    read = readers.get(value[0])
+    if read is None:
         raise DecodeError(f"unknown tag {value[0]}")
-    return from_array(cls, value[1:])
+    return read(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -188,8 +189,12 @@ def test_a_dead_worker_loses_its_leases_at_once(broker: Broker) -> None:
 STUCK = m.Load(steps=7, pending_chunks=1, step_ms_p50=0.0, step_ms_p99=0.0, busy=1.0, real_time_factor=0.0)
 
 
-@pytest.mark.parametrize("load", [STUCK, None], ids=["work and no step", "silent"])
-def test_a_worker_that_hangs_is_given_up(broker: Broker, load: m.Load | None) -> None:
+@pytest.mark.parametrize(
+    ("load", "after_s"),
+    [(STUCK, Timing().hang_s), (None, Timing().silent_s)],
+    ids=["work and no step", "silent"],
+)
+def test_a_worker_that_hangs_is_given_up(broker: Broker, load: m.Load | None, after_s: float) -> None:
     """Sessions on it would wait for ever, and new ones would join them."""
     pinned = broker.pin("a")
     commands: list[Command] = []
@@ -198,7 +203,153 @@ def test_a_worker_that_hangs_is_given_up(broker: Broker, load: m.Load | None) ->
         commands += broker.advance(1.0, load)
     assert ToFrontend(F1, m.Lost(pinned.lease, "worker-lost")) in commands
     assert ToWorker(W1, m.Unregistered()) in commands
-    assert Timing().hang_s <= broker.now <= Timing().hang_s + 2.0
+    assert after_s <= broker.now <= after_s + 1.5
+
+
+def test_a_stopped_worker_with_work_is_given_up_though_it_says_nothing(broker: Broker) -> None:
+    """What was forwarded to it and not answered is work."""
+    pinned = broker.pin("a")
+    broker.frontend(F1, m.Bundle(W1, (pinned.lease,)), b"audio")
+    broker.advance(Timing().hang_s - 0.1, None)
+    assert W1 in broker.core.workers
+    assert ToFrontend(F1, m.Lost(pinned.lease, "worker-lost")) in broker.advance(0.6, None)
+
+
+def test_an_engine_with_long_steps_has_longer(broker: Broker) -> None:
+    broker.gone(W1)
+    broker.register(W2, spec=replace(SPEC, step_s_p99=1.0))
+    pinned = broker.pin("a")
+    broker.frontend(F1, m.Bundle(W2, (pinned.lease,)), b"audio")
+    broker.advance(3.9, None)
+    assert W2 in broker.core.workers
+    broker.advance(0.6, None)
+    assert W2 not in broker.core.workers
+
+
+def test_a_silent_worker_is_offered_no_session(broker: Broker) -> None:
+    """Readiness must not lie: what was free on it is not."""
+    commands = broker.advance(3.0, None)
+    assert ToFrontend(F1, m.Pool(0, 0, 0, ())) in commands
+    (refused,) = broker.open("a")
+    assert isinstance(refused.message, m.Refused) and refused.message.slug == "no-worker"
+    commands = broker.advance(0.5)
+    assert ToFrontend(F1, m.Pool(1, 2, 2, ("fake",))) in commands
+    broker.pin("a")
+
+
+# ---- Clients that come back ----
+
+
+def resumable(broker: Broker, session: str = "a", peer: bytes = F1) -> m.Pinned:
+    commands = broker.frontend(peer, m.Open(session, 0, "", "", resumable=True), b"setup")
+    (pinned,) = [command.message for command in commands if isinstance(command.message, m.Pinned)]
+    return pinned
+
+
+def resumed(broker: Broker, before: m.Pinned, peer: bytes) -> m.Pinned:
+    """The new lease; the worker is told to continue the old one in its slot."""
+    commands = broker.frontend(peer, m.Resume("a", 3), b"setup again")
+    (pinned,) = [command.message for command in commands if isinstance(command.message, m.Pinned)]
+    assert pinned.resumed and pinned.epoch == before.epoch + 1 and pinned.lease != before.lease
+    transfer = m.Transfer(before.lease, pinned.lease, 0, "a", peer, 3)
+    assert ToWorker(W1, transfer, b"setup again") in commands
+    assert set(broker.core.leases) == {pinned.lease}
+    broker.core.check()
+    return pinned
+
+
+def test_a_detached_session_is_resumed_by_any_frontend(broker: Broker) -> None:
+    broker.register(F2)
+    pinned = resumable(broker)
+    assert broker.frontend(F1, m.Detach(pinned.lease)) == []
+    bundle = m.Bundle(F1, (pinned.lease,))
+    assert ToWorker(W1, m.Stale(pinned.lease)) not in broker.worker(W1, bundle, b"finals")  # it keeps them
+    resumed(broker, pinned, F2)
+
+
+def test_a_dead_frontends_session_is_resumed_by_another(broker: Broker) -> None:
+    broker.register(F2)
+    pinned = resumable(broker)
+    assert ToWorker(W1, m.Release(pinned.lease)) not in broker.gone(F1)
+    resumed(broker, pinned, F2)
+
+
+def test_a_client_that_comes_back_before_it_was_missed(broker: Broker) -> None:
+    """Its old connection is half open still: the frontend that holds it is told."""
+    broker.register(F2)
+    pinned = resumable(broker)
+    commands = broker.frontend(F2, m.Resume("a", 0), b"setup")
+    assert ToFrontend(F1, m.Lost(pinned.lease, m.RESUMED)) in commands
+    assert broker.frontend(F1, m.Close(pinned.lease)) == []
+
+
+def test_who_is_gone_yields_to_who_is_here(broker: Broker) -> None:
+    """The longest gone first; a slot that is free is taken before."""
+    gone = [resumable(broker, session) for session in "ab"]
+    for pinned in gone:
+        broker.frontend(F1, m.Detach(pinned.lease))
+    commands = broker.open("c")
+    assert [command.message for command in commands[:2]] == [
+        m.Release(gone[0].lease),
+        m.Grant(lease(3), 0, "c", F1),
+    ]
+    assert broker.worker(W1, m.Closed(gone[0].lease)) == []
+    broker.core.check()
+    broker.pin("d")
+    (refused,) = broker.open("e")
+    assert isinstance(refused.message, m.Refused) and refused.message.slug == "at-capacity"
+
+
+def test_a_frontend_that_still_moves_a_session_resumed_elsewhere(broker: Broker) -> None:
+    """Found by simulation: it got a second lease of the session, and the next return went to that."""
+    broker.register(F2)
+    pinned = resumable(broker)
+    broker.frontend(F2, m.Resume("a", 0), b"setup")
+    (refused,) = broker.frontend(F1, m.Open("a", pinned.epoch + 1, "", "", resumable=True), b"setup")
+    assert isinstance(refused.message, m.Refused) and refused.message.slug == m.RESUMED
+
+
+def test_a_session_has_one_lease_wherever_it_is_opened(broker: Broker) -> None:
+    """After a restart of the broker the older of two frontends may come first; and one that was evicted comes back."""
+    broker.register(F2)
+    older = resumable(broker)
+    commands = broker.frontend(F2, m.Open("a", 2, "", "", resumable=True), b"setup")
+    assert ToFrontend(F1, m.Lost(older.lease, m.RESUMED)) in commands
+    assert ToWorker(W1, m.Release(older.lease)) in commands
+    broker.gone(F2)
+    broker.register(F2)
+    broker.worker(W1, m.Closed(older.lease))
+    commands = broker.frontend(F2, m.Open("a", 3, "", "", resumable=True), b"setup")
+    assert [type(command.message) for command in commands] == [m.Release, m.Grant, m.Pinned]
+
+
+def test_a_session_that_nobody_resumes_ends(broker: Broker) -> None:
+    pinned = resumable(broker)
+    broker.frontend(F1, m.Detach(pinned.lease))
+    broker.advance(Timing().grace_s - 1.0)
+    assert pinned.lease in broker.core.leases
+    assert ToWorker(W1, m.Release(pinned.lease)) in broker.advance(2.0)
+    (refused,) = broker.frontend(F1, m.Resume("a", 0), b"setup")
+    assert isinstance(refused.message, m.Refused) and refused.message.slug == "resume-unavailable"
+
+
+def test_other_sessions_do_not_wait(broker: Broker) -> None:
+    """A client that cannot come back leaves no slot taken."""
+    pinned = broker.pin("a")
+    broker.frontend(F1, m.Detach(pinned.lease))
+    assert not broker.core.leases[pinned.lease].detached
+    (refused,) = broker.frontend(F1, m.Resume("a", 0), b"setup")
+    assert isinstance(refused.message, m.Refused)
+    assert ToWorker(W1, m.Release(pinned.lease)) in broker.gone(F1)
+
+
+def test_with_its_worker_a_waiting_session_is_lost(broker: Broker) -> None:
+    broker.register(F2)
+    resumable(broker)
+    broker.gone(F1)
+    broker.gone(W1)
+    (refused,) = broker.frontend(F2, m.Resume("a", 0), b"setup")
+    assert isinstance(refused.message, m.Refused) and refused.message.slug == "resume-unavailable"
 
 
 def test_a_worker_that_is_merely_busy_or_idle_stays(broker: Broker) -> None:
@@ -245,6 +396,38 @@ def test_bundles_with_stale_leases(broker: Broker) -> None:
     assert broker.worker(W2, m.Bundle(F1, (pinned.lease,)), b"x") == [ToWorker(W2, m.Stale(pinned.lease))]
 
 
+@pytest.mark.parametrize("bad", ["unknown", "of another frontend", "of another worker", "closed"])
+def test_one_stale_lease_among_many(broker: Broker, bad: str) -> None:
+    """Both ways: named to its sender, and no reason to hold the others back."""
+    broker.register(F2, W2)
+    mine = [pin for session in "abc" if (pin := broker.pin(session)).worker == W1]
+    closed, current = mine[0].lease, mine[1].lease
+    broker.worker(W1, m.Closed(closed))
+    other_frontend = next(pin for session in "xyz" if (pin := broker.pin(session, F2)).worker == W1).lease
+    other_worker = next(held.lease for held in broker.core.leases.values() if held.worker == W2)
+    odd = {"unknown": lease(99), "of another frontend": other_frontend, "of another worker": other_worker}
+    held = odd.get(bad, closed)
+    inward, outward = m.Bundle(W1, (current, held)), m.Bundle(F1, (held, current))
+    assert broker.frontend(F1, inward, b"x") == [ToFrontend(F1, m.Stale(held)), ToWorker(W1, inward, b"x")]
+    assert broker.worker(W1, outward, b"x") == [ToWorker(W1, m.Stale(held)), ToFrontend(F1, outward, b"x")]
+
+
+def test_a_bundle_is_passed_on_as_the_very_message_that_came(broker: Broker) -> None:
+    """By this the shell knows that it may send the bytes it received."""
+    inward = m.Bundle(W1, (broker.pin("a").lease,))
+    (command,) = broker.frontend(F1, inward, b"x")
+    assert command.message is inward
+
+
+def test_what_is_still_under_way_passes_until_the_slot_is_wiped(broker: Broker) -> None:
+    held = broker.pin("a").lease
+    broker.frontend(F1, m.Close(held))
+    outward = m.Bundle(F1, (held,))
+    assert broker.worker(W1, outward, b"x") == [ToFrontend(F1, outward, b"x")]
+    broker.worker(W1, m.Closed(held))
+    assert broker.worker(W1, outward, b"x") == [ToWorker(W1, m.Stale(held))]
+
+
 def test_a_draining_worker_gets_nothing_new(broker: Broker) -> None:
     broker.pin("a")
     broker.worker(W1, m.Drain())
@@ -284,9 +467,9 @@ class RoutingMachine(RuleBasedStateMachine):
     def register(self, peer: bytes) -> None:
         self.broker.register(peer)
 
-    @rule(target=leases, peer=peers_f, session=st.sampled_from("abcd"), epoch=st.integers(0, 3))
-    def open(self, peer: bytes, session: str, epoch: int) -> int:
-        commands = self.broker.open(session, peer, epoch)
+    @rule(target=leases, peer=peers_f, session=st.sampled_from("abcd"), epoch=st.integers(0, 3), stays=st.booleans())
+    def open(self, peer: bytes, session: str, epoch: int, stays: bool) -> int:
+        commands = self.broker.frontend(peer, m.Open(session, epoch, "", "", resumable=stays), b"setup")
         grants = [c for c in commands if isinstance(c.message, m.Grant)]
         for grant in grants:
             assert isinstance(grant.message, m.Grant)
@@ -294,6 +477,27 @@ class RoutingMachine(RuleBasedStateMachine):
             self.granted.add(grant.message.lease)
         pinned = [c.message for c in commands if isinstance(c.message, m.Pinned)]
         return pinned[0].lease if pinned else lease(10**6)
+
+    @rule(peer=peers_f, held=leases)
+    def detach(self, peer: bytes, held: int) -> None:
+        before = self.broker.core.leases.get(held)
+        assert self.broker.frontend(peer, m.Detach(held)) in ([], [ToFrontend(peer, m.Unregistered())])
+        assert self.broker.core.leases.get(held) is before
+
+    @rule(target=leases, peer=peers_f, session=st.sampled_from("abcd"))
+    def resume(self, peer: bytes, session: str) -> int:
+        """The slot stays taken, by one lease; without an old one there is no new one."""
+        count = len(self.broker.core.leases)
+        commands = self.broker.frontend(peer, m.Resume(session, 0), b"setup")
+        assert len(self.broker.core.leases) == count
+        pinned = [c.message for c in commands if isinstance(c.message, m.Pinned)]
+        transfers = [c.message for c in commands if isinstance(c.message, m.Transfer)]
+        assert len(pinned) == len(transfers)
+        if not pinned:
+            return lease(10**6)
+        assert pinned[0].lease == transfers[0].lease not in self.granted
+        self.granted.add(pinned[0].lease)
+        return pinned[0].lease
 
     @rule(peer=peers_f, held=leases)
     def close(self, peer: bytes, held: int) -> None:
@@ -310,12 +514,22 @@ class RoutingMachine(RuleBasedStateMachine):
     def heartbeat(self, peer: bytes, held: int) -> None:
         self.broker.frontend(peer, m.FrontendHeartbeat((held,)))
 
-    @rule(peer=peers_f, worker=peers_w, held=leases)
-    def audio(self, peer: bytes, worker: bytes, held: int) -> None:
-        for command in self.broker.frontend(peer, m.Bundle(worker, (held,)), b""):
-            if isinstance(command, ToWorker):
-                current = self.broker.core.leases[held]
-                assert (current.frontend, current.worker) == (peer, command.peer)
+    @rule(frontend=peers_f, worker=peers_w, named=st.lists(leases, min_size=1, max_size=4))
+    def bundles(self, frontend: bytes, worker: bytes, named: list[int]) -> None:
+        """Both ways: each lease that is not between these two is stale, and the others pass."""
+        held = [self.broker.core.leases.get(one) for one in named]
+        pairs = [one and (one.frontend, one.worker) for one in held]
+        stale = [m.Stale(one) for one, pair in zip(named, pairs, strict=True) if pair != (frontend, worker)]
+        inward, outward = m.Bundle(worker, tuple(named)), m.Bundle(frontend, tuple(named))
+        if frontend in self.broker.core.frontends:
+            passed = [ToWorker(worker, inward, b"")] if len(stale) < len(named) else []
+            answers = [ToFrontend(frontend, one) for one in stale]
+            assert self.broker.frontend(frontend, inward, b"") == [*answers, *passed]
+        if worker in self.broker.core.workers:
+            lives = frontend in self.broker.core.frontends and len(stale) < len(named)
+            passed = [ToFrontend(frontend, outward, b"")] if lives else []
+            answers = [ToWorker(worker, one) for one in stale]
+            assert self.broker.worker(worker, outward, b"") == [*answers, *passed]
 
     @rule(peer=st.sampled_from([F1, F2, W1, W2]))
     def gone(self, peer: bytes) -> None:

@@ -11,7 +11,7 @@ from tests.e2e.service import Pool
 
 @pytest.fixture(scope="session")
 def _fake_pool() -> Iterator[Pool]:
-    with Pool() as pool:
+    with Pool(broker=["--grace-s=0.5"]) as pool:
         yield pool
 
 

@@ -69,7 +69,7 @@ def free_port() -> int:
 class Program:
     """One process, in a process group of its own, and all lines that it and its children say."""
 
-    def __init__(self, name: str, role: str, args: Sequence[str], cwd: Path) -> None:
+    def __init__(self, name: str, role: str, args: Sequence[str], cwd: Path, within: Sequence[str] = ()) -> None:
         self.name = name
         self.lines: list[str] = []
         self.stdout: list[str] = []
@@ -78,7 +78,7 @@ class Program:
         # Should the tests be killed, the end of its stdin tells a process to go (asr_proto.supervised).
         supervised = {} if role == "asr" else {SUPERVISED: "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", MODULES[role], *args],
+            [*within, sys.executable, "-m", MODULES[role], *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -154,14 +154,14 @@ class Service:
         self.run_dir = Path(tempfile.mkdtemp(prefix="asr-", dir="/tmp"))  # short: socket paths are limited
         self.programs: list[Program] = []
 
-    def start(self, role: str, *args: object, name: str | None = None) -> Program:
-        """Start one process of this service."""
+    def start(self, role: str, *args: object, name: str | None = None, within: Sequence[str] = ()) -> Program:
+        """Start one process of this service; `within`: a command that becomes it."""
         arguments = [str(arg) for arg in args]
         if role == "asr":
             arguments.insert(1, f"--run-dir={self.run_dir}")
         else:
             arguments.insert(0, f"--run-dir={self.run_dir}")
-        program = Program(name or role, role, arguments, self.run_dir)
+        program = Program(name or role, role, arguments, self.run_dir, within)
         self.programs.append(program)
         return program
 

@@ -195,8 +195,10 @@ def test_sample_rates_that_are_none(fake: Pool, rate: object) -> None:
         ({"model": "fäke ☃"}, "unknown-model"),
         ({"language": "de"}, "unsupported-language"),
         ({"language": "l" * 128}, "unsupported-language"),
-        ({"resume": "token"}, "resume-unavailable"),
-        ({"resume": {"session": "x", "seq": 4}}, "resume-unavailable"),
+        ({"resume": "token"}, "bad-message"),
+        ({"resume": {"session": "x", "finals": -4}}, "bad-message"),
+        ({"resume": {"session": "of/nobody", "finals": 4}}, "resume-unavailable"),
+        ({"resume": {"session": "0123456789abcdef", "finals": 4}}, "resume-unavailable"),
     ],
 )
 def test_requests_that_cannot_be_met(fake: Pool, start: dict[str, Any], code: str) -> None:
@@ -359,7 +361,8 @@ def test_a_client_that_vanishes_frees_its_slot(fake: Pool, when: str, how: str) 
 
 def test_a_worker_that_is_behind_lets_go_of_a_client_that_has_gone() -> None:
     """The frontend does not read from a client that is ahead; it notices all the same that it is gone."""
-    with Pool(workers=[["--engine=fake", "--step-ms=300", "--slots=1"]], frontend=["--credit-s=2"]) as pool:
+    worker = ["--engine=fake", "--step-ms=300", "--slots=1"]
+    with Pool(workers=[worker], frontend=["--credit-s=2"], broker=["--grace-s=0.3"]) as pool:
         client = RawClient(pool.port, timeout_s=1.0)
         client.say("start")
         pool.wait_sessions(1)

@@ -38,7 +38,7 @@ def test_the_documented_conversation(fake: Pool) -> None:
     assert client.text == expected(pcm)
     hypotheses = [message for message in client.heard if message["type"] in ("partial", "final")]
     assert [message["seq"] for message in hypotheses] == list(range(len(hypotheses)))
-    assert first.keys() == {"type", "seq", "utterance", "text", "start_s", "end_s", "endpoint"}
+    assert first.keys() == {"type", "seq", "utterance", "text", "start_s", "end_s", "endpoint", "committed"}
     assert {message["type"] for message in client.heard} == {"ready", "ack", "partial", "final", "flushed", "end"}
 
 

@@ -446,7 +446,7 @@ class Heard:
     def on_writable(self) -> None:
         self.writable += 1
 
-    def on_gone(self) -> None:
+    def on_gone(self, *, broken: bool) -> None:
         self.gone += 1
 
 

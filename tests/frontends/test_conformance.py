@@ -31,7 +31,7 @@ class Echo:
 
     def on_writable(self) -> None: ...
 
-    def on_gone(self) -> None:
+    def on_gone(self, *, broken: bool) -> None:
         self._gone.set()
 
     async def run(self) -> None:

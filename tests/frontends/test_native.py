@@ -90,14 +90,17 @@ def test_the_path_is_ours() -> None:
 @pytest.mark.parametrize(
     "fields, event",
     [
-        ({}, e.Start("", "", True)),
-        ({"model": "fast", "language": "en-GB"}, e.Start("fast", "en-GB", True)),
-        ({"partials": False}, e.Start("", "", False)),
-        ({"model": None, "language": None, "resume": None}, e.Start("", "", True)),
-        ({"model": "m" * NAME_MAX, "language": "l" * NAME_MAX}, e.Start("m" * NAME_MAX, "l" * NAME_MAX, True)),
-        ({"colour": ["unknown", "fields", {"are": "ignored"}]}, e.Start("", "", True)),
-        ({"sample_rate": 8000}, e.Start("", "", True)),
-        ({"sample_rate": 192_000}, e.Start("", "", True)),
+        ({}, e.Start("", "", True, resumable=True)),
+        ({"model": "fast", "language": "en-GB"}, e.Start("fast", "en-GB", True, resumable=True)),
+        ({"partials": False}, e.Start("", "", False, resumable=True)),
+        ({"model": None, "language": None, "resume": None}, e.Start("", "", True, resumable=True)),
+        (
+            {"model": "m" * NAME_MAX, "language": "l" * NAME_MAX},
+            e.Start("m" * NAME_MAX, "l" * NAME_MAX, True, resumable=True),
+        ),
+        ({"colour": ["unknown", "fields", {"are": "ignored"}]}, e.Start("", "", True, resumable=True)),
+        ({"sample_rate": 8000}, e.Start("", "", True, resumable=True)),
+        ({"sample_rate": 192_000}, e.Start("", "", True, resumable=True)),
     ],
 )
 def test_start(fields: dict[str, Any], event: e.Start) -> None:
@@ -125,11 +128,26 @@ def test_names_are_short_and_printable(field: str, value: Any) -> None:
     assert caught.value.slug == "bad-message"
 
 
-@pytest.mark.parametrize("value", ["s1", "", 0, False, {}])
-def test_resuming_is_reserved(value: Any) -> None:
-    with pytest.raises(BadRequest) as caught:
+@pytest.mark.parametrize(
+    "value", ["s1", "", 0, False, {}, {"session": "s1"}, {"session": "s1", "finals": -1}, {"session": 1, "finals": 0}]
+)
+def test_a_resume_names_the_session_and_counts_its_finals(value: Any) -> None:
+    with pytest.raises(DecodeError):
         start(resume=value)
-    assert caught.value.slug == "resume-unavailable"
+
+
+def test_a_resumed_session_goes_on_where_the_worker_says() -> None:
+    codec = NativeCodec(Request(PATH, ""))
+    (event,) = codec.receive(text("start", sample_rate=8000, resume={"session": "abc1", "finals": 3}))
+    assert event == e.Start("", "", True, resumable=True, resume=e.Resume("abc1", 3))
+    (ready,) = codec.send(e.Ready("abc1", "fake", "fake", 960, from_sample=32_000))
+    assert isinstance(ready, str)
+    fields = json.loads(ready)
+    assert (fields["resumed"], fields["from_sample"]) == (True, 16_000)
+    codec.receive(bytes(1600))
+    (ack,) = codec.send(e.Progress(0, 0, 0, 32_000))
+    assert isinstance(ack, str)
+    assert json.loads(ack) == {"type": "ack", "samples": 16_800, "committed": 16_000}
 
 
 # ---- Text frames ----
@@ -320,7 +338,8 @@ def test_texts_are_counted_from_0() -> None:
     assert first == {"type": "partial", "seq": 0, "utterance": 0, "text": "a", "start_s": 0.0, "end_s": 0.1}
     second = said(codec.send(final))
     assert second.pop("end_s") == 1.5
-    assert second == {"type": "final", "seq": 1, "utterance": 0, "text": "a", "start_s": 0.0, "endpoint": "silence"}
+    assert (second.pop("endpoint"), second.pop("committed")) == ("silence", 0)
+    assert second == {"type": "final", "seq": 1, "utterance": 0, "text": "a", "start_s": 0.0}
     assert [said(codec.send(final))["seq"] for _ in range(3)] == [2, 3, 4]
 
 

@@ -39,7 +39,7 @@ class Conversation:
 
     def on_writable(self) -> None: ...
 
-    def on_gone(self) -> None:
+    def on_gone(self, *, broken: bool) -> None:
         self.gone.set()
 
     async def run(self) -> None:

@@ -143,6 +143,19 @@ def test_malformed_routing_parts(data: bytes) -> None:
         wire.decode(data)
 
 
+@pytest.mark.parametrize("odd", [True, None, 1.0, -1, 2**63, "1", b"1", [1]])
+def test_every_lease_of_a_bundle_is_checked(odd: object) -> None:
+    with pytest.raises(DecodeError):
+        wire.decode(msgpack.packb([5, b"W1", [7, 8, odd, 9]]))
+
+
+@pytest.mark.parametrize("cls", sorted(dataclasses_of_messages(), key=str), ids=lambda cls: cls.__name__)
+def test_messages_have_nothing_but_their_fields(cls: type) -> None:
+    """Decoding fills a message's slots and calls no code of its own."""
+    assert tuple(vars(cls)["__slots__"]) == tuple(field.name for field in fields(cls))
+    assert not hasattr(cls, "__post_init__")
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_floats_are_finite(number: float) -> None:
     load = m.Load(0, 0, number, 0.0, 0.0, 0.0)

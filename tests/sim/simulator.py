@@ -50,7 +50,11 @@ class Faults:
     frontend_freeze: float = 0.0
     """A frontend process stops for `freeze_s`, longer than its leases live, and goes on."""
     freeze_s: float = 12.0
+    worker_freeze: float = 0.0
+    """A worker process stops for a while: long enough to be given up, and then it speaks again."""
     client_vanishes: float = 0.0
+    client_breaks: float = 0.0
+    """A client's connection breaks; it resumes over another one."""
     slow_step_ms: float = 0.0
     """Steps take up to this long."""
     restart_s: float = 0.5
@@ -65,7 +69,9 @@ STORMY = Faults(
     frontend_crash=0.03,
     connection_loss=0.15,
     frontend_freeze=0.02,
+    worker_freeze=0.03,
     client_vanishes=0.1,
+    client_breaks=0.15,
     slow_step_ms=120.0,
 )
 
@@ -84,15 +90,29 @@ class Client:
     finals: list[str] = field(default_factory=list)
     terminal: e.Error | e.Bye | None = None
     vanished: bool = False
-    flushes: dict[str, int] = field(default_factory=dict)
+    connections: int = 0
+    began: int = 0
+    """The sample at which the session began: not the first where one could not be resumed."""
+    finals_before: int = 0
+    """Of the sessions before it."""
+    committed: int = 0
+    is_resuming: bool = False
+    must_begin_anew: bool = False
 
     def deliver(self, event: e.ServiceEvent) -> None:
         assert self.terminal is None, f"{self.name}: {event} after {self.terminal}"
         if isinstance(event, m.Final):
+            assert event.utterance == len(self.finals) - self.finals_before, f"{self.name}: {event}"
             self.finals.append(event.text)
+            self.committed = max(self.committed, self.began + event.commit.samples)
             self.check()
-        elif isinstance(event, m.Flushed):
-            self.flushes[event.marker] = self.flushes.get(event.marker, 0) + 1
+        elif isinstance(event, e.Progress):
+            self.committed = max(self.committed, self.began + event.committed)
+        elif isinstance(event, e.Ready) and event.from_sample is not None:
+            assert self.committed <= self.began + event.from_sample <= self.sent, f"{self.name}: audio is missing"
+            self.is_resuming, self.sent = False, self.began + event.from_sample
+        elif isinstance(event, e.Error) and event.slug == "resume-unavailable":
+            self.must_begin_anew = True
         elif isinstance(event, e.Error | e.Bye):
             self.terminal = event
 
@@ -176,7 +196,9 @@ class World:
             (self.faults.frontend_freeze, lambda: self.random.choice(self.frontends).freeze()),
             (self.faults.broker_crash, self.crash_broker),
             (self.faults.connection_loss, self._lose_connection),
+            (self.faults.worker_freeze, lambda: self.random.choice(self.workers).freeze()),
             (self.faults.client_vanishes, self._vanish),
+            (self.faults.client_breaks, self._break),
         ):
             at = self.random.expovariate(rate) if rate else until
             while at < until:
@@ -198,7 +220,43 @@ class World:
             assert client.frontend is not None
             client.frontend.from_client(client, e.Abort())
 
+    def _break(self) -> None:
+        speaking = [client for client in self.clients if not client.over and client.frontend]
+        if speaking:
+            self.broken(self.random.choice(speaking), is_noticed=self.random.random() < 0.5)
+
     # ---- Clients ----
+
+    def broken(self, client: Client, *, is_noticed: bool) -> None:
+        """The connection of a client is gone, which its frontend may learn late, or never."""
+        assert client.frontend is not None
+        client.frontend.disconnected(client, is_noticed=is_noticed)
+        client.frontend = None
+        client.connections += 1
+        client.is_resuming = True
+        self.after(self.random.uniform(0.05, 3.0), lambda: self._resume(client))
+
+    def _resume(self, client: Client) -> None:
+        if client.over or client.frontend is not None:
+            return
+        alive = [frontend for frontend in self.frontends if frontend.alive]
+        if not alive:
+            self.after(0.5, lambda: self._resume(client))
+            return
+        client.frontend = self.random.choice(alive)
+        client.frontend.resume(client)
+        self._talk(client, client.connections)
+
+    def _begin_anew(self, client: Client) -> None:
+        """What was not confirmed is said again, in a session that knows nothing of the one before."""
+        client.must_begin_anew = client.is_resuming = False
+        client.began = client.sent = client.committed
+        client.finals_before = len(client.finals)
+        client.connections += 1
+        if client.frontend is not None:
+            client.frontend.disconnected(client, is_noticed=False)
+        client.frontend = None
+        self._connect(client)
 
     def speak(self, name: str, seconds: float, frame_ms: int, speed: float, at: float) -> Client:
         """A client that speaks `seconds` of audio in frames of `frame_ms`, `speed` times as fast as real time."""
@@ -214,21 +272,24 @@ class World:
         if alive:
             client.frontend = self.random.choice(alive)
             client.frontend.connect(client)
-            self._talk(client)
+            self._talk(client, client.connections)
         else:
             client.terminal = e.Error("going-away", "no frontend listens")
 
-    def _talk(self, client: Client) -> None:
-        if client.over or client.frontend is None:
+    def _talk(self, client: Client, connection: int) -> None:
+        if client.over or client.frontend is None or connection != client.connections:
             return
-        if client.frontend.wants(client):
+        if client.must_begin_anew:
+            self._begin_anew(client)
+            return
+        if client.frontend.wants(client) and not client.is_resuming:
             if client.sent >= len(client.samples):
                 client.frontend.from_client(client, e.Stop())
                 return
             frame = client.samples[client.sent : client.sent + client.frame_samples]
             client.sent += len(frame)
             client.frontend.from_client(client, e.Audio(frame.tobytes()))
-        self.after(client.frame_samples / 16000 / client.speed, lambda: self._talk(client))
+        self.after(client.frame_samples / 16000 / client.speed, lambda: self._talk(client, connection))
 
 
 class SimBroker:
@@ -367,17 +428,33 @@ class SimFrontend(SimProcess):
     def crash(self) -> None:
         if self.alive:
             super().crash()
-            for client in self.clients.values():
-                if not client.over:
-                    client.terminal = e.Error("going-away", "connection reset")
+            for client in list(self.clients.values()):
+                if not client.over and client.frontend is self:
+                    self.world.broken(client, is_noticed=False)
 
     def connect(self, client: Client) -> None:
-        client.session = f"{client.name}@{self.identity.decode()}"
+        client.session = f"{client.name}.{client.connections}"
+        self._start(client, e.Start(resumable=True))
+
+    def resume(self, client: Client) -> None:
+        self._perform(self.core.client(client.session, e.Detach(), self.world.now))  # should it be here still
+        resume = e.Resume(client.session, len(client.finals) - client.finals_before)
+        self._start(client, e.Start(resumable=True, resume=resume))
+
+    def disconnected(self, client: Client, *, is_noticed: bool) -> None:
+        self.clients.pop(client.session, None)
+        if is_noticed:
+            self.from_client(client, e.Detach())
+
+    def _start(self, client: Client, start: e.Start) -> None:
         self.clients[client.session] = client
         try:
-            self._perform(self.core.start(client.session, e.Start(), self.world.now))
+            self._perform(self.core.start(client.session, start, self.world.now))
         except AsrError as error:
-            client.deliver(e.Error.of(error))
+            if start.resume is None:
+                client.deliver(e.Error.of(error))
+            else:
+                self.world.broken(client, is_noticed=False)
 
     def from_client(self, client: Client, event: e.ClientEvent) -> None:
         if self.alive:
@@ -402,8 +479,8 @@ class SimFrontend(SimProcess):
         for command in commands:
             match command:
                 case Deliver():
-                    client = self.clients[command.session]
-                    if not client.vanished:
+                    client = self.clients.get(command.session)
+                    if client is not None and not client.vanished:
                         client.deliver(command.event)
                 case ToBroker():
                     self._flush()
@@ -434,8 +511,14 @@ class SimWorker(SimProcess):
         self.core = WorkerSessions(self.name, self.engine.spec, self.world.now)
         self._jobs: list[OpenSlot | CloseSlot | list[Chunk]] = []
         self._stepping = False
+        self._frozen_until = 0.0
+
+    def freeze(self) -> None:
+        self._frozen_until = self.world.now + self.world.random.uniform(0.5, 6.0)
 
     def tick(self) -> float:
+        if self.world.now < self._frozen_until:
+            return self._frozen_until
         self._perform(self.core.tick(self.world.now))
         self._step()
         return min(self.core.next_deadline(), self.world.now + 0.1)
@@ -445,9 +528,12 @@ class SimWorker(SimProcess):
             self._perform(self.core.drain(self.world.now))
 
     def from_broker(self, parts: list[bytes]) -> None:
+        if self.world.now < self._frozen_until:
+            self.world.after(self._frozen_until - self.world.now, partial(self._thaw, self.incarnation, parts))
+            return
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else b""
-        setup = wire.decode_setup(body) if isinstance(message, m.Grant) else None
+        setup = wire.decode_setup(body) if isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if isinstance(message, m.Bundle) else []
         self._perform(self.core.handle(message, setup, frames, self.world.now))  # type: ignore[arg-type]
         self._step()
@@ -476,7 +562,15 @@ class SimWorker(SimProcess):
                 incarnation = self.incarnation
                 self.world.after(took_s, lambda: self._stepped(incarnation, chunks, outputs, took_s))
 
+    def _thaw(self, incarnation: int, parts: list[bytes]) -> None:
+        if self.alive and incarnation == self.incarnation:
+            self.from_broker(parts)
+
     def _stepped(self, incarnation: int, chunks: list[Chunk], outputs: list[Output], took_s: float) -> None:
+        if self.world.now < self._frozen_until:
+            left_s = self._frozen_until - self.world.now
+            self.world.after(left_s, partial(self._stepped, incarnation, chunks, outputs, took_s))
+            return
         if self.alive and incarnation == self.incarnation:
             self._stepping = False
             self.core.stepped(chunks, outputs, took_s)
@@ -521,7 +615,7 @@ def run_seed(seed: int, faults: Faults, clients: int = 8, storm_s: float = 20.0)
             assert " ".join(client.finals) == transcript(client.samples), client.name
         elif isinstance(client.terminal, e.Error):
             assert client.terminal.slug in SERVICE_SLUGS, client.terminal
-    world.run(world.now + 15.0)
+    world.run(world.now + 45.0)  # longer than a lease waits for its client
     assert world.broker is not None and not world.broker.core.leases, "a lease leaks"
     assert len(world.broker.core.workers) == len(world.workers)
     for frontend in world.frontends:

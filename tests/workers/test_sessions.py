@@ -13,6 +13,7 @@ from asr_proto import messages as m
 from asr_proto.errors import BadRequest
 from asr_workers.engines.base import Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
 from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
+from asr_workers.session import FINALS_KEPT
 from asr_workers.sessions import REGISTER_S, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
 
 CHUNK = 960
@@ -489,3 +490,72 @@ def test_each_lease_hears_its_own_text_and_no_other(moves: Sequence[tuple[int, i
             assert m.Ended(lease) in heard
         else:
             assert whole.startswith(" ".join(texts))
+
+
+# ---- Clients that come back ----
+
+
+def final(slot: int, end: int) -> Hypothesis:
+    return Hypothesis(slot, f"until {end}", end - CHUNK, end, "length", snapshot=Snapshot(end, b"state"))
+
+
+def transfer(bench: Bench, utterance: int, frontend: bytes = F2) -> list[Command]:
+    return bench.tell(m.Transfer(1, 2, 0, "s", frontend, utterance), SETUP)
+
+
+def test_a_transferred_session_begins_anew_from_its_last_commit(bench: Bench) -> None:
+    """The client hears the finals that it missed, and says again what came after the commit."""
+    bench.hold(1, 0)
+    for number in range(3):
+        bench.audio(1, first=number * CHUNK)
+        bench.step(final(0, (number + 1) * CHUNK))
+    bench.audio(1, 100, first=3 * CHUNK)
+    bench.heard()
+    commands = transfer(bench, utterance=1)
+    snapshot = Snapshot(3 * CHUNK, b"state")
+    assert commands == [CloseSlot(1, 0), OpenSlot(2, 0, SlotOptions("en", True), snapshot)]
+    ((bundle, frames),) = bench.core.outgoing()
+    assert bundle == m.Bundle(F2, (2,))
+    assert frames[0] == m.Resumed(2, m.Commit(3 * CHUNK, 3, b"state"))
+    assert [(frame.lease, frame.utterance) for frame in frames[1:] if isinstance(frame, m.Final)] == [(2, 1), (2, 2)]
+    assert bench.core.closed(0, 1) == [Send(m.Closed(1))]
+    bench.core.opened(0, 2)
+    bench.audio(2, first=3 * CHUNK)
+    bench.step(final(0, 4 * CHUNK))
+    assert [frame.utterance for frame in bench.heard() if isinstance(frame, m.Final)] == [3]
+
+
+def test_a_session_that_has_said_nothing_yet_begins_at_its_beginning(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.audio(1)
+    bench.heard()
+    assert transfer(bench, utterance=0)[-1] == OpenSlot(2, 0, SlotOptions("en", True), None)
+    assert bench.heard() == [m.Resumed(2, None)]
+
+
+def test_what_the_old_lease_still_says_is_not_heard(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.audio(1)
+    chunks = bench.core.batch()
+    transfer(bench, utterance=0)
+    bench.heard()
+    bench.core.stepped(chunks, [text(0)], 0.01)
+    assert bench.heard() == []
+
+
+def test_a_session_that_is_not_here_cannot_be_transferred(bench: Bench) -> None:
+    transfer(bench, utterance=0)
+    (failed,) = bench.heard()
+    assert isinstance(failed, m.Failed) and (failed.lease, failed.slug) == (2, "resume-unavailable")
+    assert bench.tell(m.Release(2)) == [CloseSlot(2, 0)]
+
+
+def test_finals_are_kept_only_so_long(bench: Bench) -> None:
+    bench.hold(1, 0)
+    for number in range(FINALS_KEPT + 1):
+        bench.audio(1, first=number * CHUNK)
+        bench.step(final(0, (number + 1) * CHUNK))
+    bench.heard()
+    transfer(bench, utterance=0)
+    (failed,) = bench.heard()
+    assert isinstance(failed, m.Failed) and failed.slug == "resume-unavailable"

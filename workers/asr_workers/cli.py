@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from asr_proto import settings
+from asr_proto import curve, settings
 from asr_proto.supervised import watch_parent
 from asr_workers.engines import registry
 from asr_workers.worker import Worker, WorkerConfig, signals
@@ -39,6 +39,7 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 @click.option(
     "--broker", type=settings.ENDPOINT, help="The broker's side for workers.  [default: ipc://RUN_DIR/workers.ipc]"
 )
+@settings.link_options
 @click.option("--slots", type=click.IntRange(min=1), help="Sessions served at once.  [default: the engine's]")
 @click.option(
     "--update-ms",
@@ -60,6 +61,9 @@ def main(
     device: str,
     name: str | None,
     broker: str | None,
+    curve_key: Path | None,
+    curve_server_key: Path | None,
+    insecure: bool,
     slots: int | None,
     update_ms: int | None,
     threads: int | None,
@@ -72,9 +76,11 @@ def main(
     Start one worker per GPU, FPGA card or CPU share. It loads its engine, registers with the broker and serves until
     SIGTERM, then finishes the sessions it holds.
     """
+    endpoint = broker or settings.workers_endpoint(run_dir)
     config = WorkerConfig(
-        broker=broker or settings.workers_endpoint(run_dir),
+        broker=endpoint,
         name=name or f"{socket.gethostname()}-{os.getpid()}",
+        keys=curve.peer_keys(endpoint, curve_key, curve_server_key, insecure=insecure),
         metrics=str(metrics) if metrics else None,
         drain_s=drain_s,
     )

@@ -6,13 +6,16 @@ It knows neither the engine nor the broker: it is told what arrived and what a s
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import cast
 
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_int16
-from asr_proto.errors import DecodeError, LimitExceeded, OutOfOrder
+from asr_proto.errors import BadRequest, DecodeError, LimitExceeded, OutOfOrder
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, Snapshot, Voice
 
+FINALS_KEPT = 64
+"""For a client that comes back: what it may have missed."""
 QUEUED_SAMPLES_MAX = 180 * SAMPLE_RATE
 """A frontend keeps to its credit, far below this; beyond it the session fails."""
 
@@ -24,6 +27,10 @@ class Session:
         self.lease, self.slot, self.frontend = grant.lease, grant.slot, grant.frontend
         self.setup = setup
         self.taken = self.done = setup.commit.samples if setup.commit else 0
+        self.commit = setup.commit
+        """The last one."""
+        self.finals: deque[m.Final] = deque(maxlen=FINALS_KEPT)
+        """The last ones."""
         self._utterance = setup.commit.utterance if setup.commit else 0
         self._chunk_samples = chunk_samples
         self._queue: deque[bytes] = deque()
@@ -61,6 +68,16 @@ class Session:
         before, self.taken = self.taken, self.taken + samples
         self._queued += samples
         return self._progress_after(before, self.taken)
+
+    # ---- A client that comes back ----
+
+    def resume(self, before: Session, utterance: int) -> list[m.FrameOut]:
+        """What comes first under this lease, which continues `before`. Raises BadRequest if it no longer can."""
+        self.finals.extend(replace(final, lease=self.lease) for final in before.finals)
+        missed = [final for final in self.finals if final.utterance >= utterance]
+        if len(missed) != max(0, self._utterance - utterance):
+            raise BadRequest("too much was said since", slug="resume-unavailable")
+        return [m.Resumed(self.lease, self.commit), *missed]
 
     # ---- Chunks ----
 
@@ -115,7 +132,7 @@ class Session:
 
     def _final(self, output: Hypothesis) -> m.Final:
         utterance, self._utterance = self._utterance, self._utterance + 1
-        return m.Final(
+        final = m.Final(
             self.lease,
             utterance,
             output.text,
@@ -126,6 +143,8 @@ class Session:
             output.words,
             self._commit(cast(Snapshot, output.snapshot)),
         )
+        self.finals.append(final)
+        return final
 
     def _drained(self) -> list[m.FrameOut]:
         assert self._draining and not self._in_step
@@ -136,7 +155,8 @@ class Session:
         return [self._progress(None), m.Ended(self.lease)]
 
     def _commit(self, snapshot: Snapshot) -> m.Commit:
-        return m.Commit(snapshot.sample, self._utterance, snapshot.state)
+        self.commit = m.Commit(snapshot.sample, self._utterance, snapshot.state)
+        return self.commit
 
     def _progress(self, commit: m.Commit | None) -> m.Progress:
         return m.Progress(self.lease, self.taken, self.done, commit)

@@ -7,11 +7,11 @@ engine* when the step ran (`speaking`), not to the one that holds it now: a reus
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asr_proto import messages as m
 from asr_proto.audio import SAMPLE_RATE
-from asr_proto.errors import PeerError
+from asr_proto.errors import BadRequest, PeerError
 from asr_workers.batcher import Batcher
 from asr_workers.engines.base import Chunk, Output, SlotOptions, Snapshot
 from asr_workers.load import LoadMeter
@@ -91,6 +91,8 @@ class Sessions:
                 return [Quit(message.detail)]
             case m.Grant() if setup is not None:
                 return self._granted(message, setup)
+            case m.Transfer() if setup is not None:
+                return self._transferred(message, setup)
             case m.Release() | m.Stale():
                 return self._release(message.lease)
             case m.Bundle():
@@ -197,6 +199,21 @@ class Sessions:
         self._batcher.open(grant.slot)
         snapshot = Snapshot(setup.commit.samples, setup.commit.state) if setup.commit else None
         return [OpenSlot(grant.lease, grant.slot, SlotOptions(setup.language, setup.partials), snapshot)]
+
+    def _transferred(self, transfer: m.Transfer, setup: m.Setup) -> list[Command]:
+        """The slot begins anew from the last commit: whatever came after it, its client says again."""
+        before = self._sessions.get(transfer.from_lease)
+        closing = self._release(transfer.from_lease)
+        grant = m.Grant(transfer.lease, transfer.slot, transfer.session, transfer.frontend)
+        opening = self._granted(grant, replace(setup, commit=before.commit if before else None))
+        session = self._sessions[transfer.lease]
+        try:
+            if before is None or before.failed:
+                raise BadRequest("the session is not here any more", slug="resume-unavailable")
+            self._post(session, session.resume(before, transfer.utterance))
+        except BadRequest as error:
+            self._fail(session, error)
+        return [*closing, *opening]
 
     def _release(self, lease: int) -> list[Command]:
         session = self._sessions.pop(lease, None)

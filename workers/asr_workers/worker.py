@@ -16,8 +16,8 @@ from typing import Any
 import structlog
 import zmq
 
+from asr_proto import curve, wire
 from asr_proto import messages as m
-from asr_proto import wire
 from asr_proto.errors import DecodeError, SetupError
 from asr_proto.metrics import MetricsServer
 from asr_workers import engine_thread as et
@@ -39,6 +39,8 @@ class WorkerConfig:
     broker: str
     """ZeroMQ endpoint of the broker's side for workers."""
     name: str
+    keys: curve.PeerKeys | None = None
+    """For a broker on another host."""
     metrics: str | None = None
     """HOST:PORT of the Prometheus endpoint, or None."""
     drain_s: float = 30.0
@@ -54,7 +56,8 @@ class Worker:
         for end in (self._wake, self._waker):
             end.setblocking(False)
         self._context: zmq.Context[Any] = zmq.Context()
-        self._link = self._connect(config.broker)
+        self._link = self._socket()
+        self._dialer = curve.Dialer(self._link, config.broker, config.keys)
         self._sessions = Sessions(config.name, engine.spec, time.monotonic())
         self._collector = WorkerCollector(config.name)
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
@@ -93,6 +96,7 @@ class Worker:
             log.info("draining", sessions=len(self._sessions))
             self._perform(self._sessions.drain(now))
         if self._sessions.next_deadline() <= now:
+            self._dialer.poll(now)
             self._perform(self._sessions.tick(now))
             self._collector.latest = Snapshot.of(self._sessions, self._spec)
         if self._stop_at is not None and self._stop_at <= now:
@@ -130,16 +134,12 @@ class Worker:
 
     # ---- The link ----
 
-    def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
+    def _socket(self) -> zmq.Socket[bytes]:
         link: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         link.setsockopt(zmq.IDENTITY, b"W" + secrets.token_bytes(8))
         link.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
         link.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
         link.setsockopt(zmq.LINGER, LINGER_MS)
-        try:
-            link.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise SetupError(f"cannot connect to {endpoint}: {error}") from error
         return link
 
     def _receive(self) -> None:
@@ -158,7 +158,7 @@ class Worker:
     def _decoded(self, parts: list[bytes]) -> list[Command]:
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else None
-        setup = wire.decode_setup(body) if body is not None and isinstance(message, m.Grant) else None
+        setup = wire.decode_setup(body) if body is not None and isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if body is not None and isinstance(message, m.Bundle) else ()
         if isinstance(message, m.Welcome):
             log.info("registered", broker=message.boot)
@@ -205,6 +205,7 @@ class Worker:
         self._engine.stop()
         if self._metrics:
             self._metrics.close()
+        self._dialer.close()
         self._link.close()
         self._context.term()
         self._wake.close()

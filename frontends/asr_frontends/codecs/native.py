@@ -16,6 +16,7 @@ from asr_frontends.events import (
     Notice,
     Progress,
     Ready,
+    Resume,
     ServiceEvent,
     Start,
     Stop,
@@ -24,10 +25,11 @@ from asr_frontends.resample import Resampler
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
 from asr_proto.errors import BadRequest, DecodeError, OutOfOrder
 from asr_proto.messages import Final, Flushed, Partial, Word
+from asr_proto.schema import INT_MAX
 
 PATH = "/v1/stream"
 RATE_MIN, RATE_MAX = 8_000, 192_000
-NAME_MAX, MARKER_MAX = 128, 256
+NAME_MAX, MARKER_MAX, SESSION_MAX = 128, 256, 64
 CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -73,8 +75,6 @@ class NativeCodec:
     def _on_start(self, message: dict[str, Any]) -> list[ClientEvent]:
         if self._start is not None:
             raise OutOfOrder("a second start")
-        if message.get("resume") is not None:
-            raise BadRequest("sessions cannot be resumed yet: start a new one", slug="resume-unavailable")
         self._rate = _rate(message.get("sample_rate", SAMPLE_RATE))
         if self._rate != SAMPLE_RATE:
             self._resampler = Resampler(self._rate)
@@ -82,7 +82,7 @@ class NativeCodec:
         if not isinstance(partials, bool):
             raise DecodeError("partials is a boolean")
         model, language = (_string(message, field, NAME_MAX, "") for field in ("model", "language"))
-        self._start = Start(model, language, partials)
+        self._start = Start(model, language, partials, resumable=True, resume=_resume(message.get("resume")))
         return [self._start]
 
     def _audio(self, data: bytes) -> list[ClientEvent]:
@@ -117,8 +117,7 @@ class NativeCodec:
             case Flushed():
                 return [_text("flushed", marker=event.marker)]
             case Progress():
-                committed = event.committed * self._rate // SAMPLE_RATE
-                return [_text("ack", samples=self._samples, committed=min(committed, self._samples))]
+                return [_text("ack", samples=self._samples, committed=self._at_client(event.committed))]
             case Notice():
                 return [_text(event.kind)]
             case Bye():
@@ -129,14 +128,17 @@ class NativeCodec:
 
     def _ready(self, event: Ready) -> str:
         assert self._start is not None
-        return _text(
-            "ready",
-            session=event.session,
-            model=event.model,
-            language=self._start.language or "en",
-            sample_rate=self._rate,
-            engine=event.engine,
-        )
+        fields: dict[str, Any] = {
+            "session": event.session,
+            "model": event.model,
+            "language": self._start.language or "en",
+            "sample_rate": self._rate,
+            "engine": event.engine,
+        }
+        if event.from_sample is not None:
+            self._samples = event.from_sample * self._rate // SAMPLE_RATE
+            fields |= {"resumed": True, "from_sample": self._samples}
+        return _text("ready", **fields)
 
     def _hypothesis(self, event: Partial | Final) -> str:
         fields: dict[str, Any] = {
@@ -149,12 +151,16 @@ class NativeCodec:
         self._seq += 1
         if isinstance(event, Partial):
             return _text("partial", **fields)
-        fields["endpoint"] = event.endpoint
+        fields |= {"endpoint": event.endpoint, "committed": self._at_client(event.commit.samples)}
         if event.confidence is not None:
             fields["confidence"] = round(event.confidence, 4)
         if event.words is not None:
             fields["words"] = [_word(word) for word in event.words]
         return _text("final", **fields)
+
+    def _at_client(self, sample: int) -> int:
+        """A sample of ours as the client counts them: never beyond what it has sent."""
+        return min(sample * self._rate // SAMPLE_RATE, self._samples)
 
     def _error(self, event: Error) -> list[Frame]:
         fields: dict[str, Any] = {"code": event.slug, "message": event.detail or event.slug}
@@ -198,6 +204,17 @@ def _string(message: dict[str, Any], field: str, length_max: int, default: str |
     if not isinstance(value, str) or len(value) > length_max or not value.isprintable():
         raise DecodeError(f"{field} is a printable string of at most {length_max} characters")
     return value
+
+
+def _resume(value: Any) -> Resume | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or type(value.get("finals")) is not int or value["finals"] < 0:
+        raise DecodeError("resume is an object with the session and how many finals of it have come")
+    session = _string(value, "session", SESSION_MAX)
+    if not session.isalnum() or value["finals"] > INT_MAX:
+        raise BadRequest("no such session", slug="resume-unavailable")
+    return Resume(session, value["finals"])
 
 
 def _rate(value: Any) -> int:

@@ -31,8 +31,8 @@ class Receiver(Protocol):
     def on_writable(self) -> None:
         """`can_write` is true again."""
 
-    def on_gone(self) -> None:
-        """The client is gone. May be said more than once."""
+    def on_gone(self, *, broken: bool) -> None:
+        """The client is gone; `broken`: without a word. May be said more than once, and the first is right."""
 
 
 class Transport(Protocol):
@@ -71,6 +71,7 @@ class Connection:
         self._session: str | None = None
         self._outbox: list[_Outgoing] = []
         self._outbox_bytes = 0
+        self._broken = False
         self._close: Close | None = None
         """Set when the last frame is in the outbox: nothing is said or heard after it."""
         loop = asyncio.get_running_loop()
@@ -94,7 +95,7 @@ class Connection:
         finally:
             start_by.cancel()
             if self._session is not None:
-                self._frontend.client(self._session, e.Abort())
+                self._frontend.client(self._session, e.Detach() if self._broken else e.Abort())
 
     async def refuse(self, error: AsrError) -> None:
         """Serve nothing: say why, and close."""
@@ -149,7 +150,9 @@ class Connection:
             self._transport.write(frame)
         self._end_if_written()
 
-    def on_gone(self) -> None:
+    def on_gone(self, *, broken: bool) -> None:
+        if not self._over.done():
+            self._broken = broken
         self._close = None
         _finish(self._ending)
         _finish(self._over)

@@ -25,6 +25,7 @@ from asr_frontends.servers.openai import OpenAiLimits
 from asr_frontends.servers.protocols import Http
 from asr_frontends.servers.websocket import WebSocket
 from asr_frontends.session import Limits
+from asr_proto.curve import PeerKeys
 from asr_proto.errors import SetupError
 
 log = structlog.get_logger()
@@ -49,6 +50,8 @@ class FrontendConfig:
     listen: tuple[str, ...]
     """HOST:PORT, any number."""
     limits: Limits
+    curve: PeerKeys | None = None
+    """For a broker on another host."""
     reuse_port: bool = False
     """Share the ports with other frontends."""
     message_bytes_max: int = 1_048_576
@@ -106,7 +109,7 @@ async def serve(config: FrontendConfig) -> None:
     keyfile = KeyFile(config.keys) if config.keys else None
     gate = Gate(_rules(config, keyfile))
     sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
-    frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max)
+    frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max, config.curve)
     webrtc = webrtc_extra.peers(frontend, gate)
     routes = [*openai.routes(frontend, config.openai), *parakeet.routes(), *webrtc.routes(config.webrtc_path)]
     app = App(frontend, gate, Amira(frontend, config.amira), routes)

@@ -95,7 +95,7 @@ class DataChannelTransport:
         self._ended.set()
         self._taken.set()
         if self._receiver is not None:
-            self._receiver.on_gone()
+            self._receiver.on_gone(broken=True)
 
     def _on_taken(self) -> None:
         self._taken.set()
@@ -108,7 +108,7 @@ class DataChannelTransport:
         self._receiver = receiver
         self._hand_over()
         if self._ended.is_set():
-            receiver.on_gone()
+            receiver.on_gone(broken=True)
 
     def pause(self) -> None:
         self._is_paused = True

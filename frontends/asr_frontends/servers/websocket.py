@@ -47,7 +47,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         while not self.queue.empty():
             message: dict[str, Any] = self.queue.get_nowait()  # type: ignore[assignment]
             if message["type"] == "websocket.disconnect":
-                receiver.on_gone()
+                receiver.on_gone(broken=True)
             else:
                 receiver.on_frame(message["text"] if "text" in message else message["bytes"])
         if not self._is_paused and self.read_paused:
@@ -93,7 +93,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._gone()
+        self._gone(broken=True)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -129,11 +129,11 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def handle_close(self, event: LibraryFrame) -> None:
         super().handle_close(event)
-        self._gone()
+        self._gone(broken=False)
 
     def handle_parser_exception(self) -> None:
         super().handle_parser_exception()
-        self._gone()
+        self._gone(broken=False)
 
     # ---- Private ----
 
@@ -162,9 +162,9 @@ class WebSocket(WebSocketsSansIOProtocol):
         if held:
             super().data_received(held)
 
-    def _gone(self) -> None:
+    def _gone(self, *, broken: bool) -> None:
         if self._receiver is not None:
-            self._receiver.on_gone()
+            self._receiver.on_gone(broken=broken)
 
 
 def _text(payload: bytes) -> str | None:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from asr_client.dialects import DIALECTS
 from asr_ops.bench import audio, compare, history, html, processes, report, run, scenario, search
+from asr_ops.bench.micro.command import micro
 from asr_ops.bench.options import FAKE, Options, check, ring
 from asr_proto import settings
 from asr_proto.errors import AsrError, SetupError
@@ -36,9 +37,9 @@ def _pace(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
 @click.group(
     "asr bench",
     cls=Bench,
-    commands={"compare": compare.compare},
+    commands={"compare": compare.compare, "micro": micro},
     invoke_without_command=True,
-    subcommand_metavar="[compare A.json B.json]",
+    subcommand_metavar="[compare A.json B.json | micro]",
     context_settings={"show_default": True, "max_content_width": 100},
 )
 @click.option(
@@ -162,6 +163,7 @@ def bench(
         asr bench --url ws://host:8000 --file speech.wav --json figures.json --html figures.html
         asr bench --scenario ops/bench/scenarios/churn.toml
         asr bench compare before.json after.json            what became better, what worse
+        asr bench micro                                     what each part costs, alone
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -19,6 +19,7 @@ from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Outpu
 CHUNK_SAMPLES = 960
 WORD_SAMPLES = 4000
 UTTERANCE_WORDS = 4
+STEP_S_MIN = 0.05
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
@@ -75,6 +76,7 @@ class FakeEngine:
             chunk_samples=CHUNK_SAMPLES,
             uncommitted_s_max=WORD_SAMPLES * UTTERANCE_WORDS / 16000,
             device="none",
+            step_s_p99=max(STEP_S_MIN, (config.step_ms + config.chunk_ms * config.slots) / 1000),
         )
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:

@@ -1,0 +1,263 @@
+"""The broker's door to other hosts: CURVE on its listening sockets, and who may come in.
+
+Keys are files and are read again when they change (`poll`, about once a second). libzmq asks about a key (ZAP, RFC 27)
+during the handshake only, and takes the server's pair when it binds, so a change means:
+
+- allowed later: the peer's next dialling succeeds; taken off the list: `Side.revoke` cuts its connection.
+- a new server pair: a further listener with it takes all new connections to the same port; connections made through
+  the old listener live on. Unbinding that would end them.
+
+An unreadable list, an empty one and a damaged file let nobody in. Decides nothing about sessions.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import time
+from array import array
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+import zmq
+from zmq.utils import z85
+
+from asr_proto import certificates, settings
+from asr_proto.certificates import Pair
+from asr_proto.curve import FAILURES, BrokerKeys, Seldom
+from asr_proto.errors import SetupError
+
+log = structlog.get_logger()
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+ZAP_VERSION = b"1.0"
+BACKLOG = 1024
+UNKNOWN = "unknown"
+NAMELESS_MAX = 3
+"""Failures without an address in a row before one of them is reported as it is."""
+EVENTS = FAILURES | zmq.EVENT_ACCEPTED
+"""What `note` wants to hear of a listening socket, besides its disconnects."""
+FAULTS = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "without a key",
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "that expects another server key",
+}
+SO_ATTACH_REUSEPORT_CBPF = 51  # of Linux; the module socket has no name for it
+BPF_RETURN_CONSTANT = 0x06
+
+
+class Door:
+    """Guards all tcp endpoints of one ZeroMQ context. Must be made before the first of them listens."""
+
+    def __init__(self, context: zmq.Context[Any], keys: BrokerKeys) -> None:
+        self._keys = keys
+        self._pair = certificates.load_pair(keys.own)
+        self._pair_seen = _seen(keys.own)
+        self._allowed: dict[bytes, str] = {}
+        self._allowed_seen: Any = None
+        self._entrances: list[_Entrance] = []
+        self._seldom = Seldom()
+        self.zap = context.socket(zmq.REP)
+        self.zap.setsockopt(zmq.LINGER, 0)
+        self.zap.bind(ZAP_ENDPOINT)
+        self._read_allowed()
+        if not self._allowed:
+            log.warning("the allow-list is empty: nobody is let in", allow=str(keys.allow))
+
+    # ---- Listening ----
+
+    def listen(self, router: zmq.Socket[Any], endpoint: str) -> None:
+        """Bind a socket that takes allowed keys only. Raises SetupError."""
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt(zmq.ZAP_DOMAIN, endpoint.encode())
+        # Without an answer from ZAP nobody is let in; libzmq's default is everybody.
+        router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        entrance = _Entrance(router, endpoint)
+        entrance.open(self._pair)
+        self._entrances.append(entrance)
+
+    # ---- Who may come in ----
+
+    def answer(self) -> None:
+        """Answer the handshakes that wait for a verdict."""
+        with suppress(zmq.Again):
+            while True:
+                self._judge(self.zap.recv_multipart(zmq.DONTWAIT))
+
+    def allows(self, key: bytes) -> bool:
+        return key in self._allowed
+
+    def _judge(self, request: list[bytes]) -> None:
+        _version, number, domain, address, _identity, mechanism, *credentials = request
+        key = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
+        verdict = (b"200", b"OK", key) if self.allows(key) else (b"400", b"unknown key", b"")
+        self.zap.send_multipart([ZAP_VERSION, number, *verdict, b""])
+        who = {"address": address.decode(), "key": key.decode(), "endpoint": domain.decode()}
+        if self.allows(key):
+            log.info("let in", name=self._allowed[key], **who)
+        elif self._seldom.due(("key", address, key), time.monotonic()):
+            log.error("refused an unknown key", **who)
+
+    # ---- Changes of the files ----
+
+    def poll(self) -> bool:
+        """Read again what changed; whether the allow-list did."""
+        self._read_pair()
+        return self._read_allowed()
+
+    def _read_pair(self) -> None:
+        seen = _seen(self._keys.own)
+        if seen == self._pair_seen:
+            return
+        self._pair_seen = seen
+        try:
+            pair = certificates.load_pair(self._keys.own)
+            if pair.public != self._pair.public:
+                for entrance in self._entrances:
+                    entrance.open(pair)
+                self._pair = pair
+                log.info("new connections need the new server key", key=pair.public.decode())
+        except SetupError as error:
+            log.error("the server key stays what it was", reason=error.detail)
+
+    def _read_allowed(self) -> bool:
+        files = list(certificates.public_keys(self._keys.allow))
+        seen = [(file, _seen(file)) for file in files]
+        if seen == self._allowed_seen:
+            return False
+        self._allowed_seen = seen
+        self._allowed = dict(filter(None, map(_allowed, files)))
+        log.info("allow-list read", keys=len(self._allowed), allow=str(self._keys.allow))
+        return True
+
+    def close(self) -> None:
+        """Release the sockets; the listening ones are closed with theirs."""
+        self.zap.close()
+
+
+class Watch:
+    """Handshakes that failed before a key was shown, out of one socket's monitor; said seldom, with the address."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[int, str] = {}
+        self._failure: str | None = None
+        self._nameless = 0
+        self._seldom = Seldom()
+
+    def note(self, event: dict[str, Any]) -> None:
+        """One event. A failure does not say of which connection, but its end comes next and does."""
+        kind, value = event["event"], event["value"]
+        if kind == zmq.EVENT_ACCEPTED:
+            self._addresses[value] = peer_address(value)
+        elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self._failure = f"refused a peer {FAULTS.get(value, 'that breaks the protocol')}"
+        elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._failure = "a peer broke off its handshake: no key, another server key, or no peer at all"
+        elif kind == zmq.EVENT_DISCONNECTED:
+            self._ended(self._addresses.pop(value, UNKNOWN))
+
+    def _ended(self, address: str) -> None:
+        failure, self._failure = self._failure, None
+        if not failure:
+            return
+        # A connection may be gone before it is looked at. Peers dial again: an address is worth a second or two.
+        self._nameless = self._nameless + 1 if address == UNKNOWN else 0
+        if self._nameless in range(1, NAMELESS_MAX):
+            return
+        self._nameless = 0
+        if self._seldom.due((failure, address.rpartition(":")[0]), time.monotonic()):
+            log.error(failure, address=address)
+
+
+class _Entrance:
+    """One endpoint of one ROUTER, with a listener for every server pair that it has had."""
+
+    def __init__(self, router: zmq.Socket[Any], endpoint: str) -> None:
+        self._router, self._endpoint = router, endpoint
+        self._listeners = 0
+
+    def open(self, pair: Pair) -> None:
+        """Take new connections with this pair. Raises SetupError, and then nothing has changed."""
+        listener = _listen(self._endpoint, again=self._listeners > 0)
+        try:
+            if self._listeners:
+                _steer(listener, self._listeners)
+        except OSError as error:
+            listener.close()
+            raise SetupError(f"this system needs a restart of the broker for a new key: {error}") from error
+        self._listeners += 1
+        self._router.curve_publickey, self._router.curve_secretkey = pair.public, pair.secret
+        self._router.setsockopt(zmq.USE_FD, listener.detach())
+        self._router.bind(self._endpoint)
+        self._router.setsockopt(zmq.USE_FD, -1)
+
+
+def _listen(endpoint: str, *, again: bool) -> socket.socket:
+    """A listening socket. The first one of a port is exclusive: another broker must not share it by mistake."""
+    address = settings.parse_address(endpoint.removeprefix("tcp://"))
+    host = "" if address.host == "*" else address.host
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if again:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, address.port))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise SetupError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+    return listener
+
+
+def _steer(listener: socket.socket, index: int) -> None:
+    """Have the kernel give all new connections of a shared port to its listener number `index`."""
+    if sys.platform != "linux":
+        raise OSError("only Linux steers connections between listeners")
+    program = array("B", struct.pack("HBBI", BPF_RETURN_CONSTANT, 0, 0, index))
+    header = struct.pack("HP", 1, program.buffer_info()[0])  # one instruction, and where it lies
+    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, header)
+
+
+def _allowed(file: Path) -> tuple[bytes, str] | None:
+    try:
+        return certificates.load_public(file), file.stem
+    except SetupError as error:
+        log.error("an allowed key cannot be used", reason=error.detail)
+        return None
+
+
+def _seen(path: Path) -> tuple[int, int, int] | None:
+    """Changes when the file does."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_ino, info.st_size
+
+
+# ---- Descriptors of connections ----
+
+
+def cut(descriptor: int) -> None:
+    """End a connection of ours that libzmq has no call for. One that has ended meanwhile is left alone."""
+    with suppress(OSError), _borrowed(descriptor) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def peer_address(descriptor: int) -> str:
+    """HOST:PORT at the other end; "unknown" when it has hung up already."""
+    try:
+        with _borrowed(descriptor) as connection:
+            host, port = connection.getpeername()[:2]
+    except OSError:
+        return UNKNOWN
+    return str(settings.Address(host, port))
+
+
+def _borrowed(descriptor: int) -> socket.socket:
+    """A second descriptor of the connection: closing it leaves libzmq's alone."""
+    return socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)

@@ -1,0 +1,161 @@
+"""The broker's shell with real sockets: what passes through it unchanged, and who is seen to go away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+from asr_broker.loop import Broker, BrokerConfig, Side
+from asr_broker.routing import Gone
+from asr_proto import messages as m
+from asr_proto import wire
+from asr_proto.errors import DecodeError
+
+SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
+WAIT_MS = 10_000
+
+
+class Pool:
+    """A broker in a thread, and sockets that play its peers."""
+
+    def __init__(self, run_dir: Path, stack: ExitStack) -> None:
+        self._at = {side: f"ipc://{run_dir}/{side}.ipc" for side in ("frontends", "workers", "control")}
+        self.broker = Broker(BrokerConfig(**self._at))
+        stack.callback(self.broker.close)
+        thread = threading.Thread(target=self.broker.run)
+        stack.callback(thread.join, 10)
+        stack.callback(self.broker.stop)
+        self._context: zmq.Context[Any] = stack.enter_context(zmq.Context())
+        self._stack = stack
+        thread.start()
+
+    def peer(self, side: str, identity: bytes) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._stack.enter_context(self._context.socket(zmq.DEALER))
+        socket.setsockopt(zmq.IDENTITY, identity)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(self._at[side])
+        return socket
+
+    def frontend(self, identity: bytes = b"F1") -> zmq.Socket[bytes]:
+        frontend = self.peer("frontends", identity)
+        frontend.send(wire.encode(m.RegisterFrontend(m.PROTOCOL_VERSION, "f")))
+        heard(frontend, m.Welcome)
+        return frontend
+
+    def worker(self, identity: bytes = b"W1") -> zmq.Socket[bytes]:
+        worker = self.peer("workers", identity)
+        worker.send(wire.encode(m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC)))
+        heard(worker, m.Welcome)
+        return worker
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    with ExitStack() as stack:
+        yield Pool(tmp_path, stack)
+
+
+def parts(peer: zmq.Socket[bytes]) -> list[bytes]:
+    assert peer.poll(WAIT_MS), "nothing came"
+    return peer.recv_multipart()
+
+
+def heard(peer: zmq.Socket[bytes], kind: type[Any]) -> Any:
+    """The next message of this kind."""
+    while not isinstance(message := wire.decode(parts(peer)[0]), kind):
+        pass
+    return message
+
+
+def pin(frontend: zmq.Socket[bytes], session: str = "s") -> m.Pinned:
+    frontend.send_multipart([wire.encode(m.Open(session, 0, "", "")), b"setup"])
+    pinned = heard(frontend, m.Pinned)
+    assert isinstance(pinned, m.Pinned)
+    return pinned
+
+
+def test_a_bundle_passes_byte_for_byte(pool: Pool) -> None:
+    """Also in an encoding that ours would not choose: what it says was checked, and nobody packs it anew."""
+    worker, frontend = pool.worker(), pool.frontend()
+    lease = pin(frontend).lease
+    heard(worker, m.Grant)
+    inward = b"\x93\x05" + msgpack.packb(b"W1") + b"\xdc\x00\x01" + msgpack.packb(lease)
+    assert wire.decode(inward) == m.Bundle(b"W1", (lease,))
+    assert inward != wire.encode(m.Bundle(b"W1", (lease,)))
+    body = bytes(100_000)
+    frontend.send_multipart([inward, body])
+    assert parts(worker) == [inward, body]
+    outward = wire.encode(m.Bundle(b"F1", (lease,)))
+    worker.send_multipart([outward, b"frames"])
+    assert parts(frontend) == [outward, b"frames"]
+
+
+def test_a_bundle_with_one_stale_lease_is_answered_and_passes(pool: Pool) -> None:
+    worker, frontend = pool.worker(), pool.frontend()
+    lease = pin(frontend).lease
+    heard(worker, m.Grant)
+    routing = wire.encode(m.Bundle(b"W1", (lease, lease + 1)))
+    frontend.send_multipart([routing, b"frames"])
+    assert heard(frontend, m.Stale) == m.Stale(lease + 1)
+    assert parts(worker) == [routing, b"frames"]
+
+
+def test_the_end_of_a_connection_is_seen_without_another_message(pool: Pool) -> None:
+    worker, frontend = pool.worker(), pool.frontend()
+    lease = pin(frontend).lease
+    worker.close()
+    assert heard(frontend, m.Lost) == m.Lost(lease, "worker-lost")
+
+
+def test_a_newcomer_is_not_taken_for_the_one_that_went(tmp_path: Path) -> None:
+    """The system gives the next connection the same descriptor: disconnects from before are heard of first."""
+    endpoint = f"ipc://{tmp_path}/side.ipc"
+    with zmq.Context() as context, closing(Side(context, endpoint)) as side:
+
+        def connected(identity: bytes) -> tuple[zmq.Socket[bytes], list[Gone]]:
+            socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+            socket.setsockopt(zmq.IDENTITY, identity)
+            socket.connect(endpoint)
+            socket.send(b"register")
+            assert side.socket.poll(WAIT_MS)
+            received = side.receive()
+            assert received is not None and received[0] == identity
+            return socket, side.connected(identity, received[1][0])
+
+        first, gone = connected(b"first")
+        assert gone == []
+        first.close()
+        assert side.monitor.poll(WAIT_MS)
+        second, gone = connected(b"second")
+        assert gone == [Gone(b"first")]
+        assert side.disconnected() == []
+        second.close()
+        assert side.monitor.poll(WAIT_MS)
+        assert side.disconnected() == [Gone(b"second")]
+
+
+def test_workers_come_and_go_and_the_last_one_stays(pool: Pool) -> None:
+    for number in range(30):
+        pool.worker(b"W%d" % number).close()
+    worker, frontend = pool.worker(b"W-stays"), pool.frontend()
+    while heard(frontend, m.Pool).workers != 1:
+        frontend.send(wire.encode(m.FrontendHeartbeat(())))
+    assert pin(frontend).worker == b"W-stays"
+    heard(worker, m.Grant)
+
+
+@pytest.mark.parametrize("junk", [[b""], [b"\xc1"], [b"", b""], [b"x"] * 50])
+def test_what_nobody_can_read_ends_nothing(pool: Pool, junk: list[bytes]) -> None:
+    with pytest.raises(DecodeError):
+        wire.decode(junk[0])
+    worker, frontend = pool.worker(), pool.frontend()
+    for peer in (worker, frontend):
+        peer.send_multipart(junk)
+    assert pin(frontend).worker == b"W1"

@@ -1,0 +1,169 @@
+"""Several hosts: a broker and a frontend on one, workers on two others, behind a real TCP that is slowed, lossy, cut.
+
+Skipped, with the reason, where namespaces cannot be made or a tool or kernel module is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.clients import Native, cut, expected, noise, paced
+from tests.e2e.keyring import Keyring
+from tests.e2e.network import Missing, Network
+from tests.e2e.service import Program, Service, eventually
+
+NOTICED_S = 8.0
+"""A silent link is given up after SILENT_MS and a ping or two (asr_proto.curve); a busy machine may be late."""
+pytestmark = pytest.mark.root
+
+
+class Hosts(Service):
+    """The pool over a network. Everything of this thread happens on the hub while it is open."""
+
+    def __init__(self, network: Network, keys: Keyring) -> None:
+        super().__init__()
+        self.network, self.keys = network, keys
+        self.workers: dict[str, Program] = {}
+
+    def _begin(self) -> None:
+        self.keys.make("broker")
+        names = ("frontend", "worker1", "worker2")
+        for name in names:
+            self.keys.make(name, allow=True)
+        hub = self.network.within("hub")
+        # The frontend is on the broker's host: it needs no key, its link is a path there.
+        self.broker = self.start("broker", *self.keys.broker(), within=hub)
+        frontend = self.start("frontend", "--listen=127.0.0.1:0", within=hub)
+        self.port = int(frontend.wait_for(r"listening .*\bport=(\d+)")[1])
+        for number in (1, 2):
+            self._add_worker(number)
+        for worker in self.workers.values():
+            worker.wait_for("registered")
+        self.wait_ready()
+
+    def _add_worker(self, number: int) -> None:
+        name = f"worker{number}"
+        self.keys.host = self.network.hub(number)
+        args = self.keys.worker(name, f"--name={name}")
+        self.workers[name] = self.start("worker", *args, name=name, within=self.network.within(f"host{number}"))
+
+    def host_of_the_session(self) -> str:
+        """The host of the worker that holds the one session."""
+        status = eventually(self.status, self.story)
+        (name,) = [worker.name for worker in status.workers if worker.sessions]
+        return f"host{name[-1]}"
+
+    def wait_workers(self, count: int) -> None:
+        eventually(lambda: (status := self.status()) and len(status.workers) == count, self.story)
+
+
+@contextmanager
+def made(network: Network, folder: Path) -> Iterator[Hosts]:
+    """Three hosts on the network, whole."""
+    with ExitStack() as exits:
+        try:
+            exits.enter_context(network)
+        except Missing as missing:
+            pytest.skip(str(missing))
+        exits.enter_context(network.inside("hub"))
+        yield exits.enter_context(Hosts(network, Keyring(folder, host="0.0.0.0", ports={"workers": 7101})))
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    with made(Network(), tmp_path) as hosts:
+        yield hosts
+
+
+def need(trouble: Callable[[], None]) -> None:
+    """Skip where this machine cannot make that trouble."""
+    try:
+        trouble()
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+def conversations(hosts: Hosts, count: int, seconds: float) -> list[Native]:
+    """So many sessions side by side, as fast as they are spoken, each with its own noise; their texts are exact."""
+    audio = [noise(seconds, seed=60 + number) for number in range(count)]
+    clients = [Native(hosts.url) for _ in audio]
+    frames = zip(*(cut(pcm, 6400) for pcm in audio), strict=True)
+    for together in paced(list(frames), 0.2):  # type: ignore[arg-type]
+        for client, frame in zip(clients, together, strict=True):
+            client.send(frame)  # type: ignore[arg-type]
+    for client, pcm in zip(clients, audio, strict=True):
+        client.stop()
+        client.__exit__()
+        assert client.text == expected(pcm)
+    return clients
+
+
+def undisturbed(clients: list[Native]) -> None:
+    """No session had to move."""
+    assert not [client for client in clients if client.of("migrating")]
+
+
+def test_words_are_exact_over_a_lossy_network(hosts: Hosts) -> None:
+    """Two packets of a hundred are lost, each way: TCP hides it, no session moves, both hosts do work."""
+    for host in ("host1", "host2"):
+        need(lambda host=host: hosts.network.lose(host, 2))  # type: ignore[misc]
+    undisturbed(conversations(hosts, 4, 4.0))
+    let_in = {line.split("address=")[1].split()[0] for line in hosts.broker.lines if "let in" in line}
+    assert let_in == {"10.231.1.2", "10.231.2.2"}
+
+
+def test_words_are_exact_over_a_slow_network(hosts: Hosts) -> None:
+    """30 ms each way, give or take 5, and a packet of a hundred lost: a path between cities."""
+    for host in ("host1", "host2"):
+        need(lambda host=host: hosts.network.slow(host, "delay", "30ms", "5ms", "loss", "1%"))  # type: ignore[misc]
+    undisturbed(conversations(hosts, 4, 4.0))
+    assert hosts.network.round_trip_s(1) > 0.045
+
+
+def test_words_are_exact_over_slow_cables(tmp_path: Path) -> None:
+    """The same on kernels without netem."""
+    with made(Network(delay_s=0.03, loss=0.01), tmp_path) as hosts:
+        undisturbed(conversations(hosts, 4, 4.0))
+        assert hosts.network.round_trip_s(1) > 0.055
+
+
+def test_a_session_leaves_a_host_that_is_cut_off(hosts: Hosts) -> None:
+    """No reset, no FIN: silence alone tells. The words stay exact, and the worker comes back when the network does."""
+    pcm = noise(9.1, seed=71)
+    with Native(hosts.url) as client:
+        client.send(pcm[:64_000])
+        client.until("final")
+        host = hosts.host_of_the_session()
+        since = len(hosts.workers[f"worker{host[-1]}"].lines)
+        need(lambda: hosts.network.partition(host))
+        start = time.monotonic()
+        client.send(pcm[64_000:128_000])
+        client.until("migrating")
+        assert time.monotonic() - start < NOTICED_S
+        client.send(pcm[128_000:])
+        client.stop()
+    assert client.text == expected(pcm)
+    hosts.wait_workers(1)
+    hosts.network.heal(host)
+    hosts.workers[f"worker{host[-1]}"].wait_for("registered", since)
+    hosts.wait_workers(2)
+    conversations(hosts, 2, 1.0)
+
+
+def test_an_idle_host_that_is_cut_off_is_noticed(hosts: Hosts) -> None:
+    """It has no work that could stand still: the link's own pings tell, before a session is sent there."""
+    start = time.monotonic()
+    need(lambda: hosts.network.partition("host1"))
+    hosts.wait_workers(1)
+    assert time.monotonic() - start < NOTICED_S
+    pcm = noise(1.0, seed=72)
+    with Native(hosts.url) as client:
+        client.send(pcm)
+        client.stop()
+    assert client.text == expected(pcm)
+    assert not client.of("migrating")
