@@ -111,16 +111,18 @@ class Door:
         seen = _seen(self._keys.own)
         if seen == self._pair_seen:
             return
-        self._pair_seen = seen
         try:
             pair = certificates.load_pair(self._keys.own)
-            if pair.public != self._pair.public:
-                for entrance in self._entrances:
-                    entrance.open(pair)
-                self._pair = pair
-                log.info("new connections need the new server key", key=pair.public.decode())
-        except SetupError as error:
-            log.error("the server key stays what it was", reason=error.detail)
+            for entrance in self._entrances:
+                entrance.open(pair)
+        except SetupError as error:  # tried again the next time
+            if self._seldom.due(error.detail, time.monotonic()):
+                log.error("the server key stays what it was", reason=error.detail)
+            return
+        self._pair_seen = seen
+        if pair != self._pair:
+            log.info("new connections need the new server key", key=pair.public.decode())
+        self._pair = pair
 
     def _read_allowed(self) -> bool:
         files = list(certificates.public_keys(self._keys.allow))
@@ -176,18 +178,20 @@ class _Entrance:
 
     def __init__(self, router: zmq.Socket[Any], endpoint: str) -> None:
         self._router, self._endpoint = router, endpoint
-        self._listeners = 0
+        self._pairs: list[Pair] = []
 
     def open(self, pair: Pair) -> None:
         """Take new connections with this pair. Raises SetupError, and then nothing has changed."""
-        listener = _listen(self._endpoint, again=self._listeners > 0)
+        if self._pairs[-1:] == [pair]:
+            return
+        listener = _listen(self._endpoint, again=bool(self._pairs))
         try:
-            if self._listeners:
-                _steer(listener, self._listeners)
+            if self._pairs:
+                _steer(listener, len(self._pairs))
         except OSError as error:
             listener.close()
             raise SetupError(f"this system needs a restart of the broker for a new key: {error}") from error
-        self._listeners += 1
+        self._pairs.append(pair)
         self._router.curve_publickey, self._router.curve_secretkey = pair.public, pair.secret
         self._router.setsockopt(zmq.USE_FD, listener.detach())
         self._router.bind(self._endpoint)

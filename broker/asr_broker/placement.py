@@ -27,6 +27,9 @@ class Offer(Protocol):
 
     @property
     def draining(self) -> bool: ...
+    @property
+    def overloaded(self) -> bool:
+        """Whether one more live session would make all wait."""
 
 
 O = TypeVar("O", bound=Offer)  # noqa: E741 - the one type variable of the file
@@ -37,11 +40,12 @@ def speaks(spec: Spec, language: str) -> bool:
     return not language or language in spec.languages or language.split("-", maxsplit=1)[0].lower() in spec.languages
 
 
-def place(offers: Iterable[O], model: str, language: str) -> O:
+def place(offers: Iterable[O], model: str, language: str, *, moving: bool = False) -> O:
     """The worker with the smallest share of its slots taken; ties go to the first name.
 
-    An empty `model` means the model of the worker that registered first. Raises BadRequest (unknown-model,
-    unsupported-language), AtCapacity, or ServiceError (no-worker).
+    A session that is `moving` was let in long ago: it goes to a busy worker rather than nowhere. An empty `model` means
+    the model of the worker that registered first. Raises BadRequest (unknown-model, unsupported-language), AtCapacity,
+    or ServiceError (no-worker).
     """
     workers = list(offers)
     if not workers:
@@ -54,10 +58,10 @@ def place(offers: Iterable[O], model: str, language: str) -> O:
     fluent = [worker for worker in serving if speaks(worker.spec, language)]
     if not fluent:
         raise BadRequest(f"model {model[:40]} does not serve {language[:20]!r}", slug="unsupported-language")
-    staying = [worker for worker in fluent if not worker.draining]
+    staying = [worker for worker in fluent if not worker.draining and (moving or not worker.overloaded)]
     free = [worker for worker in staying if worker.slots_free] or [w for w in staying if w.slots_detached]
     if not free:
-        raise AtCapacity("every slot is taken", retry_after_s=AT_CAPACITY_RETRY_S)
+        raise AtCapacity("every slot is taken, or every worker busy", retry_after_s=AT_CAPACITY_RETRY_S)
     return min(
         free, key=lambda worker: (-(worker.slots_free or worker.slots_detached) / worker.spec.slots, worker.name)
     )

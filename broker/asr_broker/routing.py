@@ -21,6 +21,14 @@ from asr_proto.errors import AsrError, ServiceError
 
 NO_LOAD = m.Load(0, 0, 0.0, 0.0, 0.0, 0.0)
 
+UTILISATION_MAX = 0.8
+"""Of a worker's time, by live sessions: beyond it, queues grow faster than the work."""
+MEASURED_BUSY_MIN = 0.3
+"""Share of its time that a worker spends in steps when they tell what a session costs: small batches cost more each."""
+COST_FADES = 0.98
+"""With each heartbeat of a worker that has little to do: bad times are not held against it for long."""
+LATE_MS_MAX = 250.0
+
 Pair = tuple[bytes, bytes]
 """A frontend and a worker, by their identities."""
 
@@ -111,6 +119,8 @@ class Worker:
     detached: dict[int, None] = field(default_factory=dict)
     """Leases whose clients are gone and may come back, the longest gone first."""
     load: m.Load = NO_LOAD
+    session_cost: float = 0.0
+    """Share of the worker's time that a live session takes; 0 until it was busy enough to tell."""
     draining: bool = False
 
     @property
@@ -121,8 +131,17 @@ class Worker:
     def slots_detached(self) -> int:
         return len(self.detached)
 
+    @property
+    def overloaded(self) -> bool:
+        """Whether one more live session would make all wait: by what sessions cost here, and by how late chunks are."""
+        live = len(self.leases) - len(self.detached)
+        is_full = (live + 1) * self.session_cost > UTILISATION_MAX
+        return live > 0 and (is_full or self.load.late_ms_p95 > LATE_MS_MAX)
+
     def reported(self, load: m.Load, now: float) -> None:
         """A heartbeat came."""
+        is_telling = load.busy >= MEASURED_BUSY_MIN
+        self.session_cost = load.required_factor if is_telling else self.session_cost * COST_FADES
         if not load.pending_chunks:
             self.waiting_since = None
         elif load.steps != self.load.steps or self.waiting_since is None:
@@ -303,7 +322,7 @@ class Routing:
                 return [ToFrontend(frontend.peer, m.Refused(message.session, message.epoch, m.RESUMED, detail, 0.0))]
             commands += [*self._resumed_elsewhere(other), *self._release(other, now)]
         try:
-            worker = place(self._offering(now), message.model, message.language)
+            worker = place(self._offering(now), message.model, message.language, moving=message.epoch > 0)
         except AsrError as error:
             self.counts.refused += 1
             retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
@@ -550,10 +569,11 @@ class Routing:
 
     def _pool(self, now: float) -> m.Pool:
         workers = self._offering(now)
+        open_to_all = [worker for worker in workers if not worker.overloaded]
         return m.Pool(
             workers=len(workers),
             slots=sum(worker.spec.slots for worker in workers),
-            slots_free=sum(worker.slots_free + worker.slots_detached for worker in workers),
+            slots_free=sum(worker.slots_free + worker.slots_detached for worker in open_to_all),
             models=tuple(dict.fromkeys(worker.spec.model for worker in workers)),
         )
 

@@ -79,11 +79,14 @@ def broker_keys(own: Path | None, allow: Path | None) -> BrokerKeys | None:
 
 def check_guarded(endpoint: str, *, keyed: bool, insecure: bool, options: str) -> None:
     """Raise SetupError for a link that leaves this machine in the clear, unless that is wanted."""
-    if not keyed and not insecure and not settings.is_local(endpoint):
+    if keyed or settings.is_local(endpoint):
+        return
+    if not insecure:
         raise SetupError(
             f"{endpoint} leaves this machine: give {options} (made with asr-keys), "
             "or --insecure where the network itself is guarded"
         )
+    log.warning("this link leaves the machine without keys: everybody there may connect", endpoint=endpoint)
 
 
 def is_tcp(endpoint: str) -> bool:

@@ -100,6 +100,10 @@ class Load:
     """Share of the interval spent in steps, 0 to 1."""
     real_time_factor: float
     """Seconds spent in steps per second of audio; 0 without audio."""
+    required_factor: float = 0.0
+    """The same without the work that an engine leaves out when there is too much."""
+    late_ms_p95: float = 0.0
+    """How long after they were due chunks went into their steps."""
 
 
 # ---- Frontend to broker ----

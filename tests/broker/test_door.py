@@ -248,10 +248,22 @@ def test_a_server_key_that_cannot_be_used_changes_nothing(house: House) -> None:
         house.keys.own.write_bytes(before + b"\n")
         house.door.poll()
         house.keys.own.unlink()
-        house.door.poll()
+        for _ in range(3):
+            house.door.poll()
     said = [line["reason"] for line in logs if line["event"] == "the server key stays what it was"]
     assert len(said) == 2
     house.knock()
+    assert house.heard(WAIT_S) == b"0"
+
+
+def test_a_server_key_is_taken_once_its_file_is_right(house: House) -> None:
+    """A file that others can read at first: its mode changes later, and nothing else."""
+    new = house.pair("broker", replace=True)
+    house.keys.own.chmod(0o644)
+    house.door.poll()
+    house.keys.own.chmod(0o600)
+    house.door.poll()
+    house.knock(server=new.public)
     assert house.heard(WAIT_S) == b"0"
 
 

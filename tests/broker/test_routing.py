@@ -237,6 +237,64 @@ def test_a_silent_worker_is_offered_no_session(broker: Broker) -> None:
     broker.pin("a")
 
 
+# ---- Workers that are busy ----
+
+
+def load(busy: float, cost: float, late_ms: float = 0.0) -> m.Load:
+    return m.Load(1, 0, 1.0, 1.0, busy, cost, cost, late_ms)
+
+
+@pytest.fixture
+def roomy(broker: Broker) -> Broker:
+    """One worker with more slots than it can serve."""
+    broker.gone(W1)
+    broker.register(W2, spec=replace(SPEC, slots=20))
+    return broker
+
+
+def test_what_sessions_cost_limits_their_number(roomy: Broker) -> None:
+    """At a tenth of the worker's time each, eight are as many as all can have without waiting."""
+    for session in "abcd":
+        roomy.pin(session)
+    roomy.advance(1.0, load(busy=0.4, cost=0.1))
+    for session in "efgh":
+        roomy.pin(session)
+    (refused,) = roomy.open("i")
+    assert isinstance(refused.message, m.Refused)
+    assert refused.message.slug == "at-capacity" and refused.message.retry_after_s > 0
+    (pool,) = [c.message for c in roomy.frontend(F1, m.FrontendHeartbeat(())) if isinstance(c.message, m.Pool)]
+    assert pool.slots_free == 0
+    assert any(isinstance(c.message, m.Pinned) for c in roomy.open("j", epoch=1)), "it was let in elsewhere, long ago"
+
+
+def test_chunks_that_wait_keep_new_sessions_out(roomy: Broker) -> None:
+    roomy.pin("a")
+    roomy.advance(1.0, load(busy=0.2, cost=0.001, late_ms=300.0))
+    assert isinstance(roomy.open("b")[0].message, m.Refused)
+    roomy.advance(1.0, load(busy=0.2, cost=0.001, late_ms=3.0))
+    roomy.pin("b")
+
+
+def test_bad_times_are_not_held_against_a_worker_for_ever(roomy: Broker) -> None:
+    """Found by simulation: a worker whose steps were slow for a while was never offered a session again."""
+    roomy.pin("a")
+    roomy.advance(1.0, load(busy=1.0, cost=2.0))
+    roomy.frontend(F1, m.FrontendHeartbeat((lease(1),)))
+    assert isinstance(roomy.open("b")[0].message, m.Refused)
+    for _ in range(60):
+        roomy.advance(1.0, load(busy=0.1, cost=0.1))
+        roomy.frontend(F1, m.FrontendHeartbeat((lease(1),)))
+    roomy.pin("b")
+
+
+def test_an_empty_worker_takes_a_session_whatever_it_costs(roomy: Broker) -> None:
+    roomy.pin("a")
+    roomy.advance(1.0, load(busy=1.0, cost=2.0))
+    roomy.frontend(F1, m.Close(lease(1)))
+    roomy.worker(W2, m.Closed(lease(1)))
+    roomy.pin("b")
+
+
 # ---- Clients that come back ----
 
 

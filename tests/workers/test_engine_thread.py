@@ -44,6 +44,9 @@ class Noting:
     def pending(self) -> bool:
         return self.waiting
 
+    def elective_s(self) -> float:
+        return 0.0
+
     def blocked(self, slot: int) -> bool:
         return slot == 1
 

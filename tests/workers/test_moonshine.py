@@ -156,6 +156,23 @@ def test_partials_grow_into_the_final(engine: MoonshineEngine) -> None:
     assert outputs.index(final) > max(outputs.index(partial) for partial in partials(outputs))
 
 
+def test_partials_of_a_long_utterance_hear_its_end_again_not_all_of_it(
+    engine: MoonshineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("0870", "0890")
+    said = [clip(f"librivox_ps__sense_and_sensibility_01_austen_64kb-{name}.wav")[2000:-4000] for name in names]
+    plain, heard = engine._model.decode, []
+    monkeypatch.setattr(engine._model, "decode", lambda pcm, *draft: heard.append(len(pcm)) or plain(pcm, *draft))
+    outputs = transcribe(engine, np.concatenate(said), SlotOptions())
+    (final,) = finals(outputs)
+    assert heard[-1] == final.end_sample - final.start_sample > 11 * 16_000
+    assert 3 * 16_000 <= heard[-2] < 6 * 16_000  # of the last partial
+    last, whole = partials(outputs)[-1], words([final])
+    assert last.start_sample == final.start_sample
+    assert whole.startswith(re.sub(r"[^a-z ]", "", last.text.lower())[:80])
+    assert 0.8 < len(last.text.split()) / len(final.text.split()) <= 1
+
+
 def test_no_partials_unless_wanted(engine: MoonshineEngine) -> None:
     assert not partials(transcribe(engine, clip(CLIPS[0]), FINALS_ONLY))
 

@@ -130,6 +130,27 @@ def test_a_flush_in_silence_drains_at_once(segmenter: Segmenter) -> None:
     assert isinstance(segmenter.feed([Chunk(3, SILENCE[:0], flush=True)])[-1], Drained)
 
 
+def test_pauses_lie_in_held_audio_and_do_not_depend_on_chunks(segmenter: Segmenter, speech: Pcm16) -> None:
+    """A pause inside of an utterance is known until its audio is dropped; it is quieter there than around it."""
+    seen: list[set[int]] = []
+    for size in (1024, 700):
+        segmenter.open(1, None)
+        known = set()
+        for chunk in chunks(speech, size, 1)[:-1]:
+            segmenter.feed([chunk])
+            audio = segmenter._streams[1].audio
+            assert all(audio.first <= at < audio.end for at in segmenter.pauses(1))
+            if segmenter.utterance(1):
+                known |= set(segmenter.pauses(1))
+        seen.append(known)
+        segmenter.feed([Chunk(1, speech[:0], flush=True)])
+        assert not segmenter.pauses(1)
+        segmenter.close(1)
+    assert seen[0] and seen[0] >= seen[1]
+    loud = np.abs(speech.astype(np.int32))
+    assert np.mean([loud[at - 512 : at + 512].mean() for at in seen[1]]) < loud.mean() / 2
+
+
 def test_other_snapshots_are_refused(segmenter: Segmenter) -> None:
     for state in (b"", b"\x01", b"\xff" * 1802):
         with pytest.raises(BadRequest) as raised:

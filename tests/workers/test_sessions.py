@@ -109,7 +109,8 @@ def test_heartbeats_carry_the_load(bench: Bench) -> None:
     assert isinstance(command, Send)
     load = command.message
     assert isinstance(load, m.WorkerHeartbeat)
-    assert load.load == m.Load(2, 1, 10.0, 10.0, 0.02, round(0.02 / (3 * 0.06), 4))
+    factor = round(0.02 / (3 * 0.06), 4)
+    assert load.load == m.Load(2, 1, 10.0, 10.0, 0.02, factor, factor)
     (command,) = bench.tick(1.0)
     assert command == Send(m.WorkerHeartbeat(m.Load(2, 1, 0.0, 0.0, 0.0, 0.0)))
 

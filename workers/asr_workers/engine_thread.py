@@ -57,6 +57,10 @@ class Stepped:
     chunks: Sequence[Chunk]
     outputs: Sequence[Output]
     elapsed_s: float
+    late_s: Sequence[float]
+    """How long after it was due each chunk went in."""
+    elective_s: float
+    """Of the elapsed time: for what the engine leaves out when there is too much to do."""
     pending: bool
     """The engine has work for a step without chunks."""
     blocked: frozenset[int]
@@ -121,4 +125,6 @@ class EngineThread:
         outputs = self._engine.step(live, started)
         elapsed_s = time.monotonic() - started
         blocked = frozenset(slot for slot in self._open if self._engine.blocked(slot))
-        return Stepped(chunks, outputs, elapsed_s, self._engine.pending(), blocked)
+        late_s = [started - chunk.deadline_s for chunk in chunks]
+        elective_s = min(elapsed_s, self._engine.elective_s())
+        return Stepped(chunks, outputs, elapsed_s, late_s, elective_s, self._engine.pending(), blocked)

@@ -6,7 +6,7 @@ engine* when the step ran (`speaking`), not to the one that holds it now: a reus
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from asr_proto import messages as m
@@ -145,10 +145,17 @@ class Sessions:
         if session is not None:
             self._fail(session, error)
 
-    def stepped(self, chunks: Iterable[Chunk], outputs: Iterable[Output], elapsed_s: float) -> None:
-        """A step has run: its outputs go to the sessions that were speaking."""
+    def stepped(
+        self,
+        chunks: Sequence[Chunk],
+        outputs: Iterable[Output],
+        elapsed_s: float,
+        late_s: Sequence[float] = (),
+        elective_s: float = 0.0,
+    ) -> None:
+        """A step has run: its outputs go to the sessions that were speaking. See LoadMeter for the times."""
         self._in_step = 0
-        self.load.stepped(elapsed_s, sum(len(chunk.pcm) for chunk in chunks))
+        self.load.stepped(elapsed_s, sum(len(chunk.pcm) for chunk in chunks), late_s, elective_s)
         speakers: dict[int, Session] = {}
         for chunk in chunks:
             if (session := self._speaker(chunk.slot)) is not None:

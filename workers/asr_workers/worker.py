@@ -120,7 +120,8 @@ class Worker:
             match result:
                 case et.Stepped():
                     self._stepping, self._pending, self._blocked = False, result.pending, result.blocked
-                    self._sessions.stepped(result.chunks, result.outputs, result.elapsed_s)
+                    times = (result.elapsed_s, result.late_s, result.elective_s)
+                    self._sessions.stepped(result.chunks, result.outputs, *times)
                 case et.Opened(error=None):
                     self._sessions.opened(result.slot, result.lease)
                 case et.Opened():

@@ -108,5 +108,8 @@ class Engine(Protocol):
     def blocked(self, slot: int) -> bool:
         """Whether this slot takes no chunk until earlier work of it is done (asked before every step)."""
 
+    def elective_s(self) -> float:
+        """Seconds of the last step that went into what is left out when there is too much to do."""
+
     def close(self, slot: int) -> None:
         """Forget the slot: wipe its state and pending work."""

@@ -97,6 +97,9 @@ class FakeEngine:
     def blocked(self, slot: int) -> bool:
         return False
 
+    def elective_s(self) -> float:
+        return 0.0
+
     def close(self, slot: int) -> None:
         del self._slots[slot]
 

@@ -8,6 +8,7 @@ sockets; the step brings the time.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,18 +22,27 @@ from asr_workers.endpoint import EndpointConfig
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot, Voice
 from asr_workers.engines.decode_queue import Decode, most_urgent
 from asr_workers.engines.moonshine_model import MoonshineModel, session_options
+from asr_workers.engines.rolling import Settled
 from asr_workers.engines.segmenter import Found, Segment, Segmenter
 from asr_workers.engines.silero import WINDOW_SAMPLES
 
 CHUNK_SAMPLES = 2 * WINDOW_SAMPLES
 BACKGROUND_LEAD_S = 1.0
 """A chunk whose deadline lies further ahead came faster than real time."""
+WINDOW_SAMPLES_MIN = 3 * SAMPLE_RATE
+"""A partial decodes at least this much speech anew: the model understands less of short pieces."""
+WINDOW_SAMPLES_MOVE = SAMPLE_RATE
+"""What is to be gained before its beginning moves: the decode that moves it cannot build on the one before."""
 UNCOMMITTED_S_MARGIN = 5.0
 """Beyond the longest utterance: a second between two snapshots in silence, and chunks that wait for the final."""
 
 
 def _windows(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE / WINDOW_SAMPLES)
+
+
+STEP_S_P99 = 1.0
+"""A final of the longest utterance, on a slow core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +85,14 @@ class _Partial:
     """What was said about the utterance in progress."""
 
     start_sample: int
+    window_sample: int
+    """From here on it is decoded again; what was said before is settled."""
+    settled: Settled = field(default_factory=Settled)
     tokens: list[int] = field(default_factory=list)
+    """Of the window."""
     text: str = ""
+    refused_sample: int = -1
+    """Where the window could not begin, because the texts did not fit together."""
     end_sample: int = 0
     decoded_s: float = float("-inf")
     due_s: float | None = None
@@ -105,6 +121,7 @@ class MoonshineEngine:
         self._segmenter = Segmenter(config.endpointing, config.slots, options)
         self._model = MoonshineModel(options, config.pad_s)
         self._slots: dict[int, _Slot] = {}
+        self._elective_s = 0.0
         self._model.decode(np.zeros(SAMPLE_RATE, np.int16))  # the first decode is slow: not a session's
 
     @property
@@ -117,6 +134,7 @@ class MoonshineEngine:
             chunk_samples=CHUNK_SAMPLES,
             uncommitted_s_max=self._config.segment_s_max + UNCOMMITTED_S_MARGIN,
             device="cpu",
+            step_s_p99=STEP_S_P99,
         )
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
@@ -139,7 +157,11 @@ class MoonshineEngine:
     def pending(self) -> bool:
         return next(self._decodes(), None) is not None
 
+    def elective_s(self) -> float:
+        return self._elective_s
+
     def step(self, chunks: Sequence[Chunk], now: float) -> list[Output]:
+        self._elective_s = 0.0
         for chunk in chunks:
             assert not self.blocked(chunk.slot), "a slot whose final waits takes no chunk"
             self._slots[chunk.slot].live = chunk.deadline_s - now <= BACKGROUND_LEAD_S
@@ -191,7 +213,7 @@ class MoonshineEngine:
             return
         start, end = utterance
         if slot.partial is None or slot.partial.start_sample != start:
-            slot.partial = _Partial(start, end_sample=start)
+            slot.partial = _Partial(start, start, end_sample=start)
         partial, update_ms = slot.partial, self._config.update_ms
         heard = (end - partial.end_sample) * 1000 >= update_ms * SAMPLE_RATE
         if partial.due_s is None and heard and (now - partial.decoded_s) * 1000 >= update_ms:
@@ -213,13 +235,38 @@ class MoonshineEngine:
 
     def _update(self, number: int, now: float) -> list[Output]:
         """Decode the utterance in progress; nothing where its text has not changed."""
+        started = time.perf_counter()
+        try:
+            return self._updated(number, now)
+        finally:
+            self._elective_s = time.perf_counter() - started
+
+    def _updated(self, number: int, now: float) -> list[Output]:
         partial, utterance = self._slots[number].partial, self._segmenter.utterance(number)
         assert partial is not None and utterance is not None
         start, end = utterance
-        partial.tokens = self._model.decode(self._segmenter.read(number, start, end), partial.tokens)
+        if not self._move_window(number, partial, end):
+            window = self._segmenter.read(number, partial.window_sample, end)
+            partial.tokens = self._model.decode(window, partial.tokens)
         partial.end_sample, partial.decoded_s, partial.due_s = end, now, None
-        text = self._model.text(partial.tokens)
+        text = partial.settled.joined(self._model.text(partial.tokens))
         if text in ("", partial.text):
             return []
         partial.text = text
         return [Hypothesis(number, text, start, end)]
+
+    def _move_window(self, number: int, partial: _Partial, end: int) -> bool:
+        """Decode from a later pause on, where there is one and the texts fit together."""
+        pauses = [at for at in self._segmenter.pauses(number) if end - at >= WINDOW_SAMPLES_MIN]
+        if not pauses or pauses[-1] - partial.window_sample < WINDOW_SAMPLES_MOVE:
+            return False
+        begin = pauses[-1]
+        if begin == partial.refused_sample:
+            return False
+        tokens = self._model.decode(self._segmenter.read(number, begin, end))
+        settled = partial.settled.moved(partial.text, self._model.text(tokens))
+        if settled is None:
+            partial.refused_sample = begin
+            return False
+        partial.window_sample, partial.settled, partial.tokens = begin, settled, tokens
+        return True

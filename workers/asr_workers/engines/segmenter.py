@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnxruntime
@@ -22,6 +22,8 @@ from asr_workers.engines.silero import STATE_BYTES, WINDOW_SAMPLES, SileroVad
 
 ADVANCE_SAMPLES = SAMPLE_RATE
 """A silent slot is snapshot this often."""
+PAUSE_WINDOWS_MIN = 3
+"""Shorter silences lie inside words."""
 _HEADER = struct.Struct("<BI")
 """Version of a snapshot's state, and how many samples of its audio the VAD has heard already."""
 _VERSION = 1
@@ -80,6 +82,10 @@ class _Stream:
     """The sample up to which the VAD has heard."""
     snapshot_sample: int
     """Where the latest snapshot lies."""
+    silent: int = 0
+    """Silent windows in a row, up to now."""
+    pauses: list[int] = field(default_factory=list)
+    """The middle samples of the pauses in `audio` that are over, in order. No snapshot has them."""
 
 
 class Segmenter:
@@ -112,6 +118,10 @@ class Segmenter:
         """Samples of the utterance in progress."""
         return self._streams[slot].audio.read(start_sample, end_sample)
 
+    def pauses(self, slot: int) -> Sequence[int]:
+        """The middle samples of the pauses between words of the utterance in progress, in order."""
+        return self._streams[slot].pauses
+
     # ---- Audio ----
 
     def feed(self, chunks: Sequence[Chunk]) -> list[Found]:
@@ -139,7 +149,20 @@ class Segmenter:
             pcm = stream.audio.read(stream.heard, min(stream.heard + WINDOW_SAMPLES, stream.audio.end))
             window[: len(pcm)] = to_float32(pcm)
             stream.heard += WINDOW_SAMPLES
-        return [self._segment(ended) for ended in self._endpointer.feed(batch, self._vad.hear(batch, windows))]
+        speech = self._vad.hear(batch, windows)
+        for slot, silent in zip(slots, (speech < self._endpointer.config.speech_off).tolist(), strict=True):
+            self._note_pause(self._streams[slot], silent)
+        return [self._segment(ended) for ended in self._endpointer.feed(batch, speech)]
+
+    @staticmethod
+    def _note_pause(stream: _Stream, silent: bool) -> None:
+        """Take notice of a window that has just been heard."""
+        if silent:
+            stream.silent += 1
+            return
+        if stream.silent >= PAUSE_WINDOWS_MIN:
+            stream.pauses.append(stream.heard - WINDOW_SAMPLES * (stream.silent + 2) // 2)
+        stream.silent = 0
 
     def _flush(self, slot: int) -> list[Found]:
         """End the utterance at the last sample; the slot goes on like a new one from there."""
@@ -149,7 +172,7 @@ class Segmenter:
             found += self._hear([slot])
         ended = self._endpointer.flush(slot)
         span = self._span(slot, ended.start, ended.end) if ended else None
-        stream.heard = stream.audio.end
+        stream.heard, stream.silent = stream.audio.end, 0
         self._forget(slot)
         snapshot = self._snapshot(slot)
         found.append(
@@ -175,7 +198,10 @@ class Segmenter:
         return stream.heard - WINDOW_SAMPLES * start, min(stream.heard - WINDOW_SAMPLES * end, stream.audio.end)
 
     def _drop_unneeded(self, slot: int) -> None:
-        self._streams[slot].audio.drop_before(self._needed(slot))
+        stream, needed = self._streams[slot], self._needed(slot)
+        stream.audio.drop_before(needed)
+        while stream.pauses and stream.pauses[0] < needed:
+            del stream.pauses[0]
 
     def _needed(self, slot: int) -> int:
         """The first sample that the utterance in progress, or the next one, may consist of."""
