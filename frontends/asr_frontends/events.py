@@ -108,6 +108,13 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class GoAway:
+    """This frontend stops within that time; who can, goes on over another one."""
+
+    time_left_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Error:
     """The session is over."""
 
@@ -129,10 +136,13 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """Everything was said; the session is over."""
+    """Everything was said; the session is over. With the reason GOING_AWAY it waits for its client elsewhere."""
 
     reason: str = "stopped"
 
 
+GOING_AWAY = "going-away"
+
+
 ClientEvent = Start | Audio | Flush | KeepAlive | Stop | Abort | Detach
-ServiceEvent = Ready | Progress | Speech | Partial | Final | Flushed | Notice | Error | Bye
+ServiceEvent = Ready | Progress | Speech | Partial | Final | Flushed | Notice | GoAway | Error | Bye

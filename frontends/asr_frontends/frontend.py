@@ -24,6 +24,8 @@ from asr_proto.errors import AsrError, DecodeError, ServiceError
 log = structlog.get_logger()
 
 RESUMED_ELSEWHERE = ("session-lost", "its client has resumed it over another connection")
+ENDING_S_MAX = 2.0
+"""Of the time to drain: for the last texts of sessions that do not end by themselves."""
 BUNDLE_S = 0.005
 BUNDLE_BYTES_MAX = 4_194_304
 
@@ -61,7 +63,7 @@ class Frontend:
     def open(self, start: e.Start, listener: Listener) -> str:
         """A new session for a connection, or one that it resumes; returns its id. Raises ServiceError."""
         if self._draining:
-            raise ServiceError("this server is going away", slug="going-away")
+            raise ServiceError("this server is going away", slug=e.GOING_AWAY)
         id = start.resume.session if start.resume else secrets.token_hex(16)
         self._detach(id)
         commands = self.sessions.start(id, start, self._loop.time())
@@ -185,13 +187,26 @@ class Frontend:
     # ---- The end ----
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new sessions, let those that are here end by themselves; at the deadline tell the rest."""
+        """Take no new sessions; let those that are here end by themselves, then in order, and tell the rest."""
         self._draining = True
+        for listener in list(self._listeners.values()):
+            listener.deliver(e.GoAway(round(timeout_s, 1)))
+        ending_s = min(ENDING_S_MAX, timeout_s / 2)
+        if await self._is_idle_within(timeout_s - ending_s):
+            return
+        for id in list(self._listeners):
+            self._perform(self.sessions.leave(id, self._loop.time()))
+        if await self._is_idle_within(ending_s):
+            return
+        for id in list(self._listeners):
+            self.fail(id, ServiceError("this server is going away", slug=e.GOING_AWAY))
+
+    async def _is_idle_within(self, timeout_s: float) -> bool:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
-            for id in list(self._listeners):
-                self.fail(id, ServiceError("this server is going away", slug="going-away"))
+            return False
+        return True
 
     def close(self) -> None:
         """Close the link; sessions still open are lost."""

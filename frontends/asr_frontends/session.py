@@ -340,6 +340,15 @@ class Session:
         self._journal.clear()
         return [ToBroker(m.Detach(self.pinned.lease))]
 
+    def leave(self, now: float) -> list[Command]:
+        """This frontend stops: a client that can goes on elsewhere, another hears the rest of what it has said."""
+        if self.state is State.ACTIVE and self._start.resumable:
+            return [*self._detach(now), Deliver(self.id, e.Bye(e.GOING_AWAY))]
+        if self.state is not State.ENDED and not self._stopping:
+            self._mark(None)
+            self._pump()
+        return []
+
     def _fail(self, error: e.Error, now: float) -> list[Command]:
         return [*self._end(now), Deliver(self.id, error)]
 

@@ -103,6 +103,11 @@ class Sessions:
         session = self._sessions.get(id)
         return self._after(session, session.fail(error, now)) if session else []
 
+    def leave(self, id: str, now: float) -> list[Command]:
+        """End a session in order, because this frontend stops."""
+        session = self._sessions.get(id)
+        return self._after(session, session.leave(now)) if session else []
+
     def wanted(self, id: str) -> bool:
         """Whether this client may send; see Session.wanted."""
         session = self._sessions.get(id)

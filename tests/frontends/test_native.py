@@ -363,6 +363,10 @@ def test_the_rest_of_what_is_said() -> None:
     codec = start()
     assert said(codec.send(m.Flushed(1, "x"))) == {"type": "flushed", "marker": "x"}
     assert said(codec.send(e.Notice())) == {"type": "migrating"}
+    assert said(codec.send(e.GoAway(4.5))) == {"type": "goaway", "time_left_s": 4.5}
+    going, close = codec.send(e.Bye(e.GOING_AWAY))
+    assert isinstance(going, str) and json.loads(going)["code"] == "going-away"
+    assert isinstance(close, Close) and close.code == 1001
     assert codec.send(m.Speech(1, "start", 0)) == []
     assert codec.replies() == []
     end, close = codec.send(e.Bye())

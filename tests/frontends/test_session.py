@@ -257,3 +257,68 @@ def test_abort_leaves_nothing_behind() -> None:
     assert budget.bytes_held
     assert session.client(e.Abort(), 0.0) == [ToBroker(m.Close(1))]
     assert budget.bytes_held == 0
+
+
+# ---- A frontend that stops ----
+
+
+def test_a_client_that_can_goes_on_elsewhere() -> None:
+    core = Session("s", e.Start(resumable=True), Limits(), Budget(10**8), 0.0)
+    core.on_pinned(m.Pinned("s", 0, 1, W1, SPEC), 0.0)
+    assert core.leave(1.0) == [ToBroker(m.Detach(1)), Deliver("s", e.Bye(e.GOING_AWAY))]
+    assert core.state is State.ENDED
+    core.check()
+
+
+def test_another_hears_the_rest_of_what_it_has_said(talk: Talk) -> None:
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    assert talk.core.leave(talk.now) == []
+    assert talk.core.leave(talk.now) == []
+    assert talk.posted() == [m.Audio(1, 0, SECOND), m.Stop(1)]
+    talk.hear(final(1, 0, 16000))
+    assert Deliver("s", e.Bye()) in talk.hear(m.Ended(1))
+
+
+# ---- Clients that come back ----
+
+
+def resuming(utterance: int = 2) -> Talk:
+    talk = Talk()
+    start = e.Start(resumable=True, resume=e.Resume("s", utterance))
+    talk.core = Session("s", start, Limits(), Budget(10**8), 0.0)
+    return talk
+
+
+def test_a_client_comes_back_to_what_the_worker_has_kept() -> None:
+    talk = resuming()
+    (opening,) = talk.core.open()
+    assert isinstance(opening, ToBroker) and opening.message == m.Resume("s", 2)
+    assert talk.core.on_pinned(m.Pinned("s", 3, 9, W1, SPEC, resumed=True), 0.0) == []
+    ready = talk.hear(m.Resumed(9, m.Commit(32000, 2, b"state")))
+    assert events(ready) == [e.Ready("s", "fake", "fake", 960, from_sample=32000)]
+    talk.say(e.Audio(SECOND))
+    assert talk.posted() == [m.Audio(9, 32000, SECOND)]
+    opening = talk.core.on_lost(1.0)[-1]
+    assert isinstance(opening, ToBroker) and opening.setup is not None
+    assert opening.message == m.Open("s", 4, "fake", "", resumable=True)
+    assert opening.setup.commit == m.Commit(32000, 2, b"state")
+
+
+def test_an_answer_from_before_the_client_came_back_is_not_its() -> None:
+    """Found by simulation: the lease of the session's last move was taken for the resumed one, which never spoke."""
+    talk = resuming()
+    assert talk.core.on_pinned(m.Pinned("s", 1, 7, W1, SPEC), 0.0) == []
+    assert talk.core.pinned is None
+
+
+def test_a_worker_that_dies_before_it_has_answered_ends_the_return() -> None:
+    talk = resuming()
+    talk.core.on_pinned(m.Pinned("s", 3, 9, W1, SPEC, resumed=True), 0.0)
+    (error,) = events(talk.core.on_lost(1.0))
+    assert isinstance(error, e.Error) and error.slug == "resume-unavailable"
+
+
+def test_only_a_client_that_can_come_back_is_waited_for(talk: Talk) -> None:
+    talk.pin()
+    assert talk.say(e.Detach()) == [ToBroker(m.Close(1))]

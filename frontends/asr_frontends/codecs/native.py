@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from asr_frontends import events
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.events import (
     Audio,
@@ -12,6 +13,7 @@ from asr_frontends.events import (
     ClientEvent,
     Error,
     Flush,
+    GoAway,
     KeepAlive,
     Notice,
     Progress,
@@ -110,20 +112,28 @@ class NativeCodec:
 
     def send(self, event: ServiceEvent) -> list[Frame]:
         match event:
-            case Ready():
-                return [self._ready(event)]
             case Partial() | Final():
                 return [self._hypothesis(event)]
+            case Bye(reason=events.GOING_AWAY):
+                return self._error(Error(events.GOING_AWAY, "this server is going away: resume the session elsewhere"))
+            case Bye():
+                return [_text("end", reason=event.reason), Close(1000)]
+            case Error():
+                return self._error(event)
+        return self._notice(event)
+
+    def _notice(self, event: ServiceEvent) -> list[Frame]:
+        match event:
+            case Ready():
+                return [self._ready(event)]
             case Flushed():
                 return [_text("flushed", marker=event.marker)]
             case Progress():
                 return [_text("ack", samples=self._samples, committed=self._at_client(event.committed))]
             case Notice():
                 return [_text(event.kind)]
-            case Bye():
-                return [_text("end", reason=event.reason), Close(1000)]
-            case Error():
-                return self._error(event)
+            case GoAway():
+                return [_text("goaway", time_left_s=event.time_left_s)]
         return []
 
     def _ready(self, event: Ready) -> str:
@@ -167,7 +177,7 @@ class NativeCodec:
         if event.retry_after_s:
             fields["retry_after_s"] = event.retry_after_s
         code = SERVICE_FAULT if event.is_service else CLIENT_FAULT
-        if event.slug == "going-away":
+        if event.slug == events.GOING_AWAY:
             code = GOING_AWAY
         return [_text("error", **fields), Close.because(code, f"{event.slug}: {event.detail}")]
 
