@@ -9,7 +9,7 @@ SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test check format sim golden wer bench bench-peer inventory clean
+.PHONY: serve test check format sim golden wer bench bench-peer bench-moonshine inventory clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -50,6 +50,10 @@ $(PEER)/.venv/.installed: $(PEER)/requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv $(PEER)/.venv
 	$(PEER)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# Beside moonshine-voice's own streaming, on the same model.
+bench-moonshine: $(VENV)/.installed-dev
+	$(BIN)/python ops/bench/peers/moonshine_voice/run.py $(ARGS)
 
 inventory: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.inventory $(ARGS)

@@ -23,6 +23,10 @@ from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
 
 PIECE_BYTES_MAX = 524_288
 """Largest audio frame to a worker, well below the wire's limit."""
+CHECKPOINT_SHARE = 0.5
+"""Of the journal's limit: when the worker is asked for a commit."""
+CHECKPOINT_S = 1.0
+"""How often it is asked again."""
 MARKS_MAX = 256
 """Flushes of one session that may be unanswered; a client that asks for more is not read from."""
 
@@ -100,11 +104,14 @@ class Session:
         self._journal = Journal(budget)
         self._budget = budget
         self._commit: m.Commit | None = None
+        self._confirmed = 0
+        """Audio before this is final text: a client needs it no more, whatever becomes of us."""
         self._taken = self._done = 0
         self._stopping = False
         self._withheld = False
         self._credit_samples = int(limits.credit_s * SAMPLE_RATE)
         self._journal_bytes_max = limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE
+        self._checkpoint_at = now
         self._heard_at = now
         self._give_up_at = now + limits.open_s
         self._retry_at = float("inf")
@@ -144,6 +151,7 @@ class Session:
         match event:
             case e.Audio():
                 self._audio(event.pcm)
+                self._ask_for_checkpoint(now)
             case e.Start():
                 raise OutOfOrder("a second start")
             case e.Flush():
@@ -160,6 +168,15 @@ class Session:
             raise LimitExceeded(f"a session is at most {self._limits.audio_s:g} s long", slug="session-too-long")
         for start in range(0, len(pcm), PIECE_BYTES_MAX):
             self._journal.append(pcm[start : start + PIECE_BYTES_MAX])
+
+    def _ask_for_checkpoint(self, now: float) -> None:
+        """After long without a commit: at the journal's limit the client must wait for one."""
+        if self._journal.bytes_held <= CHECKPOINT_SHARE * self._journal_bytes_max:
+            return
+        if self.state is State.ACTIVE and now >= self._checkpoint_at:
+            assert self.pinned is not None
+            self._checkpoint_at = now + CHECKPOINT_S
+            self.posts.append(m.Checkpoint(self.pinned.lease))
 
     def _mark(self, marker: str | None) -> None:
         if self._stopping:
@@ -283,12 +300,13 @@ class Session:
 
     def _commit_at(self, commit: m.Commit) -> None:
         self._commit = commit
+        if not commit.is_open:
+            self._confirmed = commit.samples
         self._journal.trim(commit.samples)
 
     def _deliver_progress(self, now: float) -> Deliver:
         self._progress_at = now + self._limits.progress_s
-        committed = self._commit.samples if self._commit else 0
-        return Deliver(self.id, e.Progress(self._journal.end_sample, self._taken, self._done, committed))
+        return Deliver(self.id, e.Progress(self._journal.end_sample, self._taken, self._done, self._confirmed))
 
     # ---- Time ----
 
@@ -302,6 +320,7 @@ class Session:
         if self.state is not State.ACTIVE:
             return self._tick_waiting(now)
         if now >= self._progress_at:
+            self._ask_for_checkpoint(now)
             return [self._deliver_progress(now), *self._credit(now)]
         return []
 

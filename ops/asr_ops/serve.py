@@ -80,7 +80,7 @@ log = structlog.get_logger()
     type=click.IntRange(0, 65000),
     default=0,
     metavar="PORT",
-    help="Prometheus metrics on 127.0.0.1: the broker on this port, the workers, then several frontends on the next; 0 is off.",
+    help="Prometheus metrics on 127.0.0.1: the broker on this port, workers, then frontends, on the next; 0 is off.",
 )
 @click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="The certificate's private key, where it is a file of its own.")

@@ -62,6 +62,8 @@ class Commit:
     """Number of the next utterance: all before it are final."""
     state: State
     """Opaque: engine, VAD and endpointer."""
+    is_open: bool = False
+    """In the middle of an utterance: its words so far are in the state and in no final, so the state is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,18 @@ class Drain:
     """Take nothing new to me; I end when my last session has."""
 
 
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """To every broker: whom the worker serves for the next 600 ms. Answers each Claim, also one that it refuses."""
+
+    term: int
+    """The highest that it has voted in."""
+    boot: int
+    """The broker it votes for; 0: nobody."""
+    number: int
+    """Of the claim that was granted last."""
+
+
 # ---- Broker to peers ----
 
 
@@ -205,6 +219,25 @@ class Welcome:
     boot: int
     """The broker's incarnation, the upper 31 bits of its leases."""
     heartbeat_s: float
+    term: int = 0
+    """In which it leads; 0 where it needs no votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A broker asks for the worker's vote. Answered by Vote."""
+
+    term: int
+    boot: int
+    number: int
+    """One more with every claim: a vote counts from when its claim was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """The peer is registered, but this broker does not lead: what it had pinned before is gone."""
+
+    boot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +363,8 @@ class Status:
     sessions_total: int
     refused_total: int
     lost_total: int
+    leads: bool = True
+    """False for a standby."""
 
 
 # ---- Frames: the body of a bundle ----
@@ -350,6 +385,13 @@ class Flush:
 
     lease: Lease
     marker: Marker
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Ask for a commit here, in the middle of an utterance, if the engine can; answered by Progress with it."""
+
+    lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,12 +479,25 @@ class Failed:
 
 
 FromFrontend = RegisterFrontend | Open | Close | Detach | Resume | FrontendHeartbeat | Bundle
-FromWorker = RegisterWorker | WorkerHeartbeat | Bundle | Closed | Drain
+FromWorker = RegisterWorker | WorkerHeartbeat | Bundle | Closed | Drain | Vote
 FromBroker = (
-    Welcome | Unregistered | Rejected | Pinned | Refused | Lost | Pool | Grant | Transfer | Release | Stale | Bundle
+    Welcome
+    | Unregistered
+    | Rejected
+    | Standby
+    | Claim
+    | Pinned
+    | Refused
+    | Lost
+    | Pool
+    | Grant
+    | Transfer
+    | Release
+    | Stale
+    | Bundle
 )
 Control = StatusRequest | Status
-FrameIn = Audio | Flush | Stop
+FrameIn = Audio | Flush | Checkpoint | Stop
 FrameOut = Progress | Speech | Partial | Final | Flushed | Resumed | Ended | Failed
 Message = FromFrontend | FromWorker | FromBroker | Control
 Frame = FrameIn | FrameOut

@@ -44,6 +44,9 @@ MESSAGE_TAGS: dict[int, type[m.Message]] = {
     22: m.Detach,
     23: m.Resume,
     24: m.Transfer,
+    25: m.Claim,
+    26: m.Vote,
+    27: m.Standby,
 }
 FRAME_TAGS: dict[int, type[m.Frame]] = {
     1: m.Audio,
@@ -57,6 +60,7 @@ FRAME_TAGS: dict[int, type[m.Frame]] = {
     9: m.Failed,
     10: m.Speech,
     11: m.Resumed,
+    12: m.Checkpoint,
 }
 _MESSAGE_TAG = {cls: tag for tag, cls in MESSAGE_TAGS.items()}
 _FRAME_TAG = {cls: tag for tag, cls in FRAME_TAGS.items()}

@@ -322,3 +322,36 @@ def test_a_worker_that_dies_before_it_has_answered_ends_the_return() -> None:
 def test_only_a_client_that_can_come_back_is_waited_for(talk: Talk) -> None:
     talk.pin()
     assert talk.say(e.Detach()) == [ToBroker(m.Close(1))]
+
+
+# ---- Long without a commit ----
+
+
+def test_near_the_journals_limit_a_commit_is_asked_for() -> None:
+    """And asked for again, but not with every frame."""
+    talk = Talk(Limits(credit_s=100.0, journal_s=4.0))
+    talk.pin()
+    for _ in range(2):
+        talk.say(e.Audio(SECOND))
+    assert not any(isinstance(frame, m.Checkpoint) for frame in talk.posted())
+    talk.say(e.Audio(b"\0\0"))
+    talk.say(e.Audio(b"\0\0"))
+    assert talk.posted().count(m.Checkpoint(1)) == 1
+    talk.now += 1.0
+    talk.say(e.Audio(b"\0\0"))
+    assert m.Checkpoint(1) in talk.posted()
+    talk.hear(m.Progress(1, 32000, 32000, m.Commit(32000, 0, b"state")))
+    talk.now += 1.0
+    talk.say(e.Audio(SECOND))
+    assert not any(isinstance(frame, m.Checkpoint) for frame in talk.posted())
+
+
+def test_a_commit_in_the_middle_of_an_utterance_is_not_the_clients(talk: Talk) -> None:
+    """Found by simulation: a client that had to begin anew from it lost the words before it that were in no final."""
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    open_commit = m.Commit(8000, 0, b"words", is_open=True)
+    (progress, *_) = events(talk.hear(m.Progress(1, 16000, 8000, open_commit)))
+    assert isinstance(progress, e.Progress) and progress.committed == 0
+    opening = talk.core.on_lost(talk.now)[-1]
+    assert isinstance(opening, ToBroker) and opening.setup is not None and opening.setup.commit == open_commit

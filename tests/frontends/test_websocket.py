@@ -201,3 +201,14 @@ def test_the_end_that_we_make() -> None:
         assert served.conversation.heard == ["before"]
 
     run(test)
+
+
+def test_what_is_said_to_a_client_that_has_gone_is_lost_without_harm() -> None:
+    """uvloop raises where asyncio only warns, and the frontend says things from wherever they come."""
+
+    async def test(served: Served) -> None:
+        served.writer.transport.abort()
+        await served.conversation.gone.wait()
+        served.conversation.transport.write("to nobody")
+
+    run(test)

@@ -35,7 +35,9 @@ def keys(tmp_path: Path) -> PeerKeys:
 def test_a_link_that_leaves_the_machine_needs_keys(keys: PeerKeys) -> None:
     with pytest.raises(SetupError, match="leaves this machine: give --curve-key and --curve-server-key"):
         curve.peer_keys(FAR, None, None, insecure=False)
-    assert curve.peer_keys(FAR, None, None, insecure=True) is None
+    with capture_logs() as logs:
+        assert curve.peer_keys(FAR, None, None, insecure=True) is None
+    assert [line["log_level"] for line in logs] == ["warning"]
     assert curve.peer_keys(FAR, keys.own, keys.server, insecure=False) == keys
     assert curve.peer_keys(FAR, keys.own, keys.server, insecure=True) == keys
 

@@ -29,11 +29,11 @@ from asr_proto import wire
 from asr_proto.errors import SERVICE_SLUGS, AsrError
 from asr_workers.engines.base import Chunk, Output
 from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
-from asr_workers.sessions import CloseSlot, OpenSlot, Quit, Send
+from asr_workers.sessions import CheckpointSlot, CloseSlot, OpenSlot, Quit, Send
 from asr_workers.sessions import Command as WorkerCommand
 from asr_workers.sessions import Sessions as WorkerSessions
 
-LIMITS = Limits(idle_s=25.0, credit_s=3.0, journal_s=20.0, open_s=10.0, move_s=30.0)
+LIMITS = Limits(idle_s=25.0, credit_s=2.0, journal_s=4.0, open_s=10.0, move_s=30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,8 @@ class World:
     def __init__(self, seed: int, faults: Faults, workers: int = 2, slots: int = 3, frontends: int = 2) -> None:
         self.random = random.Random(seed)
         self.faults = faults
+        # Every third world's engine commits so rarely that it must be asked to.
+        self.utterance_words = 40 if seed % 3 == 0 else 4
         self.now = 0.0
         self.clients: list[Client] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -507,9 +509,10 @@ class SimWorker(SimProcess):
         super().__init__(world, name)
 
     def reset(self) -> None:
-        self.engine = FakeEngine(FakeConfig(slots=self._slots))
+        self.engine = FakeEngine(FakeConfig(slots=self._slots, utterance_words=self.world.utterance_words))
         self.core = WorkerSessions(self.name, self.engine.spec, self.world.now)
-        self._jobs: list[OpenSlot | CloseSlot | list[Chunk]] = []
+        self._jobs: list[OpenSlot | CloseSlot | CheckpointSlot] = []
+        self._open: set[int] = set()
         self._stepping = False
         self._frozen_until = 0.0
 
@@ -543,7 +546,7 @@ class SimWorker(SimProcess):
             match command:
                 case Send():
                     self.send(command.message)
-                case OpenSlot() | CloseSlot():
+                case OpenSlot() | CloseSlot() | CheckpointSlot():
                     self._jobs.append(command)
                     self._work()
                 case Quit():
@@ -583,9 +586,13 @@ class SimWorker(SimProcess):
             job = self._jobs.pop(0)
             if isinstance(job, OpenSlot):
                 self.engine.open(job.slot, job.options, job.snapshot)
+                self._open.add(job.slot)
                 self.core.opened(job.slot, job.lease)
+            elif isinstance(job, CheckpointSlot):
+                self.core.checkpointed(job.slot, self.engine.checkpoint(job.slot) if job.slot in self._open else None)
             elif isinstance(job, CloseSlot):
                 self.engine.close(job.slot)
+                self._open.discard(job.slot)
                 self._perform(self.core.closed(job.slot, job.lease))
 
     def _flush(self) -> None:

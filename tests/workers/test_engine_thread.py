@@ -47,6 +47,9 @@ class Noting:
     def elective_s(self) -> float:
         return 0.0
 
+    def checkpoint(self, slot: int) -> None:
+        return None
+
     def blocked(self, slot: int) -> bool:
         return slot == 1
 

@@ -168,3 +168,20 @@ def test_it_speaks_english(language: str) -> None:
 @pytest.mark.parametrize("language", ["", "en", "en-GB"])
 def test_it_speaks_any_english(language: str) -> None:
     FakeEngine(FakeConfig()).open(0, SlotOptions(language), None)
+
+
+def test_a_checkpoint_in_the_middle_of_a_word_continues_exactly() -> None:
+    """What another worker says from it is what this one would have said."""
+    samples = np.random.default_rng(5).integers(-9000, 9000, 40_000).astype(np.int16)
+    config = FakeConfig(slots=1, utterance_words=40)
+    engines = FakeEngine(config), FakeEngine(config)
+    engines[0].open(0, SlotOptions(), None)
+    engines[0].step([Chunk(0, samples[:17_000])], 0.0)
+    snapshot = engines[0].checkpoint(0).snapshot
+    assert snapshot.sample == 17_000
+    engines[1].open(0, SlotOptions(), snapshot)
+    for engine in engines:
+        outputs = engine.step([Chunk(0, samples[17_000:], flush=True)], 0.0)
+        (final,) = [output for output in outputs if isinstance(output, Hypothesis) and output.endpoint]
+        assert final.text == transcript(samples)
+        assert (final.start_sample, final.end_sample) == (0, 40_000)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from asr_proto import messages as m
 from asr_proto.errors import BadRequest
-from asr_workers.engines.base import Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
 from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
 from asr_workers.session import FINALS_KEPT
-from asr_workers.sessions import REGISTER_S, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
+from asr_workers.sessions import REGISTER_S, CheckpointSlot, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
 
 CHUNK = 960
 SPEC = m.Spec("fake", "fake", ("en",), 4, CHUNK, 1.0, "none")
@@ -560,3 +560,35 @@ def test_finals_are_kept_only_so_long(bench: Bench) -> None:
     transfer(bench, utterance=0)
     (failed,) = bench.heard()
     assert isinstance(failed, m.Failed) and failed.slug == "resume-unavailable"
+
+
+# ---- Checkpoints ----
+
+
+def test_a_checkpoint_is_asked_of_the_engine_and_heard_as_progress(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.audio(1)
+    bench.step()
+    bench.heard()
+    assert bench.tell(m.Bundle(b"w", (1,)), None, m.Checkpoint(1)) == [CheckpointSlot(0)]
+    bench.core.checkpointed(0, Advanced(0, Snapshot(CHUNK, b"middle")))
+    assert bench.heard() == [m.Progress(1, CHUNK, CHUNK, m.Commit(CHUNK, 0, b"middle", is_open=True))]
+
+
+def test_an_engine_may_have_no_checkpoint_to_give(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.core.checkpointed(0, None)
+    bench.core.checkpointed(3, Advanced(3, Snapshot(0, b"")))
+    assert bench.heard() == []
+
+
+def test_lateness_and_what_could_be_left_out_are_reported(bench: Bench) -> None:
+    bench.tick()
+    bench.hold(1, 0)
+    bench.audio(1)
+    chunks = bench.core.batch()
+    bench.core.stepped(chunks, [], 0.03, [0.2], 0.018)
+    (command,) = bench.tick(1.0)
+    assert isinstance(command, Send) and isinstance(command.message, m.WorkerHeartbeat)
+    load = command.message.load
+    assert (load.real_time_factor, load.required_factor, load.late_ms_p95) == (0.5, 0.2, 200.0)

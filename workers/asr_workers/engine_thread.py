@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from asr_proto.errors import PeerError
-from asr_workers.engines.base import Chunk, Engine, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Engine, Output, SlotOptions, Snapshot
 
 # ---- Jobs ----
 
@@ -30,11 +30,16 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     chunks: Sequence[Chunk]
 
 
-Job = Open | Close | Step
+Job = Open | Close | Checkpoint | Step
 
 # ---- Results ----
 
@@ -68,11 +73,17 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpointed:
+    slot: int
+    advanced: Advanced | None
+
+
+@dataclass(frozen=True, slots=True)
 class Crashed:
     error: BaseException
 
 
-Result = Opened | SlotClosed | Stepped | Crashed
+Result = Opened | SlotClosed | Checkpointed | Stepped | Crashed
 
 
 class EngineThread:
@@ -107,6 +118,8 @@ class EngineThread:
     def _perform(self, job: Job) -> Result:
         if isinstance(job, Step):
             return self._step(job.chunks)
+        if isinstance(job, Checkpoint):
+            return Checkpointed(job.slot, self._engine.checkpoint(job.slot) if job.slot in self._open else None)
         if isinstance(job, Close):
             if job.slot in self._open:
                 self._open.remove(job.slot)

@@ -45,7 +45,7 @@ class Session:
 
     # ---- Input ----
 
-    def receive(self, frame: m.FrameIn) -> list[m.FrameOut]:
+    def receive(self, frame: m.Audio | m.Flush | m.Stop) -> list[m.FrameOut]:
         """Take one frame. Raises PeerError when it breaks the session's order or limits."""
         if self._stopped:
             raise OutOfOrder("a frame after the end of audio")
@@ -153,6 +153,10 @@ class Session:
         if marker is not None:
             return [m.Flushed(self.lease, marker)]
         return [self._progress(None), m.Ended(self.lease)]
+
+    def checkpointed(self, snapshot: Snapshot) -> list[m.FrameOut]:
+        """The engine was asked for a snapshot in the middle of an utterance."""
+        return [self._progress(replace(self._commit(snapshot), is_open=True))]
 
     def _commit(self, snapshot: Snapshot) -> m.Commit:
         self.commit = m.Commit(snapshot.sample, self._utterance, snapshot.state)

@@ -13,7 +13,7 @@ from asr_proto import messages as m
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import BadRequest, PeerError
 from asr_workers.batcher import Batcher
-from asr_workers.engines.base import Chunk, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Output, SlotOptions, Snapshot
 from asr_workers.load import LoadMeter
 from asr_workers.session import Session
 
@@ -46,13 +46,18 @@ class CloseSlot:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointSlot:
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """The worker is drained, or the broker will not have it (`detail` says why)."""
 
     detail: str = ""
 
 
-Command = Send | OpenSlot | CloseSlot | Quit
+Command = Send | OpenSlot | CloseSlot | CheckpointSlot | Quit
 
 
 class Sessions:
@@ -96,8 +101,7 @@ class Sessions:
             case m.Release() | m.Stale():
                 return self._release(message.lease)
             case m.Bundle():
-                for frame in frames:
-                    self._frame(frame, now)
+                return [command for frame in frames if (command := self._frame(frame, now))]
         return []
 
     def tick(self, now: float) -> list[Command]:
@@ -133,6 +137,12 @@ class Sessions:
     def opened(self, slot: int, lease: int) -> None:
         """The engine opened `slot` for `lease`."""
         self._speaking[slot] = lease
+
+    def checkpointed(self, slot: int, advanced: Advanced | None) -> None:
+        """The engine was asked for a snapshot, which it may not have."""
+        session = self._speaker(slot)
+        if session is not None and advanced is not None:
+            self._post(session, session.checkpointed(advanced.snapshot))
 
     def closed(self, slot: int, lease: int) -> list[Command]:
         """The engine wiped `slot`."""
@@ -230,17 +240,20 @@ class Sessions:
         self._batcher.close(session.slot)
         return [CloseSlot(lease, session.slot)]
 
-    def _frame(self, frame: m.Frame, now: float) -> None:
+    def _frame(self, frame: m.Frame, now: float) -> Command | None:
         session = self._sessions.get(frame.lease)
         if session is None or session.failed or not isinstance(frame, m.FrameIn):
-            return
+            return None
+        if isinstance(frame, m.Checkpoint):
+            return CheckpointSlot(session.slot)
         try:
             self._post(session, session.receive(frame))
         except PeerError as error:
             self._fail(session, error)
-            return
+            return None
         if session.ready():
             self._batcher.submit(session.slot, now)
+        return None
 
     def _fail(self, session: Session, error: PeerError) -> None:
         """Tell the frontend, which closes the lease; until then the session's frames are dropped."""

@@ -23,7 +23,7 @@ from asr_proto.metrics import MetricsServer
 from asr_workers import engine_thread as et
 from asr_workers.engines.base import Engine
 from asr_workers.metrics import Snapshot, WorkerCollector
-from asr_workers.sessions import CloseSlot, Command, OpenSlot, Quit, Send, Sessions
+from asr_workers.sessions import CheckpointSlot, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
 
 log = structlog.get_logger()
 
@@ -130,6 +130,8 @@ class Worker:
                 case et.SlotClosed():
                     self._blocked -= {result.slot}
                     self._perform(self._sessions.closed(result.slot, result.lease))
+                case et.Checkpointed():
+                    self._sessions.checkpointed(result.slot, result.advanced)
                 case et.Crashed():
                     raise result.error
 
@@ -188,6 +190,8 @@ class Worker:
                 case CloseSlot():
                     self._flush()
                     self._engine.submit(et.Close(command.lease, command.slot))
+                case CheckpointSlot():
+                    self._engine.submit(et.Checkpoint(command.slot))
                 case Quit():
                     self._quit(command.detail)
 

@@ -102,6 +102,9 @@ class Engine(Protocol):
         finals it waited for, in this step or a later one, and after a snapshot that lies at the flush.
         """
 
+    def checkpoint(self, slot: int) -> Advanced | None:
+        """A snapshot of this slot as it is, in the middle of an utterance; None where the engine has none to give."""
+
     def pending(self) -> bool:
         """Whether a step without chunks has work to do now."""
 

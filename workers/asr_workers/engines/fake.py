@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgpack
+
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
 from asr_proto.messages import EndpointKind, Spec
@@ -32,6 +34,7 @@ class FakeConfig:
     """Cost of a step."""
     chunk_ms: float = 0.0
     """Cost of each chunk in it."""
+    utterance_words: int = UTTERANCE_WORDS
 
 
 def word(samples: Pcm16) -> str:
@@ -74,7 +77,7 @@ class FakeEngine:
             languages=("en",),
             slots=config.slots,
             chunk_samples=CHUNK_SAMPLES,
-            uncommitted_s_max=WORD_SAMPLES * UTTERANCE_WORDS / 16000,
+            uncommitted_s_max=WORD_SAMPLES * config.utterance_words / 16000,
             device="none",
             step_s_p99=max(STEP_S_MIN, (config.step_ms + config.chunk_ms * config.slots) / 1000),
         )
@@ -84,6 +87,13 @@ class FakeEngine:
             raise BadRequest(f"fake speaks en, not {options.language[:20]}", slug="unsupported-language")
         start = snapshot.sample if snapshot else 0
         self._slots[slot] = _Slot(options.partials, start, start)
+        if snapshot and snapshot.state:
+            self._slots[slot] = _Slot(options.partials, *msgpack.unpackb(snapshot.state))
+
+    def checkpoint(self, slot: int) -> Advanced:
+        state = self._slots[slot]
+        fields = (state.start, state.end, state.checksum, state.samples, state.words)
+        return Advanced(slot, Snapshot(state.end + state.samples, msgpack.packb(fields)))
 
     def step(self, chunks: Sequence[Chunk], now: float) -> list[Output]:
         cost_s = (self._config.step_ms + self._config.chunk_ms * len(chunks)) / 1000
@@ -112,24 +122,24 @@ class FakeEngine:
             state.checksum = zlib.crc32(piece.data, state.checksum)
             state.samples += len(piece)
             if state.samples == WORD_SAMPLES:
-                outputs.append(_say(chunk.slot, state))
+                outputs.append(_say(chunk.slot, state, self._config.utterance_words))
         if chunk.flush:
-            outputs += _flush(chunk.slot, state)
+            outputs += _flush(chunk.slot, state, self._config.utterance_words)
         return [output for output in outputs if _wanted(output, state)]
 
 
-def _flush(slot: int, state: _Slot) -> list[Output]:
-    outputs: list[Output] = [_say(slot, state)] if state.samples else []
+def _flush(slot: int, state: _Slot, utterance_words: int) -> list[Output]:
+    outputs: list[Output] = [_say(slot, state, utterance_words)] if state.samples else []
     outputs.append(_final(slot, state, "flush") if state.words else Advanced(slot, Snapshot(state.end, b"")))
     return [*outputs, Drained(slot)]
 
 
-def _say(slot: int, state: _Slot) -> Hypothesis:
+def _say(slot: int, state: _Slot, utterance_words: int) -> Hypothesis:
     """The word that ends here."""
     state.words.append(_spell(state.checksum))
     state.end += state.samples
     state.checksum = state.samples = 0
-    if len(state.words) == UTTERANCE_WORDS:
+    if len(state.words) == utterance_words:
         return _final(slot, state, "length")
     return Hypothesis(slot, " ".join(state.words), state.start, state.end)
 

@@ -151,6 +151,9 @@ class MoonshineEngine:
         self._slots.pop(slot, None)
         self._segmenter.close(slot)
 
+    def checkpoint(self, slot: int) -> None:
+        """The segmenter's own commits are never far: an utterance has a longest length."""
+
     def blocked(self, slot: int) -> bool:
         return bool(self._slots[slot].waiting)
 

@@ -1,0 +1,102 @@
+"""`asr-keys`: the keys of links between hosts, as files. Nothing here talks to a pool.
+
+The processes read the files again by themselves (asr_broker.door, asr_proto.curve), so nothing has to be told.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asr_proto import certificates, settings
+from asr_proto.certificates import PUBLIC, SECRET
+from asr_proto.errors import SetupError
+
+ALPHABET = frozenset(string.ascii_letters + string.digits + "._-")
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class Refusing(click.Group):
+    """A group whose commands refuse with one sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with settings.refusals_as_sentences("asr-keys"):
+            return super().invoke(ctx)
+
+
+@click.group("asr-keys", cls=Refusing)
+def main() -> None:
+    """Keys for brokers, workers and frontends on several hosts.
+
+    \b
+        asr-keys new keys --name broker             on the broker's host
+        asr-keys new keys --name worker-host-2      on the worker's host
+        asr-keys allow allowed worker-host-2.key    on the broker's host
+    """
+
+
+@main.command("new")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--name", required=True, help="Whose key it is: the files are NAME.key and NAME.key_secret.")
+@click.option("--replace", is_flag=True, help="Put the new pair in the place of the old one.")
+def new(folder: Path, name: str, *, replace: bool) -> None:
+    """Make a key pair in DIR, on the host that uses it: the secret half never travels."""
+    if not name or not set(name) <= ALPHABET or name.startswith("."):
+        raise click.BadParameter("a name has letters, digits, dots, dashes and underscores", param_hint="--name")
+    public, secret = certificates.make_pair(folder, name, replace=replace)
+    click.echo(f"{secret}: keep it here, for --curve-key")
+    click.echo(f"{public}: hand it to the other side")
+
+
+@main.command("allow")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("keys", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="PUBLIC...")
+def allow(folder: Path, keys: tuple[Path, ...]) -> None:
+    """Put public keys, or folders of them, into the allow-list DIR. The broker notices within two seconds."""
+    for key in keys:
+        for file in _public_files(key):
+            click.echo(f"allowed {certificates.copy_public(file, folder)}")
+
+
+@main.command("revoke")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def revoke(folder: Path, names: tuple[str, ...]) -> None:
+    """Take names off the allow-list DIR. The broker cuts their connections within two seconds; sessions move."""
+    for name in names:
+        path = folder / f"{name.removesuffix(PUBLIC)}{PUBLIC}"
+        try:
+            path.unlink()
+        except OSError as error:
+            raise SetupError(f"cannot remove {path}: {error.strerror}") from error
+        click.echo(f"revoked {path}")
+
+
+@main.command("show")
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="PATH...")
+def show(paths: tuple[Path, ...]) -> None:
+    """Print the public keys of files and folders, and check that secrets are kept: never the secrets themselves."""
+    for path in paths:
+        for file in _all_files(path):
+            if file.suffix == SECRET:
+                click.echo(f"{certificates.load_pair(file).public.decode()}  {file}  (pair)")
+            else:
+                click.echo(f"{certificates.load_public(file).decode()}  {file}")
+
+
+def _public_files(path: Path) -> list[Path]:
+    files = list(certificates.public_keys(path)) if path.is_dir() else [path]
+    if not files:
+        raise SetupError(f"{path} holds no {PUBLIC} file")
+    return files
+
+
+def _all_files(path: Path) -> list[Path]:
+    return sorted([*path.glob(f"*{PUBLIC}"), *path.glob(f"*{SECRET}")]) if path.is_dir() else [path]
+
+
+if __name__ == "__main__":
+    main(prog_name="asr-keys")
