@@ -5,11 +5,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS   ?=
 SEEDS  ?= 200
+MINUTES ?= 5
+SEED   ?= 1
 SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test check format sim golden wer bench bench-peer bench-moonshine inventory clean
+.PHONY: serve test check format sim nemesis golden wer bench bench-peer bench-moonshine inventory clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -29,6 +31,10 @@ format: $(VENV)/.installed-dev
 
 sim: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) $(ARGS)
+
+# Faults on real processes: see tests/nemesis.
+nemesis: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.nemesis --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.frontends.golden --rewrite

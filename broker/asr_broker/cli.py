@@ -32,6 +32,12 @@ from asr_proto.supervised import watch_parent
     help="Public keys (*.key) of the workers and frontends that tcp endpoints let in; read again when it changes.",
 )
 @settings.insecure_option
+@click.option(
+    "--shared-lead",
+    is_flag=True,
+    help="Another broker shares the pool: lead only while most workers vote for this one, stand by otherwise. "
+    "Workers and frontends name both with --broker.",
+)
 @click.option("--metrics", type=settings.ADDRESS, help="Serve Prometheus metrics on HOST:PORT.")
 @click.option(
     "--lease-s",
@@ -53,6 +59,7 @@ def main(
     curve_key: Path | None,
     curve_allow: Path | None,
     insecure: bool,
+    shared_lead: bool,
     metrics: settings.Address | None,
     lease_s: float,
     grace_s: float,
@@ -70,6 +77,7 @@ def main(
         keys=curve.broker_keys(curve_key, curve_allow),
         metrics=str(metrics) if metrics else None,
         timing=Timing(lease_s=lease_s, grace_s=grace_s),
+        shared_lead=shared_lead,
     )
     for endpoint in (config.frontends, config.workers):
         options = "--curve-key and --curve-allow"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import random
 import secrets
 import signal
 import socket
@@ -25,7 +26,9 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from asr_broker import door as doors
+from asr_broker.candidate import Candidate
 from asr_broker.door import Door
+from asr_broker.leadership import Leadership, Role
 from asr_broker.metrics import BrokerCollector, Snapshot
 from asr_broker.routing import (
     DEFAULT_TIMING,
@@ -67,6 +70,8 @@ class BrokerConfig:
     metrics: str | None = None
     """HOST:PORT of the Prometheus endpoint, or None."""
     timing: Timing = DEFAULT_TIMING
+    shared_lead: bool = False
+    """Whether another broker shares the pool: then this one leads by the workers' votes only."""
 
 
 class Side:
@@ -166,7 +171,8 @@ class Broker:
         self._control.setsockopt(zmq.LINGER, 200)
         _bind(self._control, config.control)
         boot = secrets.randbelow(2**31 - 1) + 1
-        self.routing = Routing(boot, time.monotonic(), config.timing)
+        self.routing = _core(boot, time.monotonic(), config)
+        self._role: Role | None = None
         self._collector = BrokerCollector()
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
         self._publish_at = 0.0
@@ -204,11 +210,18 @@ class Broker:
         now = time.monotonic()
         if self.routing.next_deadline() <= now:
             self._perform(self.routing.tick(now))
+        if isinstance(self.routing, Candidate):
+            self._note_role(self.routing)
         if self._publish_at <= now:
             self._publish_at = now + PUBLISH_S
             self._collector.latest = Snapshot.of(self.routing, now)
             self._look_at_keys()
         return readable
+
+    def _note_role(self, candidate: Candidate) -> None:
+        if candidate.role is not self._role:
+            self._role = candidate.role
+            log.info(self._role.value, term=candidate.leadership.term, boot=candidate.boot)
 
     def _look_at_keys(self) -> None:
         if self._door and self._door.poll():
@@ -288,6 +301,11 @@ def signals(broker: Broker) -> Iterator[None]:
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
+
+
+def _core(boot: int, now: float, config: BrokerConfig) -> Routing | Candidate:
+    routing = Routing(boot, now, config.timing)
+    return Candidate(routing, Leadership(boot, now, random.random)) if config.shared_lead else routing
 
 
 def _bind(sock: zmq.Socket[Any], endpoint: str) -> None:

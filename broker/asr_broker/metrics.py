@@ -9,6 +9,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from asr_broker.candidate import Candidate
 from asr_broker.routing import Counts, Routing
 from asr_proto.messages import Status
 
@@ -20,7 +21,7 @@ class Snapshot:
     sessions: int
 
     @classmethod
-    def of(cls, routing: Routing, now: float) -> Snapshot:
+    def of(cls, routing: Routing | Candidate, now: float) -> Snapshot:
         return cls(routing.status(now), replace(routing.counts), len(routing.leases))
 
 
@@ -40,6 +41,7 @@ class BrokerCollector(Collector):
         yield _gauge("asr_broker_frontends", "Registered frontends.", len(latest.status.frontends))
         yield _gauge("asr_broker_slots", "Slots of all workers.", slots)
         yield _gauge("asr_broker_sessions", "Leases that hold a slot.", latest.sessions)
+        yield _gauge("asr_broker_leads", "1 where this broker leads, 0 for a standby.", latest.status.leads)
         counts = latest.counts
         yield _counter("asr_broker_sessions", "Sessions pinned for the first time.", counts.sessions)
         yield _counter("asr_broker_moves", "Sessions pinned again to another worker.", counts.moves)

@@ -494,7 +494,7 @@ class Routing:
 
     def _sweep(self, now: float) -> list[Command]:
         hung = [worker.peer for worker in self.workers.values() if worker.hangs(now, self.timing)]
-        commands = [command for peer in hung for command in self._fence(peer, now)]
+        commands = [command for peer in hung for command in self._fence(peer, now, "worker-hangs")]
         for lease in list(self.leases.values()):
             if lease.release_at is None and lease.expires_at <= now:
                 self.counts.lost += 1
@@ -505,10 +505,10 @@ class Routing:
                 commands += self._release(lease, now)
         return commands
 
-    def _fence(self, peer: bytes, now: float) -> list[Command]:
+    def _fence(self, peer: bytes, now: float, reason: str = "worker-lost") -> list[Command]:
         """Evict a peer; should it live after all, it must register again, with nothing held."""
         if peer in self.workers:
-            return [*self._evict(peer, now), ToWorker(peer, m.Unregistered())]
+            return [*self._evict_worker(self.workers[peer], now, reason), ToWorker(peer, m.Unregistered())]
         if peer in self.frontends:
             return [*self._evict(peer, now), ToFrontend(peer, m.Unregistered())]
         return []
@@ -529,14 +529,14 @@ class Routing:
                 commands += self._release(self.leases[held], now)
         return commands
 
-    def _evict_worker(self, worker: Worker, now: float) -> list[Command]:
+    def _evict_worker(self, worker: Worker, now: float, reason: str = "worker-lost") -> list[Command]:
         commands: list[Command] = []
         for held in sorted(worker.leases):
             lease = self.leases[held]
             if lease.release_at is None:
                 self.counts.lost += 1
                 if not lease.detached:
-                    commands.append(ToFrontend(lease.frontend, m.Lost(held, "worker-lost")))
+                    commands.append(ToFrontend(lease.frontend, m.Lost(held, reason)))
             self._forget(lease)
         del self.workers[worker.peer]
         return [*commands, *self._announce(now)]

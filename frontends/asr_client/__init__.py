@@ -16,7 +16,20 @@ from asr_client.errors import (
     InvalidUrl,
     ServerError,
 )
-from asr_client.events import Ack, End, Event, Final, Flushed, Migrating, Partial, Ready, Word, parse
+from asr_client.events import (
+    Ack,
+    End,
+    Event,
+    Final,
+    Flushed,
+    GoAway,
+    Migrating,
+    Partial,
+    Ready,
+    Reconnected,
+    Word,
+    parse,
+)
 from asr_client.session import Session, connect, stream_url
 from asr_client.sync import SyncSession
 from asr_client.sync import connect as connect_sync
@@ -33,10 +46,12 @@ __all__ = [
     "Event",
     "Final",
     "Flushed",
+    "GoAway",
     "InvalidUrl",
     "Migrating",
     "Partial",
     "Ready",
+    "Reconnected",
     "ServerError",
     "Session",
     "SyncSession",

@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from asr_client.events import Ack, Event, Final, Partial, Word
+from asr_client.events import Ack, Event, Final, Partial, Reconnected, Word
 from asr_client.upload import Transcript
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import AsrError
@@ -127,6 +127,8 @@ class LiveText(Display):
         elif isinstance(event, Final) and event.text:
             self._live.update(Text())
             self._console.print(Text(event.text), soft_wrap=True)
+        elif isinstance(event, Reconnected):
+            self._console.print(_reconnected(event))
 
     def complain(self, sentence: str) -> None:
         self._live.update(Text())
@@ -156,6 +158,8 @@ class ProgressText(Display):
         if isinstance(event, Ack):
             self._shares[source.name] = min(1.0, event.samples / SAMPLE_RATE / source.duration_s)
             self._update()
+        elif isinstance(event, Reconnected):
+            self._progress.console.print(Text(f"{source.name}: ", style="dim").append(_reconnected(event)))
 
     def done(self, outcome: Done) -> None:
         line = Text.assemble((f"{outcome.source.name}: ", "cyan"), outcome.transcript.text)
@@ -183,6 +187,10 @@ def _complain_above(console: Console, sentence: str) -> None:
         console.print(Text(sentence, style="red"), soft_wrap=True)
     else:
         click.echo(sentence, err=True)
+
+
+def _reconnected(event: Reconnected) -> Text:
+    return Text(f"reconnected after {event.gap_s:.1f} s", style="dim")
 
 
 def choose(as_json: bool, files: int) -> Display:

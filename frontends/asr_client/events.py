@@ -37,6 +37,8 @@ class Ready:
     language: str
     sample_rate: int
     engine: str
+    from_sample: int | None = None
+    """Set in the answer to `resume`: from where the server wants the audio again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,10 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """A whole utterance; never changes. `endpoint` says what ended it: `silence`, `length` or `flush`."""
+    """A whole utterance; never changes. `endpoint` says what ended it: `silence`, `length` or `flush`.
+
+    `committed` is the sample from which audio must be kept behind it, None from a server that does not say.
+    """
 
     seq: int
     utterance: int
@@ -63,6 +68,7 @@ class Final:
     endpoint: str
     words: tuple[Word, ...] = ()
     confidence: float | None = None
+    committed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +92,32 @@ class Migrating:
 
 
 @dataclass(frozen=True, slots=True)
+class GoAway:
+    """The server will close within `time_left_s`; the session goes on with another one. Nothing to do."""
+
+    time_left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """The connection had broken `gap_s` ago; the session goes on over another one. Nothing to do, nothing is lost.
+
+    Not a message of the server. `resumed`: the server had kept the session; otherwise it began a new one with the
+    audio that was not confirmed, which is shown as the continuation that it is.
+    """
+
+    resumed: bool
+    gap_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Everything was sent. `reason` is `stopped`."""
 
     reason: str
 
 
-Event = Ready | Partial | Final | Flushed | Ack | Migrating | End
+Event = Ready | Partial | Final | Flushed | Ack | Migrating | GoAway | Reconnected | End
 
 
 def parse(message: str | bytes) -> Event | ServerError | None:
@@ -133,6 +158,11 @@ def _whole(fields: Fields, name: str) -> int:
     return int(_take(fields, name, int))
 
 
+def _optional_whole(fields: Fields, name: str) -> int | None:
+    value = _take(fields, name, int, None)
+    return None if value is None else int(value)
+
+
 def _number(fields: Fields, name: str) -> float:
     return float(_take(fields, name, (int, float)))
 
@@ -160,6 +190,7 @@ def _ready(fields: Fields) -> Ready:
         language=_text(fields, "language"),
         sample_rate=_whole(fields, "sample_rate"),
         engine=_text(fields, "engine"),
+        from_sample=_optional_whole(fields, "from_sample"),
     )
 
 
@@ -180,7 +211,8 @@ def _partial(fields: Fields) -> Partial:
 
 def _final(fields: Fields) -> Final:
     confidence = _optional_number(fields, "confidence")
-    return Final(**_hypothesis(fields), endpoint=_text(fields, "endpoint"), confidence=confidence)
+    committed = _optional_whole(fields, "committed")
+    return Final(**_hypothesis(fields), endpoint=_text(fields, "endpoint"), confidence=confidence, committed=committed)
 
 
 def _error(fields: Fields) -> ServerError:
@@ -195,6 +227,7 @@ _BUILDERS: dict[str, Callable[[Fields], Event | ServerError]] = {
     "flushed": lambda fields: Flushed(_text(fields, "marker")),
     "ack": lambda fields: Ack(_whole(fields, "samples"), _whole(fields, "committed")),
     "migrating": lambda _fields: Migrating(),
+    "goaway": lambda fields: GoAway(_number(fields, "time_left_s")),
     "end": lambda fields: End(_text(fields, "reason")),
     "error": _error,
 }

@@ -32,6 +32,11 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._events)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing follows what is here."""
+        return self._closed
+
     def put(self, event: Event) -> None:
         """Append; never waits."""
         self._events.append(event)

@@ -1,42 +1,46 @@
-"""One session of the `/v1/stream` dialect over a WebSocket, for asyncio.
+"""One session of the `/v1/stream` dialect, for asyncio.
 
     async with connect("ws://127.0.0.1:8000", language="en") as session:
         await session.send(pcm)          # PCM16LE mono bytes, any length
         await session.stop()
-        async for event in session:      # Partial, Final, Flushed, Ack, Migrating, End
+        async for event in session:      # Partial, Final, Flushed, Ack, Migrating, GoAway, Reconnected, End
             print(event)
 
 Back-pressure: the server withholds its reads when it is behind, and `send` then waits. Its events are read all the
-time, whether the program asks for them or not (see `inbox`). A server that withholds its reads answers no pings, so
-none are sent; TCP keep-alive notices a host that has gone.
+time, whether the program asks for them or not (see `inbox`).
+
+A connection that breaks is replaced: what the server has not confirmed is kept and said again (see `continuity`), and
+the verbs wait meanwhile. Two tasks serve a connection: one hears, and lives as long as the session; one tells it what
+the verbs have left in the replay.
 This module must not know where audio comes from or how text is shown.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-
-from asr_client.errors import ConnectionFailed, ConnectionLost, InvalidUrl, ServerError
-from asr_client.events import End, Event, Ready, parse
+from asr_client.connection import Broken, Connection
+from asr_client.continuity import Continuity
+from asr_client.dialer import Dialer, Outage
+from asr_client.errors import ConnectionLost, InvalidUrl, ServerError
+from asr_client.events import End, Event, Ready, Reconnected
 from asr_client.inbox import Inbox
+from asr_client.replay import Entry, Mark, Piece
 from asr_proto.audio import SAMPLE_RATE
-from asr_proto.errors import AsrError, DecodeError
+from asr_proto.errors import AsrError
 
 STREAM_PATH = "/v1/stream"
-MESSAGE_BYTES_MAX = 1 << 20
-"""Largest message taken from the server: a final with all its words stays far below."""
 FRAME_BYTES_MAX = 32_768
 """Largest frame sent, about a second at 16 kHz: longer audio is cut, so that no server finds a message too large."""
-CLOSE_TIMEOUT_S = 2.0
+RESUME_S = 30.0
+"""How long a server keeps a session whose connection broke."""
+KEPT_S_MAX = 120.0
+"""Audio kept for another connection. A server confirms more every few seconds; should it not, `send` waits."""
+SILENT_S = 15.0
+"""A server says something every second. One that is silent for this long is on a connection that leads nowhere."""
 
 
 def stream_url(url: str) -> str:
@@ -64,74 +68,47 @@ async def connect(
     api_key: str | None = None,
     open_timeout_s: float = 10.0,
     ready_timeout_s: float = 30.0,
+    resume_s: float = RESUME_S,
 ) -> AsyncIterator[Session]:
     """Open a session and wait until it is ready; leaving the block closes the connection, finished or not.
 
     `sample_rate` is that of the audio that will be sent, in Hz. A URL without a path gets `/v1/stream`. `api_key` is
-    sent as a Bearer token.
+    sent as a Bearer token. For `resume_s` after a connection broke another one is tried; 0 does without.
     Raises InvalidUrl, ConnectionFailed, ServerError (refused), ConnectionLost, DecodeError.
     """
-    session = Session(await open_connection(stream_url(url), api_key, open_timeout_s))
-    options: dict[str, object] = {
-        "model": model,
-        "language": language,
-        "sample_rate": sample_rate,
-        "partials": partials,
-    }
+    asked = {"model": model, "language": language, "sample_rate": sample_rate, "partials": partials}
+    start = {name: value for name, value in asked.items() if value is not None}
+    session = Session(Dialer(stream_url(url), api_key, start, open_timeout_s, ready_timeout_s), sample_rate, resume_s)
     try:
-        await session._start(options, ready_timeout_s)
+        await session._open()
         yield session
     finally:
         await session.close()
-
-
-async def open_connection(url: str, api_key: str | None, timeout_s: float) -> ClientConnection:
-    try:
-        websocket = await open_websocket(
-            url,
-            additional_headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
-            compression=None,
-            ping_interval=None,
-            max_size=MESSAGE_BYTES_MAX,
-            open_timeout=timeout_s,
-            close_timeout=CLOSE_TIMEOUT_S,
-        )
-    except InvalidStatus as error:
-        body = (error.response.body or b"").decode(errors="replace").strip()
-        raise ServerError(f"http-{error.response.status_code}", body or "the server refused the connection") from error
-    except InvalidHandshake as error:
-        raise ServerError("no-websocket", f"what answers at {url} speaks no WebSocket") from error
-    except TimeoutError as error:
-        raise ConnectionFailed(url, f"no answer within {timeout_s:g} s") from error
-    except OSError as error:
-        refused = isinstance(error, ConnectionRefusedError)
-        raise ConnectionFailed(url, "" if refused else error.strerror or "") from error
-    _keep_alive(websocket.transport.get_extra_info("socket"))
-    return websocket
-
-
-def _keep_alive(tcp: socket.socket) -> None:
-    """Let the kernel notice within about 30 s that the other host is gone; it answers where a busy server would not."""
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):
-            tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 class Session:
     """An open session. Iterate over it for its events, in one task; the verbs may be called from others.
 
     Iteration stops after End. It raises ServerError when the server ends the session and ConnectionLost when the
-    connection ends first, after the events that came before; a verb that meets the closed connection raises the same.
+    connection ends first and no other one is had in time, after the events that came before; a verb that meets the
+    end of the session raises the same. What a verb said before it was cancelled may be said nevertheless.
     """
 
     ready: Ready
-    """The server's answer to `start`."""
+    """The server's first answer to `start`."""
 
-    def __init__(self, websocket: ClientConnection) -> None:
-        self._websocket = websocket
+    def __init__(self, dialer: Dialer, sample_rate: int, resume_s: float) -> None:
+        self._dialer = dialer
+        self._resume_s = resume_s
+        self._continuity = Continuity(sample_rate, KEPT_S_MAX)
+        self._replay = self._continuity.replay
         self._inbox = Inbox()
-        self._reader = asyncio.create_task(self._read())
+        self._connection: Connection | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._outage: Outage | None = None
+        self._written = 0
+        """Entries of the replay that have left: `send` returns when its own have."""
+        self._changed = asyncio.Event()
 
     # Out
 
@@ -139,19 +116,31 @@ class Session:
         """Send audio: PCM16LE mono at the session's sample rate, any length. Waits while the server is behind."""
         audio = memoryview(pcm).cast("B")
         for start in range(0, len(audio), FRAME_BYTES_MAX):
-            await self._send(audio[start : start + FRAME_BYTES_MAX])
+            self._raise_if_over()
+            await self._until(lambda: self._replay.has_room)
+            self._replay.add_audio(bytes(audio[start : start + FRAME_BYTES_MAX]))
+            await self._said()
 
     async def flush(self, marker: str) -> None:
         """End the utterance here; `Flushed(marker)` comes when all text of the audio sent so far has come."""
-        await self._send_control({"type": "flush", "marker": marker})
+        self._raise_if_over()
+        self._replay.add_flush(marker)
+        await self._said()
 
     async def keepalive(self) -> None:
         """Keep a session open that has no audio to send."""
-        await self._send_control({"type": "keepalive"})
+        self._raise_if_over()
+        connection = self._connected()
+        try:
+            await connection.send_control("keepalive")
+        except ConnectionLost:
+            await self._until(lambda: self._connection is not connection)
 
     async def stop(self) -> None:
         """No more audio: the remaining finals follow, then End."""
-        await self._send_control({"type": "stop"})
+        self._raise_if_over()
+        self._replay.add_stop()
+        await self._said()
 
     # In
 
@@ -172,70 +161,142 @@ class Session:
 
     async def close(self) -> None:
         """Close the connection, finished or not; the server drops a session that was not stopped."""
-        try:
-            await self._close_websocket()
-        finally:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
+        if self._life is not None:
+            if not self._inbox.is_closed:
+                self._life.cancel()
+            await asyncio.wait([self._life])
+        self._over(ConnectionLost("the session was closed"))
+        if self._connection is not None:
+            await self._connection.close()
 
-    async def _close_websocket(self) -> None:
-        # The library's own timeout does not cover a close frame that waits behind audio which nobody reads.
+    async def _open(self) -> None:
         try:
-            await asyncio.wait_for(self._websocket.close(), CLOSE_TIMEOUT_S)
-        except TimeoutError:
-            pass
-        finally:
-            self._websocket.transport.abort()
-        await self._websocket.wait_closed()
+            self.ready = await self._dial()
+        except Broken as error:
+            self.ready = await self._dial_again(error)
+        self._continuity.begin(self.ready)
+        self._life = asyncio.create_task(self._live())
 
-    async def _start(self, options: dict[str, object], timeout_s: float) -> None:
-        await self._send_control(
-            {"type": "start", **{key: value for key, value in options.items() if value is not None}}
-        )
+    async def _live(self) -> None:
+        failure: AsrError | None = None
         try:
-            event = await asyncio.wait_for(self._inbox.get(), timeout_s)
-        except TimeoutError:
-            raise ConnectionLost(f"the server took the connection but was not ready within {timeout_s:g} s") from None
-        if not isinstance(event, Ready):
-            raise DecodeError(f"the server sent {type(event).__name__} before it was ready")
-        self.ready = event
-
-    async def _send_control(self, message: dict[str, object]) -> None:
-        await self._send(json.dumps(message, ensure_ascii=False))
-
-    async def _send(self, message: str | memoryview) -> None:
-        try:
-            await self._websocket.send(message)
-        except ConnectionClosed:
-            await asyncio.wait([self._reader])
-            raise self._inbox.failure or ConnectionLost("the session is over") from None
-
-    async def _read(self) -> None:
-        failure: AsrError | None = ConnectionLost("the session was closed")
-        try:
-            failure = await self._take_messages()
-        except DecodeError as error:
+            while not await self._converse():
+                pass
+        except AsrError as error:
             failure = error
-        except ConnectionClosed as error:
-            failure = _lost(error)
+        self._over(failure)
+        await self._connected().close()
+
+    def _over(self, failure: AsrError | None) -> None:
+        self._inbox.close(failure)
+        self._changed.set()
+
+    async def _converse(self) -> bool:
+        """Serve this connection: True at the end of the session, False when another connection follows."""
+        telling = asyncio.create_task(self._tell(self._connected()))
+        try:
+            await self._hear(self._connected())
+            return True
+        except Broken as error:
+            broken = error
         finally:
-            self._inbox.close(failure)
-        await self._close_websocket()
+            telling.cancel()
+            await asyncio.wait([telling])
+        await self._reconnect(broken)
+        return False
 
-    async def _take_messages(self) -> AsrError | None:
-        """Fill the inbox up to the end of the session: None for an orderly one."""
+    async def _hear(self, connection: Connection) -> None:
+        """Fill the inbox up to the end of the session."""
+        event: Event | None = None
+        while not isinstance(event, End):
+            try:
+                async with asyncio.timeout(SILENT_S if self._resume_s else None):
+                    event = await connection.receive()
+            except TimeoutError:
+                raise Broken(f"the server was silent for {SILENT_S:g} s") from None
+            self._outage = None
+            for shown in self._continuity.heard(event):
+                self._inbox.put(shown)
+            self._changed.set()
+
+    async def _tell(self, connection: Connection) -> None:
+        """Send what is in the replay, from where this connection begins. That it has ended is heard elsewhere."""
         while True:
-            message = parse(await self._websocket.recv())
-            if isinstance(message, ServerError):
-                return message
-            if message is not None:
-                self._inbox.put(message)
-            if isinstance(message, End):
-                return None
+            await self._until(lambda: self._replay.told < self._replay.added)
+            entry = self._replay.next()
+            told = self._replay.told
+            try:
+                await _say(connection, entry)
+            except ConnectionLost:
+                return
+            if not self._resume_s:
+                self._replay.forget()
+            self._wrote(told)
+
+    # Another connection
+
+    async def _reconnect(self, broken: Broken) -> None:
+        self._connected().abort()
+        ready = await self._dial_again(broken)
+        assert self._outage is not None
+        gap_s = asyncio.get_running_loop().time() - self._outage.began_at
+        resumed = self._continuity.begin(ready)
+        self._inbox.put(Reconnected(resumed, round(gap_s, 3)))
+        self._wrote(self._replay.told)
+
+    async def _dial_again(self, broken: Broken) -> Ready:
+        if not self._resume_s:
+            raise broken
+        if self._outage is None:
+            self._outage = Outage(broken, self._resume_s, asyncio.get_running_loop().time())
+        return await self._outage.end(self._dial)
+
+    async def _dial(self) -> Ready:
+        """A connection for this session, or for a new one where the server has lost it."""
+        resume = self._continuity.resume()
+        try:
+            self._connection, ready = await self._dialer.dial(resume)
+        except ServerError as error:
+            if resume is None or error.code != "resume-unavailable":
+                raise
+            self._continuity.lost()
+            self._connection, ready = await self._dialer.dial()
+        return ready
+
+    # Waiting
+
+    def _connected(self) -> Connection:
+        """The connection, broken or not."""
+        assert self._connection is not None
+        return self._connection
+
+    async def _said(self) -> None:
+        """Wait until all that was said so far has left."""
+        said = self._replay.added
+        self._changed.set()
+        await self._until(lambda: self._written >= said)
+
+    def _wrote(self, told: int) -> None:
+        self._written = max(self._written, told)
+        self._changed.set()
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for it; raises what ended the session if that comes first."""
+        while not is_so():
+            self._raise_if_over()
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _raise_if_over(self) -> None:
+        if self._inbox.is_closed:
+            raise self._inbox.failure or ConnectionLost("the session is over")
 
 
-def _lost(error: ConnectionClosed) -> ConnectionLost:
-    if error.rcvd is None:
-        return ConnectionLost("the connection broke before the session had ended")
-    reason = f" {error.rcvd.reason}" if error.rcvd.reason else ""
-    return ConnectionLost(f"the server closed the connection early: {error.rcvd.code}{reason}", error.rcvd.code)
+async def _say(connection: Connection, entry: Entry) -> None:
+    match entry:
+        case Piece():
+            await connection.send(entry.pcm)
+        case Mark(marker=None):
+            await connection.send_control("stop")
+        case Mark():
+            await connection.send_control("flush", marker=entry.marker)

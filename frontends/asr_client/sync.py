@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from asr_client.events import Event, Ready
-from asr_client.session import Session
+from asr_client.session import RESUME_S, Session
 from asr_client.session import connect as connect_async
 from asr_proto.audio import SAMPLE_RATE
 
@@ -38,6 +38,7 @@ def connect(
     api_key: str | None = None,
     open_timeout_s: float = 10.0,
     ready_timeout_s: float = 30.0,
+    resume_s: float = RESUME_S,
 ) -> Iterator[SyncSession]:
     """Open a session and wait until it is ready; parameters and errors as in `asr_client.connect`."""
     opening = connect_async(
@@ -49,6 +50,7 @@ def connect(
         api_key=api_key,
         open_timeout_s=open_timeout_s,
         ready_timeout_s=ready_timeout_s,
+        resume_s=resume_s,
     )
     with _LoopThread() as loop:
         session = loop.call(opening.__aenter__())

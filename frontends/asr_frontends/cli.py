@@ -38,7 +38,9 @@ DEFAULTS = Limits()
 @click.option(
     "--broker",
     type=settings.ENDPOINT,
-    help="The broker's side for frontends.  [default: ipc://RUN_DIR/frontends.ipc]",
+    multiple=True,
+    help="The broker's side for frontends; repeatable, for brokers that share the pool.  "
+    "[default: ipc://RUN_DIR/frontends.ipc]",
 )
 @settings.link_options
 @click.option(
@@ -109,7 +111,7 @@ def main(
     listen: tuple[settings.Address, ...],
     reuse_port: bool,
     name: str | None,
-    broker: str | None,
+    broker: tuple[str, ...],
     curve_key: Path | None,
     curve_server_key: Path | None,
     insecure: bool,
@@ -137,10 +139,9 @@ def main(
     Dialects are told apart by path: /v1/stream is the project's own, /asr/v0.1/stream CAIMAN-ASR's. GET /health, /ready
     and /metrics answer on the same ports.
     """
-    endpoint = broker or settings.frontends_endpoint(run_dir)
+    endpoints = broker or (settings.frontends_endpoint(run_dir),)
     config = FrontendConfig(
-        broker=endpoint,
-        curve=curve.peer_keys(endpoint, curve_key, curve_server_key, insecure=insecure),
+        brokers=curve.brokers_at(endpoints, curve_key, curve_server_key, insecure=insecure),
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         listen=tuple(str(address) for address in listen),
         reuse_port=reuse_port,

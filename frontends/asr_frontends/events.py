@@ -31,6 +31,8 @@ class Start:
     partials: bool = True
     progress_samples: int = 16000
     """How often the codec wants to hear of progress, in 16 kHz samples."""
+    progress_taken: bool = False
+    """It wants to hear of audio that was taken and is not done, too."""
     messages_per_s_max: int = 0
     """A rate limit of the dialect itself, beside the frontend's; 0 for none."""
     whole: bool = False

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
 
 from asr_frontends import events as e
+from asr_frontends.brokers import Brokers, Post
 from asr_frontends.journal import Budget
 from asr_frontends.link import Link
 from asr_frontends.session import Command, Credit, Deliver, Limits, ToBroker
@@ -43,13 +46,15 @@ class Listener(Protocol):
 class Frontend:
     """Must be made, used and closed inside one running asyncio loop."""
 
-    def __init__(
-        self, broker: str, name: str, limits: Limits, journal_bytes_max: int, keys: curve.PeerKeys | None = None
-    ) -> None:
+    def __init__(self, brokers: Sequence[curve.BrokerAt], name: str, limits: Limits, journal_bytes_max: int) -> None:
         self._loop = asyncio.get_running_loop()
         self.sessions = Sessions(name, limits, Budget(journal_bytes_max), self._loop.time())
         self._listeners: dict[str, Listener] = {}
-        self._link = Link(broker, self._on_message, keys)
+        self._brokers = Brokers(self.sessions, len(brokers))
+        self._links = [
+            Link(broker, partial(self._on_message, number), partial(self._on_change, number))
+            for number, broker in enumerate(brokers)
+        ]
         self._flushing = False
         self._draining = False
         self._timer: asyncio.Handle | None = None
@@ -106,7 +111,10 @@ class Frontend:
 
     # ---- The broker ----
 
-    def _on_message(self, parts: list[bytes]) -> None:
+    def _on_change(self, link: int, is_up: bool) -> None:
+        self._perform(self._brokers.restored(link) if is_up else self._brokers.broken(link, self._loop.time()))
+
+    def _on_message(self, link: int, parts: list[bytes]) -> None:
         try:
             message = wire.decode(parts[0])
             frames = wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) and len(parts) > 1 else []
@@ -114,24 +122,30 @@ class Frontend:
             log.warning("undecodable message from the broker", reason=error.detail)
             return
         _log(message)
-        self._perform(self.sessions.handle(message, frames, self._loop.time()))  # type: ignore[arg-type]
+        self._perform(self._brokers.handle(link, message, frames, self._loop.time()))  # type: ignore[arg-type]
 
-    def _perform(self, commands: list[Command]) -> None:
+    def _perform(self, commands: Sequence[Command | Post]) -> None:
         for command in commands:
             match command:
                 case Deliver():
                     self._deliver(command)
                 case ToBroker():
                     self._flush()
-                    parts = [wire.encode(command.message)]
-                    if command.setup:
-                        parts.append(wire.encode_setup(command.setup))
-                    self._send(parts)
+                    for post in self._brokers.route(command):
+                        self._post(post)
+                case Post():
+                    self._post(command)
                 case Credit():
                     if listener := self._listeners.get(command.session):
                         listener.credit()
         self._flush_soon()
         self._arm()
+
+    def _post(self, post: Post) -> None:
+        parts = [wire.encode(post.message)]
+        if post.setup:
+            parts.append(wire.encode_setup(post.setup))
+        self._send(post.link, parts)
 
     def _deliver(self, command: Deliver) -> None:
         listener = self._listeners.get(command.session)
@@ -153,22 +167,23 @@ class Frontend:
     def _flush(self) -> None:
         self._flushing = False
         for bundle, frames in self.sessions.outgoing():
-            self._send_frames(wire.encode(bundle), frames)
+            if self._brokers.leader is not None:
+                self._send_frames(self._brokers.leader, wire.encode(bundle), frames)
 
-    def _send_frames(self, bundle: bytes, frames: list[m.FrameIn]) -> None:
+    def _send_frames(self, link: int, bundle: bytes, frames: list[m.FrameIn]) -> None:
         """In one message, or in as few as the wire's limits allow."""
         body = wire.encode_frames(frames) if len(frames) <= wire.FRAMES_MAX else b""
         if body and (len(body) <= BUNDLE_BYTES_MAX or len(frames) == 1):
-            self._send([bundle, body])
+            self._send(link, [bundle, body])
             return
         half = len(frames) // 2
-        self._send_frames(bundle, frames[:half])
-        self._send_frames(bundle, frames[half:])
+        self._send_frames(link, bundle, frames[:half])
+        self._send_frames(link, bundle, frames[half:])
 
-    def _send(self, parts: list[bytes]) -> None:
-        if not self._link.send(parts) and self.sessions.registered:
+    def _send(self, link: int, parts: list[bytes]) -> None:
+        if not self._links[link].send(parts) and link == self._brokers.leader:
             # Nobody has read for longer than the queue holds: whoever comes back will not know our sessions.
-            self._loop.call_soon(self._on_message, [wire.encode(m.Unregistered())])
+            self._loop.call_soon(self._on_message, link, [wire.encode(m.Unregistered())])
 
     # ---- Time ----
 
@@ -213,7 +228,8 @@ class Frontend:
         self._flush()
         if self._timer is not None:
             self._timer.cancel()
-        self._link.close()
+        for link in self._links:
+            link.close()
 
 
 def _log(message: m.Message) -> None:
@@ -221,7 +237,8 @@ def _log(message: m.Message) -> None:
         case m.Welcome():
             log.info("registered", broker=message.boot)
         case m.Unregistered():
-            log.warning("the broker does not know us: registering, moving every session")
+            # One comes for each message that was under way.
+            log.debug("the broker does not know us: registering, moving every session")
         case m.Rejected():
             log.error("the broker refuses this frontend", reason=message.detail)
         case m.Lost():

@@ -18,12 +18,15 @@ WATCH_S = 1.0
 
 
 class Link:
-    """A DEALER socket whose messages are handed to `on_message` as their parts."""
+    """A DEALER socket whose messages are handed to `on_message` as their parts.
+
+    `on_change` hears True when the connection has come up, False when it has broken.
+    """
 
     def __init__(
-        self, endpoint: str, on_message: Callable[[list[bytes]], None], keys: curve.PeerKeys | None = None
+        self, broker: curve.BrokerAt, on_message: Callable[[list[bytes]], None], on_change: Callable[[bool], None]
     ) -> None:
-        self._on_message = on_message
+        self._on_message, self._on_change = on_message, on_change
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
@@ -31,9 +34,10 @@ class Link:
         self._socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
         self._socket.setsockopt(zmq.LINGER, 200)
-        self._dialer = curve.Dialer(self._socket, endpoint, keys)
+        self._dialer = curve.Dialer(self._socket, broker.endpoint, broker.keys)
         self._scheduled = False
         self._loop.add_reader(self._socket.fileno(), self._readable)
+        self._loop.add_reader(self._dialer.monitor.fileno(), self._look)
         self._watching = self._loop.call_later(WATCH_S, self._watch)
 
     def send(self, parts: list[bytes]) -> bool:
@@ -63,14 +67,19 @@ class Link:
             self._on_message(parts)
         self._schedule()
 
+    def _look(self) -> None:
+        for is_up in self._dialer.poll(self._loop.time()):
+            self._on_change(is_up)
+
     def _watch(self) -> None:
-        self._dialer.poll(self._loop.time())
+        self._look()
         self._watching = self._loop.call_later(WATCH_S, self._watch)
         self._schedule()
 
     def close(self) -> None:
         """Stop reading; what was sent may still leave for a moment."""
         self._watching.cancel()
+        self._loop.remove_reader(self._dialer.monitor.fileno())
         self._dialer.close()
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()

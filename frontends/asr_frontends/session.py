@@ -104,8 +104,6 @@ class Session:
         self._journal = Journal(budget)
         self._budget = budget
         self._commit: m.Commit | None = None
-        self._confirmed = 0
-        """Audio before this is final text: a client needs it no more, whatever becomes of us."""
         self._taken = self._done = 0
         self._stopping = False
         self._withheld = False
@@ -135,7 +133,8 @@ class Session:
     def _setup(self) -> m.Setup:
         # Credit returns with progress: it must be heard of well before the credit is used up.
         progress_samples = min(self._start.progress_samples, int(self._limits.credit_s * SAMPLE_RATE / 2))
-        return m.Setup(self._start.language, self._start.partials, progress_samples, self._commit)
+        start = self._start
+        return m.Setup(start.language, start.partials, progress_samples, self._commit, start.progress_taken)
 
     def client(self, event: e.ClientEvent, now: float) -> list[Command]:
         """What the client does after its start. Raises PeerError; the caller ends the session with it."""
@@ -300,13 +299,12 @@ class Session:
 
     def _commit_at(self, commit: m.Commit) -> None:
         self._commit = commit
-        if not commit.is_open:
-            self._confirmed = commit.samples
         self._journal.trim(commit.samples)
 
     def _deliver_progress(self, now: float) -> Deliver:
         self._progress_at = now + self._limits.progress_s
-        return Deliver(self.id, e.Progress(self._journal.end_sample, self._taken, self._done, self._confirmed))
+        confirmed = self._commit.confirmed_samples if self._commit else 0
+        return Deliver(self.id, e.Progress(self._journal.end_sample, self._taken, self._done, confirmed))
 
     # ---- Time ----
 

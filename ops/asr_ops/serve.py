@@ -27,6 +27,7 @@ import structlog
 from click.core import ParameterSource
 
 from asr_ops import supervisor
+from asr_ops.status import listening
 from asr_ops.supervisor import Child
 from asr_proto import settings
 from asr_proto.errors import SetupError
@@ -62,6 +63,13 @@ log = structlog.get_logger()
     default=1,
     metavar="N",
     help="Frontend processes that share the ports; one takes some hundred sessions of 20 ms frames.",
+)
+@click.option(
+    "--brokers",
+    type=click.IntRange(1, 2),
+    default=1,
+    metavar="N",
+    help="2 for a broker and a standby, which takes over within a second when the other is lost.",
 )
 @click.option("--engine", metavar="NAME", show_default="moonshine", help="What the workers recognise speech with.")
 @click.option(
@@ -107,8 +115,8 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     check_alone(pool.run_dir)
     for address in pool.listen:
         check_free(address)
-    counts = {"workers": pool.workers, "frontends": pool.frontends}
-    log.info("starting a broker, workers and frontends", **counts, run_dir=str(pool.run_dir))
+    counts = {"brokers": pool.brokers, "workers": pool.workers, "frontends": pool.frontends}
+    log.info("starting brokers, workers and frontends", **counts, run_dir=str(pool.run_dir))
     first = pool.listen[0]
     tls = pool.tls_cert is not None
     shell = Shell(children(pool), lambda: answers_ready(first, tls=tls), announcement(pool))
@@ -136,6 +144,7 @@ class PoolOptions:
     run_dir: Path
     workers: int = 1
     frontends: int = 1
+    brokers: int = 1
     engine: str | None = None
     device: tuple[str, ...] = ()
     slots: int | None = None
@@ -151,18 +160,39 @@ class PoolOptions:
 
 
 def children(pool: PoolOptions) -> list[Child]:
-    """One broker, the workers, the frontends."""
+    """The broker or the two that share the pool, the workers, the frontends."""
     return [
-        _child(pool, "broker", "broker", [*_metrics(pool, 0), *pool.broker_arg]),
+        *(_broker(pool, number) for number in range(pool.brokers)),
         *(_worker(pool, number) for number in range(pool.workers)),
         *(_frontend(pool, number) for number in range(pool.frontends)),
     ]
+
+
+def _broker(pool: PoolOptions, number: int) -> Child:
+    if pool.brokers == 1:
+        return _child(pool, "broker", "broker", [*_metrics(pool, 0), *pool.broker_arg])
+    at = {
+        "frontends": settings.frontends_endpoint(pool.run_dir, number + 1),
+        "workers": settings.workers_endpoint(pool.run_dir, number + 1),
+        "control": settings.control_endpoint(pool.run_dir, number + 1),
+    }
+    args = ["--shared-lead", *(f"--{side}={endpoint}" for side, endpoint in at.items())]
+    # The standby's metrics come after everybody's, so that the others' stay where they are with one broker.
+    offset = 0 if number == 0 else 1 + pool.workers + pool.frontends
+    return _child(pool, f"broker-{number + 1}", "broker", [*args, *_metrics(pool, offset), *pool.broker_arg])
+
+
+def _brokers(pool: PoolOptions, endpoint: Callable[[Path, int], str]) -> list[str]:
+    """Where the others find them, unless it is where they look by themselves."""
+    numbers = range(1, pool.brokers + 1) if pool.brokers > 1 else ()
+    return [f"--broker={endpoint(pool.run_dir, number)}" for number in numbers]
 
 
 def _frontend(pool: PoolOptions, number: int) -> Child:
     given = {"tls-cert": pool.tls_cert, "tls-key": pool.tls_key, "keys": pool.keys}
     args = [f"--listen={address}" for address in pool.listen]
     args += [f"--{option}={value}" for option, value in given.items() if value is not None]
+    args += _brokers(pool, settings.frontends_endpoint)
     if pool.frontends == 1:
         return _child(pool, "frontend", "frontend", [*args, *pool.frontend_arg])
     name = f"frontend-{number + 1}"
@@ -178,6 +208,7 @@ def _worker(pool: PoolOptions, number: int) -> Child:
     device = pool.device[number % len(pool.device)] if pool.device else None
     given = {"engine": pool.engine, "device": device, "slots": pool.slots, "update-ms": pool.update_ms}
     args = [f"--{option}={value}" for option, value in given.items() if value is not None]
+    args += _brokers(pool, settings.workers_endpoint)
     return _child(pool, name, "worker", [f"--name={name}", *args, *_metrics(pool, number + 1), *pool.worker_arg])
 
 
@@ -210,12 +241,8 @@ def check_free(address: Address) -> None:
 
 def check_alone(run_dir: Path) -> None:
     """Raise SetupError if a broker answers there: our workers would join its pool before our broker could refuse."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(settings.control_endpoint(run_dir).removeprefix("ipc://"))
-        except OSError:
-            return
-    raise SetupError(f"another broker is running in {run_dir}: stop it, or name another directory with --run-dir")
+    if listening(run_dir):
+        raise SetupError(f"another broker is running in {run_dir}: stop it, or name another directory with --run-dir")
 
 
 def announcement(pool: PoolOptions) -> str:

@@ -6,7 +6,9 @@ A view only: it changes nothing, and the broker owes it no more than one answer 
 from __future__ import annotations
 
 import json
+import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from asr_proto import settings, wire
 from asr_proto.errors import AsrError, DecodeError
 from asr_proto.messages import PROTOCOL_VERSION, Rejected, Status, StatusRequest, WorkerStatus
 
+BROKERS_MAX = 2
 NO_ANSWER = 3
 """Exit code when no broker answers."""
 
@@ -48,24 +51,51 @@ class NoAnswer(AsrError):
 def status(ctx: click.Context, /, run_dir: Path, *, as_json: bool, watch: float | None, timeout_s: float) -> None:
     """Show the workers, frontends and sessions of a running pool.
 
-    Exit code 3 means that no broker answers.
+    Exit code 3 means that no broker answers. Where two share the pool, the one that leads comes first.
 
     \b
         asr status
         asr status --watch            a live view, once a second
         asr status --json | jq .workers
     """
-    endpoint = settings.control_endpoint(run_dir)
     try:
         if watch is not None and not as_json:
-            _watch(endpoint, watch, timeout_s)
-        _print(ask(endpoint, timeout_s), as_json=as_json)
+            _watch(run_dir, watch, timeout_s)
+        _print(ask_all(run_dir, timeout_s), as_json=as_json)
         while watch is not None:
             time.sleep(watch)
-            _print(ask(endpoint, timeout_s), as_json=as_json)
+            _print(ask_all(run_dir, timeout_s), as_json=as_json)
     except NoAnswer as error:
         click.echo(f"asr status: {error}", err=True)
         ctx.exit(NO_ANSWER)
+
+
+def listening(run_dir: Path) -> list[str]:
+    """The control endpoints there at which a broker listens."""
+    endpoints = [settings.control_endpoint(run_dir, number) for number in range(1, BROKERS_MAX + 1)]
+    return [endpoint for endpoint in endpoints if _listens(endpoint.removeprefix("ipc://"))]
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def ask_all(run_dir: Path, timeout_s: float) -> list[Status]:
+    """The answers of all brokers of the pool, the leader's first. Raises NoAnswer when there is none."""
+    answers, silence = [], None
+    for endpoint in listening(run_dir) or [settings.control_endpoint(run_dir)]:
+        try:
+            answers.append(ask(endpoint, timeout_s))
+        except NoAnswer as error:
+            silence = error
+    if silence and not answers:
+        raise silence
+    return sorted(answers, key=lambda answer: not answer.leads)
 
 
 def ask(endpoint: str, timeout_s: float) -> Status:
@@ -90,19 +120,20 @@ def _understood(data: bytes, endpoint: str) -> Status:
     raise NoAnswer(f"the broker at {endpoint} refuses to answer: {reason}")
 
 
-def _print(answer: Status, *, as_json: bool) -> None:
+def _print(answers: Sequence[Status], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(asdict(answer)))
+        for answer in answers:
+            click.echo(json.dumps(asdict(answer)))
     else:
-        Console().print(tables(answer))
+        Console().print(tables(*answers))
 
 
-def _watch(endpoint: str, every_s: float, timeout_s: float) -> None:
+def _watch(run_dir: Path, every_s: float, timeout_s: float) -> None:
     """Until Ctrl+C. A broker that goes away is shown as such, and asked again."""
     with Live(screen=True, auto_refresh=False) as live:
         while True:
             try:
-                view = tables(ask(endpoint, timeout_s))
+                view = tables(*ask_all(run_dir, timeout_s))
             except NoAnswer as error:
                 view = str(error)
             live.update(view, refresh=True)
@@ -112,9 +143,17 @@ def _watch(endpoint: str, every_s: float, timeout_s: float) -> None:
 # ---- What people see ----
 
 
-def tables(answer: Status) -> RenderableType:
-    """The pool as tables: workers, frontends, totals."""
-    return Group(_workers(answer), "", _frontends(answer), "", _totals(answer))
+def tables(answer: Status, *standbys: Status) -> RenderableType:
+    """The pool as tables: workers, frontends, totals; a line for each broker that stands by."""
+    view = [_workers(answer), "", _frontends(answer), "", _totals(answer)]
+    if not answer.leads:
+        view.insert(0, "No broker leads: sessions are refused until most workers vote for one.\n")
+    return Group(*view, *map(_standby, standbys))
+
+
+def _standby(answer: Status) -> str:
+    known = f"{len(answer.workers)} workers and {len(answer.frontends)} frontends"
+    return f"a standby is up {_duration(answer.uptime_s)} and knows {known}"
 
 
 def _workers(answer: Status) -> RenderableType:

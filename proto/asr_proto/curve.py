@@ -8,7 +8,7 @@ that is allowed or replaced later needs no restart.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,14 @@ class PeerKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerAt:
+    """Where a broker listens, and the keys for it."""
+
+    endpoint: str
+    keys: PeerKeys | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerKeys:
     """The broker's pair and the folder of public keys that may connect: read again when they change."""
 
@@ -66,6 +74,13 @@ def peer_keys(endpoint: str, own: Path | None, server: Path | None, *, insecure:
     certificates.load_pair(keys[0])
     certificates.load_publics(keys[1])
     return PeerKeys(*keys)
+
+
+def brokers_at(
+    endpoints: Iterable[str], own: Path | None, server: Path | None, *, insecure: bool
+) -> tuple[BrokerAt, ...]:
+    """The brokers that a process connects to, each with the keys that its link needs. Raises SetupError."""
+    return tuple(BrokerAt(endpoint, peer_keys(endpoint, own, server, insecure=insecure)) for endpoint in endpoints)
 
 
 def broker_keys(own: Path | None, allow: Path | None) -> BrokerKeys | None:
@@ -142,32 +157,42 @@ class Dialer:
         self._candidates = 1
         self._public = b""
         tune(socket, endpoint)
-        self._monitor = _monitor(socket) if is_tcp(endpoint) else None
+        self.monitor = _monitor(socket, endpoint)
+        """Readable when there is something for `poll`."""
+        self._open = True
         self._dial()
 
-    def poll(self, now: float) -> None:
-        """Look at what became of the connection, and dial again when it was refused."""
+    def poll(self, now: float) -> list[bool]:
+        """Look at what became of the connection, and dial again when it was refused.
+
+        Returns True for each time it came up since the last call, False for each time it broke.
+        """
+        changes = []
         for event in self._events():
             if event["event"] & FAILURES:
                 self._failed(event, now)
             elif event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._succeeded()
+                changes.append(True)
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                changes.append(False)
             elif not self._failures:
                 self._unanswered(now)
         if now >= self._redial_at:
             self._redial()
+        return changes
 
     def close(self) -> None:
         """Let go of the monitor; the socket is its owner's to close."""
-        if self._monitor is not None:
+        if self._open:
+            self._open = False
             self._socket.disable_monitor()
-            self._monitor.close()
-            self._monitor = None
+            self.monitor.close()
 
     def _events(self) -> Iterator[dict[str, Any]]:
         with suppress(zmq.Again):
-            while self._monitor is not None:
-                yield dict(recv_monitor_message(self._monitor, zmq.DONTWAIT))
+            while self._open:
+                yield dict(recv_monitor_message(self.monitor, zmq.DONTWAIT))
 
     def _failed(self, event: dict[str, Any], now: float) -> None:
         if self._redial_at == math.inf:
@@ -215,9 +240,11 @@ class Dialer:
             raise SetupError(f"cannot connect to {self._endpoint}: {error}") from error
 
 
-def _monitor(socket: zmq.Socket[Any]) -> zmq.Socket[Any]:
+def _monitor(socket: zmq.Socket[Any], endpoint: str) -> zmq.Socket[Any]:
+    """On an ipc link nothing can be refused, and a broker that is away needs no line."""
+    refusals = FAILURES | zmq.EVENT_CONNECT_RETRIED if is_tcp(endpoint) else 0
     monitor: zmq.Socket[Any] = socket.get_monitor_socket(
-        FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECT_RETRIED
+        refusals | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
     )
     return monitor
 

@@ -62,8 +62,13 @@ class Commit:
     """Number of the next utterance: all before it are final."""
     state: State
     """Opaque: engine, VAD and endpointer."""
-    is_open: bool = False
-    """In the middle of an utterance: its words so far are in the state and in no final, so the state is needed."""
+    confirmed: int | None = None
+    """Set in the middle of an utterance, whose words are in the state and in no final yet: where all before was."""
+
+    @property
+    def confirmed_samples(self) -> int:
+        """Audio before this is final text: nobody needs it, whatever becomes of the state."""
+        return self.samples if self.confirmed is None else self.confirmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +88,11 @@ class Setup:
     language: Name
     partials: bool
     progress_samples: int
-    """Report progress each time this many samples more were taken or done."""
+    """Report progress each time this many samples more were done."""
     commit: Commit | None
     """Where to continue a session that was moved; None for a new one."""
+    progress_taken: bool = False
+    """Report it as well each time so many were taken."""
 
 
 @dataclass(frozen=True, slots=True)

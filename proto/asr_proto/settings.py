@@ -308,19 +308,23 @@ def prepare_run_dir(path: Path) -> Path:
     return path
 
 
-def frontends_endpoint(run_dir: Path) -> str:
-    """Where frontends meet the broker."""
-    return check_endpoint(f"ipc://{run_dir}/frontends.ipc")
+def frontends_endpoint(run_dir: Path, broker: int = 1) -> str:
+    """Where frontends meet the broker, the first or the second of the pool."""
+    return _ipc_endpoint(run_dir, "frontends", broker)
 
 
-def workers_endpoint(run_dir: Path) -> str:
+def workers_endpoint(run_dir: Path, broker: int = 1) -> str:
     """Where workers meet the broker."""
-    return check_endpoint(f"ipc://{run_dir}/workers.ipc")
+    return _ipc_endpoint(run_dir, "workers", broker)
 
 
-def control_endpoint(run_dir: Path) -> str:
+def control_endpoint(run_dir: Path, broker: int = 1) -> str:
     """Where `asr status` asks the broker."""
-    return check_endpoint(f"ipc://{run_dir}/control.ipc")
+    return _ipc_endpoint(run_dir, "control", broker)
+
+
+def _ipc_endpoint(run_dir: Path, name: str, broker: int) -> str:
+    return check_endpoint(f"ipc://{run_dir}/{name if broker == 1 else f'{name}-{broker}'}.ipc")
 
 
 def check_endpoint(endpoint: str) -> str:

@@ -201,7 +201,7 @@ def test_a_worker_that_hangs_is_given_up(broker: Broker, load: m.Load | None, af
     while broker.core.workers and broker.now < 30.0:
         broker.frontend(F1, m.FrontendHeartbeat((pinned.lease,)))
         commands += broker.advance(1.0, load)
-    assert ToFrontend(F1, m.Lost(pinned.lease, "worker-lost")) in commands
+    assert ToFrontend(F1, m.Lost(pinned.lease, "worker-hangs")) in commands
     assert ToWorker(W1, m.Unregistered()) in commands
     assert after_s <= broker.now <= after_s + 1.5
 
@@ -212,7 +212,7 @@ def test_a_stopped_worker_with_work_is_given_up_though_it_says_nothing(broker: B
     broker.frontend(F1, m.Bundle(W1, (pinned.lease,)), b"audio")
     broker.advance(Timing().hang_s - 0.1, None)
     assert W1 in broker.core.workers
-    assert ToFrontend(F1, m.Lost(pinned.lease, "worker-lost")) in broker.advance(0.6, None)
+    assert ToFrontend(F1, m.Lost(pinned.lease, "worker-hangs")) in broker.advance(0.6, None)
 
 
 def test_an_engine_with_long_steps_has_longer(broker: Broker) -> None:

@@ -28,6 +28,8 @@ class Script:
     """End the session with session-lost after that much audio."""
     vanish_after_s: float | None = None
     """Close with 1001 after that much audio."""
+    cut_after_s: float | None = None
+    """Break the first connection after that much audio. The server does not know how to resume."""
     partials_per_frame: int = 1
     ready_first: bool = True
     take_audio: threading.Event = field(default_factory=threading.Event)
@@ -101,6 +103,10 @@ class Conversation:
         if self.script.fail_after_s is not None and self.heard_s() >= self.script.fail_after_s:
             await self.say("migrating")
             await self.fail("session-lost", "the worker went away", 2.5)
+            return True
+        if self.script.cut_after_s is not None and self.heard_s() >= self.script.cut_after_s:
+            self.script.cut_after_s = None
+            self.socket.transport.abort()
             return True
         if self.script.vanish_after_s is not None and self.heard_s() >= self.script.vanish_after_s:
             await self.socket.close(1001, "restarting")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asr_client import Ack, End, Final, Flushed, Migrating, Partial, Ready, ServerError, Word, parse
+from asr_client import Ack, End, Final, Flushed, GoAway, Migrating, Partial, Ready, ServerError, Word, parse
 from asr_proto.errors import DecodeError
 
 HYPOTHESIS = {"seq": 3, "utterance": 1, "text": "go on", "start_s": 1, "end_s": 2.5}
@@ -25,8 +25,26 @@ def parsed(kind: Any, **fields: Any) -> Any:
             {"session": "s", "model": "m", "language": "en", "sample_rate": 8000, "engine": "fake"},
             Ready("s", "m", "en", 8000, "fake"),
         ),
+        (
+            "ready",
+            {
+                "session": "s",
+                "model": "m",
+                "language": "en",
+                "sample_rate": 8000,
+                "engine": "fake",
+                "resumed": True,
+                "from_sample": 400,
+            },
+            Ready("s", "m", "en", 8000, "fake", 400),
+        ),
         ("partial", HYPOTHESIS, Partial(3, 1, "go on", 1.0, 2.5)),
         ("final", {**HYPOTHESIS, "endpoint": "silence"}, Final(3, 1, "go on", 1.0, 2.5, "silence")),
+        (
+            "final",
+            {**HYPOTHESIS, "endpoint": "silence", "committed": 40_000},
+            Final(3, 1, "go on", 1.0, 2.5, "silence", committed=40_000),
+        ),
         (
             "final",
             {
@@ -52,6 +70,7 @@ def parsed(kind: Any, **fields: Any) -> Any:
         ("flushed", {"marker": "m"}, Flushed("m")),
         ("ack", {"samples": 320, "committed": 160}, Ack(320, 160)),
         ("migrating", {}, Migrating()),
+        ("goaway", {"time_left_s": 4}, GoAway(4.0)),
         ("end", {"reason": "stopped"}, End("stopped")),
     ],
 )

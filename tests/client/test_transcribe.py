@@ -211,6 +211,16 @@ def test_a_terminal_keeps_complaints_apart_from_the_live_lines(sound: Path) -> N
     assert "listeningasr" not in shown
 
 
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_terminal_says_that_the_connection_is_another_one(sound: Path, files: int) -> None:
+    """One line, and the text goes on: the server begins anew behind its first word."""
+    with serving(Script(cut_after_s=1.0)) as url:
+        code, shown = on_terminal("--url", url, "--rtf", "5", *[str(sound)] * files)
+    assert code == 0
+    assert shown.count("reconnected after 0.") == 1
+    assert shown.replace("\r\n", " ").count("word0") == files + 1
+
+
 def on_terminal(*arguments: str) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     with subprocess.Popen([*COMMAND, *arguments], env=ENVIRONMENT, stdout=theirs, stderr=theirs) as process:

@@ -297,6 +297,8 @@ def test_a_client_comes_back_to_what_the_worker_has_kept() -> None:
     assert talk.core.on_pinned(m.Pinned("s", 3, 9, W1, SPEC, resumed=True), 0.0) == []
     ready = talk.hear(m.Resumed(9, m.Commit(32000, 2, b"state")))
     assert events(ready) == [e.Ready("s", "fake", "fake", 960, from_sample=32000)]
+    (progress,) = events(talk.until(1.0))
+    assert isinstance(progress, e.Progress) and progress.committed == 32000  # it never falls
     talk.say(e.Audio(SECOND))
     assert talk.posted() == [m.Audio(9, 32000, SECOND)]
     opening = talk.core.on_lost(1.0)[-1]
@@ -350,7 +352,7 @@ def test_a_commit_in_the_middle_of_an_utterance_is_not_the_clients(talk: Talk) -
     """Found by simulation: a client that had to begin anew from it lost the words before it that were in no final."""
     talk.pin()
     talk.say(e.Audio(SECOND))
-    open_commit = m.Commit(8000, 0, b"words", is_open=True)
+    open_commit = m.Commit(8000, 0, b"words", confirmed=0)
     (progress, *_) = events(talk.hear(m.Progress(1, 16000, 8000, open_commit)))
     assert isinstance(progress, e.Progress) and progress.committed == 0
     opening = talk.core.on_lost(talk.now)[-1]

@@ -96,11 +96,13 @@ def run(test: Callable[[Served], Awaitable[None]]) -> None:
             writer.write(REQUEST)
             await reader.readuntil(b"\r\n\r\n")
             conversation = await begun
-            await test(Served(reader, writer, conversation))
-            writer.transport.abort()
-            await conversation.gone.wait()
-            server.should_exit = True
-            await serving
+            try:
+                await test(Served(reader, writer, conversation))
+            finally:
+                writer.transport.abort()
+                await conversation.gone.wait()
+                server.should_exit = True
+                await serving
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

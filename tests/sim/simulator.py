@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
+from asr_broker.candidate import Candidate
+from asr_broker.leadership import Leadership
 from asr_broker.routing import Command as BrokerCommand
 from asr_broker.routing import FromFrontend, FromWorker, Gone, Routing, ToFrontend
+from asr_frontends import brokers as frontend_brokers
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
 from asr_frontends.session import Command as FrontendCommand
@@ -27,12 +30,16 @@ from asr_frontends.sessions import Sessions as FrontendSessions
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import SERVICE_SLUGS, AsrError
+from asr_workers import brokers as worker_brokers
 from asr_workers.engines.base import Chunk, Output
 from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
 from asr_workers.sessions import CheckpointSlot, CloseSlot, OpenSlot, Quit, Send
 from asr_workers.sessions import Command as WorkerCommand
 from asr_workers.sessions import Sessions as WorkerSessions
 
+SILENT_S = 3.0
+"""After this long a cut link is a broken one, at both of its ends."""
+RECONNECT_S = 0.05
 LIMITS = Limits(idle_s=25.0, credit_s=2.0, journal_s=4.0, open_s=10.0, move_s=30.0)
 
 
@@ -46,7 +53,13 @@ class Faults:
     broker_crash: float = 0.0
     frontend_crash: float = 0.0
     connection_loss: float = 0.0
-    """A peer's connection to the broker ends and comes back; what was under way is lost."""
+    """A peer's connection to a broker ends and comes back; what was under way is lost."""
+    broker_freeze: float = 0.0
+    """A broker process stops for up to `broker_freeze_s`, and then it speaks again."""
+    broker_freeze_s: float = 4.0
+    partition: float = 0.0
+    """The network between one broker and one peer is cut, for up to `partition_s`."""
+    partition_s: float = 8.0
     frontend_freeze: float = 0.0
     """A frontend process stops for `freeze_s`, longer than its leases live, and goes on."""
     freeze_s: float = 12.0
@@ -74,6 +87,8 @@ STORMY = Faults(
     client_breaks=0.15,
     slow_step_ms=120.0,
 )
+STORMY_PAIR = replace(STORMY, broker_crash=0.1, broker_freeze=0.05, partition=0.15)
+"""For two brokers."""
 
 
 @dataclass(slots=True)
@@ -129,7 +144,9 @@ class Client:
 class World:
     """Everything, in virtual time. `run` drives it; every core's invariants are checked after every event."""
 
-    def __init__(self, seed: int, faults: Faults, workers: int = 2, slots: int = 3, frontends: int = 2) -> None:
+    def __init__(
+        self, seed: int, faults: Faults, workers: int = 2, slots: int = 3, frontends: int = 2, brokers: int = 1
+    ) -> None:
         self.random = random.Random(seed)
         self.faults = faults
         # Every third world's engine commits so rarely that it must be asked to.
@@ -139,8 +156,11 @@ class World:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._boots = 0
-        self.broker: SimBroker | None = None
-        self.start_broker()
+        self.brokers: list[SimBroker | None] = [None] * brokers
+        self.frontends: list[SimFrontend] = []
+        self.workers: list[SimWorker] = []
+        for number in range(brokers):
+            self.start_broker(number)
         self.frontends = [SimFrontend(self, f"f{index}") for index in range(frontends)]
         self.workers = [SimWorker(self, f"w{index}", slots) for index in range(workers)]
 
@@ -159,28 +179,71 @@ class World:
             self.now = until
 
     def _check(self) -> None:
-        if self.broker:
-            self.broker.core.check()
+        for broker in self.brokers:
+            if broker:
+                broker.core.check()
         for process in (*self.frontends, *self.workers):
             if process.alive:
-                process.core.check()
+                process.brokers.check()
+        if len(self.brokers) > 1:
+            self._check_votes()
+
+    def _check_votes(self) -> None:
+        """A vote counts for one broker at a time, and a worker has sessions of the broker alone that it voted for."""
+        for worker in self.workers:
+            counted_by = [one for one in self.candidates() if one.leadership.has_vote_of(worker.identity, self.now)]
+            assert len(counted_by) <= 1, f"{worker.name} votes for two"
+            assert {lease >> 32 for lease in worker.core._sessions} <= {worker.brokers._boot}, worker.name
+
+    def candidates(self) -> list[Candidate]:
+        return [one.core for one in self.brokers if one and isinstance(one.core, Candidate)]
+
+    def leaders(self) -> list[SimBroker]:
+        living = [one for one in self.brokers if one]
+        return [one for one in living if not isinstance(one.core, Candidate) or one.core.leads(self.now)]
 
     def delay(self) -> float:
         return self.random.expovariate(1000 / self.faults.delay_ms)
 
     # ---- Processes ----
 
-    def start_broker(self) -> None:
+    def start_broker(self, number: int = 0) -> None:
         self._boots += 1
-        self.broker = SimBroker(self, self._boots)
+        self.brokers[number] = SimBroker(self, self._boots, number)
+        for process in (*self.frontends, *self.workers):
+            self.after(RECONNECT_S, partial(process.connection_back, number, process.incarnation))
 
-    def crash_broker(self) -> None:
-        if self.broker:
-            self.broker.stop()
-            self.broker = None
+    def crash_broker(self, number: int = 0) -> None:
+        broker = self.brokers[number]
+        if broker:
+            broker.stop()
+            self.brokers[number] = None
             for process in (*self.frontends, *self.workers):
-                process.connection_lost()
-            self.after(self.faults.restart_s, self.start_broker)
+                process.connection_lost(number)
+            self.after(self.faults.restart_s, partial(self.start_broker, number))
+
+    def _any_broker(self) -> int:
+        return self.random.randrange(len(self.brokers))
+
+    def freeze_broker(self, number: int, seconds: float) -> None:
+        broker = self.brokers[number]
+        if broker:
+            broker.frozen_until = self.now + seconds
+
+    def cut(self, number: int, process: SimFrontend | SimWorker, seconds: float) -> None:
+        """No message passes; after SILENT_S both ends take the connection for broken."""
+        process.cut_until[number] = max(process.cut_until[number], self.now + seconds)
+        if seconds > SILENT_S:
+            self.after(SILENT_S, partial(self.disconnect, number, process, seconds - SILENT_S))
+
+    def disconnect(self, number: int, process: SimFrontend | SimWorker, seconds: float = RECONNECT_S) -> None:
+        """The connection ends, which both ends notice, and comes back."""
+        broker = self.brokers[number]
+        if process.alive:
+            process.connection_lost(number)
+            if broker:
+                broker.lost(process.identity)
+            self.after(seconds, partial(process.connection_back, number, process.incarnation))
 
     def process_of(self, identity: bytes) -> SimFrontend | SimWorker | None:
         for process in (*self.frontends, *self.workers):
@@ -196,8 +259,10 @@ class World:
             (self.faults.worker_drain, lambda: self.random.choice(self.workers).drain()),
             (self.faults.frontend_crash, lambda: self.random.choice(self.frontends).crash()),
             (self.faults.frontend_freeze, lambda: self.random.choice(self.frontends).freeze()),
-            (self.faults.broker_crash, self.crash_broker),
+            (self.faults.broker_crash, lambda: self.crash_broker(self._any_broker())),
             (self.faults.connection_loss, self._lose_connection),
+            (self.faults.broker_freeze, self._freeze_broker),
+            (self.faults.partition, self._partition),
             (self.faults.worker_freeze, lambda: self.random.choice(self.workers).freeze()),
             (self.faults.client_vanishes, self._vanish),
             (self.faults.client_breaks, self._break),
@@ -208,11 +273,14 @@ class World:
                 at += self.random.expovariate(rate)
 
     def _lose_connection(self) -> None:
+        self.disconnect(self._any_broker(), self.random.choice([*self.frontends, *self.workers]))
+
+    def _freeze_broker(self) -> None:
+        self.freeze_broker(self._any_broker(), self.random.uniform(0, self.faults.broker_freeze_s))
+
+    def _partition(self) -> None:
         process = self.random.choice([*self.frontends, *self.workers])
-        if process.alive:
-            process.connection_lost()
-            if self.broker:
-                self.broker.lost(process.identity)
+        self.cut(self._any_broker(), process, self.random.uniform(0, self.faults.partition_s))
 
     def _vanish(self) -> None:
         alive = [client for client in self.clients if not client.over and client.frontend]
@@ -297,9 +365,13 @@ class World:
 class SimBroker:
     """The routing core behind connections that keep order and lose what is under way when they end."""
 
-    def __init__(self, world: World, boot: int) -> None:
-        self.world, self.core = world, Routing(boot, world.now)
+    def __init__(self, world: World, boot: int, number: int) -> None:
+        self.world, self.number = world, number
+        self.core: Routing | Candidate = Routing(boot, world.now)
+        if len(world.brokers) > 1:
+            self.core = Candidate(self.core, Leadership(boot, world.now, world.random.random))
         self.running = True
+        self.frozen_until = 0.0
         self._connections: dict[bytes, int] = {}
         self._arrivals: dict[bytes, float] = {}
         self._tick()
@@ -313,19 +385,30 @@ class SimBroker:
     def lost(self, identity: bytes) -> None:
         """The connection of a peer ended; what it sent before and what is under way to it is gone."""
         self._connections[identity] = self.connection(identity) + 1
-        self.world.after(0.003, lambda: self._perform(self.core.handle(Gone(identity), self.world.now)))
+        self.world.after(0.003, partial(self._gone, identity))
+
+    def _gone(self, identity: bytes) -> None:
+        if self.running and not self._defers(partial(self._gone, identity)):
+            self._perform(self.core.handle(Gone(identity), self.world.now))
+
+    def _defers(self, action: Callable[[], None]) -> bool:
+        """Whether the process stands still: then what happens to it happens when it goes on."""
+        if self.world.now >= self.frozen_until:
+            return False
+        self.world.after(self.frozen_until - self.world.now, action)
+        return True
 
     def receive(self, identity: bytes, side: type[FromFrontend] | type[FromWorker], parts: list[bytes]) -> None:
         """A message leaves a peer: it arrives if both ends and the connection live till then."""
         connection = self.connection(identity)
 
         def arrive() -> None:
-            if self.running and connection == self.connection(identity):
+            if self.running and connection == self.connection(identity) and not self._defers(arrive):
                 body = parts[1] if len(parts) > 1 else None
                 event = side(identity, wire.decode(parts[0]), body)  # type: ignore[arg-type]
                 self._perform(self.core.handle(event, self.world.now))
 
-        self._in_order(b">" + identity, arrive)
+        self._in_order(b">" + identity, arrive, self.world.process_of(identity))
 
     def _perform(self, commands: list[BrokerCommand]) -> None:
         if self.running:
@@ -340,31 +423,37 @@ class SimBroker:
         def arrive() -> None:
             if self.running and peer is not None and peer.alive and connection == self.connection(command.peer):
                 assert isinstance(peer, SimFrontend) == isinstance(command, ToFrontend)
-                peer.from_broker(parts)
+                peer.from_broker(self.number, parts)
 
-        self._in_order(b"<" + command.peer, arrive)
+        self._in_order(b"<" + command.peer, arrive, peer)
 
-    def _in_order(self, link: bytes, arrive: Callable[[], None]) -> None:
-        at = max(self._arrivals.get(link, 0.0), self.world.now + self.world.delay())
+    def _in_order(self, link: bytes, arrive: Callable[[], None], peer: SimFrontend | SimWorker | None) -> None:
+        cut_until = peer.cut_until[self.number] if peer else 0.0
+        at = max(self._arrivals.get(link, 0.0), cut_until, self.world.now + self.world.delay())
         self._arrivals[link] = at
         self.world.after(at - self.world.now, arrive)
 
     def _tick(self) -> None:
-        if self.running:
+        if self.running and not self._defers(self._tick):
             self._perform(self.core.tick(self.world.now))
             self.world.after(max(0.001, self.core.next_deadline() - self.world.now), self._tick)
 
 
 class SimProcess:
-    """What frontends and workers share: an identity, a link to whatever broker runs, crash and restart."""
+    """What frontends and workers share: an identity, a link to each broker that runs, crash and restart."""
 
     side: type[FromFrontend] | type[FromWorker]
+    brokers: frontend_brokers.Brokers | worker_brokers.Brokers
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
         self.alive = False
         self.incarnation = 0
-        self._unsent: list[list[bytes]] = []
+        self.cut_until = [0.0] * len(world.brokers)
+        """Until when the network to each broker is cut."""
+        self._linked = [True] * len(world.brokers)
+        self._unsent: list[list[list[bytes]]] = [[] for _ in world.brokers]
+        self._frozen_until = 0.0
         self.start()
 
     @property
@@ -374,7 +463,10 @@ class SimProcess:
     def start(self) -> None:
         self.alive = True
         self.incarnation += 1
-        self._unsent.clear()
+        self._linked = [True] * len(self._linked)
+        for unsent in self._unsent:
+            unsent.clear()
+        self._frozen_until = 0.0
         self.reset()
         self._tick(self.incarnation)
 
@@ -388,20 +480,46 @@ class SimProcess:
         """The process dies; the broker's socket notices."""
         if self.alive:
             self.alive = False
-            if self.world.broker:
-                self.world.broker.lost(self.identity)
+            for broker in self.world.brokers:
+                if broker:
+                    broker.lost(self.identity)
             self.world.after(self.world.faults.restart_s, self.start)
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, number: int) -> None:
         """Queued messages stay queued, as in a DEALER."""
+        if self.alive:
+            self._linked[number] = False
+            self._later(partial(self.look, number, is_up=False))
 
-    def send(self, message: m.Message, body: bytes | None = None) -> None:
-        parts = [wire.encode(message)] + ([body] if body is not None else [])
-        self._unsent.append(parts)
-        if self.world.broker:
-            for queued in self._unsent:
-                self.world.broker.receive(self.identity, self.side, queued)
-            self._unsent.clear()
+    def connection_back(self, number: int, incarnation: int) -> None:
+        if self.alive and incarnation == self.incarnation and self.world.brokers[number]:
+            self._linked[number] = True
+            self._send_queued(number)
+            self._later(partial(self.look, number, is_up=True))
+
+    def look(self, number: int, *, is_up: bool) -> None:
+        """The socket's monitor has something to say."""
+        raise NotImplementedError
+
+    def _later(self, action: Callable[[], None]) -> None:
+        """Now, or when the process goes on, if it stands still."""
+        incarnation = self.incarnation
+        if self.world.now < self._frozen_until:
+            left_s = self._frozen_until - self.world.now
+            self.world.after(left_s, lambda: action() if self.alive and incarnation == self.incarnation else None)
+        else:
+            action()
+
+    def send(self, number: int, message: m.Message, body: bytes | None = None) -> None:
+        self._unsent[number].append([wire.encode(message)] + ([body] if body is not None else []))
+        self._send_queued(number)
+
+    def _send_queued(self, number: int) -> None:
+        broker = self.world.brokers[number]
+        if broker and self._linked[number]:
+            for queued in self._unsent[number]:
+                broker.receive(self.identity, self.side, queued)
+            self._unsent[number].clear()
 
     def _tick(self, incarnation: int) -> None:
         if self.alive and incarnation == self.incarnation:
@@ -414,9 +532,12 @@ class SimFrontend(SimProcess):
 
     def reset(self) -> None:
         self.core = FrontendSessions(self.name, LIMITS, Budget(2**26), self.world.now)
+        self.brokers = frontend_brokers.Brokers(self.core, len(self.world.brokers))
         self.clients: dict[str, Client] = {}
         self._flushing = False
-        self._frozen_until = 0.0
+
+    def look(self, number: int, *, is_up: bool) -> None:
+        self._perform(self.brokers.restored(number) if is_up else self.brokers.broken(number, self.world.now))
 
     def freeze(self) -> None:
         self._frozen_until = self.world.now + self.world.faults.freeze_s
@@ -465,19 +586,15 @@ class SimFrontend(SimProcess):
     def wants(self, client: Client) -> bool:
         return self.world.now >= self._frozen_until and self.core.wanted(client.session)
 
-    def _thaw(self, incarnation: int, parts: list[bytes]) -> None:
-        if self.alive and incarnation == self.incarnation:
-            self.from_broker(parts)
+    def from_broker(self, number: int, parts: list[bytes]) -> None:
+        self._later(partial(self._hear, number, parts))
 
-    def from_broker(self, parts: list[bytes]) -> None:
-        if self.world.now < self._frozen_until:
-            self.world.after(self._frozen_until - self.world.now, partial(self._thaw, self.incarnation, parts))
-            return
+    def _hear(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
         frames = wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) else []
-        self._perform(self.core.handle(message, frames, self.world.now))  # type: ignore[arg-type]
+        self._perform(self.brokers.handle(number, message, frames, self.world.now))  # type: ignore[arg-type]
 
-    def _perform(self, commands: list[FrontendCommand]) -> None:
+    def _perform(self, commands: Sequence[FrontendCommand | frontend_brokers.Post]) -> None:
         for command in commands:
             match command:
                 case Deliver():
@@ -486,7 +603,9 @@ class SimFrontend(SimProcess):
                         client.deliver(command.event)
                 case ToBroker():
                     self._flush()
-                    self.send(command.message, wire.encode_setup(command.setup) if command.setup else None)
+                    self._perform(self.brokers.route(command))
+                case frontend_brokers.Post(link, message, setup):
+                    self.send(link, message, wire.encode_setup(setup) if setup else None)
                 case Credit():
                     pass  # clients ask before each frame whether they may speak
         if self.core.has_outgoing() and not self._flushing:
@@ -498,7 +617,8 @@ class SimFrontend(SimProcess):
         self._flushing = False
         if self.alive:
             for bundle, frames in self.core.outgoing():
-                self.send(bundle, wire.encode_frames(frames))
+                if self.brokers.leader is not None:
+                    self.send(self.brokers.leader, bundle, wire.encode_frames(frames))
 
 
 class SimWorker(SimProcess):
@@ -511,10 +631,13 @@ class SimWorker(SimProcess):
     def reset(self) -> None:
         self.engine = FakeEngine(FakeConfig(slots=self._slots, utterance_words=self.world.utterance_words))
         self.core = WorkerSessions(self.name, self.engine.spec, self.world.now)
+        self.brokers = worker_brokers.Brokers(self.core, len(self.world.brokers))
         self._jobs: list[OpenSlot | CloseSlot | CheckpointSlot] = []
         self._open: set[int] = set()
         self._stepping = False
-        self._frozen_until = 0.0
+
+    def look(self, number: int, *, is_up: bool) -> None:
+        self._perform(self.brokers.restored(number) if is_up else self.brokers.broken(number, self.world.now))
 
     def freeze(self) -> None:
         self._frozen_until = self.world.now + self.world.random.uniform(0.5, 6.0)
@@ -522,7 +645,7 @@ class SimWorker(SimProcess):
     def tick(self) -> float:
         if self.world.now < self._frozen_until:
             return self._frozen_until
-        self._perform(self.core.tick(self.world.now))
+        self._perform(self.brokers.tick(self.world.now))
         self._step()
         return min(self.core.next_deadline(), self.world.now + 0.1)
 
@@ -530,22 +653,24 @@ class SimWorker(SimProcess):
         if self.alive and not self.core.draining:
             self._perform(self.core.drain(self.world.now))
 
-    def from_broker(self, parts: list[bytes]) -> None:
-        if self.world.now < self._frozen_until:
-            self.world.after(self._frozen_until - self.world.now, partial(self._thaw, self.incarnation, parts))
-            return
+    def from_broker(self, number: int, parts: list[bytes]) -> None:
+        self._later(partial(self._hear, number, parts))
+
+    def _hear(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else b""
         setup = wire.decode_setup(body) if isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if isinstance(message, m.Bundle) else []
-        self._perform(self.core.handle(message, setup, frames, self.world.now))  # type: ignore[arg-type]
+        self._perform(self.brokers.handle(number, message, setup, frames, self.world.now))  # type: ignore[arg-type]
         self._step()
 
-    def _perform(self, commands: list[WorkerCommand]) -> None:
+    def _perform(self, commands: Sequence[WorkerCommand | worker_brokers.Post]) -> None:
         for command in commands:
             match command:
                 case Send():
-                    self.send(command.message)
+                    self._perform(self.brokers.route(command.message, self.world.now))
+                case worker_brokers.Post():
+                    self.send(command.link, command.message)
                 case OpenSlot() | CloseSlot() | CheckpointSlot():
                     self._jobs.append(command)
                     self._work()
@@ -564,10 +689,6 @@ class SimWorker(SimProcess):
                 took_s = self.world.random.uniform(0, self.world.faults.slow_step_ms) / 1000
                 incarnation = self.incarnation
                 self.world.after(took_s, lambda: self._stepped(incarnation, chunks, outputs, took_s))
-
-    def _thaw(self, incarnation: int, parts: list[bytes]) -> None:
-        if self.alive and incarnation == self.incarnation:
-            self.from_broker(parts)
 
     def _stepped(self, incarnation: int, chunks: list[Chunk], outputs: list[Output], took_s: float) -> None:
         if self.world.now < self._frozen_until:
@@ -598,12 +719,15 @@ class SimWorker(SimProcess):
     def _flush(self) -> None:
         if self.alive:
             for bundle, frames in self.core.outgoing():
-                self.send(bundle, wire.encode_frames(frames))
+                if self.brokers.leader is not None:
+                    self.send(self.brokers.leader, bundle, wire.encode_frames(frames))
 
 
-def run_seed(seed: int, faults: Faults, clients: int = 8, storm_s: float = 20.0) -> World:
+def run_seed(
+    seed: int, faults: Faults, clients: int = 8, storm_s: float = 20.0, workers: int = 2, brokers: int = 1
+) -> World:
     """One whole run: a storm, then calm until everything is over. Asserts safety and liveness."""
-    world = World(seed, faults)
+    world = World(seed, faults, workers=workers, brokers=brokers)
     for index in range(clients):
         world.speak(
             f"c{index}",
@@ -623,8 +747,9 @@ def run_seed(seed: int, faults: Faults, clients: int = 8, storm_s: float = 20.0)
         elif isinstance(client.terminal, e.Error):
             assert client.terminal.slug in SERVICE_SLUGS, client.terminal
     world.run(world.now + 45.0)  # longer than a lease waits for its client
-    assert world.broker is not None and not world.broker.core.leases, "a lease leaks"
-    assert len(world.broker.core.workers) == len(world.workers)
+    (leader,) = world.leaders()
+    assert not leader.core.leases, "a lease leaks"
+    assert len(leader.core.status(world.now).workers) == len(world.workers)
     for frontend in world.frontends:
         assert len(frontend.core) == 0 and frontend.core.budget.bytes_held == 0
         assert frontend.core.ready(world.now)

@@ -20,7 +20,7 @@ GRANT = m.Grant(LEASE, SLOT, "s1", b"F")
 
 
 def session(*, partials: bool = True, progress: int = 250, commit: m.Commit | None = None) -> Session:
-    return Session(GRANT, m.Setup("en", partials, progress, commit), CHUNK)
+    return Session(GRANT, m.Setup("en", partials, progress, commit, progress_taken=True), CHUNK)
 
 
 def samples(count: int) -> bytes:

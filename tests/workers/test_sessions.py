@@ -18,7 +18,7 @@ from asr_workers.sessions import REGISTER_S, CheckpointSlot, CloseSlot, Command,
 
 CHUNK = 960
 SPEC = m.Spec("fake", "fake", ("en",), 4, CHUNK, 1.0, "none")
-SETUP = m.Setup("en", True, CHUNK, None)
+SETUP = m.Setup("en", True, CHUNK, None, progress_taken=True)
 WELCOME = m.Welcome(1, 1.0)
 F1, F2 = b"F1", b"F2"
 REGISTER = Send(m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))
@@ -572,7 +572,7 @@ def test_a_checkpoint_is_asked_of_the_engine_and_heard_as_progress(bench: Bench)
     bench.heard()
     assert bench.tell(m.Bundle(b"w", (1,)), None, m.Checkpoint(1)) == [CheckpointSlot(0)]
     bench.core.checkpointed(0, Advanced(0, Snapshot(CHUNK, b"middle")))
-    assert bench.heard() == [m.Progress(1, CHUNK, CHUNK, m.Commit(CHUNK, 0, b"middle", is_open=True))]
+    assert bench.heard() == [m.Progress(1, CHUNK, CHUNK, m.Commit(CHUNK, 0, b"middle", confirmed=0))]
 
 
 def test_an_engine_may_have_no_checkpoint_to_give(bench: Bench) -> None:
@@ -592,3 +592,12 @@ def test_lateness_and_what_could_be_left_out_are_reported(bench: Bench) -> None:
     assert isinstance(command, Send) and isinstance(command.message, m.WorkerHeartbeat)
     load = command.message.load
     assert (load.real_time_factor, load.required_factor, load.late_ms_p95) == (0.5, 0.2, 200.0)
+
+
+def test_progress_is_what_is_done_unless_more_is_asked_for(bench: Bench) -> None:
+    bench.grant(1, 0, setup=m.Setup("en", True, CHUNK, None))
+    bench.core.opened(0, 1)
+    bench.audio(1)
+    assert bench.heard() == []
+    bench.step()
+    assert bench.heard() == [m.Progress(1, CHUNK, CHUNK, None)]

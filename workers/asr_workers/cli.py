@@ -37,7 +37,11 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 )
 @click.option("--name", help="Name in `asr status` and metrics.  [default: HOST-PID]")
 @click.option(
-    "--broker", type=settings.ENDPOINT, help="The broker's side for workers.  [default: ipc://RUN_DIR/workers.ipc]"
+    "--broker",
+    type=settings.ENDPOINT,
+    multiple=True,
+    help="The broker's side for workers; repeatable, for brokers that share the pool.  "
+    "[default: ipc://RUN_DIR/workers.ipc]",
 )
 @settings.link_options
 @click.option("--slots", type=click.IntRange(min=1), help="Sessions served at once.  [default: the engine's]")
@@ -60,7 +64,7 @@ def main(
     engine: str,
     device: str,
     name: str | None,
-    broker: str | None,
+    broker: tuple[str, ...],
     curve_key: Path | None,
     curve_server_key: Path | None,
     insecure: bool,
@@ -76,11 +80,10 @@ def main(
     Start one worker per GPU, FPGA card or CPU share. It loads its engine, registers with the broker and serves until
     SIGTERM, then finishes the sessions it holds.
     """
-    endpoint = broker or settings.workers_endpoint(run_dir)
+    endpoints = broker or (settings.workers_endpoint(run_dir),)
     config = WorkerConfig(
-        broker=endpoint,
+        brokers=curve.brokers_at(endpoints, curve_key, curve_server_key, insecure=insecure),
         name=name or f"{socket.gethostname()}-{os.getpid()}",
-        keys=curve.peer_keys(endpoint, curve_key, curve_server_key, insecure=insecure),
         metrics=str(metrics) if metrics else None,
         drain_s=drain_s,
     )

@@ -67,7 +67,7 @@ class Session:
             self._queue.append(frame.pcm)
         before, self.taken = self.taken, self.taken + samples
         self._queued += samples
-        return self._progress_after(before, self.taken)
+        return self._progress_after(before, self.taken) if self.setup.progress_taken else []
 
     # ---- A client that comes back ----
 
@@ -156,10 +156,11 @@ class Session:
 
     def checkpointed(self, snapshot: Snapshot) -> list[m.FrameOut]:
         """The engine was asked for a snapshot in the middle of an utterance."""
-        return [self._progress(replace(self._commit(snapshot), is_open=True))]
+        confirmed = self.commit.confirmed_samples if self.commit else 0
+        return [self._progress(self._commit(snapshot, confirmed))]
 
-    def _commit(self, snapshot: Snapshot) -> m.Commit:
-        self.commit = m.Commit(snapshot.sample, self._utterance, snapshot.state)
+    def _commit(self, snapshot: Snapshot, confirmed: int | None = None) -> m.Commit:
+        self.commit = m.Commit(snapshot.sample, self._utterance, snapshot.state, confirmed)
         return self.commit
 
     def _progress(self, commit: m.Commit | None) -> m.Progress:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,31 +15,29 @@ from typing import Any
 import structlog
 import zmq
 
-from asr_proto import curve, wire
+from asr_proto import collector, curve, wire
 from asr_proto import messages as m
 from asr_proto.errors import DecodeError, SetupError
 from asr_proto.metrics import MetricsServer
 from asr_workers import engine_thread as et
+from asr_workers.brokers import Brokers, Post
 from asr_workers.engines.base import Engine
+from asr_workers.link import Link
 from asr_workers.metrics import Snapshot, WorkerCollector
 from asr_workers.sessions import CheckpointSlot, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
 
 log = structlog.get_logger()
 
-QUEUE_MESSAGES_MAX = 20_000
 TURN_MESSAGES_MAX = 256
-LINGER_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """How one worker runs, beside its engine's own configuration."""
 
-    broker: str
-    """ZeroMQ endpoint of the broker's side for workers."""
+    brokers: tuple[curve.BrokerAt, ...]
+    """The broker's side for workers; several where brokers share the pool."""
     name: str
-    keys: curve.PeerKeys | None = None
-    """For a broker on another host."""
     metrics: str | None = None
     """HOST:PORT of the Prometheus endpoint, or None."""
     drain_s: float = 30.0
@@ -56,9 +53,9 @@ class Worker:
         for end in (self._wake, self._waker):
             end.setblocking(False)
         self._context: zmq.Context[Any] = zmq.Context()
-        self._link = self._socket()
-        self._dialer = curve.Dialer(self._link, config.broker, config.keys)
+        self._links = [Link(self._context, broker) for broker in config.brokers]
         self._sessions = Sessions(config.name, engine.spec, time.monotonic())
+        self._brokers = Brokers(self._sessions, len(self._links))
         self._collector = WorkerCollector(config.name)
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
         self._engine = et.EngineThread(engine, self._nudge)
@@ -77,18 +74,24 @@ class Worker:
     def run(self) -> None:
         """Serve until stopped and drained."""
         poller = zmq.Poller()
-        poller.register(self._link, zmq.POLLIN)
+        for link in self._links:
+            poller.register(link.socket, zmq.POLLIN)
+            poller.register(link.monitor, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
+        collector.settle()
         log.info("worker ready", engine=self._spec.engine, model=self._spec.model, slots=self._spec.slots)
         while self._running:
             self._turn(poller)
 
     def _turn(self, poller: zmq.Poller) -> None:
         wait_s = self._sessions.next_deadline() - time.monotonic()
-        poller.poll(max(0, math.ceil(wait_s * 1000)))
+        readable = {reader for reader, _ in poller.poll(max(0, math.ceil(wait_s * 1000)))}
         with suppress(BlockingIOError):
             self._wake.recv(4096)
-        self._receive()
+        self._receive_all()
+        for number, link in enumerate(self._links):
+            if link.monitor in readable:
+                self._look_at(number)
         self._collect()
         now = time.monotonic()
         if self._signalled and self._stop_at is None:
@@ -96,8 +99,9 @@ class Worker:
             log.info("draining", sessions=len(self._sessions))
             self._perform(self._sessions.drain(now))
         if self._sessions.next_deadline() <= now:
-            self._dialer.poll(now)
-            self._perform(self._sessions.tick(now))
+            for number in range(len(self._links)):
+                self._look_at(number)
+            self._perform(self._brokers.tick(now))
             self._collector.latest = Snapshot.of(self._sessions, self._spec)
         if self._stop_at is not None and self._stop_at <= now:
             self._running = False
@@ -137,54 +141,62 @@ class Worker:
 
     # ---- The link ----
 
-    def _socket(self) -> zmq.Socket[bytes]:
-        link: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        link.setsockopt(zmq.IDENTITY, b"W" + secrets.token_bytes(8))
-        link.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
-        link.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
-        link.setsockopt(zmq.LINGER, LINGER_MS)
-        return link
+    def _look_at(self, number: int) -> None:
+        for is_up in self._links[number].poll(time.monotonic()):
+            if is_up:
+                self._perform(self._brokers.restored(number))
+            else:
+                self._perform(self._brokers.broken(number, time.monotonic()))
 
-    def _receive(self) -> None:
+    def _receive_all(self) -> None:
+        """The leader first: after a stall its claim waits here, and so may another's."""
+        leader = self._brokers.leader
+        for number in sorted(range(len(self._links)), key=lambda number: number != leader):
+            self._receive(number)
+
+    def _receive(self, number: int) -> None:
         for _ in range(TURN_MESSAGES_MAX):
-            try:
-                parts = self._link.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
+            parts = self._links[number].receive()
+            if parts is None:
                 return
             try:
-                commands = self._decoded(parts)
+                commands = self._decoded(number, parts)
             except DecodeError as error:
                 log.warning("undecodable message from the broker", reason=error.detail)
                 continue
             self._perform(commands)
 
-    def _decoded(self, parts: list[bytes]) -> list[Command]:
+    def _decoded(self, number: int, parts: list[bytes]) -> list[Command | Post]:
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else None
         setup = wire.decode_setup(body) if body is not None and isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if body is not None and isinstance(message, m.Bundle) else ()
         if isinstance(message, m.Welcome):
             log.info("registered", broker=message.boot)
-        return self._sessions.handle(message, setup, frames, time.monotonic())  # type: ignore[arg-type]
+        return self._brokers.handle(number, message, setup, frames, time.monotonic())  # type: ignore[arg-type]
 
-    def _send(self, message: m.FromWorker, body: bytes | None = None) -> None:
+    def _send(self, number: int, message: m.FromWorker, body: bytes | None = None) -> None:
         parts = [wire.encode(message)] if body is None else [wire.encode(message), body]
-        try:
-            self._link.send_multipart(parts, zmq.DONTWAIT)
-        except zmq.Again:
+        if not self._links[number].send(parts):
             # Nobody has read for longer than the queue holds: whoever comes back will not know our sessions.
-            self._perform(self._sessions.disconnected(time.monotonic()))
+            self._perform(self._brokers.handle(number, m.Unregistered(), None, (), time.monotonic()))
 
     def _flush(self) -> None:
         for bundle, frames in self._sessions.outgoing():
             for start in range(0, len(frames), wire.FRAMES_MAX):
-                self._send(bundle, wire.encode_frames(frames[start : start + wire.FRAMES_MAX]))
+                self._send_bundle(bundle, wire.encode_frames(frames[start : start + wire.FRAMES_MAX]))
 
-    def _perform(self, commands: list[Command]) -> None:
+    def _send_bundle(self, bundle: m.Bundle, body: bytes) -> None:
+        if self._brokers.leader is not None:
+            self._send(self._brokers.leader, bundle, body)
+
+    def _perform(self, commands: Sequence[Command | Post]) -> None:
         for command in commands:
             match command:
+                case Post():
+                    self._send(command.link, command.message)
                 case Send():
-                    self._send(command.message)
+                    self._perform(self._brokers.route(command.message, time.monotonic()))
                 case OpenSlot():
                     self._engine.submit(et.Open(command.lease, command.slot, command.options, command.snapshot))
                 case CloseSlot():
@@ -210,8 +222,8 @@ class Worker:
         self._engine.stop()
         if self._metrics:
             self._metrics.close()
-        self._dialer.close()
-        self._link.close()
+        for link in self._links:
+            link.close()
         self._context.term()
         self._wake.close()
         self._waker.close()

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from asr_client.connection import CLOSE_TIMEOUT_S, open_connection
 from asr_client.dialects.conversation import READY_TIMEOUT_S, Closed
 from asr_client.dialects.talks import Message
-from asr_client.session import CLOSE_TIMEOUT_S, open_connection
 
 OPEN_TIMEOUT_S = 10.0
 

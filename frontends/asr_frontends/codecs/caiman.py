@@ -57,7 +57,7 @@ class CaimanCodec:
     # ---- Receiving ----
 
     def opening(self) -> list[ClientEvent]:
-        return [Start(partials=False, progress_samples=FRAME_SAMPLES)]
+        return [Start(partials=False, progress_samples=FRAME_SAMPLES, progress_taken=True)]
 
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
         if isinstance(frame, str):

@@ -25,7 +25,8 @@ from asr_frontends.servers.openai import OpenAiLimits
 from asr_frontends.servers.protocols import Http
 from asr_frontends.servers.websocket import WebSocket
 from asr_frontends.session import Limits
-from asr_proto.curve import PeerKeys
+from asr_proto import collector
+from asr_proto.curve import BrokerAt
 from asr_proto.errors import SetupError
 
 log = structlog.get_logger()
@@ -44,14 +45,12 @@ CAIMAN_PORT = 3030
 class FrontendConfig:
     """How one frontend runs."""
 
-    broker: str
-    """ZeroMQ endpoint of the broker's side for frontends."""
+    brokers: tuple[BrokerAt, ...]
+    """The broker's side for frontends; several where brokers share the pool."""
     name: str
     listen: tuple[str, ...]
     """HOST:PORT, any number."""
     limits: Limits
-    curve: PeerKeys | None = None
-    """For a broker on another host."""
     reuse_port: bool = False
     """Share the ports with other frontends."""
     message_bytes_max: int = 1_048_576
@@ -109,7 +108,7 @@ async def serve(config: FrontendConfig) -> None:
     keyfile = KeyFile(config.keys) if config.keys else None
     gate = Gate(_rules(config, keyfile))
     sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
-    frontend = Frontend(config.broker, config.name, config.limits, config.journal_bytes_max, config.curve)
+    frontend = Frontend(config.brokers, config.name, config.limits, config.journal_bytes_max)
     webrtc = webrtc_extra.peers(frontend, gate)
     routes = [*openai.routes(frontend, config.openai), *parakeet.routes(), *webrtc.routes(config.webrtc_path)]
     app = App(frontend, gate, Amira(frontend, config.amira), routes)
@@ -117,6 +116,7 @@ async def serve(config: FrontendConfig) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    collector.settle()
     serving = asyncio.create_task(server.serve(sockets))
     watching = asyncio.create_task(_watch(config, keyfile, gate))
     _announce(sockets)
@@ -125,6 +125,10 @@ async def serve(config: FrontendConfig) -> None:
     stopped.cancel()
     watching.cancel()
     log.info("draining", sessions=len(frontend.sessions))
+    if config.reuse_port:
+        # The others take who comes now. Alone on the port, we answer that we are going away.
+        for listener in server.servers:
+            listener.close()
     await frontend.drain(config.drain_s)
     server.should_exit = True
     await serving

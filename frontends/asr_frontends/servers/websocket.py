@@ -69,13 +69,12 @@ class WebSocket(WebSocketsSansIOProtocol):
         return self.writable.is_set()
 
     def write(self, frame: str | bytes) -> None:
-        if self.conn.state is not State.OPEN:
+        if self.conn.state is not State.OPEN or self.transport.is_closing():
             return
         if isinstance(frame, str):
-            self.conn.send_text(frame.encode())
+            self.transport.write(frames.message(frames.TEXT, frame.encode()))
         else:
-            self.conn.send_binary(frame)
-        self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.write(frames.message(frames.BINARY, frame))
 
     async def finish(self, close: Close) -> None:
         self._leave_to_library()
@@ -142,17 +141,18 @@ class WebSocket(WebSocketsSansIOProtocol):
         assert self._receiver is not None
         held, at, size_max = self._held, 0, self.config.ws_max_size
         while self._is_plain and not self._is_paused and (found := frames.find(held, at, size_max)) is not None:
-            if found.kind == "binary":
-                self._receiver.on_frame(found.payload)
-            elif found.kind == "text" and (text := _text(found.payload)) is not None:
+            kind, payload, end = found
+            if kind == "binary":
+                self._receiver.on_frame(payload)
+            elif kind == "text" and (text := _text(payload)) is not None:
                 self._receiver.on_frame(text)
-            elif found.kind == "control":
-                super().data_received(found.payload)
+            elif kind == "control":
+                super().data_received(payload)
                 self._is_plain = self.conn.state is State.OPEN
             else:
                 self._is_plain = False
                 break
-            at = found.end
+            at = end
         self._held = held[at:]
         if not self._is_plain:
             self._leave_to_library()

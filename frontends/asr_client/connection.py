@@ -1,0 +1,143 @@
+"""One connection to `/v1/stream`: a WebSocket from handshake to close that carries a session, or a part of one.
+
+A server that withholds its reads answers no pings, so none are sent; TCP keep-alive notices a host that has gone while
+nothing is being sent, and the acks that stay away notice it otherwise.
+This module must not know what is sent again, or when another connection is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from asr_client.errors import ConnectionFailed, ConnectionLost, ServerError
+from asr_client.events import Event, GoAway, Ready, parse
+from asr_proto.errors import DecodeError
+
+MESSAGE_BYTES_MAX = 1 << 20
+"""Largest message taken from the server: a final with all its words stays far below."""
+CLOSE_TIMEOUT_S = 2.0
+GOING_AWAY = 1001
+
+
+class Broken(ConnectionLost):
+    """The connection ended without anyone ending the session: it waits on the server for another one."""
+
+
+class Connection:
+    """`await Connection.open(...)`, then `start`, then any number of `send` and `receive`, and `close`."""
+
+    def __init__(self, websocket: ClientConnection) -> None:
+        self._websocket = websocket
+        self._must_leave = False
+
+    @classmethod
+    async def open(cls, url: str, api_key: str | None, timeout_s: float) -> Connection:
+        """Raises ConnectionFailed, ServerError."""
+        return cls(await open_connection(url, api_key, timeout_s))
+
+    async def start(self, fields: Mapping[str, Any], timeout_s: float) -> Ready:
+        """Say `start` with these fields and wait for its answer."""
+        await self.send_control("start", **fields)
+        try:
+            async with asyncio.timeout(timeout_s):
+                event = await self.receive()
+        except TimeoutError:
+            raise ConnectionLost(f"the server took the connection but was not ready within {timeout_s:g} s") from None
+        if not isinstance(event, Ready):
+            raise DecodeError(f"the server sent {type(event).__name__} before it was ready")
+        return event
+
+    async def send_control(self, kind: str, **fields: Any) -> None:
+        """Send one text message."""
+        await self.send(json.dumps({"type": kind, **fields}, ensure_ascii=False))
+
+    async def send(self, message: str | bytes) -> None:
+        """Waits while the server does not read. Raises ConnectionLost."""
+        try:
+            await self._websocket.send(message)
+        except ConnectionClosed as error:
+            raise self._lost(error) from None
+
+    async def receive(self) -> Event:
+        """The next event of a type that is known. Raises ServerError, ConnectionLost and DecodeError."""
+        while True:
+            try:
+                message = parse(await self._websocket.recv())
+            except ConnectionClosed as error:
+                raise self._lost(error) from None
+            if isinstance(message, ServerError):
+                raise self._ended(message)
+            if message is not None:
+                self._must_leave |= isinstance(message, GoAway)
+                return message
+
+    async def close(self) -> None:
+        """End it, at once if it is broken. May be called again."""
+        # The library's own timeout does not cover a close frame that waits behind audio which nobody reads.
+        try:
+            await asyncio.wait_for(self._websocket.close(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            pass
+        finally:
+            self._websocket.transport.abort()
+        await self._websocket.wait_closed()
+
+    def abort(self) -> None:
+        """Let go of it without a word, so that the server keeps the session."""
+        self._websocket.transport.abort()
+
+    def _ended(self, error: ServerError) -> ServerError | Broken:
+        """A server that has asked us to leave says so again when it ends the connection: the session waits."""
+        is_asked_to_leave = self._must_leave and error.code == "going-away"
+        return Broken(error.detail, GOING_AWAY) if is_asked_to_leave else error
+
+    def _lost(self, error: ConnectionClosed) -> ConnectionLost:
+        if error.rcvd is not None:
+            reason = f" {error.rcvd.reason}" if error.rcvd.reason else ""
+            detail = f"the server closed the connection early: {error.rcvd.code}{reason}"
+            is_asked_to_leave = self._must_leave and error.rcvd.code == GOING_AWAY
+            return (Broken if is_asked_to_leave else ConnectionLost)(detail, error.rcvd.code)
+        detail = "the connection broke before the session had ended"
+        return ConnectionLost(detail) if error.sent is not None else Broken(detail)
+
+
+async def open_connection(url: str, api_key: str | None, timeout_s: float) -> ClientConnection:
+    """A WebSocket. Raises ConnectionFailed when nobody answers, ServerError when who answers refuses."""
+    try:
+        websocket = await open_websocket(
+            url,
+            additional_headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+            compression=None,
+            ping_interval=None,
+            max_size=MESSAGE_BYTES_MAX,
+            open_timeout=timeout_s,
+            close_timeout=CLOSE_TIMEOUT_S,
+        )
+    except InvalidStatus as error:
+        body = (error.response.body or b"").decode(errors="replace").strip()
+        raise ServerError(f"http-{error.response.status_code}", body or "the server refused the connection") from error
+    except InvalidHandshake as error:
+        raise ServerError("no-websocket", f"what answers at {url} speaks no WebSocket") from error
+    except TimeoutError as error:
+        raise ConnectionFailed(url, f"no answer within {timeout_s:g} s") from error
+    except OSError as error:
+        refused = isinstance(error, ConnectionRefusedError)
+        raise ConnectionFailed(url, "" if refused else error.strerror or "") from error
+    _keep_alive(websocket.transport.get_extra_info("socket"))
+    return websocket
+
+
+def _keep_alive(tcp: socket.socket) -> None:
+    """Let the kernel notice within about 30 s that the other host is gone; it answers where a busy server would not."""
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -1,0 +1,475 @@
+"""The promises, checked against what happened. Pure: a history in, violations out, each with its story.
+
+    I1  every committed sample, and every sample that a resuming client sends again, is transcribed exactly once
+    I2  finals never change and never come twice
+    I3  the transcript equals that of an undisturbed run
+    I4  no session hears another's text
+    I5  every session has exactly one terminal event, and nothing behind it
+    I6  slots in use equal live sessions, those in their grace period included, within a second of quiet
+    I7  queues, memory and descriptors are bounded
+    I8  readiness does not lie
+
+Faults excuse little. A client whose frontend dies is cut, and where it cannot resume only what it had heard is judged.
+A session may be refused while the pool is not whole. Nothing excuses a wrong text, a lost slot or a second end.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from tests.nemesis.history import (
+    Absence,
+    Answered,
+    Committed,
+    Conversation,
+    Cut,
+    Ended,
+    Event,
+    Failed,
+    Final,
+    History,
+    Hung,
+    Memory,
+    Moved,
+    Opened,
+    Partial,
+    Probe,
+    Readied,
+    Slots,
+    Strike,
+)
+from tests.nemesis.schedule import Delay, ExhaustDescriptors, Kill, Partition, Pause, Restart, role_of
+
+INVARIANTS: Mapping[str, str] = {
+    "I1": "every sample is transcribed exactly once",
+    "I2": "finals never change or repeat",
+    "I3": "the transcript equals the undisturbed one",
+    "I4": "no session hears another's text",
+    "I5": "exactly one terminal event",
+    "I6": "slots in use equal live sessions",
+    "I7": "queues, memory and descriptors are bounded",
+    "I8": "readiness does not lie",
+}
+STORY_S = 30.0
+REFUSALS = frozenset({"at-capacity", "no-worker", "no-broker", "overloaded", "going-away"})
+"""What a new session may hear while the pool is not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What counts as quiet, as noticed, as bounded."""
+
+    quiet_s: float = 1.0
+    notice_s: float = 0.5
+    """A death is known everywhere after this long."""
+    hang_s: float = 2.5
+    """Standing still is known after this long: a second and a half, and one report."""
+    settle_s: float = 2.0
+    """After the pool is whole again."""
+    grace_s: float = 30.0
+    """How long the slot of a lost client is kept for it, at most."""
+    resumes: bool = False
+    """Whether a client must be able to go on elsewhere when its frontend dies, and to begin there when it drains."""
+    chunks_per_session_max: int = 200
+    """A session's credit in the fake engine's chunks, and a bundle."""
+    rss_mb_max: float = 1024.0
+    warm_up_s: float = 20.0
+    growth_s_min: float = 40.0
+    """Growth is judged over at least so long a life after the warm-up."""
+    growth_share_max: float = 0.1
+    growth_mb_max: float = 6.0
+    """Growth within this much is nothing; for runs too short for a share to mean anything."""
+    descriptors_more_max: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was broken."""
+
+    invariant: str
+    sentence: str
+    story: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.invariant} {self.sentence}" + (f"\n{self.story}" if self.story else "")
+
+
+def check(history: History, limits: Limits | None = None) -> list[Violation]:
+    """All violations, the most serious promises first."""
+    limits = limits or Limits()
+    words = _speakers_of_words(history.everybody())
+    found: list[Violation] = []
+    for conversation in history.everybody():
+        found += _texts(conversation, words)
+        found += _commits(conversation)
+        found += _ends(conversation, history, limits)
+    for rule in (_refusals, _slots, _bounds, _growth, _leaks, _readiness):
+        found += rule(history, limits)
+    return sorted(found, key=lambda violation: violation.invariant)
+
+
+# ---- I1 to I4: what was heard ----
+
+
+def _speakers_of_words(everybody: Iterable[Conversation]) -> dict[str, set[int]]:
+    """Who may say a word; with the fake engine hardly ever more than one."""
+    words: dict[str, set[int]] = {}
+    for conversation in everybody:
+        for utterance in conversation.truth.utterances:
+            for word in utterance.text.split():
+                words.setdefault(word, set()).add(conversation.number)
+    return words
+
+
+def _texts(conversation: Conversation, words: Mapping[str, set[int]]) -> Iterator[Violation]:
+    heard: list[Final] = []
+    for index, event in enumerate(conversation.events):
+        match event:
+            case Final():
+                yield from _final(conversation, index, event, heard, words)
+            case Partial():
+                yield from _partial(conversation, index, event, len(heard), words)
+    yield from _markers(conversation)
+    expected = conversation.truth.utterances
+    if conversation.whole and len(heard) < len(expected):
+        missing = f"finals {len(heard)} to {len(expected) - 1} never came before its end"
+        yield _violation("I1", conversation, missing)
+
+
+def _final(
+    conversation: Conversation, index: int, final: Final, heard: list[Final], words: Mapping[str, set[int]]
+) -> Iterator[Violation]:
+    """One final against its place in the truth; `heard` are those before it, and then it too."""
+    number, expected = final.utterance, conversation.truth.utterances
+    if number < len(heard):
+        same = (heard[number].text, heard[number].start_s, heard[number].end_s) == (
+            final.text,
+            final.start_s,
+            final.end_s,
+        )
+        how = "came twice" if same else f"changed from {heard[number].text!r} to {final.text!r}"
+        yield _violation("I2", conversation, f"final {number} {how}", index)
+        return
+    if number > len(heard):
+        yield _violation("I1", conversation, f"finals {len(heard)} to {number - 1} were lost before {number}", index)
+        heard += [final] * (number - len(heard))
+    heard.append(final)
+    if number >= len(expected):
+        yield _violation("I1", conversation, f"final {number} speaks of more audio than was sent", index)
+        return
+    truth = expected[number]
+    if (final.start_s, final.end_s) != (truth.start_s, truth.end_s):
+        spans = f"[{final.start_s:g}, {final.end_s:g}) s, not [{truth.start_s:g}, {truth.end_s:g}) s"
+        yield _violation("I1", conversation, f"final {number} is of {spans}", index)
+    if final.text != truth.text:
+        yield _wrong_text(conversation, index, f"final {number}", final.text, truth.text, words)
+
+
+def _partial(
+    conversation: Conversation, index: int, partial: Partial, finals: int, words: Mapping[str, set[int]]
+) -> Iterator[Violation]:
+    expected = conversation.truth.utterances
+    if not conversation.truth.grows:
+        return
+    if partial.utterance >= len(expected):
+        yield _violation("I1", conversation, f"a partial of utterance {partial.utterance}, which nobody spoke", index)
+    elif not f"{expected[partial.utterance].text} ".startswith(f"{partial.text} "):
+        truth = expected[partial.utterance].text
+        yield _wrong_text(
+            conversation, index, f"a partial of utterance {partial.utterance}", partial.text, truth, words
+        )
+    elif partial.utterance < finals:
+        yield _violation("I2", conversation, f"a partial of utterance {partial.utterance} after its final", index)
+
+
+def _wrong_text(
+    conversation: Conversation, index: int, what: str, text: str, truth: str, words: Mapping[str, set[int]]
+) -> Violation:
+    """Another's, or nobody's."""
+    others = Counter(number for word in text.split() for number in words.get(word, ()) if number != conversation.number)
+    if others:
+        ((owner, _),) = others.most_common(1)
+        return _violation("I4", conversation, f"{what} is the text of session {owner}: {text!r}", index)
+    return _violation("I3", conversation, f"{what} is {text!r}, undisturbed it is {truth!r}", index)
+
+
+def _markers(conversation: Conversation) -> Iterator[Violation]:
+    answers = Counter(event.marker for event in conversation.events if isinstance(event, Answered))
+    for marker, count in answers.items():
+        if marker not in conversation.truth.markers:
+            yield _violation("I4", conversation, f"an answer to flush {marker!r}, which it never sent")
+        elif count > 1:
+            yield _violation("I2", conversation, f"flush {marker!r} was answered {count} times")
+    if conversation.whole and (silent := [one for one in conversation.truth.markers if one not in answers]):
+        yield _violation("I1", conversation, f"flushes {silent} were never answered")
+
+
+def _commits(conversation: Conversation) -> Iterator[Violation]:
+    """A client forgets what is committed: commits never go back, and nobody resumes before one."""
+    committed = 0
+    for index, event in enumerate(conversation.events):
+        match event:
+            case Committed(samples=samples):
+                if not committed <= samples <= conversation.truth.samples:
+                    yield _violation("I1", conversation, f"the commit went from {committed} to {samples}", index)
+                committed = max(committed, samples)
+            case Readied(from_sample=start) if start < committed:
+                yield _violation("I1", conversation, f"asked for sample {start}, {committed} were committed", index)
+
+
+# ---- I5: how it ended ----
+
+
+def _ends(conversation: Conversation, history: History, limits: Limits) -> Iterator[Violation]:
+    events = conversation.events
+    terminal = [index for index, event in enumerate(events) if _terminal(event, events[index + 1 :])]
+    if len(terminal) > 1:
+        yield _violation("I5", conversation, f"{len(terminal)} terminal events", terminal[1])
+    elif terminal and terminal[0] + 1 < len(events):
+        behind = type(events[terminal[0] + 1]).__name__
+        yield _violation("I5", conversation, f"{behind} after the terminal event", terminal[0] + 1)
+    elif not terminal:
+        yield from _endless(conversation, history, limits)
+    failure = events[-1] if events else None
+    if isinstance(failure, Failed) and conversation.ready_s is not None and not _told_to_go(failure, history):
+        yield _violation("I3", conversation, f"failed: {failure.code}: {failure.message}")
+
+
+def _terminal(event: Event, later: Sequence[Event]) -> bool:
+    """A server that goes away ends a session only for a client that cannot resume it elsewhere."""
+    resumed = isinstance(event, Failed) and event.code == "going-away" and any(isinstance(one, Opened) for one in later)
+    return isinstance(event, Ended | Failed) and not resumed
+
+
+def _told_to_go(failure: Failed, history: History) -> bool:
+    return failure.code == "going-away" and any(
+        isinstance(strike.fault, Restart) and role_of(strike.fault.name) == "frontend"
+        for strike in history.disturbed(failure.at_s, failure.at_s)
+    )
+
+
+def _endless(conversation: Conversation, history: History, limits: Limits) -> Iterator[Violation]:
+    last = conversation.events[-1] if conversation.events else None
+    match last:
+        case Cut() if conversation.refused:
+            return
+        case Cut() if _frontend_died(conversation, history):
+            if limits.resumes:
+                yield _violation("I5", conversation, f"could not be resumed: {last.why}")
+        case Cut():
+            yield _violation("I5", conversation, f"cut though no frontend had died: {last.why}")
+        case Hung():
+            yield _violation("I5", conversation, "no terminal event: the server fell silent")
+        case _:
+            yield _violation("I5", conversation, "no terminal event before the run was over")
+
+
+def _frontend_died(conversation: Conversation, history: History) -> bool:
+    """A dead process's sockets are reset at once; one that drains goes some seconds later."""
+    since = max(index for index, event in enumerate(conversation.events) if isinstance(event, Readied))
+    cut = next(event for event in conversation.events[since:] if isinstance(event, Cut))
+    if any(isinstance(event, Failed) and event.code == "going-away" for event in conversation.events[since:]):
+        return True
+    for strike in history.disturbed(cut.at_s - 1.0, cut.at_s):
+        match strike.fault:
+            case Kill(name) if role_of(name) == "frontend" and cut.at_s - strike.at_s < 1.0:
+                return True
+            case Restart(name) if role_of(name) == "frontend":
+                return True
+    return False
+
+
+def _refusals(history: History, limits: Limits) -> Iterator[Violation]:
+    """Who may not begin though nothing is wrong has been lied to by readiness. An orderly restart is nothing wrong."""
+
+    def excuses(strike: Strike) -> bool:
+        return not (limits.resumes and isinstance(strike.fault, Restart))
+
+    for conversation in history.conversations:
+        refused = conversation.refused
+        if refused is None:
+            continue
+        if isinstance(refused, Failed) and refused.code not in REFUSALS:
+            yield _violation("I3", conversation, f"refused: {refused.code}: {refused.message}")
+        elif not [
+            strike for strike in history.disturbed(refused.at_s - limits.settle_s, refused.at_s) if excuses(strike)
+        ]:
+            yield _violation("I8", conversation, "refused though there was somebody to serve it")
+
+
+# ---- I6: slots ----
+
+
+def _slots(history: History, limits: Limits) -> Iterator[Violation]:
+    """Whoever lives throughout a quiet second has a slot, and nobody has one who did not live in it."""
+    yield from _freed(history, limits)
+    lives = [life for conversation in history.everybody() if (life := _life(conversation, limits))]
+    moves = sorted(event.at_s for one in history.everybody() for event in one.events if isinstance(event, Moved))
+    for seen in history.slots:
+        begin = seen.asked_s - limits.quiet_s
+        # A move without a fault is unrest too: the old slot is released while the new one is taken.
+        if history.disturbed(begin - limits.settle_s, seen.at_s) or _any_in(moves, begin - limits.settle_s, seen.at_s):
+            continue
+        least = sum(ready <= begin and over >= seen.at_s for _, ready, over, _ in lives)
+        most = sum(opened <= seen.at_s and freed >= begin for opened, _, _, freed in lives)
+        if not least <= seen.in_use <= most:
+            lived = f"{least}" if least == most else f"{least} to {most}"
+            sentence = f"at {seen.at_s:.2f} s {seen.in_use} slots are in use, {lived} sessions live"
+            yield Violation("I6", sentence, _lately(history, seen.at_s))
+
+
+def _freed(history: History, limits: Limits) -> Iterator[Violation]:
+    """In the end no slot is in use, but for the grace of those who were cut."""
+    over = [one.over_s + (limits.grace_s if one.cut else 0.0) for one in history.everybody() if one.over_s is not None]
+    due_s = max(over, default=0.0) + limits.quiet_s
+    if history.freed_s is None or history.freed_s > due_s:
+        when = "never" if history.freed_s is None else f"at {history.freed_s:.2f} s"
+        yield Violation("I6", f"the last slot was free {when}, due at {due_s:.2f} s", _lately(history, history.end_s))
+
+
+def _any_in(moments: Sequence[float], from_s: float, until_s: float) -> bool:
+    """Whether one of the moments, which are in order, lies in that time."""
+    after = bisect.bisect_left(moments, from_s)
+    return after < len(moments) and moments[after] <= until_s
+
+
+def _lately(history: History, at_s: float) -> str:
+    """The faults and the answers that led there."""
+    struck = [f"      {one.at_s:8.3f} s  {one.fault}, whole again at {one.whole_s:.3f} s" for one in history.strikes]
+    struck = [line for line, one in zip(struck, history.strikes, strict=True) if at_s - STORY_S <= one.at_s <= at_s]
+    slots = [f"{one.at_s:.2f} s {one.in_use}" for one in history.slots if at_s - 5 <= one.at_s <= at_s + 5]
+    return "\n".join([*struck, f"      slots in use: {', '.join(slots)}"])
+
+
+def _life(conversation: Conversation, limits: Limits) -> tuple[float, float, float, float] | None:
+    """When it was opened, certainly had a slot, was over for its client, and must have given its slot back."""
+    if conversation.opened_s is None:
+        return None
+    over = conversation.over_s if conversation.over_s is not None else float("inf")
+    # Between two connections of a client that resumes, it lives in its grace period.
+    freed = over + (limits.grace_s if conversation.cut else 0.0)
+    ready = conversation.ready_s if conversation.ready_s is not None else float("inf")
+    # From its stop on, a session may be over for the worker before its client hears so.
+    stopped = conversation.stopped_s if conversation.stopped_s is not None else over
+    return conversation.opened_s, ready, min(over, stopped), freed
+
+
+# ---- I7: bounds ----
+
+
+def _bounds(history: History, limits: Limits) -> Iterator[Violation]:
+    worst: dict[str, Memory] = {}
+    for seen in history.memory:
+        if seen.rss_mb > limits.rss_mb_max and seen.rss_mb > worst.get(seen.name, seen).rss_mb - 1e-9:
+            worst[seen.name] = seen
+    for name, seen in worst.items():
+        yield Violation("I7", f"{name} took {seen.rss_mb:.0f} MB at {seen.at_s:.1f} s, more than {limits.rss_mb_max:g}")
+    opened = [(one.opened_s, one.over_s) for one in history.everybody() if one.opened_s is not None]
+    for answer in history.slots:
+        live = sum(begin <= answer.at_s and (over is None or over >= answer.asked_s) for begin, over in opened)
+        chunks_max = limits.chunks_per_session_max * max(1, live, answer.in_use)
+        if answer.pending_chunks > chunks_max:
+            yield Violation("I7", f"{answer.pending_chunks} chunks wait at {answer.at_s:.1f} s, more than {chunks_max}")
+
+
+def _growth(history: History, limits: Limits) -> Iterator[Violation]:
+    for (name, pid), seen in lives_of_processes(history.memory).items():
+        warm = [one for one in seen if one.at_s >= seen[0].at_s + limits.warm_up_s]
+        if not warm or warm[-1].at_s - warm[0].at_s < limits.growth_s_min:
+            continue
+        before, after = growth_mb(warm)
+        if after > before * (1 + limits.growth_share_max) and after > before + limits.growth_mb_max:
+            yield Violation("I7", f"{name} (pid {pid}) grew from {before:.1f} to {after:.1f} MB after its warm-up")
+
+
+def lives_of_processes(memory: Iterable[Memory]) -> dict[tuple[str, int], list[Memory]]:
+    """What was seen of each process, by name and process id."""
+    lives: dict[tuple[str, int], list[Memory]] = {}
+    for seen in memory:
+        lives.setdefault((seen.name, seen.pid), []).append(seen)
+    return lives
+
+
+def growth_mb(seen: Sequence[Memory]) -> tuple[float, float]:
+    """The median of its first quarter and of its last: one sample means little."""
+    quarter = max(1, len(seen) // 4)
+    return median(one.rss_mb for one in seen[:quarter]), median(one.rss_mb for one in seen[-quarter:])
+
+
+def _leaks(history: History, limits: Limits) -> Iterator[Violation]:
+    for name, after in history.rested.items():
+        before = history.resting.get(name, after)
+        if after > before + limits.descriptors_more_max:
+            yield Violation("I7", f"{name} holds {after} descriptors after the last session, {before} before the first")
+
+
+# ---- I8: readiness ----
+
+
+def _readiness(history: History, limits: Limits) -> Iterator[Violation]:
+    yield from _probes(history, limits)
+    for begin, end in [*nobody_there(history.absences, history.workers), *nobody_registered(history.slots)]:
+        lies = [look for look in history.looks if look.ready and begin + limits.notice_s < look.at_s < end]
+        if lies:
+            when = f"{lies[0].at_s:.2f} s"
+            yield Violation("I8", f"{lies[0].frontend} is ready at {when}, no worker from {begin:.2f} to {end:.2f} s")
+    for look in history.looks:
+        if look.ready is False and not history.disturbed(look.at_s - limits.settle_s, look.at_s):
+            yield Violation("I8", f"{look.frontend} is not ready at {look.at_s:.2f} s though the pool is whole")
+
+
+def _probes(history: History, limits: Limits) -> Iterator[Violation]:
+    for probe in history.probes:
+        if probe.conversation.whole:
+            continue
+        until = probe.conversation.over_s or history.end_s
+        if not any(_unsettled(strike, probe, until, limits) for strike in history.strikes):
+            said = f"{probe.frontend} was ready at {probe.at_s:.2f} s, and its session was not served"
+            yield _violation("I8", probe.conversation, said)
+
+
+def _unsettled(strike: Strike, probe: Probe, until_s: float, limits: Limits) -> bool:
+    """Whether the fault struck during the probe, or so shortly before that nobody could know yet."""
+    match strike.fault:
+        case Kill():
+            spans = [(strike.at_s, strike.at_s + limits.notice_s)]
+        case Pause() | Partition():
+            unknown = min(strike.at_s + limits.hang_s + limits.notice_s, strike.released_s)
+            spans = [(strike.at_s, unknown), (strike.released_s, strike.released_s + limits.notice_s)]
+        case Delay() | ExhaustDescriptors() | Restart():
+            spans = [(strike.at_s, strike.released_s + limits.notice_s)]
+        case _:
+            spans = [(strike.at_s, strike.whole_s + limits.notice_s)]
+    return any(begin <= until_s and end >= probe.at_s for begin, end in spans)
+
+
+def nobody_there(absences: Sequence[Absence], workers: int) -> list[tuple[float, float]]:
+    """When no worker process was running at all."""
+    gone = [one for one in absences if role_of(one.name) == "worker"]
+    edges = sorted({edge for one in gone for edge in (one.from_s, one.until_s)})
+    spans = []
+    for begin, end in itertools.pairwise(edges):
+        missing = {one.name for one in gone if one.from_s <= begin and one.until_s >= end}
+        if workers and len(missing) == workers:
+            spans.append((begin, end))
+    return spans
+
+
+def nobody_registered(answers: Sequence[Slots]) -> list[tuple[float, float]]:
+    """When no worker was registered, as two answers of the broker in a row say: one may be starting."""
+    spans: list[tuple[float, float]] = []
+    for one, other in itertools.pairwise(answers):
+        if one.workers or other.workers:
+            continue
+        begin = spans.pop()[0] if spans and spans[-1][1] == one.asked_s else one.at_s
+        spans.append((begin, other.asked_s))
+    return spans
+
+
+def _violation(invariant: str, conversation: Conversation, sentence: str, index: int | None = None) -> Violation:
+    return Violation(invariant, f"{conversation.name}: {sentence}", conversation.story(index))

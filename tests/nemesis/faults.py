@@ -1,0 +1,271 @@
+"""The nemesis: strikes the pool as the schedule says, and notes when each fault began, when it was lifted, and when
+everything that it had hit was there again. Judges nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import psutil
+
+from tests.nemesis.history import Absence, History, Strike
+from tests.nemesis.links import Links
+from tests.nemesis.pool import Pool, open_files_max
+from tests.nemesis.schedule import (
+    Delay,
+    ExhaustDescriptors,
+    Fault,
+    FillDisk,
+    JumpClock,
+    Kill,
+    Partition,
+    Pause,
+    Restart,
+    Timed,
+    role_of,
+)
+
+POLL_S = 0.05
+THERE_S = 12.0
+"""How long a victim is waited for that its supervisor has not started again yet."""
+WHOLE_S = 60.0
+"""How long a pool may take to be whole again; what takes longer is told as it is."""
+LOG_S = 0.3
+"""From the disk's being full to the event that would be logged."""
+FOREVER = float("inf")
+
+
+class NobodyThere(Exception):
+    """The victim is not running, or the machine cannot do this."""
+
+
+class Nemesis:
+    """Performs the faults of one run."""
+
+    def __init__(self, pool: Pool, links: Links | None, history: History, clock: Callable[[], float]) -> None:
+        self._pool, self._links, self._history, self._clock = pool, links, history, clock
+        self._striking: set[asyncio.Task[None]] = set()
+
+    async def run(self, timed: Sequence[Timed], begin_s: float, *, spares: bool) -> None:
+        """Every fault at its moment; with spares, once somebody can take over. Returns when all is whole."""
+        for one in timed:
+            await asyncio.sleep(max(0.0, begin_s + one.at_s - self._clock()))
+            fault = await self._spared(one.fault) if spares else one.fault
+            task = asyncio.create_task(self._strike(fault))
+            self._striking.add(task)
+            if spares:
+                await self._struck(fault, task)
+        if self._striking:
+            await asyncio.gather(*self._striking)
+
+    async def _struck(self, fault: Fault, task: asyncio.Task[None]) -> None:
+        """One fault after the other; only kills of workers go on while the last victim is still being restarted."""
+        if isinstance(fault, Kill) and role_of(fault.name) == "worker":
+            await asyncio.sleep(POLL_S)
+        else:
+            await asyncio.wait([task])
+
+    async def _spared(self, fault: Fault) -> Fault:
+        """The fault when it can be survived: another worker is registered, or for others, everybody is."""
+        if not (isinstance(fault, Kill) and role_of(fault.name) == "worker"):
+            await self._until_whole()
+            return fault
+        deadline = self._clock() + WHOLE_S
+        while self._clock() < deadline:
+            names = await self._serving_workers()
+            if len(names) >= 2:
+                return fault if fault.name in names else Kill(names[0])
+            await asyncio.sleep(POLL_S)
+        return fault
+
+    async def _serving_workers(self) -> list[str]:
+        """Registered, and not only remembered."""
+        status = await asyncio.to_thread(self._pool.status)
+        children = self._pool.children()
+        known = [worker.name for worker in status.workers if not worker.draining] if status else []
+        return sorted(name for name in known if name in children)
+
+    async def _strike(self, fault: Fault) -> None:
+        strike = Strike(fault, self._clock(), FOREVER, FOREVER)
+        try:
+            await self._perform(strike)
+        except NobodyThere as reason:
+            with suppress(ValueError):
+                self._history.strikes.remove(strike)
+            self._history.skipped.append((fault, str(reason)))
+            return
+        strike.released_s = min(strike.released_s, self._clock())
+        await self._until_whole()
+        strike.whole_s = self._clock()
+
+    async def _perform(self, strike: Strike) -> None:
+        match strike.fault:
+            case Kill(name):
+                await self._kill(strike, name)
+            case Restart(name):
+                await self._restart(strike, name)
+            case Pause(name, for_s):
+                await self._pause(strike, name, for_s)
+            case Partition(name, for_s):
+                await self._partition(strike, name, for_s)
+            case Delay(name, delay_ms, for_s):
+                await self._delay(strike, name, delay_ms, for_s)
+            case JumpClock(by_s, for_s):
+                await self._jump_clock(strike, by_s, for_s)
+            case FillDisk(name, for_s):
+                await self._fill_disk(strike, name, for_s)
+            case ExhaustDescriptors(name, for_s):
+                await self._exhaust(strike, name, for_s)
+
+    # ---- Each fault ----
+
+    async def _kill(self, strike: Strike, name: str) -> None:
+        victim = await self._there(name)
+        self._begin(strike)
+        _signal(victim, signal.SIGKILL)
+        strike.released_s = self._clock()
+        await self._replaced(name, victim, self._clock())
+
+    async def _restart(self, strike: Strike, name: str) -> None:
+        victim = await self._there(name)
+        self._begin(strike)
+        _signal(victim, signal.SIGTERM)
+        while _lives(victim):
+            await asyncio.sleep(POLL_S)
+        strike.released_s = self._clock()
+        await self._replaced(name, victim, self._clock())
+
+    async def _pause(self, strike: Strike, name: str, for_s: float) -> None:
+        victim = await self._there(name)
+        self._begin(strike)
+        _signal(victim, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            _signal(victim, signal.SIGCONT)
+
+    async def _partition(self, strike: Strike, name: str, for_s: float) -> None:
+        weather = self._link().of(name)
+        self._begin(strike)
+        weather.passes.clear()
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            weather.passes.set()
+
+    async def _delay(self, strike: Strike, name: str, delay_ms: float, for_s: float) -> None:
+        weather = self._link().of(name)
+        self._begin(strike)
+        weather.delay_s = delay_ms / 1000
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            weather.delay_s = 0.0
+
+    async def _jump_clock(self, strike: Strike, by_s: float, for_s: float) -> None:
+        if not self._pool.shape.clock:
+            raise NobodyThere("the package faketime is not installed")
+        self._begin(strike)
+        self._pool.set_clock(by_s)
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            self._pool.set_clock(0)
+
+    async def _fill_disk(self, strike: Strike, name: str, for_s: float) -> None:
+        victim = await self._there(name)
+        self._begin(strike)
+        async with self._full_disk():
+            await asyncio.sleep(LOG_S)
+            _signal(victim, signal.SIGKILL)
+            killed_s = self._clock()
+            await asyncio.sleep(for_s)
+        strike.released_s = self._clock()
+        await self._replaced(name, victim, killed_s)
+
+    @asynccontextmanager
+    async def _full_disk(self) -> AsyncIterator[None]:
+        """No file may grow any more: a write fails as on a full disk, and children inherit it."""
+        supervisor = self._pool.supervisor()
+        soft, hard = supervisor.rlimit(psutil.RLIMIT_FSIZE)
+
+        def allow(size: int) -> None:
+            for process in (supervisor, *self._pool.children().values()):
+                with suppress(psutil.Error):
+                    process.rlimit(psutil.RLIMIT_FSIZE, (size, hard))
+
+        allow(0)
+        try:
+            yield
+        finally:
+            allow(soft)
+
+    async def _exhaust(self, strike: Strike, name: str, for_s: float) -> None:
+        victim = await self._there(name)
+        self._begin(strike)
+        try:
+            soft, hard = open_files_max(victim)
+            held = {int(number) for number in os.listdir(f"/proc/{victim.pid}/fd")}
+            lowest_free = next(number for number in range(len(held) + 1) if number not in held)
+            victim.rlimit(psutil.RLIMIT_NOFILE, (lowest_free, hard))
+        except (psutil.Error, OSError) as error:
+            raise NobodyThere(f"{name} died meanwhile") from error
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            with suppress(psutil.Error):
+                victim.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
+
+    # ---- Who is there ----
+
+    def _begin(self, strike: Strike) -> None:
+        strike.at_s = self._clock()
+        self._history.strikes.append(strike)
+
+    def _link(self) -> Links:
+        if self._links is None:
+            raise NobodyThere("the pool runs without links that could be cut")
+        return self._links
+
+    async def _there(self, name: str) -> psutil.Process:
+        """The victim, once it is running."""
+        deadline = self._clock() + THERE_S
+        while self._clock() < deadline:
+            if victim := self._pool.children().get(name):
+                return victim
+            await asyncio.sleep(POLL_S)
+        raise NobodyThere(f"{name} is not running")
+
+    async def _replaced(self, name: str, victim: psutil.Process, gone_s: float) -> None:
+        """Until its supervisor has started it again; nobody of that name ran in between."""
+        deadline = self._clock() + WHOLE_S
+        while self._clock() < deadline:
+            new = self._pool.children().get(name)
+            if new is not None and new.pid != victim.pid:
+                with suppress(psutil.Error):
+                    began_s = self._clock() - (time.time() - new.create_time())
+                    self._history.absences.append(Absence(name, gone_s, max(gone_s, began_s - POLL_S)))
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _until_whole(self) -> None:
+        deadline = self._clock() + WHOLE_S
+        while self._clock() < deadline and not await asyncio.to_thread(self._pool.whole):
+            await asyncio.sleep(2 * POLL_S)
+
+
+def _signal(victim: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        victim.send_signal(number)
+
+
+def _lives(victim: psutil.Process) -> bool:
+    try:
+        return bool(victim.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -1,0 +1,66 @@
+"""How long speakers waited for text, and which fault made them wait. Pure.
+
+The fake engine says something for every 250 ms of audio; what lies beyond that between two texts is a gap. A gap
+belongs to the fault that struck in it, or shortly before it began. What belongs to none is the machine's own unrest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tests.nemesis.history import Conversation, Cut, History, Moved, Strike
+
+BASELINE_S = 0.25
+FELT_S = 0.25
+"""Less is not told from unrest, unless the session moved."""
+REACH_S = 1.0
+"""A gap may begin this long after what made it: text that was under way still comes."""
+UNDISTURBED = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """From one text to the next, without the baseline."""
+
+    seat: int
+    session: int
+    from_s: float
+    until_s: float
+    kind: str
+    moved: bool
+
+    @property
+    def length_s(self) -> float:
+        return max(0.0, self.until_s - self.from_s - BASELINE_S)
+
+
+def gaps(history: History, felt_s: float = FELT_S) -> list[Gap]:
+    """Every gap that was felt, and every one in which a session moved."""
+    found: list[Gap] = []
+    for conversation in history.conversations:
+        found += [gap for gap in _gaps(conversation, history.strikes) if gap.moved or gap.length_s >= felt_s]
+    return found
+
+
+def _gaps(conversation: Conversation, strikes: Sequence[Strike]) -> Iterator[Gap]:
+    if conversation.ready_s is None:
+        return
+    interrupted = [event.at_s for event in conversation.events if isinstance(event, Moved | Cut)]
+    stopped = conversation.stopped_s if conversation.stopped_s is not None else conversation.over_s
+    times = [conversation.ready_s, *conversation.texts_at()]
+    for begin, end in itertools.pairwise(times):
+        if stopped is not None and begin >= stopped:
+            return
+        moved = any(begin <= at <= end for at in interrupted)
+        yield Gap(conversation.seat, conversation.number, begin, end, _cause(begin, end, strikes), moved)
+
+
+def _cause(begin: float, end: float, strikes: Sequence[Strike]) -> str:
+    """The first fault in it or shortly before it; else one that still lasted when it began."""
+    inside = [strike for strike in strikes if begin - REACH_S <= strike.at_s <= end]
+    if inside:
+        return min(inside, key=lambda strike: (strike.at_s < begin, strike.at_s)).kind
+    lasting = [strike for strike in strikes if strike.at_s <= begin <= strike.whole_s + REACH_S]
+    return lasting[-1].kind if lasting else UNDISTURBED

@@ -1,0 +1,260 @@
+"""The real thing under attack: `asr serve` with its children, found by their names, and what it said.
+
+It is started as a user would start it, so that its own supervisor restarts what the nemesis kills. The log goes to a
+file. Every frontend also listens on a port of its own, where its readiness can be asked for.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from asr_ops.status import NoAnswer, ask
+from asr_proto import settings
+from asr_proto.messages import Status
+from tests.e2e.service import MODULES, environment, free_port
+
+START_S = 120.0
+STOP_S = 20.0
+POLL_S = 0.05
+ROLES = {module: role for role, module in MODULES.items()}
+FAKETIME = tuple(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+"""The library of the package `faketime`, where it is installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is to be served by whom."""
+
+    workers: int = 2
+    frontends: int = 2
+    engine: str = "fake"
+    links: bool = False
+    """Peers reach the broker through tests.nemesis.links."""
+    clock: bool = False
+    """Clocks can be set: libfaketime is loaded into every process."""
+    log: Path | None = None
+    """Where the log goes instead of into the run directory; /dev/full refuses every line."""
+    args: tuple[str, ...] = ()
+
+
+class Pool:
+    """A running `asr serve`. A context manager; no process outlives it."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.run_dir = Path(tempfile.mkdtemp(prefix="asr-", dir="/tmp"))  # short: socket paths are limited
+        self.port = free_port()
+        self.private_port = _free_ports(1 + shape.workers + shape.frontends)
+        self.log = shape.log or self.run_dir / "log"
+        self.clock_file = self.run_dir / "clock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._names: dict[int, str] = {}
+
+    @property
+    def url(self) -> str:
+        """Where all frontends are reached."""
+        return f"ws://127.0.0.1:{self.port}/v1/stream"
+
+    def frontends(self) -> dict[str, int]:
+        """Each frontend's own port."""
+        if self.shape.frontends == 1:
+            return {"frontend": self.port}
+        first = self.private_port + 1 + self.shape.workers
+        return {f"frontend-{number + 1}": first + number for number in range(self.shape.frontends)}
+
+    @property
+    def names(self) -> list[str]:
+        """Everybody whom the supervisor keeps alive."""
+        return ["broker", *(f"worker-{number + 1}" for number in range(self.shape.workers)), *self.frontends()]
+
+    # ---- Its processes ----
+
+    def children(self) -> dict[str, psutil.Process]:
+        """Those that run, by name."""
+        assert self._process is not None
+        found: dict[str, psutil.Process] = {}
+        for pid in _children(self._process.pid):
+            with suppress(psutil.NoSuchProcess):
+                if (name := self.name_of(pid)) is not None:
+                    found[name] = psutil.Process(pid)
+        return found
+
+    def supervisor(self) -> psutil.Process:
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    def name_of(self, pid: int) -> str | None:
+        """What a child calls itself; None for whoever is not one, or not yet."""
+        if pid not in self._names:
+            try:
+                process = psutil.Process(pid)
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    return None
+                name = _name_in(process.cmdline())
+            except psutil.Error:
+                return None
+            if name is None:
+                return None
+            self._names[pid] = name
+        return self._names[pid] if _runs(pid) else None
+
+    # ---- Asking ----
+
+    def status(self, timeout_s: float = 1.0) -> Status | None:
+        """The broker's account; None while there is no broker."""
+        try:
+            return ask(settings.control_endpoint(self.run_dir), timeout_s)
+        except NoAnswer:
+            return None
+
+    def whole(self) -> bool:
+        """Whether everybody is registered and nobody drains."""
+        status = self.status()
+        if status is None or any(worker.draining for worker in status.workers):
+            return False
+        return (len(status.workers), len(status.frontends)) == (self.shape.workers, self.shape.frontends)
+
+    def said(self) -> list[str]:
+        """The log, as far as there is one to read."""
+        if not self.log.is_file():
+            return []
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    # ---- Start and end ----
+
+    def __enter__(self) -> Pool:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        shape = self.shape
+        args = [f"--run-dir={self.run_dir}", f"--listen=127.0.0.1:{self.port}", f"--engine={shape.engine}"]
+        args += [f"--workers={shape.workers}", f"--frontends={shape.frontends}", f"--metrics-port={self.private_port}"]
+        if shape.links:
+            args += [f"--{side}-arg=--broker=ipc://{self.run_dir}/x-{side}s.ipc" for side in ("worker", "frontend")]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", MODULES["asr"], "serve", *args, *shape.args],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=environment() | self._clock_variables(),
+                cwd=self.run_dir,
+                start_new_session=True,
+            )
+
+    def wait_whole(self, timeout_s: float = START_S) -> None:
+        """Until everybody is there. Raises AssertionError with the log's end."""
+        deadline = time.monotonic() + timeout_s
+        while not self.whole():
+            assert self._process is not None
+            assert self._process.poll() is None and time.monotonic() < deadline, "\n".join(self.said()[-30:])
+            time.sleep(POLL_S)
+
+    def _clock_variables(self) -> dict[str, str]:
+        """Only the time of day can be set: no machine's monotonic clock jumps."""
+        if not self.shape.clock:
+            return {}
+        assert FAKETIME, "the package faketime is not installed"
+        self.set_clock(0)
+        return {
+            "LD_PRELOAD": str(FAKETIME[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock_file),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set_clock(self, by_s: float) -> None:
+        """Set every process's clock that far from the real one, within a second."""
+        draft = self.clock_file.with_suffix(".new")
+        draft.write_text(f"{by_s:+g}\n", encoding="ascii")
+        draft.rename(self.clock_file)
+
+    def close(self) -> None:
+        """End everybody, paused ones too, and forget the run directory."""
+        if self._process is not None and self._process.poll() is None:
+            everybody = self.supervisor().children(recursive=True)
+            for child in everybody:
+                _signal(child, signal.SIGCONT)
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            _, left = psutil.wait_procs(everybody, timeout=STOP_S)
+            for child in left:
+                _signal(child, signal.SIGKILL)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+
+def _children(pid: int) -> list[int]:
+    """As the kernel lists them: psutil would look at every process of the machine, many times a second."""
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (thread / "children").read_text(encoding="ascii").split()]
+    return found
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _name_in(argv: list[str]) -> str | None:
+    role = next((ROLES[arg] for arg in argv if arg in ROLES), None)
+    if role in (None, "asr"):
+        return None
+    return next((arg.removeprefix("--name=") for arg in argv if arg.startswith("--name=")), role)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
+    for _ in range(100):
+        first = free_port()
+        taken = {connection.laddr.port for connection in psutil.net_connections("tcp")}
+        if first + count < 65_536 and not taken & set(range(first, first + count)):
+            return first
+    raise AssertionError("no free ports")
+
+
+def descriptors(process: psutil.Process) -> int:
+    """How many it holds; 0 if it is gone."""
+    try:
+        return int(process.num_fds())
+    except psutil.Error:
+        return 0
+
+
+def open_files_max(process: psutil.Process) -> tuple[int, int]:
+    """Its limit, soft and hard."""
+    soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+    return int(soft), int(hard)

@@ -1,0 +1,72 @@
+"""What a session says, and what it must hear: the finals of an undisturbed run. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from asr_proto.audio import SAMPLE_RATE, Pcm16, seconds
+from asr_workers.engines.fake import UTTERANCE_WORDS, WORD_SAMPLES, transcript
+
+PEAK = 9000
+SEGMENTS_MAX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One final as it must be. Times as they are on the wire: seconds, rounded to the millisecond."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """All finals of a session that says everything."""
+
+    samples: int
+    utterances: tuple[Utterance, ...]
+    markers: tuple[str, ...] = ()
+    """Flushes, each to be answered once."""
+    grows: bool = True
+    """Whether a partial is always the beginning of its final, as with the fake engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Audio, and the samples at which its speaker asks for a flush."""
+
+    pcm: Pcm16
+    flushes: tuple[int, ...] = ()
+
+    def marker_at(self, sample: int) -> str | None:
+        """The flush to be sent behind that sample."""
+        return str(self.flushes.index(sample)) if sample in self.flushes else None
+
+
+def script(seed: int, session: int, shortest_s: float, longest_s: float) -> Script:
+    """Noise that nobody else says, with some flushes where no word ends."""
+    drawn = random.Random(f"{seed} {session}")
+    samples = int(drawn.uniform(shortest_s, longest_s) * SAMPLE_RATE)
+    pcm = np.random.default_rng([seed, session]).integers(-PEAK, PEAK, samples, dtype=np.int16)
+    edges = sorted(drawn.sample(range(1, samples), drawn.randrange(SEGMENTS_MAX)))
+    return Script(pcm, tuple(edges))
+
+
+def truth_of(said: Script) -> Truth:
+    """By the fake engine's own rule: a flush ends an utterance, and so do four words."""
+    edges = [0, *said.flushes, len(said.pcm)]
+    utterances: list[Utterance] = []
+    for begin, end in itertools.pairwise(edges):
+        utterances += _utterances(said.pcm, begin, end)
+    return Truth(len(said.pcm), tuple(utterances), tuple(str(number) for number in range(len(said.flushes))))
+
+
+def _utterances(pcm: Pcm16, begin: int, end: int) -> list[Utterance]:
+    size = WORD_SAMPLES * UTTERANCE_WORDS
+    parts = [(start, min(start + size, end)) for start in range(begin, end, size)]
+    return [Utterance(seconds(start), seconds(stop), transcript(pcm[start:stop])) for start, stop in parts]
