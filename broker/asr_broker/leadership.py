@@ -150,22 +150,21 @@ class Leadership:
         Two that began with different workers, before they knew of each other's, may come to half each: one yields.
         """
         votes = Counter(elector.boot for elector in self._electors.values() if elector.until > now)
-        total = self._total(now)
-        halves = [boot for boot, count in votes.items() if 2 * count >= total]
+        # To unseat a leader, who has just come counts from its first vote on: else every newcomer would for a moment.
+        settled = [one for one in self._electors.values() if one.heard or now - one.joined_at >= LEASE_S]
+        halves = [boot for boot, count in votes.items() if 2 * count >= len(settled) + len(self._departed)]
         if self.leader in halves:
             return min(halves)
-        return next((boot for boot in halves if 2 * votes[boot] > total), NOBODY)
+        return next((boot for boot, count in votes.items() if 2 * count > self._total()), NOBODY)
 
-    def _total(self, now: float) -> int:
-        """Who has just come counts from its first vote on: else every newcomer would unseat the leader for a moment."""
-        counted = [one for one in self._electors.values() if one.heard or now - one.joined_at >= LEASE_S]
-        return len(counted) + len(self._departed)
+    def _total(self) -> int:
+        return len(self._electors) + len(self._departed)
 
     def _see(self, now: float) -> None:
         self.leader = self._seen(now)
         if self.leader:
             self._departed.clear()
-        elif 2 * len(self._electors) >= self._total(now):
+        elif 2 * len(self._electors) >= self._total():
             self._departed = {peer: one for peer, one in self._departed.items() if now - one.at < FORGET_S}
 
     # ---- Deciding ----
@@ -190,11 +189,11 @@ class Leadership:
         elif self._until <= now:
             # The votes that we did get must end, and another broker's must not end at the same time.
             self.role, self._until, self._claim_at = Role.FOLLOWING, math.inf, now + LEASE_S * (0.5 + self._random())
-        elif self.role is Role.FOLLOWING and self._claim_at <= now and self._may_win(now):
+        elif self.role is Role.FOLLOWING and self._claim_at <= now and self._may_win():
             self.role, self._until, self.term = Role.CLAIMING, now + ROUND_S, self._term_heard + 1
 
-    def _may_win(self, now: float) -> bool:
-        return 2 * len(self._electors) > self._total(now)
+    def _may_win(self) -> bool:
+        return 2 * len(self._electors) > self._total()
 
     def _claim_all(self, now: float) -> list[ToWorker]:
         if self._outrun:

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field, replace
 
 from asr_broker.placement import place
 from asr_proto import messages as m
+from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import AsrError, ServiceError
 
 NO_LOAD = m.Load(0, 0, 0.0, 0.0, 0.0, 0.0)
 
 UTILISATION_MAX = 0.8
-"""Of a worker's time, by live sessions: beyond it, queues grow faster than the work."""
+"""Of the time between two chunks, by the chunks of all sessions: beyond it, queues grow faster than the work."""
 MEASURED_BUSY_MIN = 0.3
-"""Share of its time that a worker spends in steps when they tell what a session costs: small batches cost more each."""
+"""Share of its time that a worker spends in steps when their times tell anything."""
 COST_FADES = 0.98
 """With each heartbeat of a worker that has little to do: bad times are not held against it for long."""
 LATE_MS_MAX = 250.0
@@ -119,8 +120,8 @@ class Worker:
     detached: dict[int, None] = field(default_factory=dict)
     """Leases whose clients are gone and may come back, the longest gone first."""
     load: m.Load = NO_LOAD
-    session_cost: float = 0.0
-    """Share of the worker's time that a live session takes; 0 until it was busy enough to tell."""
+    chunk_ms: float = 0.0
+    """What a live session's chunk adds to a step; 0 until the worker was busy enough to tell."""
     draining: bool = False
 
     @property
@@ -133,15 +134,16 @@ class Worker:
 
     @property
     def overloaded(self) -> bool:
-        """Whether one more live session would make all wait: by what sessions cost here, and by how late chunks are."""
+        """Whether one more live session would make all wait: by what each adds to a step, or by late chunks."""
         live = len(self.leases) - len(self.detached)
-        is_full = (live + 1) * self.session_cost > UTILISATION_MAX
+        chunk_ms = self.spec.chunk_samples * 1000 / SAMPLE_RATE
+        is_full = (live + 1) * self.chunk_ms > UTILISATION_MAX * chunk_ms
         return live > 0 and (is_full or self.load.late_ms_p95 > LATE_MS_MAX)
 
     def reported(self, load: m.Load, now: float) -> None:
         """A heartbeat came."""
-        is_telling = load.busy >= MEASURED_BUSY_MIN
-        self.session_cost = load.required_factor if is_telling else self.session_cost * COST_FADES
+        is_telling = load.busy >= MEASURED_BUSY_MIN and load.chunk_ms
+        self.chunk_ms = load.chunk_ms if is_telling else self.chunk_ms * COST_FADES
         if not load.pending_chunks:
             self.waiting_since = None
         elif load.steps != self.load.steps or self.waiting_since is None:

@@ -109,8 +109,8 @@ class Load:
     """Share of the interval spent in steps, 0 to 1."""
     real_time_factor: float
     """Seconds spent in steps per second of audio; 0 without audio."""
-    required_factor: float = 0.0
-    """The same without the work that an engine leaves out when there is too much."""
+    chunk_ms: float = 0.0
+    """What one more chunk adds to a step, without work that an engine leaves out under load; 0 where unknown."""
     late_ms_p95: float = 0.0
     """How long after they were due chunks went into their steps."""
 

@@ -240,23 +240,23 @@ def test_a_silent_worker_is_offered_no_session(broker: Broker) -> None:
 # ---- Workers that are busy ----
 
 
-def load(busy: float, cost: float, late_ms: float = 0.0) -> m.Load:
-    return m.Load(1, 0, 1.0, 1.0, busy, cost, cost, late_ms)
+def load(busy: float, chunk_ms: float, late_ms: float = 0.0) -> m.Load:
+    return m.Load(1, 0, 1.0, 1.0, busy, 0.0, chunk_ms, late_ms)
 
 
 @pytest.fixture
 def roomy(broker: Broker) -> Broker:
-    """One worker with more slots than it can serve."""
+    """One worker with more slots than it can serve, and chunks of 60 ms."""
     broker.gone(W1)
     broker.register(W2, spec=replace(SPEC, slots=20))
     return broker
 
 
-def test_what_sessions_cost_limits_their_number(roomy: Broker) -> None:
-    """At a tenth of the worker's time each, eight are as many as all can have without waiting."""
+def test_what_chunks_cost_limits_the_sessions(roomy: Broker) -> None:
+    """At 6 of its 60 ms each, eight are as many as all can have without waiting."""
     for session in "abcd":
         roomy.pin(session)
-    roomy.advance(1.0, load(busy=0.4, cost=0.1))
+    roomy.advance(1.0, load(busy=0.4, chunk_ms=6.0))
     for session in "efgh":
         roomy.pin(session)
     (refused,) = roomy.open("i")
@@ -267,29 +267,37 @@ def test_what_sessions_cost_limits_their_number(roomy: Broker) -> None:
     assert any(isinstance(c.message, m.Pinned) for c in roomy.open("j", epoch=1)), "it was let in elsewhere, long ago"
 
 
+def test_a_worker_that_is_always_stepping_is_not_full(roomy: Broker) -> None:
+    """One whose step costs the same for one chunk and for twenty is busy all the time, and has room."""
+    roomy.pin("a")
+    roomy.advance(1.0, load(busy=1.0, chunk_ms=0.05))
+    for session in "bcdefghijklmnopqrst":
+        roomy.pin(session)
+
+
 def test_chunks_that_wait_keep_new_sessions_out(roomy: Broker) -> None:
     roomy.pin("a")
-    roomy.advance(1.0, load(busy=0.2, cost=0.001, late_ms=300.0))
+    roomy.advance(1.0, load(busy=0.2, chunk_ms=0.0, late_ms=300.0))
     assert isinstance(roomy.open("b")[0].message, m.Refused)
-    roomy.advance(1.0, load(busy=0.2, cost=0.001, late_ms=3.0))
+    roomy.advance(1.0, load(busy=0.2, chunk_ms=0.0, late_ms=3.0))
     roomy.pin("b")
 
 
 def test_bad_times_are_not_held_against_a_worker_for_ever(roomy: Broker) -> None:
     """Found by simulation: a worker whose steps were slow for a while was never offered a session again."""
     roomy.pin("a")
-    roomy.advance(1.0, load(busy=1.0, cost=2.0))
+    roomy.advance(1.0, load(busy=1.0, chunk_ms=120.0))
     roomy.frontend(F1, m.FrontendHeartbeat((lease(1),)))
     assert isinstance(roomy.open("b")[0].message, m.Refused)
     for _ in range(60):
-        roomy.advance(1.0, load(busy=0.1, cost=0.1))
+        roomy.advance(1.0, load(busy=0.1, chunk_ms=2.0))
         roomy.frontend(F1, m.FrontendHeartbeat((lease(1),)))
     roomy.pin("b")
 
 
 def test_an_empty_worker_takes_a_session_whatever_it_costs(roomy: Broker) -> None:
     roomy.pin("a")
-    roomy.advance(1.0, load(busy=1.0, cost=2.0))
+    roomy.advance(1.0, load(busy=1.0, chunk_ms=120.0))
     roomy.frontend(F1, m.Close(lease(1)))
     roomy.worker(W2, m.Closed(lease(1)))
     roomy.pin("b")

@@ -21,7 +21,7 @@ def held(serve: Serve) -> dict[str, int]:
 
 
 def test_clients_are_spread_and_one_frontend_may_die() -> None:
-    with Serve("--frontends=2", "--slots=64") as serve, ExitStack() as clients:
+    with Serve("--frontends=2", "--slots=64", "--broker-arg=--grace-s=0.5") as serve, ExitStack() as clients:
         eventually(lambda: len(held(serve)) == 2, serve.story)
         speech = {clients.enter_context(Native(serve.url)): noise(2.1, seed) for seed in range(CLIENTS)}
         for client, pcm in speech.items():

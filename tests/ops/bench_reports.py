@@ -10,6 +10,9 @@ from click.testing import CliRunner, Result
 from asr_ops.bench import processes, report, statistics
 from asr_ops.cli import main
 
+SERVED_MEASURES = tuple(name for name in statistics.MEASURES if name != "refused_ms")
+"""What is measured where nobody is refused."""
+
 FRAME = 1600
 """Samples in 100 ms."""
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from asr_ops.bench import audio, plan, processes, report, schedule, statistics, websocket
 from asr_proto.errors import AudioError, DecodeError
-from tests.ops.bench_reports import FRAME, ran, reported, spoken
+from tests.ops.bench_reports import FRAME, SERVED_MEASURES, ran, reported, spoken
 
 # ---- schedule ----
 
@@ -168,7 +168,7 @@ def test_counts() -> None:
 
 def test_the_measures_over_all_sessions() -> None:
     found = statistics.overall([statistics.measure(spoken(), FRAME, None)] * 3)
-    assert tuple(found) == statistics.MEASURES
+    assert tuple(found) == SERVED_MEASURES
     assert (found["ready_ms"].count, found["partial_lag_ms"].count) == (3, 6)
     assert statistics.overall([]) == {}
 
@@ -238,7 +238,7 @@ def test_people_see_figures_processes_and_faults() -> None:
     assert "1 of 1 served, 0 refused, 0 errors, 0 lost; 2 x at-capacity" in text
     assert "1.0 s of audio in 1.0 s: 58 sec/min = 0.96 min/min" in text
     assert [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")] == [
-        *statistics.MEASURES,
+        *SERVED_MEASURES,
         *("broker", "broker", "server"),
     ]
     assert "WARNING" not in text
@@ -268,7 +268,7 @@ def test_a_small_run(tmp_path: Path) -> None:
     assert "5 of 5 served, 0 refused, 0 errors, 0 lost" in result.output
     found = json.loads((tmp_path / "run.json").read_text())
     assert found["counts"] == {"sessions": 5, "served": 5, "refused": 0, "errors": 0, "lost": 0}
-    assert set(found["figures"]) == set(statistics.MEASURES)
+    assert set(found["figures"]) == set(SERVED_MEASURES)
     assert {use["name"] for use in found["processes"]} == {"serve", "broker", "worker-1", "frontend"}
     assert [session["exact"] for session in found["sessions"]] == [True] * 5
     header, row = csv.reader((tmp_path / "history.csv").read_text().splitlines())

@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from asr_broker.candidate import Candidate
-from asr_broker.leadership import Leadership
+from asr_broker.leadership import LEASE_S, Leadership
 from asr_broker.routing import Command as BrokerCommand
 from asr_broker.routing import FromFrontend, FromWorker, Gone, Routing, ToFrontend
 from asr_frontends import brokers as frontend_brokers
@@ -189,10 +189,20 @@ class World:
             self._check_votes()
 
     def _check_votes(self) -> None:
-        """A vote counts for one broker at a time, and a worker has sessions of the broker alone that it voted for."""
+        """A worker has sessions of the broker alone that it voted for, and its vote counts for one.
+
+        A broken connection frees a vote at once, which the broker at its other end may learn a little later.
+        """
         for worker in self.workers:
-            counted_by = [one for one in self.candidates() if one.leadership.has_vote_of(worker.identity, self.now)]
-            assert len(counted_by) <= 1, f"{worker.name} votes for two"
+            counted = [
+                one
+                for one in self.brokers
+                if one
+                and isinstance(one.core, Candidate)
+                and one.core.leadership.has_vote_of(worker.identity, self.now)
+                and self.now - worker.lost_at[one.number] > LEASE_S
+            ]
+            assert len(counted) <= 1, f"{worker.name} votes for two"
             assert {lease >> 32 for lease in worker.core._sessions} <= {worker.brokers._boot}, worker.name
 
     def candidates(self) -> list[Candidate]:
@@ -228,7 +238,7 @@ class World:
     def freeze_broker(self, number: int, seconds: float) -> None:
         broker = self.brokers[number]
         if broker:
-            broker.frozen_until = self.now + seconds
+            broker.standstill.until = self.now + seconds
 
     def cut(self, number: int, process: SimFrontend | SimWorker, seconds: float) -> None:
         """No message passes; after SILENT_S both ends take the connection for broken."""
@@ -362,6 +372,35 @@ class World:
         self.after(client.frame_samples / 16000 / client.speed, lambda: self._talk(client, connection))
 
 
+class Standstill:
+    """What happens to a process while it is stopped happens when it goes on, in the same order."""
+
+    def __init__(self, world: World) -> None:
+        self.until = 0.0
+        self._world = world
+        self._waiting: list[Callable[[], None]] = []
+
+    def perform(self, action: Callable[[], None]) -> None:
+        """Now, or later."""
+        if self._waiting or self._world.now < self.until:
+            self._waiting.append(action)
+            if len(self._waiting) == 1:
+                self._sleep()
+        else:
+            action()
+
+    def _sleep(self) -> None:
+        self._world.after(max(0.0, self.until - self._world.now), self._go_on)
+
+    def _go_on(self) -> None:
+        if self._world.now < self.until:
+            self._sleep()
+            return
+        waiting, self._waiting = self._waiting, []
+        for action in waiting:
+            action()
+
+
 class SimBroker:
     """The routing core behind connections that keep order and lose what is under way when they end."""
 
@@ -371,7 +410,7 @@ class SimBroker:
         if len(world.brokers) > 1:
             self.core = Candidate(self.core, Leadership(boot, world.now, world.random.random))
         self.running = True
-        self.frozen_until = 0.0
+        self.standstill = Standstill(world)
         self._connections: dict[bytes, int] = {}
         self._arrivals: dict[bytes, float] = {}
         self._tick()
@@ -385,30 +424,23 @@ class SimBroker:
     def lost(self, identity: bytes) -> None:
         """The connection of a peer ended; what it sent before and what is under way to it is gone."""
         self._connections[identity] = self.connection(identity) + 1
-        self.world.after(0.003, partial(self._gone, identity))
+        self.world.after(0.003, lambda: self.standstill.perform(partial(self._gone, identity)))
 
     def _gone(self, identity: bytes) -> None:
-        if self.running and not self._defers(partial(self._gone, identity)):
+        if self.running:
             self._perform(self.core.handle(Gone(identity), self.world.now))
-
-    def _defers(self, action: Callable[[], None]) -> bool:
-        """Whether the process stands still: then what happens to it happens when it goes on."""
-        if self.world.now >= self.frozen_until:
-            return False
-        self.world.after(self.frozen_until - self.world.now, action)
-        return True
 
     def receive(self, identity: bytes, side: type[FromFrontend] | type[FromWorker], parts: list[bytes]) -> None:
         """A message leaves a peer: it arrives if both ends and the connection live till then."""
         connection = self.connection(identity)
 
         def arrive() -> None:
-            if self.running and connection == self.connection(identity) and not self._defers(arrive):
+            if self.running and connection == self.connection(identity):
                 body = parts[1] if len(parts) > 1 else None
                 event = side(identity, wire.decode(parts[0]), body)  # type: ignore[arg-type]
                 self._perform(self.core.handle(event, self.world.now))
 
-        self._in_order(b">" + identity, arrive, self.world.process_of(identity))
+        self._in_order(b">" + identity, lambda: self.standstill.perform(arrive), self.world.process_of(identity))
 
     def _perform(self, commands: list[BrokerCommand]) -> None:
         if self.running:
@@ -434,16 +466,16 @@ class SimBroker:
         self.world.after(at - self.world.now, arrive)
 
     def _tick(self) -> None:
-        if self.running and not self._defers(self._tick):
+        if self.running:
             self._perform(self.core.tick(self.world.now))
-            self.world.after(max(0.001, self.core.next_deadline() - self.world.now), self._tick)
+            wait_s = max(0.001, self.core.next_deadline() - self.world.now)
+            self.world.after(wait_s, lambda: self.standstill.perform(self._tick))
 
 
 class SimProcess:
     """What frontends and workers share: an identity, a link to each broker that runs, crash and restart."""
 
     side: type[FromFrontend] | type[FromWorker]
-    brokers: frontend_brokers.Brokers | worker_brokers.Brokers
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
@@ -451,9 +483,10 @@ class SimProcess:
         self.incarnation = 0
         self.cut_until = [0.0] * len(world.brokers)
         """Until when the network to each broker is cut."""
+        self.lost_at = [-LEASE_S] * len(world.brokers)
+        """When each connection ended last."""
         self._linked = [True] * len(world.brokers)
         self._unsent: list[list[list[bytes]]] = [[] for _ in world.brokers]
-        self._frozen_until = 0.0
         self.start()
 
     @property
@@ -466,7 +499,7 @@ class SimProcess:
         self._linked = [True] * len(self._linked)
         for unsent in self._unsent:
             unsent.clear()
-        self._frozen_until = 0.0
+        self.standstill = Standstill(self.world)
         self.reset()
         self._tick(self.incarnation)
 
@@ -488,7 +521,7 @@ class SimProcess:
     def connection_lost(self, number: int) -> None:
         """Queued messages stay queued, as in a DEALER."""
         if self.alive:
-            self._linked[number] = False
+            self._linked[number], self.lost_at[number] = False, self.world.now
             self._later(partial(self.look, number, is_up=False))
 
     def connection_back(self, number: int, incarnation: int) -> None:
@@ -504,11 +537,12 @@ class SimProcess:
     def _later(self, action: Callable[[], None]) -> None:
         """Now, or when the process goes on, if it stands still."""
         incarnation = self.incarnation
-        if self.world.now < self._frozen_until:
-            left_s = self._frozen_until - self.world.now
-            self.world.after(left_s, lambda: action() if self.alive and incarnation == self.incarnation else None)
-        else:
-            action()
+
+        def act() -> None:
+            if self.alive and incarnation == self.incarnation:
+                action()
+
+        self.standstill.perform(act)
 
     def send(self, number: int, message: m.Message, body: bytes | None = None) -> None:
         self._unsent[number].append([wire.encode(message)] + ([body] if body is not None else []))
@@ -540,11 +574,11 @@ class SimFrontend(SimProcess):
         self._perform(self.brokers.restored(number) if is_up else self.brokers.broken(number, self.world.now))
 
     def freeze(self) -> None:
-        self._frozen_until = self.world.now + self.world.faults.freeze_s
+        self.standstill.until = self.world.now + self.world.faults.freeze_s
 
     def tick(self) -> float:
-        if self.world.now < self._frozen_until:
-            return self._frozen_until
+        if self.world.now < self.standstill.until:
+            return self.standstill.until
         self._perform(self.core.tick(self.world.now))
         return min(self.core.next_deadline(), self.world.now + 0.1)
 
@@ -584,7 +618,7 @@ class SimFrontend(SimProcess):
             self._perform(self.core.client(client.session, event, self.world.now))
 
     def wants(self, client: Client) -> bool:
-        return self.world.now >= self._frozen_until and self.core.wanted(client.session)
+        return self.world.now >= self.standstill.until and self.core.wanted(client.session)
 
     def from_broker(self, number: int, parts: list[bytes]) -> None:
         self._later(partial(self._hear, number, parts))
@@ -640,11 +674,11 @@ class SimWorker(SimProcess):
         self._perform(self.brokers.restored(number) if is_up else self.brokers.broken(number, self.world.now))
 
     def freeze(self) -> None:
-        self._frozen_until = self.world.now + self.world.random.uniform(0.5, 6.0)
+        self.standstill.until = self.world.now + self.world.random.uniform(0.5, 6.0)
 
     def tick(self) -> float:
-        if self.world.now < self._frozen_until:
-            return self._frozen_until
+        if self.world.now < self.standstill.until:
+            return self.standstill.until
         self._perform(self.brokers.tick(self.world.now))
         self._step()
         return min(self.core.next_deadline(), self.world.now + 0.1)
@@ -691,9 +725,8 @@ class SimWorker(SimProcess):
                 self.world.after(took_s, lambda: self._stepped(incarnation, chunks, outputs, took_s))
 
     def _stepped(self, incarnation: int, chunks: list[Chunk], outputs: list[Output], took_s: float) -> None:
-        if self.world.now < self._frozen_until:
-            left_s = self._frozen_until - self.world.now
-            self.world.after(left_s, partial(self._stepped, incarnation, chunks, outputs, took_s))
+        if self.world.now < self.standstill.until:
+            self.standstill.perform(partial(self._stepped, incarnation, chunks, outputs, took_s))
             return
         if self.alive and incarnation == self.incarnation:
             self._stepping = False

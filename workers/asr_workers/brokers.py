@@ -62,7 +62,7 @@ class Brokers:
                 return self._claimed(link, message, now)
             case m.Standby():
                 self._links[link].known = True
-                return self._dismissed(link, now)
+                return [*self._dismissed(link, now), Post(link, self._vote(now))]
             case m.Unregistered():
                 return self._unregistered(link, now)
             case m.Welcome():

@@ -52,6 +52,7 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one step.  [default: 1]")
 @click.option("--step-ms", type=click.FloatRange(min=0), help="Pretended cost of a step (engine fake).  [default: 0]")
+@click.option("--chunk-ms", type=click.FloatRange(min=0), help="And of each chunk in it (engine fake).  [default: 0]")
 @click.option("--metrics", type=settings.ADDRESS, help="Serve Prometheus metrics on HOST:PORT.")
 @click.option(
     "--drain-s",
@@ -72,6 +73,7 @@ def main(
     update_ms: int | None,
     threads: int | None,
     step_ms: float | None,
+    chunk_ms: float | None,
     metrics: settings.Address | None,
     drain_s: float,
 ) -> None:
@@ -87,7 +89,7 @@ def main(
         metrics=str(metrics) if metrics else None,
         drain_s=drain_s,
     )
-    wanted = registry.EngineSettings(device, slots, update_ms, threads, step_ms)
+    wanted = registry.EngineSettings(device, slots, update_ms, threads, step_ms, chunk_ms)
     worker = Worker(config, registry.load(engine, wanted))
     with signals(worker):
         watch_parent(worker.stop)

@@ -9,6 +9,40 @@ import numpy as np
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.messages import Load
 
+FADES = 0.8
+"""With each heartbeat: what steps cost some seconds ago counts for less."""
+STEPS_MIN = 20
+CORRELATION_MIN = 0.7
+
+
+class ChunkCost:
+    """What one more chunk adds to a step: the slope of a line through the steps' sizes and times.
+
+    A step's fixed cost is shared by all chunks in it, however many come; only what each adds limits their number.
+    """
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(6)
+
+    def add(self, chunks: int, elapsed_s: float) -> None:
+        """One step."""
+        x, y = float(chunks), elapsed_s
+        self._sums += (1.0, x, y, x * x, x * y, y * y)
+
+    def fade(self) -> None:
+        """Time passes."""
+        self._sums *= FADES
+
+    def seconds(self) -> float:
+        """0 while it cannot be told: too few steps, all of one size, or their size explains little of their time."""
+        n, x, y, xx, xy, yy = self._sums
+        if n < STEPS_MIN:
+            return 0.0
+        var_x, var_y, cov = xx - x * x / n, yy - y * y / n, xy - x * y / n
+        if var_x < n / 100 or cov <= 0 or cov * cov < CORRELATION_MIN**2 * var_x * var_y:
+            return 0.0
+        return float(cov / var_x)
+
 
 class LoadMeter:
     """Collects steps and sums them up for each heartbeat."""
@@ -20,8 +54,8 @@ class LoadMeter:
         self._since = now
         self._step_s: list[float] = []
         self._late_s: list[float] = []
-        self._elective_s = 0.0
         self._samples = 0
+        self._chunk_cost = ChunkCost()
 
     def stepped(self, elapsed_s: float, samples: int, late_s: Sequence[float] = (), elective_s: float = 0.0) -> None:
         """One step took `elapsed_s` seconds and consumed `samples`; its chunks went in `late_s` after they were due.
@@ -33,23 +67,26 @@ class LoadMeter:
         self.step_s_total += elapsed_s
         self._step_s.append(elapsed_s)
         self._late_s += late_s
-        self._elective_s += elective_s
         self._samples += samples
+        if late_s:
+            self._chunk_cost.add(len(late_s), elapsed_s - elective_s)
 
     def sum_up(self, pending_chunks: int, now: float) -> Load:
         """The load since the last call."""
         interval_s, busy_s = max(now - self._since, 1e-3), sum(self._step_s)
         p50, p99 = np.percentile(self._step_s, [50, 99]) * 1000 if self._step_s else (0.0, 0.0)
         late_s = max(0.0, float(np.percentile(self._late_s, 95))) if self._late_s else 0.0
-        audio_s, required_s = self._samples / SAMPLE_RATE, busy_s - self._elective_s
-        self._since, self._step_s, self._late_s, self._elective_s, self._samples = now, [], [], 0.0, 0
-        return Load(
+        audio_s = self._samples / SAMPLE_RATE
+        self._since, self._step_s, self._late_s, self._samples = now, [], [], 0
+        load = Load(
             steps=self.steps_total,
             pending_chunks=pending_chunks,
             step_ms_p50=round(float(p50), 3),
             step_ms_p99=round(float(p99), 3),
             busy=round(min(1.0, busy_s / interval_s), 4),
             real_time_factor=round(busy_s / audio_s, 4) if audio_s else 0.0,
-            required_factor=round(required_s / audio_s, 4) if audio_s else 0.0,
+            chunk_ms=round(self._chunk_cost.seconds() * 1000, 4),
             late_ms_p95=round(late_s * 1000, 1),
         )
+        self._chunk_cost.fade()
+        return load

@@ -39,6 +39,8 @@ LAST_REQUESTS_S = 2
 UNREAD_MS_MAX = 10_000
 """A connection whose client takes nothing for this long is cut by the kernel: no close frame would reach it."""
 CAIMAN_PORT = 3030
+REGISTERED_S_MAX = 5.0
+REGISTERED_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,10 @@ async def serve(config: FrontendConfig) -> None:
     _check_tls(config)
     keyfile = KeyFile(config.keys) if config.keys else None
     gate = Gate(_rules(config, keyfile))
-    sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
     frontend = Frontend(config.brokers, config.name, config.limits, config.journal_bytes_max)
+    if config.reuse_port:
+        await _registered(frontend)  # until then the others on the port serve better
+    sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
     webrtc = webrtc_extra.peers(frontend, gate)
     routes = [*openai.routes(frontend, config.openai), *parakeet.routes(), *webrtc.routes(config.webrtc_path)]
     app = App(frontend, gate, Amira(frontend, config.amira), routes)
@@ -134,6 +138,14 @@ async def serve(config: FrontendConfig) -> None:
     await serving
     await webrtc.close_all()
     frontend.close()
+
+
+async def _registered(frontend: Frontend) -> None:
+    """Until a broker knows us, or does not come: then whoever asks is told."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REGISTERED_S_MAX):
+            while not frontend.connected():
+                await asyncio.sleep(REGISTERED_POLL_S)
 
 
 def _rules(config: FrontendConfig, keyfile: KeyFile | None) -> Rules:

@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
     def fail(self, reason: str) -> None:
         """The session is over without its end, unless it is over already; one that never spoke was never ready."""
         if self.session.end_s is None and self.session.fault is None:
-            self.session.fault = reason
+            self.session.fault, self.session.fault_s = reason, clock()
             if not self.session.sent_s:
                 self.session.ready_s = None
         self._finish()

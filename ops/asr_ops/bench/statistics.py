@@ -1,6 +1,7 @@
 """From what happened in the sessions to the figures of a run. Pure.
 
     ready_ms           from the start of connecting to `ready`
+    refused_ms         from the start of connecting to the refusal
     first_partial_ms   from the moment the session begins to speak to its first text
     partial_lag_ms     from the departure of the audio up to a partial's `end_s` to that partial's arrival
     final_ms           from the departure of the last frame to the last final (to `end`, if no final was still missing)
@@ -29,6 +30,7 @@ from asr_proto.audio import SAMPLE_RATE
 
 MEASURES = (
     "ready_ms",
+    "refused_ms",
     "first_partial_ms",
     "partial_lag_ms",
     "final_ms",
@@ -56,6 +58,8 @@ class Session:
     end_s: float | None = None
     fault: str | None = None
     """Why there is no end."""
+    fault_s: float | None = None
+    """When that was known."""
 
     @property
     def text(self) -> str:
@@ -90,6 +94,7 @@ class SessionFigures:
     spoken_s: float | None
     """When its last frame left."""
     ready_ms: float | None
+    refused_ms: float | None
     first_partial_ms: float | None
     partial_lag_ms: tuple[float, ...]
     partial_at_s: tuple[float, ...]
@@ -158,6 +163,7 @@ def measure(session: Session, frame_samples: int, expected: str | None, pace: fl
         began_s=began_s if spoken else None,
         spoken_s=sent[-1] if spoken else None,
         ready_ms=_ms(session.ready_s, session.connecting_s),
+        refused_ms=None if ready else _ms(session.fault_s, session.connecting_s),
         first_partial_ms=_ms(min(texts), began_s) if spoken and texts else None,
         partial_lag_ms=tuple(lag_ms for _, lag_ms in lags),
         partial_at_s=tuple(arrival for arrival, _ in lags),

@@ -19,6 +19,7 @@ class EngineSettings:
     update_ms: int | None = None
     threads: int | None = None
     step_ms: float | None = None
+    chunk_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ def load(name: str, settings: EngineSettings) -> Engine:
 def _fake(settings: EngineSettings) -> Engine:
     from asr_workers.engines.fake import FakeConfig, FakeEngine  # noqa: PLC0415 - on demand
 
-    return FakeEngine(FakeConfig(**_given(slots=settings.slots, step_ms=settings.step_ms)))
+    given = _given(slots=settings.slots, step_ms=settings.step_ms, chunk_ms=settings.chunk_ms)
+    return FakeEngine(FakeConfig(**given))
 
 
 def _moonshine(settings: EngineSettings) -> Engine:

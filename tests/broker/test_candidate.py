@@ -1,0 +1,192 @@
+"""A broker that shares its pool: what its peers hear while it leads, lapses and stands by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from asr_broker.candidate import Candidate
+from asr_broker.leadership import LAPSE_S, LEASE_S, START_S, Leadership, Role
+from asr_broker.routing import Command, FromFrontend, FromWorker, Gone, Routing
+from asr_proto import messages as m
+
+US, OTHER = 7, 9
+SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
+F1, W1, W2 = b"F1", b"W1", b"W2"
+
+
+class Broker:
+    """The core with a clock that tests turn by hand, and workers that vote as they are told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.core = Candidate(Routing(US, self.now), Leadership(US, self.now, lambda: 0.5))
+        self.claim = m.Claim(0, US, 0)
+
+    def take(self, commands: list[Command]) -> list[Command]:
+        for command in commands:
+            if isinstance(command.message, m.Claim):
+                self.claim = command.message
+        self.core.check()
+        return commands
+
+    def register(self, *peers: bytes) -> list[Command]:
+        commands: list[Command] = []
+        for peer in peers:
+            if peer.startswith(b"F"):
+                commands += self.frontend(peer, m.RegisterFrontend(m.PROTOCOL_VERSION, peer.decode()))
+            else:
+                commands += self.worker(peer, m.RegisterWorker(m.PROTOCOL_VERSION, peer.decode(), SPEC))
+        return commands
+
+    def frontend(self, peer: bytes, message: m.FromFrontend) -> list[Command]:
+        return self.take(self.core.handle(FromFrontend(peer, message, b"setup"), self.now))
+
+    def worker(self, peer: bytes, message: m.FromWorker) -> list[Command]:
+        return self.take(self.core.handle(FromWorker(peer, message), self.now))
+
+    def vote(self, *peers: bytes, boot: int = US, term: int = 0) -> list[Command]:
+        votes = [m.Vote(term or self.claim.term, boot, self.claim.number)] * len(peers)
+        return [command for peer, vote in zip(peers, votes, strict=True) for command in self.worker(peer, vote)]
+
+    def advance(self, seconds: float) -> list[Command]:
+        self.now += seconds
+        return self.take(self.core.tick(self.now))
+
+    def open(self, session: str = "s", epoch: int = 0) -> list[Command]:
+        return self.frontend(F1, m.Open(session, epoch, "", ""))
+
+
+def heard(commands: list[Command], peer: bytes) -> list[type]:
+    return [type(command.message) for command in commands if command.peer == peer]
+
+
+@pytest.fixture
+def standby() -> Broker:
+    broker = Broker()
+    broker.register(F1, W1, W2)
+    return broker
+
+
+@pytest.fixture
+def leader(standby: Broker) -> Iterator[Broker]:
+    standby.advance(START_S / 2)
+    standby.vote(W1, W2)
+    assert standby.core.leads(standby.now)
+    yield standby
+    standby.core.check()
+
+
+def test_a_standby_registers_its_peers_and_grants_nothing() -> None:
+    broker = Broker()
+    assert heard(broker.register(F1), F1) == [m.Standby]
+    assert heard(broker.register(W1), W1)[0] is m.Standby
+    assert heard(broker.open(), F1) == [m.Standby]
+    assert heard(broker.frontend(F1, m.FrontendHeartbeat(())), F1) == [m.Standby]
+    assert broker.core.leases == {}
+    status = broker.core.status(broker.now)
+    assert not status.leads
+    assert [worker.name for worker in status.workers] == ["W1"]
+    assert [frontend.name for frontend in status.frontends] == ["F1"]
+
+
+def test_strangers_must_register() -> None:
+    broker = Broker()
+    assert heard(broker.frontend(F1, m.FrontendHeartbeat(())), F1) == [m.Unregistered]
+    assert heard(broker.worker(W1, m.Vote(1, OTHER, 1)), W1) == [m.Unregistered]
+    rejected = broker.worker(W1, m.RegisterWorker(m.PROTOCOL_VERSION + 1, "w", SPEC))
+    assert heard(rejected, W1) == [m.Rejected]
+
+
+def test_who_wins_welcomes_everybody_in_its_term(standby: Broker) -> None:
+    standby.advance(START_S / 2)
+    assert m.Welcome not in heard(standby.vote(W1), W1)
+    commands = standby.vote(W2)
+    welcomes = {one.peer: one.message for one in commands if isinstance(one.message, m.Welcome)}
+    assert set(welcomes) == {F1, W1, W2}
+    assert {welcome.term for welcome in welcomes.values()} == {1}
+    assert heard(standby.open(), F1) == [m.Pinned]
+    assert standby.core.status(standby.now).leads
+
+
+def test_who_loses_forgets_everything_and_says_so(leader: Broker) -> None:
+    leader.open()
+    assert leader.core.leases
+    commands = [*leader.vote(W1, boot=OTHER, term=5), *leader.vote(W2, boot=OTHER, term=5)]
+    assert heard(commands, F1)[-1] is m.Standby
+    assert not leader.core.leases and leader.core.role is Role.FOLLOWING
+    assert heard(leader.open("s", 1), F1) == [m.Standby]
+
+
+def test_the_sessions_of_a_worker_that_goes_over_are_lost(leader: Broker) -> None:
+    """It has dropped them itself."""
+    leader.open()
+    (lease,) = leader.core.leases.values()
+    commands = leader.vote(lease.worker, boot=OTHER, term=5)
+    assert [one.message for one in commands if isinstance(one.message, m.Lost)] == [m.Lost(lease.lease, "worker-lost")]
+    assert m.Unregistered not in heard(commands, lease.worker)
+    assert leader.core.leads(leader.now) and not leader.core.leases
+    leader.advance(0.3)
+    welcomed = leader.vote(lease.worker)
+    assert heard(welcomed, lease.worker) == [m.Welcome]
+
+
+def test_a_lapse_makes_new_sessions_wait_and_costs_the_others_nothing(leader: Broker) -> None:
+    leader.open()
+    (lease,) = leader.core.leases.values()
+    leader.advance(LEASE_S)
+    assert leader.core.role is Role.LAPSED
+    assert leader.open("late") == []
+    forwarded = leader.frontend(F1, m.Bundle(lease.worker, (lease.lease,)))
+    assert heard(forwarded, lease.worker) == [m.Bundle]
+    commands = leader.vote(W1, W2)
+    assert heard(commands, F1) == [m.Pinned]
+    assert set(leader.core.leases) > {lease.lease}
+
+
+def test_what_waited_in_a_lapse_is_dropped_with_the_lead(leader: Broker) -> None:
+    leader.advance(LEASE_S)
+    leader.open("late")
+    commands = leader.advance(LAPSE_S)
+    assert heard(commands, F1) == [m.Standby]
+    leader.advance(LEASE_S)
+    assert m.Pinned not in heard(leader.vote(W1, W2), F1)
+
+
+def test_a_leader_that_stood_still_grants_nothing(leader: Broker) -> None:
+    """Its first message after that comes before any tick."""
+    leader.now += 30.0
+    assert m.Pinned not in heard(leader.open(), F1)
+    commands = leader.vote(W1, W2, boot=OTHER, term=9)
+    assert heard(commands, F1)[-1] is m.Standby
+
+
+def test_a_peer_that_registers_again_holds_nothing(leader: Broker) -> None:
+    leader.open()
+    (lease,) = leader.core.leases.values()
+    commands = leader.register(lease.worker)
+    assert m.Lost in heard(commands, F1) and not leader.core.leases
+    assert heard(leader.vote(lease.worker), lease.worker) == []
+    assert heard(commands, lease.worker).count(m.Welcome) == 1
+    assert heard(leader.register(F1), F1)[:2] == [m.Standby, m.Welcome]
+
+
+def test_a_hung_worker_is_of_use_again_when_it_has_registered(leader: Broker) -> None:
+    load = m.Load(1, 3, 0.0, 0.0, 0.0, 0.0)
+    leader.worker(W1, m.WorkerHeartbeat(load))
+    for _ in range(20):
+        leader.advance(0.1)
+        leader.vote(W1, W2)
+        leader.worker(W2, m.WorkerHeartbeat(m.Load(0, 0, 0.0, 0.0, 0.0, 0.0)))
+    assert leader.core.leads(leader.now)
+    assert set(leader.core.routing.workers) == {W2}
+    leader.register(W1)
+    assert set(leader.core.routing.workers) == {W1, W2}
+
+
+def test_the_end_of_a_connection_ends_a_registration(leader: Broker) -> None:
+    for peer in (W1, F1):
+        leader.take(leader.core.handle(Gone(peer), leader.now))
+    assert set(leader.core.routing.workers) == {W2} and not leader.core.routing.frontends
+    assert heard(leader.open(), F1) == [m.Unregistered]

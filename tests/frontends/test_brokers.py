@@ -1,0 +1,114 @@
+"""A frontend with several brokers: which of them has its sessions."""
+
+from __future__ import annotations
+
+import pytest
+
+from asr_frontends import events as e
+from asr_frontends.brokers import Brokers, Post
+from asr_frontends.journal import Budget
+from asr_frontends.session import Command, Deliver, Limits, ToBroker
+from asr_frontends.sessions import Sessions
+from asr_proto import messages as m
+
+SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
+A, B = 0, 1
+
+
+class Frontend:
+    def __init__(self, links: int = 2) -> None:
+        self.now = 0.0
+        self.core = Brokers(Sessions("f", Limits(), Budget(2**20), 0.0), links)
+
+    def tell(self, link: int, message: m.FromBroker) -> list[Command | Post]:
+        commands = self.core.handle(link, message, (), self.now)
+        self.core.check()
+        return commands
+
+    def start(self, id: str = "s") -> None:
+        self.core.sessions.start(id, e.Start(), self.now)
+
+    def pin(self, link: int, lease: int, epoch: int = 0) -> list[Command | Post]:
+        return self.tell(link, m.Pinned("s", epoch, lease, b"W", SPEC))
+
+
+def opened(commands: list[Command | Post]) -> list[int]:
+    """The epochs of the Opens among the commands."""
+    messages = [command.message for command in commands if isinstance(command, ToBroker)]
+    return [message.epoch for message in messages if isinstance(message, m.Open)]
+
+
+def notices(commands: list[Command | Post]) -> int:
+    return sum(isinstance(one, Deliver) and isinstance(one.event, e.Notice) for one in commands)
+
+
+@pytest.fixture
+def served() -> Frontend:
+    """By the first broker, with one session."""
+    frontend = Frontend()
+    frontend.tell(B, m.Standby(12))
+    frontend.tell(A, m.Welcome(11, 1.0, 1))
+    frontend.start()
+    frontend.pin(A, 1)
+    return frontend
+
+
+def test_the_session_moves_once_when_the_leader_is_gone(served: Frontend) -> None:
+    commands = served.core.broken(A, served.now)
+    assert notices(commands) == 1 and opened(commands) == []
+    assert served.core.leader is None and not served.core.sessions.registered
+    assert opened(served.tell(B, m.Welcome(12, 1.0, 2))) == [1]
+    served.pin(B, 2, epoch=1)
+    assert served.core.leader == B
+
+
+@pytest.mark.parametrize("message", [m.Standby(11), m.Unregistered()])
+def test_a_leader_that_steps_down_says_so(served: Frontend, message: m.FromBroker) -> None:
+    assert notices(served.tell(A, message)) == 1
+    assert served.core.leader is None
+
+
+def test_a_later_term_wins(served: Frontend) -> None:
+    """The old leader stands still, and has not said anything."""
+    commands = served.tell(B, m.Welcome(12, 1.0, 2))
+    assert notices(commands) == 1 and opened(commands) == [1]
+    assert served.tell(A, m.Lost(1, "worker-lost")) == []
+    assert served.tell(A, m.Standby(11)) == []
+
+
+def test_an_earlier_term_waits_for_the_end_of_a_later_one(served: Frontend) -> None:
+    served.tell(B, m.Welcome(12, 1.0, 2))
+    assert served.tell(A, m.Welcome(11, 1.0, 1)) == []
+    assert served.core.leader == B
+    assert opened(served.core.broken(B, served.now)) == [1]
+    assert served.core.leader == A
+
+
+def test_the_end_of_a_standby_is_nothing(served: Frontend) -> None:
+    assert served.core.broken(B, served.now) == []
+    assert served.core.restored(B) == [Post(B, m.RegisterFrontend(m.PROTOCOL_VERSION, "f"))]
+    assert served.core.restored(B) == []
+    assert served.core.leader == A
+
+
+def test_what_is_asked_without_a_leader_is_asked_of_the_next(served: Frontend) -> None:
+    served.core.broken(A, served.now)
+    assert served.core.route(ToBroker(m.Close(1))) == []
+
+
+def test_the_heartbeat_goes_to_all(served: Frontend) -> None:
+    beats = served.core.route(ToBroker(m.FrontendHeartbeat((1,))))
+    assert beats == [Post(A, m.FrontendHeartbeat((1,))), Post(B, m.FrontendHeartbeat(()))]
+    served.core.broken(A, served.now)
+    beats = served.core.route(ToBroker(m.RegisterFrontend(m.PROTOCOL_VERSION, "f")))
+    assert beats == [Post(B, m.FrontendHeartbeat(()))]
+
+
+def test_one_broker_alone_speaks_of_its_own_end() -> None:
+    frontend = Frontend(links=1)
+    frontend.tell(A, m.Welcome(11, 1.0))
+    frontend.start()
+    frontend.pin(A, 1)
+    assert frontend.core.broken(A, 0.0) == [] and frontend.core.restored(A) == []
+    assert notices(frontend.tell(A, m.Unregistered())) == 1
+    assert opened(frontend.tell(A, m.Welcome(12, 1.0))) == [1]

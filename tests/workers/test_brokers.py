@@ -1,0 +1,173 @@
+"""A worker with several brokers: whom it votes for, and whose sessions it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from asr_proto import messages as m
+from asr_workers.brokers import VOTE_S, Brokers, Post
+from asr_workers.sessions import CloseSlot, Command, OpenSlot, Sessions
+
+SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
+SETUP = m.Setup("", True, 8000, None)
+A, B = 0, 1
+BOOTS = (11, 12)
+
+
+class Worker:
+    def __init__(self, links: int = 2) -> None:
+        self.now = 0.0
+        self.core = Brokers(Sessions("w", SPEC, 0.0), links)
+
+    def tell(self, link: int, message: m.FromBroker) -> list[Command | Post]:
+        commands = self.core.handle(link, message, SETUP if isinstance(message, m.Grant) else None, (), self.now)
+        self.core.check()
+        return commands
+
+    def claim(self, link: int, term: int, number: int = 1) -> dict[int, m.Vote]:
+        """The votes that it tells the brokers."""
+        return votes(self.tell(link, m.Claim(term, BOOTS[link], number)))
+
+    def welcome(self, link: int) -> list[Command | Post]:
+        return self.tell(link, m.Welcome(BOOTS[link], 1.0, 1))
+
+    def grant(self, link: int, number: int = 1, slot: int = 0) -> list[Command | Post]:
+        return self.tell(link, m.Grant(BOOTS[link] << 32 | number, slot, "s", b"F"))
+
+
+def votes(commands: list[Command | Post] | list[Post]) -> dict[int, m.Vote]:
+    return {one.link: one.message for one in commands if isinstance(one, Post) and isinstance(one.message, m.Vote)}
+
+
+@pytest.fixture
+def worker() -> Worker:
+    worker = Worker()
+    for link in (A, B):
+        assert votes(worker.tell(link, m.Standby(BOOTS[link]))) == {link: m.Vote(0, 0, 0)}
+    return worker
+
+
+@pytest.fixture
+def serving(worker: Worker) -> Worker:
+    """For the first broker, with one session."""
+    worker.claim(A, 1)
+    worker.welcome(A)
+    assert [type(command) for command in worker.grant(A)] == [OpenSlot]
+    return worker
+
+
+# ---- Votes ----
+
+
+def test_a_vote_is_told_to_all(worker: Worker) -> None:
+    assert worker.claim(A, 1) == {A: m.Vote(1, 11, 1), B: m.Vote(1, 11, 1)}
+
+
+def test_one_vote_at_a_time(worker: Worker) -> None:
+    worker.claim(A, 1)
+    worker.now = VOTE_S - 0.01
+    assert worker.claim(B, 2) == {B: m.Vote(1, 11, 1)}
+    worker.now = VOTE_S
+    assert worker.claim(B, 2)[B] == m.Vote(2, 12, 1)
+
+
+def test_a_renewed_vote_lives_on(worker: Worker) -> None:
+    worker.claim(A, 1)
+    worker.now = 0.5
+    assert worker.claim(A, 1, number=2)[B] == m.Vote(1, 11, 2)
+    worker.now = 1.0
+    assert worker.claim(B, 2)[B].boot == 11
+
+
+def test_a_term_has_one_broker(worker: Worker) -> None:
+    """Nobody else gets the vote in the same term; the same broker may, should it only have been slow."""
+    worker.claim(A, 1)
+    worker.now = 5.0
+    assert worker.claim(B, 1) == {B: m.Vote(1, 0, 1)}
+    assert worker.claim(A, 1, number=9)[A] == m.Vote(1, 11, 9)
+
+
+# ---- Whom it serves ----
+
+
+def test_only_the_broker_it_voted_for_is_served(worker: Worker) -> None:
+    """The fence: one that has lost its lead and does not know it grants nothing here."""
+    worker.claim(A, 1)
+    worker.welcome(B)
+    assert worker.grant(B) == [] and worker.core.leader is None
+    worker.welcome(A)
+    assert worker.grant(B) == []
+    assert [type(command) for command in worker.grant(A)] == [OpenSlot]
+
+
+def test_a_vote_for_another_ends_the_sessions(serving: Worker) -> None:
+    serving.now = VOTE_S
+    commands = serving.tell(B, m.Claim(2, 12, 1))
+    assert isinstance(commands[0], CloseSlot)
+    assert len(serving.core.sessions) == 0 and serving.core.leader is None
+    assert serving.grant(A, 2) == []
+    serving.welcome(B)
+    assert [type(command) for command in serving.grant(B)] == [OpenSlot]
+
+
+def test_a_vote_that_ends_costs_nothing(serving: Worker) -> None:
+    serving.now = 5.0
+    serving.core.tick(serving.now)
+    assert len(serving.core.sessions) == 1
+    serving.claim(A, 1, number=2)
+    assert len(serving.core.sessions) == 1
+
+
+def test_a_broken_connection_frees_the_vote_at_once(serving: Worker) -> None:
+    commands = serving.core.broken(A, serving.now)
+    assert isinstance(commands[0], CloseSlot)
+    assert votes(commands) == {B: m.Vote(1, 0, 1)}
+    assert serving.claim(B, 2)[B].boot == 12
+
+
+def test_the_standby_may_break_and_come_back(serving: Worker) -> None:
+    assert serving.core.broken(B, serving.now) == []
+    assert serving.core.restored(B) == [Post(B, m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))]
+    serving.tell(B, m.Unregistered())
+    assert len(serving.core.sessions) == 1
+
+
+def test_a_leader_that_stands_by_is_served_no_longer(serving: Worker) -> None:
+    commands = serving.tell(A, m.Standby(11))
+    assert isinstance(commands[0], CloseSlot)
+    assert serving.grant(A, 2) == []
+
+
+# ---- Registering ----
+
+
+def test_it_registers_with_all_and_beats_for_all(worker: Worker) -> None:
+    fresh = Worker()
+    registrations = fresh.core.tick(0.0)
+    assert [(post.link, type(post.message)) for post in registrations if isinstance(post, Post)] == [
+        (A, m.RegisterWorker),
+        (B, m.RegisterWorker),
+    ]
+    worker.claim(A, 1)
+    worker.welcome(A)
+    beats = [post for post in worker.core.tick(10.0) if isinstance(post, Post)]
+    assert [(post.link, type(post.message)) for post in beats] == [(A, m.WorkerHeartbeat), (B, m.Vote)]
+
+
+def test_a_broker_that_does_not_know_us_is_told_once(worker: Worker) -> None:
+    (again,) = worker.tell(B, m.Unregistered())
+    assert isinstance(again, Post) and isinstance(again.message, m.RegisterWorker)
+    assert worker.tell(B, m.Unregistered()) == []
+
+
+def test_one_broker_alone_needs_no_vote() -> None:
+    """As long as it claims none, its broken connection is its own to speak of."""
+    worker = Worker(links=1)
+    worker.tell(A, m.Welcome(5, 1.0))
+    assert [type(command) for command in worker.grant(A)] == [OpenSlot]
+    worker.now = 60.0
+    assert worker.core.broken(A, worker.now) == []
+    assert worker.core.restored(A) == []
+    assert len(worker.core.sessions) == 1
+    (closed,) = worker.tell(A, m.Unregistered())
+    assert isinstance(closed, CloseSlot)

@@ -1,0 +1,62 @@
+"""What a chunk costs, told from the sizes and times of steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_workers.load import ChunkCost, LoadMeter
+
+
+def meter(fixed_ms: float, chunk_ms: float, noise_ms: float = 0.0, sizes: int = 20, steps: int = 200) -> LoadMeter:
+    drawn = np.random.default_rng(3)
+    found = LoadMeter(0.0)
+    for _ in range(steps):
+        chunks = int(drawn.integers(1, sizes + 1))
+        elapsed_ms = fixed_ms + chunk_ms * chunks + drawn.uniform(0, noise_ms)
+        found.stepped(elapsed_ms / 1000, 960 * chunks, [0.0] * chunks)
+    return found
+
+
+@given(st.floats(0, 50), st.floats(0.05, 20))
+def test_the_fixed_cost_of_a_step_is_not_a_chunks(fixed_ms: float, chunk_ms: float) -> None:
+    assert meter(fixed_ms, chunk_ms).sum_up(0, 1.0).chunk_ms == pytest.approx(chunk_ms, rel=0.01, abs=0.001)
+
+
+def test_a_little_noise_does_no_harm() -> None:
+    assert meter(5.0, 1.0, noise_ms=5.0).sum_up(0, 1.0).chunk_ms == pytest.approx(1.0, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        meter(15.0, 0.0, noise_ms=5.0),
+        meter(15.0, 0.02, noise_ms=10.0),
+        meter(5.0, 1.0, sizes=1),
+        meter(5.0, 1.0, steps=10),
+        LoadMeter(0.0),
+    ],
+    ids=["a batch costs what one does", "noise", "always one", "few steps", "none"],
+)
+def test_where_it_cannot_be_told_nothing_is_said(found: LoadMeter) -> None:
+    assert found.sum_up(0, 1.0).chunk_ms == 0.0
+
+
+def test_what_is_left_out_under_load_does_not_count() -> None:
+    found = LoadMeter(0.0)
+    for step in range(100):
+        chunks = 1 + step % 5
+        found.stepped(0.002 * chunks + 0.1 * (step % 2), 960, [0.0] * chunks, elective_s=0.1 * (step % 2))
+    assert found.sum_up(0, 1.0).chunk_ms == pytest.approx(2.0)
+
+
+def test_what_was_is_forgotten() -> None:
+    cost = ChunkCost()
+    for chunk_s in (0.020, 0.001):
+        for step in range(1500):
+            cost.add(1 + step % 7, chunk_s * (1 + step % 7))
+            if step % 20 == 0:
+                cost.fade()
+    assert cost.seconds() == pytest.approx(0.001, rel=0.05)
