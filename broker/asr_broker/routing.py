@@ -22,11 +22,11 @@ from asr_proto.errors import AsrError, ServiceError
 
 NO_LOAD = m.Load(0, 0, 0.0, 0.0, 0.0, 0.0)
 
-UTILISATION_MAX = 0.8
+UTILISATION_MAX = 0.7
 """Of the time between two chunks, by the chunks of all sessions: beyond it, queues grow faster than the work."""
 MEASURED_BUSY_MIN = 0.3
 """Share of its time that a worker spends in steps when their times tell anything."""
-COST_FADES = 0.98
+COST_FADES = 0.995
 """With each heartbeat of a worker that has little to do: bad times are not held against it for long."""
 LATE_MS_MAX = 250.0
 

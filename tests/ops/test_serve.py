@@ -252,6 +252,22 @@ def test_several_frontends_share_the_ports_and_are_scraped_apart() -> None:
         assert args[f"frontend-{number}"] == [*shared, f"--listen=127.0.0.1:{9102 + number}"]
 
 
+def test_two_brokers_share_the_lead_and_everybody_knows_both() -> None:
+    pool = PoolOptions(
+        listen=(Address("127.0.0.1", 8000),), run_dir=Path("/r"), workers=2, brokers=2, metrics_port=9100
+    )
+    args = {child.name: list(child.argv[3:]) for child in children(pool)}
+    assert list(args) == ["broker-1", "broker-2", "worker-1", "worker-2", "frontend"]
+    sides = ("frontends", "workers", "control")
+    first = [f"--{side}=ipc:///r/{side}.ipc" for side in sides]
+    second = [f"--{side}=ipc:///r/{side}-2.ipc" for side in sides]
+    assert args["broker-1"] == ["--run-dir=/r", "--shared-lead", *first, "--metrics=127.0.0.1:9100"]
+    assert args["broker-2"] == ["--run-dir=/r", "--shared-lead", *second, "--metrics=127.0.0.1:9104"]
+    for name, side in (("worker-1", "workers"), ("frontend", "frontends")):
+        named = [arg for arg in args[name] if arg.startswith("--broker=")]
+        assert named == [f"--broker=ipc:///r/{side}.ipc", f"--broker=ipc:///r/{side}-2.ipc"]
+
+
 def test_what_was_not_asked_for_is_left_to_the_children() -> None:
     pool = PoolOptions(listen=(Address("127.0.0.1", 8000),), run_dir=Path("/r"))
     broker, worker, _ = children(pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,12 @@ STATUS = m.Status(
 class Broker:
     """Answers every request with the same bytes."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, number: int = 1) -> None:
         self.answer = wire.encode(STATUS)
         self.requests: list[m.Message] = []
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
-        self._router.bind(settings.control_endpoint(run_dir))
+        self._router.bind(settings.control_endpoint(run_dir, number))
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -95,6 +96,22 @@ def test_json_is_the_whole_status(broker: Broker, tmp_path: Path) -> None:
 def test_watch_ends_when_the_broker_does(broker: Broker, tmp_path: Path) -> None:
     broker.answer = wire.encode(m.Welcome(1, 1.0))
     assert status(tmp_path, "--watch", "0.1", "--json").exit_code == 3
+
+
+def test_of_two_brokers_the_leader_comes_first(tmp_path: Path) -> None:
+    brokers = [Broker(tmp_path, number) for number in (1, 2)]
+    try:
+        brokers[0].answer = wire.encode(replace(STATUS, leads=False, uptime_s=60.0))
+        output = status(tmp_path).stdout
+        assert "5 of 16 slots taken" in output
+        assert output.splitlines()[-1] == "a standby is up 1 min 00 s and knows 2 workers and 1 frontends"
+        lines = status(tmp_path, "--json").stdout.splitlines()
+        assert [json.loads(line)["leads"] for line in lines] == [True, False]
+        brokers[1].answer = brokers[0].answer
+        assert "No broker leads" in status(tmp_path).stdout
+    finally:
+        for broker in brokers:
+            broker.stop()
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,27 @@ import sys
 import time
 import traceback
 
-from tests.sim.simulator import STORMY, run_seed
+from tests.sim.simulator import STORMY, STORMY_PAIR, run_seed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--brokers", type=int, choices=(1, 2), default=1, help="2 with a standby")
     options = parser.parse_args()
     started, virtual_s, failed = time.monotonic(), 0.0, 0
     for seed in range(options.first, options.first + options.seeds):
         try:
-            virtual_s += run_seed(seed, STORMY).now
+            virtual_s += (
+                run_seed(seed, STORMY_PAIR, workers=2 + seed % 2, brokers=2)
+                if options.brokers == 2
+                else run_seed(seed, STORMY)
+            ).now
         except Exception:
             failed += 1
             traceback.print_exc()
-            print(f"replay: make sim SEEDS=1 ARGS='--first {seed}'", file=sys.stderr)
+            print(f"replay: make sim SEEDS=1 ARGS='--first {seed} --brokers {options.brokers}'", file=sys.stderr)
     took_s = time.monotonic() - started
     print(f"{options.seeds} seeds, {failed} failed, {virtual_s:.0f} virtual s in {took_s:.1f} s")
     return 1 if failed else 0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from asr_frontends import events as e
-from tests.sim.simulator import QUIET, STORMY, Faults, run_seed
+from tests.sim.simulator import QUIET, STORMY, STORMY_PAIR, Faults, World, run_seed
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -25,3 +25,55 @@ def test_worker_deaths_alone_end_no_session(seed: int) -> None:
     for client in world.clients:
         refused = isinstance(client.terminal, e.Error) and client.terminal.slug == "no-worker"
         assert isinstance(client.terminal, e.Bye) or (refused and not client.finals)
+
+
+# ---- Two brokers ----
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_quiet_runs_with_a_standby_lose_no_session(seed: int) -> None:
+    world = run_seed(seed, QUIET, clients=4, brokers=2)
+    assert all(isinstance(client.terminal, e.Bye) for client in world.clients)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_storms_with_a_standby_are_safe_and_end(seed: int) -> None:
+    run_seed(seed, STORMY_PAIR, workers=2 + seed % 2, brokers=2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_standby_takes_over_within_a_second(seed: int) -> None:
+    """Of the death of the leader, and of its standing still; no session ends with it."""
+    world = World(seed, QUIET, brokers=2)
+    clients = [world.speak(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(3)]
+    world.run(6.0)
+    (before,) = world.leaders()
+    if seed % 2:
+        world.crash_broker(before.number)
+    else:
+        world.freeze_broker(before.number, 4.0)
+    world.run(7.0)
+    (after,) = world.leaders()
+    assert after.number != before.number and len(after.core.leases) == len(clients)
+    world.run(60.0)
+    assert all(isinstance(client.terminal, e.Bye) for client in clients)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_minority_refuses(seed: int) -> None:
+    """A leader that the network leaves with one of three workers leads no more; the other broker does."""
+    world = World(seed, QUIET, workers=3, brokers=2)
+    clients = [world.speak(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(4)]
+    world.run(5.0)
+    (before,) = world.leaders()
+    for worker in world.workers[:2]:
+        world.cut(before.number, worker, 30.0)
+    # Its one worker must be free of it before the other has all three.
+    world.run(10.0)
+    while world.now < 34.0:
+        (leader,) = world.leaders()
+        assert leader.number != before.number
+        world.run(world.now + 0.25)
+    world.run(90.0)
+    assert len(world.leaders()) == 1
+    assert all(isinstance(client.terminal, e.Bye) for client in clients)
