@@ -13,20 +13,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from asr_broker.events import Command, Event, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.leadership import Leadership, Role
-from asr_broker.routing import (
-    NO_LOAD,
-    Command,
-    Counts,
-    Event,
-    FromFrontend,
-    FromWorker,
-    Gone,
-    LeaseState,
-    Routing,
-    ToFrontend,
-    ToWorker,
-)
+from asr_broker.peers import NO_LOAD, Counts, LeaseState
+from asr_broker.routing import Routing
 from asr_proto import messages as m
 
 HOLDING = (Role.LEADING, Role.LAPSED)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from asr_broker.loop import Broker, BrokerConfig, signals
-from asr_broker.routing import Timing
+from asr_broker.peers import Timing
 from asr_proto import curve, settings
 from asr_proto.supervised import watch_parent
 

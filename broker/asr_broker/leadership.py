@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from asr_broker.routing import ToWorker
+from asr_broker.events import ToWorker
 from asr_proto import messages as m
 
 LEASE_S = 0.6

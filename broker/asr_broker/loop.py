@@ -28,18 +28,11 @@ from zmq.utils.monitor import recv_monitor_message
 from asr_broker import door as doors
 from asr_broker.candidate import Candidate
 from asr_broker.door import Door
+from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToWorker
 from asr_broker.leadership import Leadership, Role
 from asr_broker.metrics import BrokerCollector, Snapshot
-from asr_broker.routing import (
-    DEFAULT_TIMING,
-    Command,
-    FromFrontend,
-    FromWorker,
-    Gone,
-    Routing,
-    Timing,
-    ToWorker,
-)
+from asr_broker.peers import DEFAULT_TIMING, Timing
+from asr_broker.routing import Routing
 from asr_proto import curve, wire
 from asr_proto import messages as m
 from asr_proto.errors import DecodeError, SetupError

@@ -10,7 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from asr_broker.candidate import Candidate
-from asr_broker.routing import Counts, Routing
+from asr_broker.peers import Counts
+from asr_broker.routing import Routing
 from asr_proto.messages import Status
 
 

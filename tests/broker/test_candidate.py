@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from asr_broker.candidate import Candidate
+from asr_broker.events import Command, FromFrontend, FromWorker, Gone
 from asr_broker.leadership import LAPSE_S, LEASE_S, START_S, Leadership, Role
-from asr_broker.routing import Command, FromFrontend, FromWorker, Gone, Routing
+from asr_broker.routing import Routing
 from asr_proto import messages as m
 
 US, OTHER = 7, 9

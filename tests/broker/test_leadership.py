@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from asr_broker.events import ToWorker
 from asr_broker.leadership import CLAIM_S, FORGET_S, LAPSE_S, LEASE_S, ROUND_S, START_S, Leadership, Role
-from asr_broker.routing import ToWorker
 from asr_proto import messages as m
 from asr_workers.brokers import Brokers, Post
 from asr_workers.sessions import Sessions

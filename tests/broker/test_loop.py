@@ -12,8 +12,8 @@ import msgpack
 import pytest
 import zmq
 
+from asr_broker.events import Gone
 from asr_broker.loop import Broker, BrokerConfig, Side
-from asr_broker.routing import Gone
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import DecodeError

@@ -10,7 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from asr_broker.routing import NO_LOAD, Command, FromFrontend, FromWorker, Gone, Routing, Timing, ToFrontend, ToWorker
+from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
+from asr_broker.peers import NO_LOAD, Timing
+from asr_broker.routing import Routing
 from asr_proto import messages as m
 
 BOOT = 7

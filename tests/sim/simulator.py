@@ -18,9 +18,10 @@ from functools import partial
 import numpy as np
 
 from asr_broker.candidate import Candidate
+from asr_broker.events import Command as BrokerCommand
+from asr_broker.events import FromFrontend, FromWorker, Gone, ToFrontend
 from asr_broker.leadership import LEASE_S, Leadership
-from asr_broker.routing import Command as BrokerCommand
-from asr_broker.routing import FromFrontend, FromWorker, Gone, Routing, ToFrontend
+from asr_broker.routing import Routing
 from asr_frontends import brokers as frontend_brokers
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
