@@ -32,7 +32,7 @@ START_S = 0.3
 LAPSE_S = 1.0
 """How long a leader without votes may wait for them."""
 FORGET_S = 10.0
-"""After this long without half of the workers the other half may go on."""
+"""After this long without half of the workers, gone or hung, the other half may go on."""
 NOBODY = 0
 
 
@@ -49,9 +49,15 @@ class Elector:
 
     name: str
     joined_at: float
+    vote: m.Vote | None = None
     boot: int = NOBODY
     until: float = -math.inf
-    heard: bool = False
+    heard_at: float | None = None
+
+    @property
+    def seen_at(self) -> float:
+        """When it last gave a sign of life."""
+        return self.joined_at if self.heard_at is None else self.heard_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +111,12 @@ class Leadership:
     def voted(self, peer: bytes, vote: m.Vote, now: float) -> list[ToWorker]:
         """A worker says whom it votes for."""
         elector = self._electors[peer]
-        elector.heard = True
-        elector.boot = vote.boot
+        elector.heard_at = now
         if vote.boot == self.boot:
             elector.until = self._sent.get(vote.number, -math.inf) + LEASE_S
-        else:
+        elif vote != elector.vote:  # told again, it lives no longer
             elector.until = now + LEASE_S if vote.boot else -math.inf
+        elector.vote, elector.boot = vote, vote.boot
         self._term_heard = max(self._term_heard, vote.term)
         self._outrun |= vote.boot != self.boot and vote.term >= self.term
         return self._advance(now)
@@ -151,20 +157,23 @@ class Leadership:
         """
         votes = Counter(elector.boot for elector in self._electors.values() if elector.until > now)
         # To unseat a leader, who has just come counts from its first vote on: else every newcomer would for a moment.
-        settled = [one for one in self._electors.values() if one.heard or now - one.joined_at >= LEASE_S]
+        settled = [one for one in self._electors.values() if one.heard_at is not None or now - one.joined_at >= LEASE_S]
         halves = [boot for boot, count in votes.items() if 2 * count >= len(settled) + len(self._departed)]
         if self.leader in halves:
             return min(halves)
-        return next((boot for boot, count in votes.items() if 2 * count > self._total()), NOBODY)
+        return next((boot for boot, count in votes.items() if 2 * count > self._total(now)), NOBODY)
 
-    def _total(self) -> int:
-        return len(self._electors) + len(self._departed)
+    def _total(self, now: float) -> int:
+        """Of whose votes more than half are needed. Up to half of them do not count when they hang."""
+        total = len(self._electors) + len(self._departed)
+        hung = [one for one in self._electors.values() if now - one.seen_at > FORGET_S]
+        return total - len(hung) if 2 * (len(self._electors) - len(hung)) >= total else total
 
     def _see(self, now: float) -> None:
         self.leader = self._seen(now)
         if self.leader:
             self._departed.clear()
-        elif 2 * len(self._electors) >= self._total():
+        elif 2 * len(self._electors) >= len(self._electors) + len(self._departed):
             self._departed = {peer: one for peer, one in self._departed.items() if now - one.at < FORGET_S}
 
     # ---- Deciding ----
@@ -189,11 +198,11 @@ class Leadership:
         elif self._until <= now:
             # The votes that we did get must end, and another broker's must not end at the same time.
             self.role, self._until, self._claim_at = Role.FOLLOWING, math.inf, now + LEASE_S * (0.5 + self._random())
-        elif self.role is Role.FOLLOWING and self._claim_at <= now and self._may_win():
+        elif self.role is Role.FOLLOWING and self._claim_at <= now and self._may_win(now):
             self.role, self._until, self.term = Role.CLAIMING, now + ROUND_S, self._term_heard + 1
 
-    def _may_win(self) -> bool:
-        return 2 * len(self._electors) > self._total()
+    def _may_win(self, now: float) -> bool:
+        return 2 * len(self._electors) > self._total(now)
 
     def _claim_all(self, now: float) -> list[ToWorker]:
         if self._outrun:
@@ -212,6 +221,6 @@ class Leadership:
         """When something ends or is due. What is due already waits for an event."""
         times = [self._claim_at, self._until]
         times += [elector.until for elector in self._electors.values()]
-        times += [elector.joined_at + LEASE_S for elector in self._electors.values() if not elector.heard]
+        times += [elector.joined_at + LEASE_S for elector in self._electors.values() if elector.heard_at is None]
         times += [departed.at + FORGET_S for departed in self._departed.values()]
         return min((time for time in times if time > now), default=math.inf)

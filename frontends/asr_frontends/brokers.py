@@ -48,6 +48,8 @@ class Brokers:
 
     def handle(self, link: int, message: m.FromBroker, frames: Iterable[m.Frame], now: float) -> list[Command | Post]:
         """Take a message of one broker with its decoded frames."""
+        if not self._links[link].up:
+            return []  # it was under way when the connection broke
         match message:
             case m.Welcome():
                 return self._welcomed(link, message, now)

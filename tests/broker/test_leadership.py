@@ -38,7 +38,7 @@ class Broker:
         return commands
 
     def vote(self, *workers: bytes, boot: int = US, term: int | None = None, number: int | None = None) -> None:
-        claim = self.claims[-1] if self.claims else m.Claim(0, US, 0)
+        claim = self.claims[-1] if self.claims and boot == US else m.Claim(0, boot, round(self.now * 1e6))
         for worker in workers:
             vote = m.Vote(claim.term if term is None else term, boot, claim.number if number is None else number)
             self.take(self.core.voted(worker, vote, self.now))
@@ -111,6 +111,17 @@ def test_freed_votes_are_claimed_at_once() -> None:
     assert [claim.boot for claim in broker.claims] == [US] * 3
     broker.vote(W1, W2)
     assert broker.leads
+
+
+def test_a_vote_for_another_that_is_told_again_lives_no_longer() -> None:
+    """Workers repeat it in place of a heartbeat; their leader may have fallen silent since."""
+    broker = Broker(W1)
+    broker.vote(W1, boot=OTHER, term=1, number=5)
+    broker.now = LEASE_S / 2
+    broker.vote(W1, boot=OTHER, term=1, number=5)
+    broker.now = LEASE_S
+    broker.take(broker.core.tick(broker.now))
+    assert broker.core.leader != OTHER and broker.claims
 
 
 # ---- To go on ----
@@ -227,6 +238,17 @@ def test_exactly_half_may_go_on_after_a_while() -> None:
     broker.vote(W2)
     assert not broker.leads
     broker.advance(2.0)
+    broker.vote(W2)
+    assert broker.leads
+
+
+def test_a_hung_worker_does_not_keep_a_standby_from_leading() -> None:
+    """It is there, but votes for nobody; it has done so for long."""
+    broker = Broker(W1, W2)
+    broker.advance(1.0, voters=(W1, W2), boot=OTHER)
+    broker.advance(FORGET_S + 1.0, voters=(W2,), boot=OTHER)
+    assert broker.core.leader == OTHER
+    broker.vote(W2, boot=0)
     broker.vote(W2)
     assert broker.leads
 

@@ -6,7 +6,7 @@ import pytest
 
 from asr_proto import messages as m
 from asr_workers.brokers import VOTE_S, Brokers, Post
-from asr_workers.sessions import CloseSlot, Command, OpenSlot, Sessions
+from asr_workers.sessions import CloseSlot, Command, OpenSlot, Quit, Sessions
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
 SETUP = m.Setup("", True, 8000, None)
@@ -130,6 +130,18 @@ def test_the_standby_may_break_and_come_back(serving: Worker) -> None:
     assert serving.core.restored(B) == [Post(B, m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))]
     serving.tell(B, m.Unregistered())
     assert len(serving.core.sessions) == 1
+
+
+def test_nothing_comes_from_beyond_a_broken_connection(serving: Worker) -> None:
+    """A claim that was under way when its broker died would take the vote for nothing."""
+    serving.core.broken(A, serving.now)
+    assert serving.tell(A, m.Claim(2, 11, 2)) == []
+    assert serving.claim(B, 2)[B].boot == 12
+
+
+def test_brokers_that_do_not_share_the_pool_are_a_mistake(worker: Worker) -> None:
+    (quit,) = worker.tell(A, m.Welcome(11, 1.0))
+    assert isinstance(quit, Quit) and "--shared-lead" in quit.detail
 
 
 def test_a_leader_that_stands_by_is_served_no_longer(serving: Worker) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asr_proto import messages as m
-from asr_workers.sessions import Command, Send, Sessions
+from asr_workers.sessions import Command, Quit, Send, Sessions
 
 VOTE_S = 0.6
 """How long a vote lives. No longer than a broker counts on it from its claim, which comes before."""
@@ -57,6 +57,8 @@ class Brokers:
         self, link: int, message: m.FromBroker, setup: m.Setup | None, frames: Iterable[m.Frame], now: float
     ) -> list[Command | Post]:
         """Take a message of one broker with its decoded body."""
+        if not self._links[link].up:
+            return []  # it was under way when the connection broke
         match message:
             case m.Claim():
                 return self._claimed(link, message, now)
@@ -67,6 +69,8 @@ class Brokers:
                 return self._unregistered(link, now)
             case m.Welcome():
                 self._links[link].known = True
+                if len(self._links) > 1 and not message.term:
+                    return [Quit("it does not share the pool with another broker (--shared-lead)")]
                 if not self._serves(message.boot):
                     return []
                 self.leader = link
