@@ -56,6 +56,7 @@ class Frontend:
             for number, broker in enumerate(brokers)
         ]
         self._flushing = False
+        self._closes: list[ToBroker] = []
         self._draining = False
         self._timer: asyncio.Handle | None = None
         self._timer_at = float("inf")
@@ -129,6 +130,8 @@ class Frontend:
             match command:
                 case Deliver():
                     self._deliver(command)
+                case ToBroker(message=m.Close()):
+                    self._close_soon(command)
                 case ToBroker():
                     self._flush()
                     for post in self._brokers.route(command):
@@ -140,6 +143,18 @@ class Frontend:
                         listener.credit()
         self._flush_soon()
         self._arm()
+
+    def _close_soon(self, command: ToBroker) -> None:
+        """Leases can wait for a turn of the loop: when many sessions end at once, their last texts go first."""
+        if not self._closes:
+            self._loop.call_soon(self._send_closes)
+        self._closes.append(command)
+
+    def _send_closes(self) -> None:
+        closes, self._closes = self._closes, []
+        for command in closes:
+            for post in self._brokers.route(command):
+                self._post(post)
 
     def _post(self, post: Post) -> None:
         parts = [wire.encode(post.message)]
@@ -226,6 +241,7 @@ class Frontend:
     def close(self) -> None:
         """Close the link; sessions still open are lost."""
         self._flush()
+        self._send_closes()
         if self._timer is not None:
             self._timer.cancel()
         for link in self._links:

@@ -265,8 +265,8 @@ def test_the_subprotocol(offered: tuple[str, ...], echoed: str | None) -> None:
 
 
 def test_the_connection_starts_the_session() -> None:
-    """CAI-26: progress is wanted for every 60 ms; partials are not."""
-    assert codec().opening() == [e.Start(partials=False, progress_samples=960)]
+    """CAI-26: progress is wanted for every 60 ms, of what was taken too; partials are not."""
+    assert codec().opening() == [e.Start(partials=False, progress_samples=960, progress_taken=True)]
 
 
 @given(data=st.binary(max_size=400), at=st.lists(st.integers(0, 400), max_size=12))
