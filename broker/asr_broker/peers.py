@@ -37,6 +37,8 @@ class Timing:
     silent_s: float = 10.0
     """So is one that says nothing at all for this long; after a quarter of it, it gets no new session."""
     sweep_s: float = 0.25
+    stall_s: float = 0.5
+    """A sweep so much later than due means that the broker itself stood still."""
 
 
 DEFAULT_TIMING = Timing()

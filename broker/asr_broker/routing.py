@@ -55,11 +55,21 @@ class Routing:
         """What time alone makes due: expired leases, repeated releases."""
         if now < self._sweep_at:
             return []
+        if now - self._sweep_at > self.timing.stall_s:
+            self._excuse(now)
         self._sweep_at = now + self.timing.sweep_s
         commands = self._sweep(now)
         # A worker that falls silent sends no message on which to say so.
         is_changed = len(self._offering(now)) != self._announced.workers
         return [*commands, *self._announce(now)] if is_changed else commands
+
+    def _excuse(self, now: float) -> None:
+        """We stood still ourselves: what was said meanwhile lies unread, and nobody is late until it is read."""
+        for worker in self.workers.values():
+            worker.heard_at = now
+            worker.waiting_since = now if worker.waiting_since is not None else None
+        for lease in self.leases.values():
+            lease.expires_at = max(lease.expires_at, now + self.timing.lease_s / 2)
 
     def next_deadline(self) -> float:
         """When `tick` has something to do at the latest."""

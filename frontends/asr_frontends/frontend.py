@@ -57,6 +57,7 @@ class Frontend:
         ]
         self._flushing = False
         self._closes: list[ToBroker] = []
+        self._closed = False
         self._draining = False
         self._timer: asyncio.Handle | None = None
         self._timer_at = float("inf")
@@ -196,6 +197,8 @@ class Frontend:
         self._send_frames(link, bundle, frames[half:])
 
     def _send(self, link: int, parts: list[bytes]) -> None:
+        if self._closed:
+            return  # with our connection all leases end
         if not self._links[link].send(parts) and link == self._brokers.leader:
             # Nobody has read for longer than the queue holds: whoever comes back will not know our sessions.
             self._loop.call_soon(self._on_message, link, [wire.encode(m.Unregistered())])
@@ -242,6 +245,7 @@ class Frontend:
         """Close the link; sessions still open are lost."""
         self._flush()
         self._send_closes()
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for link in self._links:

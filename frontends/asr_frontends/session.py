@@ -105,7 +105,7 @@ class Session:
         self._budget = budget
         self._commit: m.Commit | None = None
         self._taken = self._done = 0
-        self._stopping = False
+        self._stopping = self._leaving = False
         self._withheld = False
         self._credit_samples = int(limits.credit_s * SAMPLE_RATE)
         self._journal_bytes_max = limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE
@@ -145,6 +145,14 @@ class Session:
             return self._end(now)
         if isinstance(event, e.Detach):
             return self._detach(now)
+        if not self._leaving:  # else the end of audio was said for it: what it still says is no error of its own
+            self._hear(event, now)
+            self._pump()
+        return []
+
+    def _hear(self, event: e.ClientEvent, now: float) -> None:
+        if self._resuming is not None and not isinstance(event, e.KeepAlive):
+            raise OutOfOrder("nothing can be said before it is known from where")
         if self._messages_max:
             self._count_message(now)
         match event:
@@ -157,8 +165,6 @@ class Session:
                 self._mark(event.marker)
             case e.Stop():
                 self._mark(None)
-        self._pump()
-        return []
 
     def _audio(self, pcm: bytes) -> None:
         if self._stopping:
@@ -217,6 +223,8 @@ class Session:
             return []
         first = self.pinned is None and self._resuming is None
         self.pinned, self.state = pinned, State.ACTIVE
+        if first:
+            self._give_up_at = float("inf")
         self._heard_at = max(self._heard_at, now)
         self._taken = self._done = self._commit.samples if self._commit else 0
         self._journal.rewind()
@@ -246,7 +254,7 @@ class Session:
             return self._fail(e.Error("resume-unavailable", "the worker that had the session is lost"), now)
         self.state = State.MOVING
         self.epoch += 1
-        self._give_up_at = now + self._limits.move_s
+        self._give_up_at = min(self._give_up_at, now + self._limits.move_s)
         self._retry_at = float("inf")
         return [Deliver(self.id, e.Notice()), *self.open()]
 
@@ -279,6 +287,7 @@ class Session:
             return []
         assert self.pinned is not None
         self._resuming, self._commit = None, frame.commit
+        self._give_up_at = float("inf")
         sample = frame.commit.samples if frame.commit else 0
         self._taken = self._done = sample
         self._journal.begin(sample)
@@ -287,6 +296,7 @@ class Session:
 
     def _on_progress(self, frame: m.Progress, now: float) -> list[Command]:
         self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
+        self._give_up_at = float("inf")  # it moved to a worker that works
         if frame.commit:
             self._commit_at(frame.commit)
         self._pump()
@@ -298,6 +308,8 @@ class Session:
         return [Deliver(self.id, final), *self._credit(now)]
 
     def _commit_at(self, commit: m.Commit) -> None:
+        if self._commit is not None and commit.samples < self._commit.samples:
+            return  # of a final that is repeated to a client that has come back
         self._commit = commit
         self._journal.trim(commit.samples)
 
@@ -315,7 +327,7 @@ class Session:
         if now >= self._idle_at():
             detail = f"nothing was sent for {self._limits.idle_s:g} s"
             return self._fail(e.Error("idle-timeout", detail), now)
-        if self.state is not State.ACTIVE:
+        if self._is_waiting():
             return self._tick_waiting(now)
         if now >= self._progress_at:
             self._ask_for_checkpoint(now)
@@ -325,6 +337,8 @@ class Session:
     def _tick_waiting(self, now: float) -> list[Command]:
         if now >= self._give_up_at:
             slug = "no-broker" if self.state is State.OPENING else "session-lost"
+            if self._resuming is not None:
+                slug = "resume-unavailable"
             return self._fail(e.Error(slug, "no worker took the session in time", 2.0), now)
         if now >= self._retry_at:
             self._retry_at = float("inf")
@@ -336,7 +350,11 @@ class Session:
         if self.state is State.ENDED:
             return float("inf")
         waiting = min(self._give_up_at, self._retry_at)
-        return min(self._idle_at(), self._progress_at if self.state is State.ACTIVE else waiting)
+        return min(self._idle_at(), waiting if self._is_waiting() else self._progress_at)
+
+    def _is_waiting(self) -> bool:
+        """For a slot, or for what the worker has kept."""
+        return self.state is not State.ACTIVE or self._resuming is not None
 
     def _idle_at(self) -> float:
         """A client whose audio is withheld, or that has said all, owes nothing."""
@@ -363,6 +381,7 @@ class Session:
             return [*self._detach(now), Deliver(self.id, e.Bye(e.GOING_AWAY))]
         if self.state is not State.ENDED and not self._stopping:
             self._mark(None)
+            self._leaving = True
             self._pump()
         return []
 

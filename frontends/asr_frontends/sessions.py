@@ -142,8 +142,8 @@ class Sessions:
 
     def _pinned(self, pinned: m.Pinned, now: float) -> list[Command]:
         session = self._sessions.get(pinned.session)
-        if session is None:
-            return [ToBroker(m.Close(pinned.lease))]
+        if session is None:  # its client has left, or broken off again while it came back
+            return [ToBroker(m.Detach(pinned.lease) if pinned.resumed else m.Close(pinned.lease))]
         commands = session.on_pinned(pinned, now)
         if session.pinned is pinned:
             self._by_lease[pinned.lease] = session

@@ -217,6 +217,17 @@ def test_a_stopped_worker_with_work_is_given_up_though_it_says_nothing(broker: B
     assert ToFrontend(F1, m.Lost(pinned.lease, "worker-hangs")) in broker.advance(0.6, None)
 
 
+def test_a_broker_that_stood_still_blames_nobody(broker: Broker) -> None:
+    """What its peers said meanwhile lies unread."""
+    pinned = broker.pin("a")
+    broker.frontend(F1, m.Bundle(W1, (pinned.lease,)), b"audio")
+    broker.now += 20.0
+    broker.core.tick(broker.now)
+    assert W1 in broker.core.workers and pinned.lease in broker.core.leases
+    broker.advance(Timing().hang_s + 0.5, STUCK)
+    assert W1 not in broker.core.workers
+
+
 def test_an_engine_with_long_steps_has_longer(broker: Broker) -> None:
     broker.gone(W1)
     broker.register(W2, spec=replace(SPEC, step_s_p99=1.0))

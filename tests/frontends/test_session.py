@@ -275,6 +275,8 @@ def test_another_hears_the_rest_of_what_it_has_said(talk: Talk) -> None:
     talk.say(e.Audio(SECOND))
     assert talk.core.leave(talk.now) == []
     assert talk.core.leave(talk.now) == []
+    for event in (e.Audio(SECOND), e.Flush("x"), e.Stop()):  # it does not know
+        assert talk.say(event) == []
     assert talk.posted() == [m.Audio(1, 0, SECOND), m.Stop(1)]
     talk.hear(final(1, 0, 16000))
     assert Deliver("s", e.Bye()) in talk.hear(m.Ended(1))
@@ -357,3 +359,44 @@ def test_a_commit_in_the_middle_of_an_utterance_is_not_the_clients(talk: Talk) -
     assert isinstance(progress, e.Progress) and progress.committed == 0
     opening = talk.core.on_lost(talk.now)[-1]
     assert isinstance(opening, ToBroker) and opening.setup is not None and opening.setup.commit == open_commit
+
+
+@pytest.mark.parametrize("event", [e.Audio(SECOND), e.Flush("x"), e.Stop()])
+def test_a_client_that_comes_back_waits_for_where_to_go_on(event: e.ClientEvent) -> None:
+    """It broke an assertion later, and with it the bundle of every other session on that worker."""
+    talk = resuming()
+    with pytest.raises(OutOfOrder):
+        talk.say(event)
+    assert talk.say(e.KeepAlive()) == []
+
+
+def test_a_worker_that_does_not_say_from_where_ends_the_return() -> None:
+    talk = resuming()
+    talk.core.on_pinned(m.Pinned("s", 3, 9, W1, SPEC, resumed=True), 0.0)
+    (error,) = events(talk.until(20.0))
+    assert isinstance(error, e.Error) and error.slug == "resume-unavailable"
+
+
+def test_a_repeated_final_does_not_take_the_commit_back() -> None:
+    """The next move would have begun before the journal."""
+    talk = resuming(utterance=0)
+    talk.core.on_pinned(m.Pinned("s", 3, 9, W1, SPEC, resumed=True), 0.0)
+    talk.hear(m.Resumed(9, m.Commit(40000, 1, b"later")))
+    talk.hear(final(9, 0, 16000))
+    talk.say(e.Audio(SECOND))
+    opening = talk.core.on_lost(1.0)[-1]
+    assert isinstance(opening, ToBroker) and opening.setup is not None
+    assert opening.setup.commit == m.Commit(40000, 1, b"later")
+
+
+def test_moves_without_progress_end(talk: Talk) -> None:
+    """A worker that hangs and registers again would take a session for ever."""
+    talk.pin()
+    for lease in range(2, 50):
+        talk.core.on_lost(talk.now)
+        talk.until(talk.now + 1.0)
+        if talk.core.state is State.ENDED:
+            break
+        talk.pin(lease)
+        talk.until(talk.now + 1.0)
+    assert talk.core.state is State.ENDED and talk.now <= Limits().move_s + 3.0

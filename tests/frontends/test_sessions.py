@@ -148,3 +148,11 @@ def test_timers_do_not_pile_up(sessions: Sessions) -> None:
         sessions.client("a", e.Audio(b"\0\0"), index / 50)
         sessions.tick(index / 50)
     assert len(sessions._timers) < 10
+
+
+def test_a_client_that_breaks_off_while_it_comes_back_is_waited_for_again(sessions: Sessions) -> None:
+    start = e.Start(resumable=True, resume=e.Resume("a", 0))
+    sessions.start("a", start, 0.0)
+    sessions.client("a", e.Detach(), 0.0)
+    commands = sessions.handle(m.Pinned("a", 1, 5, b"W", SPEC, resumed=True), (), 0.0)
+    assert commands == [ToBroker(m.Detach(5))]

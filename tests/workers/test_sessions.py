@@ -130,8 +130,9 @@ def test_an_unknown_worker_drops_everything_and_registers_again(bench: Bench) ->
     assert bench.heard() == []
     assert bench.step() == []
     assert bench.core.next_deadline() <= bench.now
-    assert bench.tick() == [REGISTER]
-    assert bench.core.closed(0, 1) == []
+    assert bench.tick() == []
+    assert bench.core.closed(0, 1) == bench.core.closed(1, 2) == []
+    assert bench.tick(0.1) == [REGISTER]
     bench.tell(WELCOME)
     bench.audio(1, first=CHUNK)
     assert bench.heard() == []
@@ -140,6 +141,7 @@ def test_an_unknown_worker_drops_everything_and_registers_again(bench: Bench) ->
 def test_the_link_is_lost(bench: Bench) -> None:
     bench.hold(1, 0)
     assert bench.core.disconnected(bench.now) == [CloseSlot(1, 0)]
+    bench.core.closed(0, 1)
     assert bench.tick() == [REGISTER]
 
 
@@ -416,12 +418,14 @@ def test_an_idle_worker_quits_at_once(bench: Bench) -> None:
     assert bench.tick() == [Quit()]
 
 
-def test_a_drain_survives_a_new_registration(bench: Bench) -> None:
+def test_a_drain_survives_the_loss_of_the_broker(bench: Bench) -> None:
+    """It does not register again only to say that it is draining."""
     bench.hold(1, 0)
     bench.core.drain(bench.now)
     bench.tell(m.Unregistered())
-    assert bench.tick() == [REGISTER]
-    assert bench.tell(WELCOME) == [Send(m.Drain())]
+    assert bench.tick() == []
+    bench.core.closed(0, 1)
+    assert bench.tick(0.1) == [Quit()]
 
 
 def test_a_drain_while_nobody_answers() -> None:
@@ -599,3 +603,12 @@ def test_progress_is_what_is_done_unless_more_is_asked_for(bench: Bench) -> None
     assert bench.heard() == []
     bench.step()
     assert bench.heard() == [m.Progress(1, CHUNK, CHUNK, None)]
+
+
+def test_a_worker_registers_again_when_its_engine_has_let_go(bench: Bench) -> None:
+    """One whose engine hangs would be offered all slots of an empty worker, again and again."""
+    bench.hold(1, 0)
+    assert bench.tell(m.Unregistered()) == [CloseSlot(1, 0)]
+    assert bench.tick(2.0) == []
+    bench.core.closed(0, 1)
+    assert bench.tick(1.0) == [REGISTER]

@@ -19,6 +19,8 @@ from asr_workers.session import Session
 
 REGISTER_S = 1.0
 """How often an unanswered registration is repeated."""
+WIPED_S = 0.02
+"""How often to look whether the engine has let go of all slots."""
 
 
 # ---- Commands: what the shell must do ----
@@ -109,6 +111,10 @@ class Sessions:
         if self._drained():
             return [Quit()]
         if now < self._heartbeat_at:
+            return []
+        if not self.registered and (self._speaking or self._in_step):
+            # The engine still holds what was dropped. Should it hang, we would be given the sessions of others.
+            self._heartbeat_at = now + WIPED_S
             return []
         self._heartbeat_at = now + self._heartbeat_s
         if not self.registered:

@@ -199,7 +199,10 @@ class Connection:
         if self._outbox_bytes - len(frame) > OUTBOX_BYTES_MAX and self._close is None:
             self._outbox.clear()
             self._outbox_bytes = 0
-            self.fail(LimitExceeded(f"{OUTBOX_BYTES_MAX} bytes wait unread", slug="slow-reader"))
+            error = LimitExceeded(f"{OUTBOX_BYTES_MAX} bytes wait unread", slug="slow-reader")
+            self.fail(error)
+            if self._close is None:  # the session was over, and these were its last texts
+                self.deliver(e.Error.of(error))
 
     def _end_if_written(self) -> None:
         if self._close is not None and not self._outbox:

@@ -1,8 +1,8 @@
 """Micro benches: what each part on a frame's way costs, alone.
 
-    python -m asr_ops.bench.micro                          everything, about a minute
-    python -m asr_ops.bench.micro wire codec               the CPU time of single parts, some seconds
-    python -m asr_ops.bench.micro broker --sessions 10000  a broker under load, nothing else
+    asr bench micro                          everything, about a minute
+    asr bench micro wire codec               the CPU time of single parts, some seconds
+    asr bench micro broker --sessions 10000  a broker under load, nothing else
 
 `wire`, `codec`, `batcher` and `sessions` call a part in this process, round after round, and count CPU time, so that
 other programs disturb little. `us` is the median round, `best` the cheapest; both are microseconds for one frame, chunk
