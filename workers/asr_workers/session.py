@@ -5,7 +5,6 @@ It knows neither the engine nor the broker: it is told what arrived and what a s
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from typing import cast
 
@@ -14,7 +13,7 @@ from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_int16
 from asr_proto.errors import BadRequest, DecodeError, LimitExceeded, OutOfOrder
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, Snapshot, Voice
 
-FINALS_KEPT = 64
+FINALS_KEPT = 32
 """For a client that comes back: what it may have missed."""
 QUEUED_SAMPLES_MAX = 180 * SAMPLE_RATE
 """A frontend keeps to its credit, far below this; beyond it the session fails."""
@@ -29,14 +28,14 @@ class Session:
         self.taken = self.done = setup.commit.samples if setup.commit else 0
         self.commit = setup.commit
         """The last one."""
-        self.finals: deque[m.Final] = deque(maxlen=FINALS_KEPT)
+        self.finals: list[m.Final] = []
         """The last ones."""
         self._utterance = setup.commit.utterance if setup.commit else 0
         self._chunk_samples = chunk_samples
-        self._queue: deque[bytes] = deque()
+        self._queue: list[bytes] = []
         """PCM16 as it came: a chunk is joined once, when it is taken."""
         self._queued = 0
-        self._marks: deque[tuple[int, str | None]] = deque()
+        self._marks: list[tuple[int, str | None]] = []
         self._in_step = 0
         self._draining = False
         self._stopped = False
@@ -73,7 +72,7 @@ class Session:
 
     def resume(self, before: Session, utterance: int) -> list[m.FrameOut]:
         """What comes first under this lease, which continues `before`. Raises BadRequest if it no longer can."""
-        self.finals.extend(replace(final, lease=self.lease) for final in before.finals)
+        self.finals = [replace(final, lease=self.lease) for final in before.finals]
         missed = [final for final in self.finals if final.utterance >= utterance]
         if len(missed) != max(0, self._utterance - utterance):
             raise BadRequest("too much was said since", slug="resume-unavailable")
@@ -107,9 +106,9 @@ class Session:
         self._queued -= size
         wanted = size * BYTES_PER_SAMPLE
         while wanted:
-            piece = self._queue.popleft()
+            piece = self._queue.pop(0)
             if len(piece) > wanted:
-                self._queue.appendleft(piece[wanted:])
+                self._queue.insert(0, piece[wanted:])
                 piece = piece[:wanted]
             pieces.append(piece)
             wanted -= len(piece)
@@ -143,13 +142,13 @@ class Session:
             output.words,
             self._commit(cast(Snapshot, output.snapshot)),
         )
-        self.finals.append(final)
+        self.finals = [*self.finals[1 - FINALS_KEPT :], final]
         return final
 
     def _drained(self) -> list[m.FrameOut]:
         assert self._draining and not self._in_step
         self._draining = False
-        _, marker = self._marks.popleft()
+        _, marker = self._marks.pop(0)
         if marker is not None:
             return [m.Flushed(self.lease, marker)]
         return [self._progress(None), m.Ended(self.lease)]
