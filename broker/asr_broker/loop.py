@@ -40,8 +40,6 @@ from asr_proto.metrics import MetricsServer
 
 log = structlog.get_logger()
 
-QUEUE_MESSAGES_MAX = 20_000
-"""High-water mark towards one peer; a peer that lets this much pile up is taken for dead."""
 TURN_MESSAGES_MAX = 256
 """Messages taken from one socket before the others get their turn."""
 PUBLISH_S = 1.0
@@ -73,8 +71,6 @@ class Side:
     def __init__(self, context: zmq.Context[Any], endpoint: str, door: Door | None = None) -> None:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
         self.socket.setsockopt(zmq.LINGER, 0)
         curve.tune(self.socket, endpoint)
         self._door = door if curve.is_tcp(endpoint) else None

@@ -115,14 +115,16 @@ class Routing:
         if isinstance(message, m.RegisterFrontend):
             return self._register_frontend(event.peer, message, now)
         if frontend is None:
-            return [ToFrontend(event.peer, m.Unregistered())]
+            # The end of its connection may be seen before the last that it said.
+            closed = self._close(event.peer, message, now) if isinstance(message, m.Close) else []
+            return [*closed, ToFrontend(event.peer, m.Unregistered())]
         match message:
             case m.Bundle():
                 return self._forward_in(frontend, message, event.body, now)
             case m.Open():
                 return self._open(frontend, message, event.body, now)
             case m.Close():
-                return self._close(frontend, message, now)
+                return self._close(frontend.peer, message, now)
             case m.Detach():
                 self._detach(frontend, message, now)
             case m.Resume():
@@ -234,9 +236,9 @@ class Routing:
         pinned = replace(self._pinned(lease), resumed=True)
         return [*commands, ToWorker(worker.peer, transfer, body), ToFrontend(frontend.peer, pinned)]
 
-    def _close(self, frontend: Frontend, message: m.Close, now: float) -> list[Command]:
+    def _close(self, frontend: bytes, message: m.Close, now: float) -> list[Command]:
         lease = self.leases.get(message.lease)
-        if lease is None or lease.frontend != frontend.peer or lease.release_at is not None:
+        if lease is None or lease.frontend != frontend or lease.release_at is not None:
             return []
         return self._release(lease, now)
 

@@ -9,38 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice, pairwise
 
 from asr_proto.audio import BYTES_PER_SAMPLE, OddByte
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """PCM16 from `first_sample` on."""
-
-    first_sample: int
-    pcm: bytes
-
-    @property
-    def end_sample(self) -> int:
-        return self.first_sample + len(self.pcm) // BYTES_PER_SAMPLE
-
-    def since(self, sample: int) -> Piece:
-        """The part from `sample` on."""
-        skipped = max(0, sample - self.first_sample)
-        return self if not skipped else Piece(sample, self.pcm[skipped * BYTES_PER_SAMPLE :])
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A flush, or the end of audio when `marker` is None."""
-
-    at_sample: int
-    marker: str | None
-
-
-Entry = Piece | Mark
+from asr_proto.entries import Entry, Mark, Piece
 
 
 class Replay:

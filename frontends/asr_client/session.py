@@ -28,8 +28,8 @@ from asr_client.dialer import Dialer, Outage
 from asr_client.errors import ConnectionLost, InvalidUrl, ServerError
 from asr_client.events import End, Event, Ready, Reconnected
 from asr_client.inbox import Inbox
-from asr_client.replay import Entry, Mark, Piece
 from asr_proto.audio import SAMPLE_RATE
+from asr_proto.entries import Entry, Mark, Piece
 from asr_proto.errors import AsrError
 
 STREAM_PATH = "/v1/stream"

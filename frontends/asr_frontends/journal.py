@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from asr_proto.audio import BYTES_PER_SAMPLE
+from asr_proto.entries import Entry, Mark, Piece
 
 
 @dataclass(slots=True)
@@ -24,34 +25,6 @@ class Budget:
     @property
     def exhausted(self) -> bool:
         return self.bytes_held >= self.bytes_max
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """PCM16 from `first_sample` on."""
-
-    first_sample: int
-    pcm: bytes
-
-    @property
-    def end_sample(self) -> int:
-        return self.first_sample + len(self.pcm) // BYTES_PER_SAMPLE
-
-    def since(self, sample: int) -> Piece:
-        """The part from `sample` on."""
-        skipped = max(0, sample - self.first_sample)
-        return self if not skipped else Piece(sample, self.pcm[skipped * BYTES_PER_SAMPLE :])
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A flush, or the end of audio when `marker` is None."""
-
-    at_sample: int
-    marker: str | None
-
-
-Entry = Piece | Mark
 
 
 class Journal:

@@ -9,9 +9,8 @@ from typing import Any
 
 import zmq
 
-from asr_proto import curve, wire
+from asr_proto import curve
 
-QUEUE_MESSAGES_MAX = 20_000
 TURN_MESSAGES_MAX = 256
 WATCH_S = 1.0
 """How often it is asked what became of the connection."""
@@ -31,8 +30,6 @@ class Link:
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, b"F" + secrets.token_bytes(8))
-        self._socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
         self._socket.setsockopt(zmq.LINGER, 200)
         self._dialer = curve.Dialer(self._socket, broker.endpoint, broker.keys)
         self._scheduled = False

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from asr_frontends import events as e
-from asr_frontends.journal import Budget, Entry, Journal, Mark
+from asr_frontends.journal import Budget, Journal
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
+from asr_proto.entries import Entry, Mark
 from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
 
 PIECE_BYTES_MAX = 524_288

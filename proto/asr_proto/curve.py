@@ -20,9 +20,12 @@ from zmq.utils.monitor import recv_monitor_message
 
 from asr_proto import certificates, settings
 from asr_proto.errors import SetupError
+from asr_proto.wire import BODY_BYTES_MAX
 
 log = structlog.get_logger()
 
+QUEUE_MESSAGES_MAX = 20_000
+"""High-water mark towards one peer; a peer that lets this much pile up is taken for dead."""
 HEARTBEAT_MS = 1000
 SILENT_MS = 3000
 """A partition sends no reset. ZeroMQ's pings are answered by its I/O threads, however busy a process is, so a link
@@ -121,7 +124,9 @@ def _both(first: Path | None, second: Path | None, options: str) -> tuple[Path, 
 
 
 def tune(socket: zmq.Socket[Any], endpoint: str) -> None:
-    """Notice a dead network on tcp links; to be called before connect or bind."""
+    """Bound what piles up, and notice a dead network on tcp links; to be called before connect or bind."""
+    socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
+    socket.setsockopt(zmq.MAXMSGSIZE, BODY_BYTES_MAX)
     if not is_tcp(endpoint):
         return
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

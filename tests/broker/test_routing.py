@@ -353,6 +353,15 @@ def test_a_dead_frontends_session_is_resumed_by_another(broker: Broker) -> None:
     resumed(broker, pinned, F2)
 
 
+def test_a_close_that_the_end_of_its_connection_overtook(broker: Broker) -> None:
+    """Seen on a busy machine: a frontend's last session held its slot for as long as a client may be waited for."""
+    pinned = resumable(broker)
+    broker.gone(F1)
+    assert ToWorker(W1, m.Release(pinned.lease)) in broker.frontend(F1, m.Close(pinned.lease))
+    broker.register(F1)
+    assert broker.frontend(F2, m.Close(resumable(broker, "b").lease)) == [ToFrontend(F2, m.Unregistered())]
+
+
 def test_a_client_that_comes_back_before_it_was_missed(broker: Broker) -> None:
     """Its old connection is half open still: the frontend that holds it is told."""
     broker.register(F2)

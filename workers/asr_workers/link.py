@@ -7,9 +7,8 @@ from typing import Any
 
 import zmq
 
-from asr_proto import curve, wire
+from asr_proto import curve
 
-QUEUE_MESSAGES_MAX = 20_000
 LINGER_MS = 1000
 
 
@@ -19,8 +18,6 @@ class Link:
     def __init__(self, context: zmq.Context[Any], broker: curve.BrokerAt) -> None:
         self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IDENTITY, b"W" + secrets.token_bytes(8))
-        self.socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, wire.BODY_BYTES_MAX)
         self.socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._dialer = curve.Dialer(self.socket, broker.endpoint, broker.keys)
         self.monitor = self._dialer.monitor

@@ -1,0 +1,38 @@
+"""What a client has said, in its order: pieces of audio, and flushes and the stop between them. Pure.
+
+A frontend's journal keeps these for a move to another worker, a client's replay for a return to the service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asr_proto.audio import BYTES_PER_SAMPLE
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """PCM16 from `first_sample` on."""
+
+    first_sample: int
+    pcm: bytes
+
+    @property
+    def end_sample(self) -> int:
+        return self.first_sample + len(self.pcm) // BYTES_PER_SAMPLE
+
+    def since(self, sample: int) -> Piece:
+        """The part from `sample` on."""
+        skipped = max(0, sample - self.first_sample)
+        return self if not skipped else Piece(sample, self.pcm[skipped * BYTES_PER_SAMPLE :])
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A flush, or the end of audio when `marker` is None."""
+
+    at_sample: int
+    marker: str | None
+
+
+Entry = Piece | Mark
