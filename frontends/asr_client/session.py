@@ -65,6 +65,7 @@ async def connect(
     language: str | None = None,
     sample_rate: int = SAMPLE_RATE,
     partials: bool = True,
+    look_ahead_ms: int | None = None,
     api_key: str | None = None,
     open_timeout_s: float = 10.0,
     ready_timeout_s: float = 30.0,
@@ -73,10 +74,12 @@ async def connect(
     """Open a session and wait until it is ready; leaving the block closes the connection, finished or not.
 
     `sample_rate` is that of the audio that will be sent, in Hz. A URL without a path gets `/v1/stream`. `api_key` is
-    sent as a Bearer token. For `resume_s` after a connection broke another one is tried; 0 does without.
+    sent as a Bearer token. `look_ahead_ms`: how much audio behind a word the model may wait for, where it leaves the
+    choice. For `resume_s` after a connection broke another one is tried; 0 does without.
     Raises InvalidUrl, ConnectionFailed, ServerError (refused), ConnectionLost, DecodeError.
     """
-    asked = {"model": model, "language": language, "sample_rate": sample_rate, "partials": partials}
+    names = {"model": model, "language": language, "look_ahead_ms": look_ahead_ms}
+    asked = {"sample_rate": sample_rate, "partials": partials} | names
     start = {name: value for name, value in asked.items() if value is not None}
     session = Session(Dialer(stream_url(url), api_key, start, open_timeout_s, ready_timeout_s), sample_rate, resume_s)
     try:

@@ -29,6 +29,8 @@ class Start:
     model: str = ""
     language: str = ""
     partials: bool = True
+    look_ahead_ms: int | None = None
+    """How much audio behind a word the model may wait for, where it leaves the choice; None for the worker's own."""
     progress_samples: int = 16000
     """How often the codec wants to hear of progress, in 16 kHz samples."""
     progress_taken: bool = False

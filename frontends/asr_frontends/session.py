@@ -135,7 +135,9 @@ class Session:
         # Credit returns with progress: it must be heard of well before the credit is used up.
         progress_samples = min(self._start.progress_samples, int(self._limits.credit_s * SAMPLE_RATE / 2))
         start = self._start
-        return m.Setup(start.language, start.partials, progress_samples, self._commit, start.progress_taken)
+        return m.Setup(
+            start.language, start.partials, progress_samples, self._commit, start.progress_taken, start.look_ahead_ms
+        )
 
     def client(self, event: e.ClientEvent, now: float) -> list[Command]:
         """What the client does after its start. Raises PeerError; the caller ends the session with it."""

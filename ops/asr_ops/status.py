@@ -20,7 +20,7 @@ from rich.table import Table
 
 from asr_proto import settings, wire
 from asr_proto.errors import AsrError, DecodeError
-from asr_proto.messages import PROTOCOL_VERSION, Rejected, Status, StatusRequest, WorkerStatus
+from asr_proto.messages import PROTOCOL_VERSION, Rejected, Spec, Status, StatusRequest, WorkerStatus
 
 BROKERS_MAX = 2
 NO_ANSWER = 3
@@ -180,7 +180,7 @@ def _row(worker: WorkerStatus) -> list[str]:
     spec, load = worker.spec, worker.load
     return [
         f"{worker.name}\ndraining" if worker.draining else worker.name,
-        spec.model,
+        _model(spec),
         spec.device,
         f"{worker.sessions}/{spec.slots}",
         f"{load.real_time_factor:.3f}",
@@ -188,6 +188,13 @@ def _row(worker: WorkerStatus) -> list[str]:
         f"{load.busy:.0%}",
         str(load.pending_chunks),
     ]
+
+
+def _model(spec: Spec) -> str:
+    """Its name; beneath, which weights these are, under which licence, and what windows that overlap cost."""
+    weights = ", ".join(filter(None, (spec.checksum, spec.license)))
+    factor = f"encodes {spec.encode_factor:.1f} times" if spec.encode_factor > 1 else ""
+    return "\n".join(filter(None, (spec.model, weights, factor)))
 
 
 def _frontends(answer: Status) -> RenderableType:

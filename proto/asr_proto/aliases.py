@@ -31,6 +31,7 @@ LEGACY = ("SERVER_HOST", "SERVER_PORT")
 """AMIRA's names without its prefix that have a meaning here."""
 ANY_HOST, YAP_PORT, AMIRA_PORT = "0.0.0.0", "8000", "8057"
 BYTES_PER_S = 32_000
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LEVELS = {name: name for name in ("debug", "info", "warning", "error")}
 OTHER_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "off": "error"}
 
@@ -73,6 +74,24 @@ def _seconds_of_bytes(variable: str, value: str) -> str:
         raise SetupError(f"{variable}: {value!r} is no number of bytes") from None
 
 
+def _seconds_of_ms(variable: str, value: str) -> str:
+    try:
+        return f"{int(value) / 1000:g}"
+    except ValueError:
+        raise SetupError(f"{variable}: {value!r} is no number of milliseconds") from None
+
+
+def _context(_variable: str, value: str) -> str | None:
+    """Whatever is not two numbers was the default there."""
+    left, _, right = value.strip("[] ").partition(",")
+    return value if left.strip().isdigit() and right.strip().isdigit() else None
+
+
+def _precision(_variable: str, value: str) -> str:
+    """Whatever it did not know was fp16 there."""
+    return value if value in PRECISIONS else "fp16"
+
+
 def _level(_variable: str, value: str) -> str | None:
     """The level for everything, out of `INFO` or `info,some::module=debug`; other programs read RUST_LOG too."""
     levels = [part.strip().lower() for part in value.split(",") if "=" not in part]
@@ -88,6 +107,14 @@ ALIASES = (
     Alias(("worker",), "device", ("ASR_DEVICE",)),
     Alias(("worker",), "slots", ("ASR_MAX_BATCH",)),
     Alias(("worker",), "threads", ("AMIRA_INFERENCE_THREADS",)),
+    Alias(("worker",), "model", ("ASR_MODEL", "MOONSHINE_MODEL_ID")),
+    Alias(("worker",), "att_context", ("ASR_ATT_CTX",), _context),
+    Alias(("worker",), "decoder", ("ASR_DECODER",)),
+    Alias(("worker",), "precision", ("MOONSHINE_PRECISION",), _precision),
+    Alias(("worker",), "batch_size_max", ("MAX_BATCH_SIZE",)),
+    Alias(("worker",), "batch_wait_ms", ("MAX_BATCH_WAIT_MS",)),
+    Alias(("worker",), "chunk_s", ("STEP_MS",), _seconds_of_ms),
+    Alias(("worker",), "right_s", ("RIGHT_CONTEXT_MS",), _seconds_of_ms),
     Alias(("frontend",), "idle_s", ("SESSION_IDLE_TIMEOUT", "AMIRA_STREAM_TIMEOUT_SECS")),
     Alias(("frontend",), "credit_s", ("AMIRA_AUDIO_BUFFER_CAPACITY",), _seconds_of_bytes),
     Alias(("frontend",), "webrtc_path", ("ASR_WEBRTC_PATH", "WEBRTC_OFFER_PATH")),

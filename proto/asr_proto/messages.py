@@ -23,7 +23,7 @@ SessionId = Annotated[str, Limit(64)]
 Name = Annotated[str, Limit(128)]
 Leases = Annotated[tuple[int, ...], Limit(4096)]
 Text = Annotated[str, Limit(65536)]
-State = Annotated[bytes, Limit(65536)]
+State = Annotated[bytes, Limit(8_388_608)]
 Pcm = Annotated[bytes, Limit(2_097_152)]
 Marker = Annotated[str, Limit(256)]
 
@@ -51,6 +51,12 @@ class Spec:
     device: Name
     step_s_p99: float = 0.1
     """What all but one in a hundred steps stay below, says the engine. Four times as long without one is a hang."""
+    checksum: Name = ""
+    """Of the model's weights: the first 16 hexadecimal digits of their SHA-256. Empty where there is no model."""
+    license: Name = ""
+    """Of the weights, where their file or folder says it."""
+    encode_factor: float = 1.0
+    """How often the model encodes each second of audio: more than once where windows overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,8 @@ class Setup:
     """Where to continue a session that was moved; None for a new one."""
     progress_taken: bool = False
     """Report it as well each time so many were taken."""
+    look_ahead_ms: int | None = None
+    """How much audio behind a word the model may wait for, where it leaves the choice; None for the worker's own."""
 
 
 @dataclass(frozen=True, slots=True)

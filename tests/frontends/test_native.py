@@ -93,6 +93,7 @@ def test_the_path_is_ours() -> None:
         ({}, e.Start("", "", True, resumable=True)),
         ({"model": "fast", "language": "en-GB"}, e.Start("fast", "en-GB", True, resumable=True)),
         ({"partials": False}, e.Start("", "", False, resumable=True)),
+        ({"look_ahead_ms": 480}, e.Start("", "", look_ahead_ms=480, resumable=True)),
         ({"model": None, "language": None, "resume": None}, e.Start("", "", True, resumable=True)),
         (
             {"model": "m" * NAME_MAX, "language": "l" * NAME_MAX},
@@ -118,6 +119,12 @@ def test_a_sample_rate_is_an_integer_in_bounds(rate: Any) -> None:
 def test_partials_is_a_boolean(value: Any) -> None:
     with pytest.raises(DecodeError):
         start(partials=value)
+
+
+@pytest.mark.parametrize("value", [-1, 80.0, "80", True, 60_001, [80]])
+def test_a_look_ahead_is_an_integer_in_bounds(value: Any) -> None:
+    with pytest.raises(DecodeError):
+        start(look_ahead_ms=value)
 
 
 @pytest.mark.parametrize("field", ["model", "language"])
@@ -463,7 +470,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters()), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = ["model", "language", "sample_rate", "partials", "resume", "marker"]
+FIELDS = ["model", "language", "sample_rate", "partials", "look_ahead_ms", "resume", "marker"]
 MESSAGES = st.builds(
     lambda kind, fields: json.dumps({"type": kind, **fields}),
     st.sampled_from(["start", "flush", "stop", "keepalive", "ready", "\ud800"]) | st.text(),

@@ -221,7 +221,8 @@ class Sessions:
         self._sessions[grant.lease] = self._by_slot[grant.slot] = session
         self._batcher.open(grant.slot)
         snapshot = Snapshot(setup.commit.samples, setup.commit.state) if setup.commit else None
-        return [OpenSlot(grant.lease, grant.slot, SlotOptions(setup.language, setup.partials), snapshot)]
+        options = SlotOptions(setup.language, setup.partials, setup.look_ahead_ms)
+        return [OpenSlot(grant.lease, grant.slot, options, snapshot)]
 
     def _transferred(self, transfer: m.Transfer, setup: m.Setup) -> list[Command]:
         """The slot begins anew from the last commit: whatever came after it, its client says again."""

@@ -32,6 +32,7 @@ from asr_proto.schema import INT_MAX
 PATH = "/v1/stream"
 RATE_MIN, RATE_MAX = 8_000, 192_000
 NAME_MAX, MARKER_MAX, SESSION_MAX = 128, 256, 64
+LOOK_AHEAD_MS_MAX = 60_000
 CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -84,7 +85,8 @@ class NativeCodec:
         if not isinstance(partials, bool):
             raise DecodeError("partials is a boolean")
         model, language = (_string(message, field, NAME_MAX, "") for field in ("model", "language"))
-        self._start = Start(model, language, partials, resumable=True, resume=_resume(message.get("resume")))
+        resume = _resume(message.get("resume"))
+        self._start = Start(model, language, partials, _look_ahead_ms(message), resumable=True, resume=resume)
         return [self._start]
 
     def _audio(self, data: bytes) -> list[ClientEvent]:
@@ -213,6 +215,13 @@ def _string(message: dict[str, Any], field: str, length_max: int, default: str |
         return default
     if not isinstance(value, str) or len(value) > length_max or not value.isprintable():
         raise DecodeError(f"{field} is a printable string of at most {length_max} characters")
+    return value
+
+
+def _look_ahead_ms(message: dict[str, Any]) -> int | None:
+    value = message.get("look_ahead_ms")
+    if value is not None and (type(value) is not int or not 0 <= value <= LOOK_AHEAD_MS_MAX):
+        raise DecodeError(f"look_ahead_ms is a whole number up to {LOOK_AHEAD_MS_MAX}")
     return value
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ from asr_frontends.session import Limits
 from asr_proto import collector
 from asr_proto.curve import BrokerAt
 from asr_proto.errors import SetupError
+from asr_proto.notify import Unit
 
 log = structlog.get_logger()
 
@@ -124,16 +127,21 @@ async def serve(config: FrontendConfig) -> None:
     serving = asyncio.create_task(server.serve(sockets))
     watching = asyncio.create_task(_watch(config, keyfile, gate))
     _announce(sockets)
+    unit = Unit()
+    unit.ready(f"listening on {', '.join(config.listen)}")
+    feeding = asyncio.create_task(_feed(unit))
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     watching.cancel()
     log.info("draining", sessions=len(frontend.sessions))
+    unit.stopping(f"draining {len(frontend.sessions)} sessions")
     if config.reuse_port:
         # The others take who comes now. Alone on the port, we answer that we are going away.
         for listener in server.servers:
             listener.close()
     await frontend.drain(config.drain_s)
+    feeding.cancel()
     server.should_exit = True
     await serving
     await webrtc.close_all()
@@ -158,6 +166,13 @@ async def _watch(config: FrontendConfig, keyfile: KeyFile | None, gate: Gate) ->
         await asyncio.sleep(POLL_S)
         if keyfile.poll():
             gate.rules = _rules(config, keyfile)
+
+
+async def _feed(unit: Unit) -> None:
+    """The watchdog, for as long as the loop turns."""
+    while unit.feed_at < math.inf:
+        unit.feed(time.monotonic())
+        await asyncio.sleep(max(0.0, unit.feed_at - time.monotonic()))
 
 
 def _check_tls(config: FrontendConfig) -> None:

@@ -20,6 +20,8 @@ class SlotOptions:
 
     language: str = "en"
     partials: bool = True
+    look_ahead_ms: int | None = None
+    """How much audio behind a word the model may wait for. Engines that leave no choice take their own."""
 
 
 @dataclass(frozen=True, slots=True)
