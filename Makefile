@@ -11,7 +11,7 @@ SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test check format sim nemesis golden wer bench bench-peer bench-moonshine inventory clean
+.PHONY: serve test check format sim nemesis golden wer bench bench-peer bench-moonshine inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -64,6 +64,10 @@ bench-moonshine: $(VENV)/.installed-dev
 inventory: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.inventory $(ARGS)
 
+# Units of systemd; DESTDIR, PREFIX, BINDIR (where asr-worker lies) and DEVICES: see ops/systemd.
+install-systemd:
+	ops/systemd/install.sh
+
 clean:
 	rm -rf $(VENV) $(PEER)/.venv build dist *.egg-info
 
@@ -78,6 +82,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
+# Engines' packages in the versions that the tests know; where they are there already, nothing is fetched.
+$(VENV)/.installed-dev: $(VENV)/.installed ops/constraints.txt
+	$(PIP) -c ops/constraints.txt -e '.[dev,card,moonshine,nemo]'
 	@touch $@

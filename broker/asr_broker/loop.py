@@ -37,6 +37,7 @@ from asr_proto import curve, wire
 from asr_proto import messages as m
 from asr_proto.errors import DecodeError, SetupError
 from asr_proto.metrics import MetricsServer
+from asr_proto.notify import Unit
 
 log = structlog.get_logger()
 
@@ -164,6 +165,7 @@ class Broker:
         self._role: Role | None = None
         self._collector = BrokerCollector()
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
+        self._unit = Unit()
         self._publish_at = 0.0
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
@@ -181,11 +183,13 @@ class Broker:
         readers = (self._frontends.socket, self._workers.socket, self._frontends.monitor, self._workers.monitor)
         for reader in (*readers, self._control, self._wake, *((self._door.zap,) if self._door else ())):
             poller.register(reader, zmq.POLLIN)
+        self._unit.ready("serving")
         while self._wake.fileno() not in self._turn(poller):
-            pass
+            self._unit.feed(time.monotonic())
+        self._unit.stopping("ending")
 
     def _turn(self, poller: zmq.Poller) -> set[Any]:
-        wait_s = min(self.routing.next_deadline(), self._publish_at) - time.monotonic()
+        wait_s = min(self.routing.next_deadline(), self._publish_at, self._unit.feed_at) - time.monotonic()
         readable = {reader for reader, _ in poller.poll(max(0, math.ceil(wait_s * 1000)))}
         for side, event_type in ((self._workers, FromWorker), (self._frontends, FromFrontend)):
             if side.monitor in readable:
@@ -211,6 +215,7 @@ class Broker:
         if candidate.role is not self._role:
             self._role = candidate.role
             log.info(self._role.value, term=candidate.leadership.term, boot=candidate.boot)
+            self._unit.status(self._role.value)
 
     def _look_at_keys(self) -> None:
         if self._door and self._door.poll():

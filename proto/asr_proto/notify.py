@@ -22,7 +22,7 @@ class Unit:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._interval_s = _interval_s(environ) if self._address else math.inf
-        self.feed_at = math.inf if math.isinf(self._interval_s) else -math.inf
+        self.feed_at = math.inf if math.isinf(self._interval_s) else 0.0
         """When the watchdog is fed next, on the clock of `feed`; never where nobody watches."""
 
     def ready(self, status: str) -> None:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,7 +69,15 @@ def free_port() -> int:
 class Program:
     """One process, in a process group of its own, and all lines that it and its children say."""
 
-    def __init__(self, name: str, role: str, args: Sequence[str], cwd: Path, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        role: str,
+        args: Sequence[str],
+        cwd: Path,
+        within: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.lines: list[str] = []
         self.stdout: list[str] = []
@@ -83,7 +91,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment() | supervised,
+            env=environment() | supervised | dict(env or {}),
             cwd=cwd,
             start_new_session=True,
         )
@@ -154,14 +162,21 @@ class Service:
         self.run_dir = Path(tempfile.mkdtemp(prefix="asr-", dir="/tmp"))  # short: socket paths are limited
         self.programs: list[Program] = []
 
-    def start(self, role: str, *args: object, name: str | None = None, within: Sequence[str] = ()) -> Program:
-        """Start one process of this service; `within`: a command that becomes it."""
+    def start(
+        self,
+        role: str,
+        *args: object,
+        name: str | None = None,
+        within: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> Program:
+        """Start one process of this service; `within`: a command that becomes it, `env`: added to its environment."""
         arguments = [str(arg) for arg in args]
         if role == "asr":
             arguments.insert(1, f"--run-dir={self.run_dir}")
         else:
             arguments.insert(0, f"--run-dir={self.run_dir}")
-        program = Program(name or role, role, arguments, self.run_dir, within)
+        program = Program(name or role, role, arguments, self.run_dir, within, env)
         self.programs.append(program)
         return program
 

@@ -19,6 +19,7 @@ from asr_proto import collector, curve, wire
 from asr_proto import messages as m
 from asr_proto.errors import DecodeError, SetupError
 from asr_proto.metrics import MetricsServer
+from asr_proto.notify import Unit
 from asr_workers import engine_thread as et
 from asr_workers.brokers import Brokers, Post
 from asr_workers.engines.base import Engine
@@ -29,6 +30,8 @@ from asr_workers.sessions import CheckpointSlot, CloseSlot, Command, OpenSlot, Q
 log = structlog.get_logger()
 
 TURN_MESSAGES_MAX = 256
+REGISTERED_S_MAX = 5.0
+"""A worker that no broker answers is ready too: that is no failure of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,20 @@ class Worker:
             end.setblocking(False)
         self._context: zmq.Context[Any] = zmq.Context()
         self._links = [Link(self._context, broker) for broker in config.brokers]
+        self._broken: set[int] = set()
+        """Links whose connection ended."""
         self._sessions = Sessions(config.name, engine.spec, time.monotonic())
         self._brokers = Brokers(self._sessions, len(self._links))
         self._collector = WorkerCollector(config.name)
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
         self._engine = et.EngineThread(engine, self._nudge)
+        self._jobs = 0
+        """Of the engine, unanswered."""
+        self._moved = True
+        """Whether it has answered one since the watchdog was fed."""
+        self._unit = Unit()
+        self._registered: bool | None = None
+        """As systemd was told; None before it was told anything."""
         self._stepping = False
         self._pending = False
         self._blocked: frozenset[int] = frozenset()
@@ -80,11 +92,14 @@ class Worker:
         poller.register(self._wake, zmq.POLLIN)
         collector.settle()
         log.info("worker ready", engine=self._spec.engine, model=self._spec.model, slots=self._spec.slots)
+        ready_by = time.monotonic() + REGISTERED_S_MAX
         while self._running:
             self._turn(poller)
+            self._report(time.monotonic(), ready_by)
 
     def _turn(self, poller: zmq.Poller) -> None:
-        wait_s = self._sessions.next_deadline() - time.monotonic()
+        until = min(self._sessions.next_deadline(), self._unit.feed_at if self._moves() else math.inf)
+        wait_s = until - time.monotonic()
         readable = {reader for reader, _ in poller.poll(max(0, math.ceil(wait_s * 1000)))}
         with suppress(BlockingIOError):
             self._wake.recv(4096)
@@ -97,6 +112,7 @@ class Worker:
         if self._signalled and self._stop_at is None:
             self._stop_at = now + self._config.drain_s
             log.info("draining", sessions=len(self._sessions))
+            self._unit.stopping(f"draining {len(self._sessions)} sessions")
             self._perform(self._sessions.drain(now))
         if self._sessions.next_deadline() <= now:
             for number in range(len(self._links)):
@@ -116,11 +132,17 @@ class Worker:
         chunks = self._sessions.batch(self._blocked, pending=self._pending)
         if chunks or self._pending:
             self._stepping = True
-            self._engine.submit(et.Step(chunks))
+            self._submit(et.Step(chunks))
+
+    def _submit(self, job: et.Job) -> None:
+        self._jobs += 1
+        self._engine.submit(job)
 
     def _collect(self) -> None:
         while self._engine.results:
             result = self._engine.results.popleft()
+            self._jobs -= 1
+            self._moved = True
             match result:
                 case et.Stepped():
                     self._stepping, self._pending, self._blocked = False, result.pending, result.blocked
@@ -139,13 +161,31 @@ class Worker:
                 case et.Crashed():
                     raise result.error
 
+    # ---- systemd ----
+
+    def _report(self, now: float, ready_by: float) -> None:
+        """How we stand with the broker, when that changes; and that we move."""
+        registered = self._sessions.registered and len(self._broken) < len(self._links)
+        if registered is not self._registered and (registered or self._registered or now >= ready_by):
+            tell = self._unit.ready if self._registered is None else self._unit.status
+            tell("registered with a broker" if registered else "no broker answers")
+            self._registered = registered
+        if self._moves() and self._unit.feed(now):
+            self._moved = False
+
+    def _moves(self) -> bool:
+        """Nothing to do, or something was done: an engine that hangs in a step starves the watchdog."""
+        return self._moved or not self._jobs
+
     # ---- The link ----
 
     def _look_at(self, number: int) -> None:
         for is_up in self._links[number].poll(time.monotonic()):
             if is_up:
+                self._broken.discard(number)
                 self._perform(self._brokers.restored(number))
             else:
+                self._broken.add(number)
                 self._perform(self._brokers.broken(number, time.monotonic()))
 
     def _receive_all(self) -> None:
@@ -198,12 +238,12 @@ class Worker:
                 case Send():
                     self._perform(self._brokers.route(command.message, time.monotonic()))
                 case OpenSlot():
-                    self._engine.submit(et.Open(command.lease, command.slot, command.options, command.snapshot))
+                    self._submit(et.Open(command.lease, command.slot, command.options, command.snapshot))
                 case CloseSlot():
                     self._flush()
-                    self._engine.submit(et.Close(command.lease, command.slot))
+                    self._submit(et.Close(command.lease, command.slot))
                 case CheckpointSlot():
-                    self._engine.submit(et.Checkpoint(command.slot))
+                    self._submit(et.Checkpoint(command.slot))
                 case Quit():
                     self._quit(command.detail)
 
