@@ -43,6 +43,8 @@ class Start:
     """The client can continue the session over another connection, should this one break."""
     resume: Resume | None = None
     """Set: it does."""
+    appends: bool = False
+    """Partials are wanted of engines whose text only grows, whatever `partials` says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,13 @@ class Session:
         progress_samples = min(self._start.progress_samples, int(self._limits.credit_s * SAMPLE_RATE / 2))
         start = self._start
         return m.Setup(
-            start.language, start.partials, progress_samples, self._commit, start.progress_taken, start.look_ahead_ms
+            start.language,
+            start.partials,
+            progress_samples,
+            self._commit,
+            start.progress_taken,
+            start.look_ahead_ms,
+            start.appends,
         )
 
     def client(self, event: e.ClientEvent, now: float) -> list[Command]:

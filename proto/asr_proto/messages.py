@@ -57,6 +57,8 @@ class Spec:
     """Of the weights, where their file or folder says it."""
     encode_factor: float = 1.0
     """How often the model encodes each second of audio: more than once where windows overlap."""
+    appends: bool = False
+    """An utterance's text only grows: what a partial says, its final says too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class Setup:
     """Report it as well each time so many were taken."""
     look_ahead_ms: int | None = None
     """How much audio behind a word the model may wait for, where it leaves the choice; None for the worker's own."""
+    appends: bool = False
+    """Partials are wanted where they only grow, whatever `partials` says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,8 +265,23 @@ def test_the_subprotocol(offered: tuple[str, ...], echoed: str | None) -> None:
 
 
 def test_the_connection_starts_the_session() -> None:
-    """CAI-26: progress is wanted for every 60 ms, of what was taken too; partials are not."""
-    assert codec().opening() == [e.Start(partials=False, progress_samples=960, progress_taken=True)]
+    """CAI-26: progress is wanted for every 60 ms, of what was taken too; partials only where they grow."""
+    assert codec().opening() == [e.Start(partials=False, appends=True, progress_samples=960, progress_taken=True)]
+
+
+def partial(text: str) -> m.Partial:
+    return m.Partial(1, 0, text, 0, 1)
+
+
+def test_text_that_only_grows_is_said_as_it_grows() -> None:
+    """CAI-26, CAI-27: also in the middle of a word, and once, whatever a move says again."""
+    it = listening()
+    said = [partial("ze"), partial("zero o"), partial("ze"), partial("zero"), partial("zero one"), final("zero one")]
+    heard = []
+    for number, event in enumerate([*said, partial("two"), final("two")], 1):
+        it.send(event)
+        heard.append(transcript(it.send(done(number * FRAME_SAMPLES))))
+    assert heard == ["ze", "ro o", "", "", "ne", "", " two", ""]
 
 
 @given(data=st.binary(max_size=400), at=st.lists(st.integers(0, 400), max_size=12))

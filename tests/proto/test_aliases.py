@@ -93,6 +93,30 @@ def test_a_worker_s_device_and_slots() -> None:
 
 
 @pytest.mark.parametrize(
+    ("environment", "settings"),
+    [
+        ({"ASR_MODEL": "m", "MOONSHINE_MODEL_ID": "other"}, {"model": "m"}),
+        ({"MOONSHINE_MODEL_ID": "m"}, {"model": "m"}),
+        ({"ASR_ATT_CTX": "70,13", "ASR_DECODER": "ctc"}, {"att_context": "70,13", "decoder": "ctc"}),
+        ({"ASR_ATT_CTX": "wide"}, {}),
+        ({"MOONSHINE_PRECISION": "bf16"}, {"precision": "bf16"}),
+        ({"MOONSHINE_PRECISION": "fp8"}, {"precision": "fp16"}),
+        ({"MAX_BATCH_SIZE": "8", "MAX_BATCH_WAIT_MS": "20"}, {"batch_size_max": "8", "batch_wait_ms": "20"}),
+        ({"STEP_MS": "240", "RIGHT_CONTEXT_MS": "160"}, {"chunk_s": "0.24", "right_s": "0.16"}),
+        ({"ASR_STEP_MS": "20", "MAX_INFLIGHT_STEPS": "4", "MAX_BUFFER_SECONDS": "120"}, {}),
+    ],
+)
+def test_the_engines_settings(environment: dict[str, str], settings: dict[str, str]) -> None:
+    """YAP-03..05, YAP-07, MOO-09..12, PAR-06; what is malformed is the default, as it was there (MOO-10, YAP-04)."""
+    assert values("worker", **environment) == settings
+
+
+def test_milliseconds_that_are_none() -> None:
+    with pytest.raises(SetupError, match="STEP_MS: 'short' is no number of milliseconds"):
+        values("worker", STEP_MS="short")
+
+
+@pytest.mark.parametrize(
     ("environment", "level"),
     [
         ({"ASR_LOG_LEVEL": "INFO"}, "info"),

@@ -28,6 +28,7 @@ class Noting:
         self.gate = threading.Event()
         self.gate.set()
         self.waiting = False
+        self.held: tuple[int, ...] = ()
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
         self._note("open", slot, options, snapshot)
@@ -43,6 +44,9 @@ class Noting:
 
     def pending(self) -> bool:
         return self.waiting
+
+    def in_flight(self) -> tuple[int, ...]:
+        return self.held
 
     def elective_s(self) -> float:
         return 0.0
@@ -178,6 +182,24 @@ def test_a_slot_is_closed_once(running: Running) -> None:
     running.thread.submit(Close(100, 0))
     assert running.results(2) == [SlotClosed(100, 0)] * 2
     assert running.engine.calls.count(("close", 0)) == 1
+
+
+def test_a_chunk_is_done_when_the_engine_no_longer_holds_it(running: Running) -> None:
+    """With whichever step that is; one of a slot that was closed never is."""
+    running.open(0, 1, 2)
+    first, second, third = chunk(0), chunk(1), chunk(2)
+    for chunks, held in (([first, second], (0, 1)), ([third], (1,))):
+        running.engine.held = held
+        running.thread.submit(Step(chunks))
+        (step,) = running.results(1)
+        assert isinstance(step, Stepped)
+        assert step.chunks == ([] if chunks == [first, second] else [first, third])
+    running.thread.submit(Close(101, 1))
+    running.engine.held = ()
+    running.thread.submit(Step([]))
+    _, step = running.results(2)
+    assert isinstance(step, Stepped)
+    assert not step.chunks
 
 
 def test_a_step_says_what_is_pending_and_blocked(running: Running) -> None:

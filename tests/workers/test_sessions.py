@@ -214,8 +214,8 @@ def test_audio_becomes_chunks_and_outputs_become_frames(bench: Bench) -> None:
     assert (chunk.slot, len(chunk.pcm)) == (0, CHUNK)
     assert bench.heard() == [
         m.Progress(1, CHUNK, 0, None),
-        m.Progress(1, CHUNK, CHUNK, None),
         m.Partial(1, 0, "text", 0, CHUNK),
+        m.Progress(1, CHUNK, CHUNK, None),
     ]
 
 
@@ -279,7 +279,7 @@ def test_one_bundle_for_each_frontend(bench: Bench) -> None:
     assert bundles[F1][0] == (1, 3)
     assert bundles[F2][0] == (2,)
     assert {frame.lease for frame in bundles[F1][1]} == {1, 3}
-    assert [type(frame) for frame in bundles[F2][1]] == [m.Progress, m.Progress, m.Partial]
+    assert [type(frame) for frame in bundles[F2][1]] == [m.Progress, m.Partial, m.Progress]
     assert bench.core.outgoing() == []
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import click
 
 from asr_proto import curve, settings
+from asr_proto.notify import Unit
 from asr_proto.supervised import watch_parent
 from asr_workers.engines import registry
+from asr_workers.options import engine_options
 from asr_workers.worker import Worker, WorkerConfig, signals
 
 
@@ -26,7 +29,6 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 
 @settings.command("asr-worker")
 @click.option("--engine", default="moonshine", help="Which engine recognises; see --list-engines.")
-@click.option("--device", default="cpu", metavar="cpu|cuda:N|card:N", help="The one device this worker owns.")
 @click.option(
     "--list-engines",
     is_flag=True,
@@ -44,15 +46,7 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     "[default: ipc://RUN_DIR/workers.ipc]",
 )
 @settings.link_options
-@click.option("--slots", type=click.IntRange(min=1), help="Sessions served at once.  [default: the engine's]")
-@click.option(
-    "--update-ms",
-    type=click.IntRange(min=50),
-    help="How often a speaker's partial is renewed; rarer when the worker cannot keep up.  [default: 500]",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of one step.  [default: 1]")
-@click.option("--step-ms", type=click.FloatRange(min=0), help="Pretended cost of a step (engine fake).  [default: 0]")
-@click.option("--chunk-ms", type=click.FloatRange(min=0), help="And of each chunk in it (engine fake).  [default: 0]")
+@engine_options
 @click.option("--metrics", type=settings.ADDRESS, help="Serve Prometheus metrics on HOST:PORT.")
 @click.option(
     "--drain-s",
@@ -63,19 +57,14 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 def main(
     run_dir: Path,
     engine: str,
-    device: str,
     name: str | None,
     broker: tuple[str, ...],
     curve_key: Path | None,
     curve_server_key: Path | None,
     insecure: bool,
-    slots: int | None,
-    update_ms: int | None,
-    threads: int | None,
-    step_ms: float | None,
-    chunk_ms: float | None,
     metrics: settings.Address | None,
     drain_s: float,
+    **engine_settings: Any,
 ) -> None:
     """Recognise speech on one device for all sessions the broker pins here.
 
@@ -89,8 +78,8 @@ def main(
         metrics=str(metrics) if metrics else None,
         drain_s=drain_s,
     )
-    wanted = registry.EngineSettings(device, slots, update_ms, threads, step_ms, chunk_ms)
-    worker = Worker(config, registry.load(engine, wanted))
+    Unit().status(f"loading {engine}")
+    worker = Worker(config, registry.load(engine, registry.EngineSettings(**engine_settings)))
     with signals(worker):
         watch_parent(worker.stop)
         try:

@@ -60,6 +60,7 @@ class SlotClosed:
 @dataclass(frozen=True, slots=True)
 class Stepped:
     chunks: Sequence[Chunk]
+    """Those that have been through the model; some may have gone in with an earlier step."""
     outputs: Sequence[Output]
     elapsed_s: float
     late_s: Sequence[float]
@@ -94,6 +95,8 @@ class EngineThread:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.results: deque[Result] = deque()
         self._open: set[int] = set()
+        self._in_flight: list[Chunk] = []
+        """Given to the engine and not through it yet."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -123,6 +126,7 @@ class EngineThread:
         if isinstance(job, Close):
             if job.slot in self._open:
                 self._open.remove(job.slot)
+                self._in_flight = [chunk for chunk in self._in_flight if chunk.slot != job.slot]
                 self._engine.close(job.slot)
             return SlotClosed(job.lease, job.slot)
         try:
@@ -140,4 +144,13 @@ class EngineThread:
         blocked = frozenset(slot for slot in self._open if self._engine.blocked(slot))
         late_s = [started - chunk.deadline_s for chunk in chunks]
         elective_s = min(elapsed_s, self._engine.elective_s())
-        return Stepped(chunks, outputs, elapsed_s, late_s, elective_s, self._engine.pending(), blocked)
+        done = self._done(chunks)
+        return Stepped(done, outputs, elapsed_s, late_s, elective_s, self._engine.pending(), blocked)
+
+    def _done(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        in_flight = self._engine.in_flight()
+        if not in_flight and not self._in_flight:
+            return chunks
+        given = [*self._in_flight, *chunks]
+        self._in_flight = [chunk for chunk in given if chunk.slot in in_flight]
+        return [chunk for chunk in given if chunk.slot not in in_flight]

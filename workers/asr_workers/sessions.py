@@ -13,7 +13,7 @@ from asr_proto import messages as m
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import BadRequest, PeerError
 from asr_workers.batcher import Batcher
-from asr_workers.engines.base import Advanced, Chunk, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
 from asr_workers.load import LoadMeter
 from asr_workers.session import Session
 
@@ -173,15 +173,20 @@ class Sessions:
         self._in_step = 0
         self.load.stepped(elapsed_s, sum(len(chunk.pcm) for chunk in chunks), late_s, elective_s)
         speakers: dict[int, Session] = {}
+        progress: dict[int, list[m.FrameOut]] = {}
+        """Behind what the chunk said: some dialects answer a chunk with its text."""
         for chunk in chunks:
             if (session := self._speaker(chunk.slot)) is not None:
                 speakers[chunk.slot] = session
-                self._post(session, session.stepped())
+                progress[chunk.slot] = session.stepped()
         for output in outputs:
             if (session := self._speaker(output.slot)) is not None:
                 speakers[output.slot] = session
+                if isinstance(output, Drained):
+                    self._post(session, progress.pop(output.slot, []))
                 self._post(session, session.output(output))
         for slot, session in speakers.items():
+            self._post(session, progress.get(slot, []))
             if session.ready():
                 self._batcher.resubmit(slot)
 
@@ -217,6 +222,7 @@ class Sessions:
     # ---- Private ----
 
     def _granted(self, grant: m.Grant, setup: m.Setup) -> list[Command]:
+        setup = replace(setup, partials=setup.partials or (setup.appends and self.spec.appends))
         session = Session(grant, setup, self.spec.chunk_samples)
         self._sessions[grant.lease] = self._by_slot[grant.slot] = session
         self._batcher.open(grant.slot)

@@ -2,8 +2,8 @@
 
 One response per 60 ms of audio, empty or not, so that a client in lock-step (send one frame, receive one) never waits:
 after the step for engines with steps of at most 60 ms, as soon as the worker has the audio for others. A response's
-text is what became final since the response before; the concatenation of all is the whole text. `confidence` is a
-constant of the dialect ("currently unused").
+text is what became final since the response before, and of engines whose text only grows what was said since; the
+concatenation of all is the whole text. `confidence` is a constant of the dialect ("currently unused").
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class CaimanCodec:
         self._odd = OddByte()
         self._samples = 0
         self._responses = 0
-        self._text: list[str] = []
+        self._text = ""
+        """Not sent yet."""
+        self._heard = 0
+        """Characters of the utterance that were taken into it."""
         self._said = False
         self._stopped = False
         self._early = False
@@ -57,7 +60,7 @@ class CaimanCodec:
     # ---- Receiving ----
 
     def opening(self) -> list[ClientEvent]:
-        return [Start(partials=False, progress_samples=FRAME_SAMPLES, progress_taken=True)]
+        return [Start(partials=False, appends=True, progress_samples=FRAME_SAMPLES, progress_taken=True)]
 
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
         if isinstance(frame, str):
@@ -80,8 +83,11 @@ class CaimanCodec:
         match event:
             case Ready():
                 self._early = event.chunk_samples > FRAME_SAMPLES
+            case Partial():
+                self._hear(event.text)
             case Final():
-                self._text.append(event.text)
+                self._hear(event.text)
+                self._heard = 0
             case Progress():
                 return self._respond_until((event.taken if self._early else event.done) // FRAME_SAMPLES)
             case Bye():
@@ -89,6 +95,15 @@ class CaimanCodec:
             case Error():
                 return [self._error(event)]
         return []
+
+    def _hear(self, text: str) -> None:
+        """Take what is new of the utterance; after a move it is said again from its start."""
+        new = text[self._heard :]
+        if new and not self._heard and self._said:
+            new = " " + new
+        self._text += new
+        self._heard = max(self._heard, len(text))
+        self._said = self._said or bool(new)
 
     def _respond_until(self, count: int) -> list[Frame]:
         responses: list[Frame] = []
@@ -104,10 +119,7 @@ class CaimanCodec:
         start = min(self._responses * FRAME_SAMPLES, self._samples)
         end = min(start + FRAME_SAMPLES, self._samples)
         self._responses += 1
-        text, self._text = " ".join(self._text), []
-        if text and self._said:
-            text = " " + text
-        self._said = self._said or bool(text)
+        text, self._text = self._text, ""
         return json.dumps(
             {
                 "start": seconds(start),

@@ -6,7 +6,7 @@ positions count 16 kHz samples from the start of the session; `open` with a Snap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,6 +112,12 @@ class Engine(Protocol):
 
     def blocked(self, slot: int) -> bool:
         """Whether this slot takes no chunk until earlier work of it is done (asked before every step)."""
+
+    def in_flight(self) -> Collection[int]:
+        """Slots whose last chunk is still in the model: its outputs come with a later step, and so does the next chunk.
+
+        Asked after every step. Empty where a step waits for its own chunks.
+        """
 
     def elective_s(self) -> float:
         """Seconds of the last step that went into what is left out when there is too much to do."""

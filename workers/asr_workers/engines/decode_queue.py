@@ -1,4 +1,4 @@
-"""Which decode comes next: pure, over plain values.
+"""Which decodes come next: pure, over plain values.
 
 One rule: the smallest `urgency` wins. A speaker in real time who waits for a final comes first, then the partials that
 are due, then audio that arrives faster than real time; being late makes everything but background partials urgent in
@@ -7,7 +7,7 @@ the end, so nothing that has to be said waits for ever. This module must not kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LIVE_FINAL_LEAD_S = 10.0
@@ -28,6 +28,18 @@ class Decode:
     """When it became due, on the step's clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How many decodes run together."""
+
+    size_max: int = 1
+    wait_ms: float = 0.0
+    """So long a batch that is not full waits for more."""
+
+    def __post_init__(self) -> None:
+        assert self.size_max > 0 and self.wait_ms >= 0
+
+
 def urgency(decode: Decode) -> tuple[bool, float]:
     """Sorts decodes; the smallest is the most urgent."""
     if decode.final:
@@ -35,6 +47,21 @@ def urgency(decode: Decode) -> tuple[bool, float]:
     return not decode.live, decode.since_s
 
 
+def _order(decode: Decode) -> tuple[tuple[bool, float], int]:
+    return urgency(decode), decode.slot
+
+
 def most_urgent(decodes: Iterable[Decode]) -> Decode | None:
     """The decode to run now; the lower slot of equals."""
-    return min(decodes, key=lambda decode: (urgency(decode), decode.slot), default=None)
+    return min(decodes, key=_order, default=None)
+
+
+def next_batch(decodes: Sequence[Decode], limits: BatchLimits, slots_open: int, now: float) -> list[Decode]:
+    """The decodes to run together now, the most urgent first; none while others of the open slots may join in time."""
+    first = most_urgent(decodes)
+    if first is None:
+        return []
+    may_join = len(decodes) < min(limits.size_max, slots_open)
+    if may_join and (now - first.since_s) * 1000 < limits.wait_ms:
+        return []
+    return sorted(decodes, key=_order)[: limits.size_max]

@@ -107,6 +107,9 @@ class FakeEngine:
     def blocked(self, slot: int) -> bool:
         return False
 
+    def in_flight(self) -> tuple[int, ...]:
+        return ()
+
     def elective_s(self) -> float:
         return 0.0
 

@@ -16,6 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from asr_proto.audio import SAMPLE_RATE, Pcm16, to_float32
+from asr_workers.engines.checksum import checksum
 from asr_workers.engines.wheel_models import wheel_file
 
 START, END = 1, 2
@@ -68,12 +69,13 @@ class MoonshineModel:
     """Greedy decoding. Raises SetupError where the model files are missing."""
 
     def __init__(self, options: onnxruntime.SessionOptions, pad_s: float) -> None:
-        def load(name: str) -> onnxruntime.InferenceSession:
-            path = wheel_file("moonshine_voice", f"assets/tiny-en/{name}")
+        def load(path: Path) -> onnxruntime.InferenceSession:
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-        self._encoder = load("encoder_model.ort")
-        self._decoder = load("decoder_model_merged.ort")
+        names = ("encoder_model.ort", "decoder_model_merged.ort")
+        files = [wheel_file("moonshine_voice", f"assets/tiny-en/{name}") for name in names]
+        self._encoder, self._decoder = map(load, files)
+        self.checksum = checksum(files)
         self._outputs = [output.name for output in self._decoder.get_outputs()]
         self._tokenizer = Tokenizer(wheel_file("moonshine_voice", "assets/tiny-en/tokenizer.bin"))
         self._pad = round(pad_s * SAMPLE_RATE)

@@ -1,0 +1,157 @@
+"""The file of a compiled model: what is written is read, what is damaged is refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_workers.cards import carm
+from asr_workers.cards.carm import CarmConfig, Precision
+from asr_workers.cards.library import CardError, CardLibrary, CardStatus
+from tests.cards.reference import LIVELY, SMALL, random_statistics, random_tensors
+
+TENSORS = random_tensors(SMALL, *LIVELY)
+STATISTICS = random_statistics(2)
+BASE = CarmConfig(240, 1024, 2, 6, 2, 512, 2, 768, 8704, 400, "base")
+
+
+def written(path: Path, precision: Precision = "int8") -> Path:
+    carm.write(path, SMALL, TENSORS, precision, *STATISTICS, b"pieces", "a" * 64)
+    return path
+
+
+@pytest.mark.parametrize("precision", carm.PRECISIONS)
+def test_round_trip(tmp_path: Path, precision: Precision) -> None:
+    """CAI-11"""
+    read = carm.read(written(tmp_path / "m.carm", precision))
+    assert (read.config, read.precision, read.sentencepiece) == (SMALL, precision, b"pieces")
+    assert read.source_checksum == "a" * 64
+    assert read.checksum == hashlib.sha256((tmp_path / "m.carm").read_bytes()[64:]).hexdigest()
+    np.testing.assert_array_equal(read.melmeans, STATISTICS[0])
+    np.testing.assert_array_equal(read.melvars, STATISTICS[1])
+    assert list(read.tensors) == list(SMALL.shapes())
+    for name, tensor in read.tensors.items():
+        given, got = TENSORS[name], tensor.dequantized()
+        assert got.shape == tensor.shape == given.shape
+        assert tensor.values.ctypes.data % carm.ALIGNMENT == 0
+        assert (np.abs(got - given) <= allowed_error(given, tensor.precision)).all()
+
+
+def allowed_error(weights: carm.Float32, precision: Precision) -> carm.Float32:
+    """Half a quantum, a whole one where the largest mantissa of a block is rounded down; and rounding of float32."""
+    if precision == "fp32" or weights.ndim == 1:
+        return np.zeros_like(weights)
+    if precision == "int8":
+        row: carm.Float32 = np.abs(weights).max(axis=1, keepdims=True) / 127 * 0.5001
+        return row
+    padded = np.pad(weights, ((0, 0), (0, -weights.shape[1] % 8)))
+    largest = np.abs(padded).reshape(len(weights), -1, 8).max(axis=2)
+    quanta = 2.0 ** (np.floor(np.log2(largest)) - 6)
+    block: carm.Float32 = np.repeat(quanta, 8, axis=1)[:, : weights.shape[1]].astype(np.float32)
+    return block
+
+
+def test_the_sizes_of_base() -> None:
+    """CAI-40"""
+    assert sum(int(np.prod(shape)) for shape in BASE.shapes().values()) == 84_690_432
+
+
+def test_quantising_zeros() -> None:
+    zeros = np.zeros((3, 20), np.float32)
+    values, scales = carm.quantize_int8(zeros)
+    assert not values.any() and not scales.any()
+    mantissas, exponents = carm.quantize_bfp16(zeros)
+    assert not mantissas.any() and not exponents.any()
+
+
+def damaged(image: bytes) -> bytes:
+    return image[:-70] + bytes([image[-70] ^ 1]) + image[-69:]
+
+
+def with_checksum(image: bytes) -> bytes:
+    """The image with the checksum of its content: what somebody makes who knows the format."""
+    return image[:24] + hashlib.sha256(image[64:]).digest() + image[56:]
+
+
+BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda image: b"", "cannot be read"),
+    "a checkpoint": (lambda image: b"PK\x03\x04" + image, "asr-compile"),
+    "text": (lambda image: b"hello" * 100, "not a compiled card model"),
+    "short": (lambda image: image[:-100], "truncated"),
+    "head alone": (lambda image: image[:256], "truncated"),
+    "long": (lambda image: image + bytes(100), "truncated"),
+    "version": (lambda image: image[:8] + b"\2" + image[9:], "version 2"),
+    "damaged": (damaged, "checksum"),
+    "sizes": (lambda image: with_checksum(image[:68] + b"\xff\xff\xff\xff" + image[72:]), "out of range"),
+    "another size": (lambda image: with_checksum(image[:68] + b"\x31" + image[69:]), "tensor"),
+    "features": (lambda image: with_checksum(image[:64] + b"\xa0\0" + image[66:]), "60 ms|front end"),
+    "front end": (lambda image: with_checksum(image[:104] + b"\x50" + image[105:]), "front end"),
+    "entries": (lambda image: with_checksum(image[:120] + b"\xff\xff\0\0" + image[124:]), "outside"),
+    "offset": (lambda image: with_checksum(image[: 256 + 80] + b"\xff" * 8 + image[256 + 88 :]), "outside"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_refused(tmp_path: Path, name: str) -> None:
+    change, reason = BAD[name]
+    path = tmp_path / "bad.carm"
+    path.write_bytes(change(written(tmp_path / "m.carm").read_bytes()))
+    with pytest.raises(CardError, match=reason) as error:
+        carm.read(path)
+    assert error.value.code == CardStatus.MODEL
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_cards_refuse_them_too(tmp_path: Path, simulator: CardLibrary, name: str) -> None:
+    """CAI-12: also an uncompiled checkpoint."""
+    path = tmp_path / "bad.carm"
+    path.write_bytes(BAD[name][0](written(tmp_path / "m.carm").read_bytes()))
+    card = simulator.open(0)
+    with pytest.raises(CardError) as error:
+        card.load(path)
+    assert error.value.code == CardStatus.MODEL
+    assert "bad.carm" in error.value.sentence or "tensor" in error.value.sentence
+    card.close_card()
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match="no model"):
+        carm.read(tmp_path / "none.carm")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"in_feats": 250}, "60 ms"),
+        ({"enc_stack_time_factor": 3}, "60 ms"),
+        ({"window_samples": 1024}, "window"),
+        ({"enc_n_hid": 0}, "sizes"),
+        ({"name": "a name that is too long"}, "name"),
+    ],
+)
+def test_shapes_that_are_no_model(tmp_path: Path, change: dict[str, int], reason: str) -> None:
+    config = replace(SMALL, **change)
+    with pytest.raises(CardError, match=reason):
+        carm.write(tmp_path / "m.carm", config, TENSORS, "fp32", *STATISTICS, b"", "")
+
+
+def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
+    name = "joint_enc.weight"
+    infinite = TENSORS[name].copy()
+    infinite[1, 2] = np.inf
+    bad = {
+        "missing": {key: tensor for key, tensor in TENSORS.items() if key != name},
+        "shape": {**TENSORS, name: TENSORS[name].T},
+        "finite": {**TENSORS, name: infinite},
+    }
+    for reason, tensors in bad.items():
+        with pytest.raises(CardError, match=reason):
+            carm.write(tmp_path / "m.carm", SMALL, tensors, "int8", *STATISTICS, b"", "")
+    means, variances = STATISTICS
+    with pytest.raises(CardError, match="variance"):
+        carm.write(tmp_path / "m.carm", SMALL, TENSORS, "int8", means, variances * 0, b"", "")

@@ -1,0 +1,177 @@
+"""Faults that are asked for, and the card that only keeps time: each is seen where asr_card.h says, nothing hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_workers.cards.library import Card, CardError, CardLibrary, CardStatus, Completion
+from tests.cards.reference import speechlike
+
+MODES = ("compute", "timing")
+PATIENCE_MS = 30_000
+SLOTS = 3
+STEP = 2
+"""The submit with which the fault happens."""
+
+
+@contextmanager
+def faulty(library: CardLibrary, model: Path, mode: str, fault: str) -> Iterator[Card]:
+    """A card with SLOTS open slots, and its first STEP - 1 submits done."""
+    card = library.open(0, f"mode={mode},capacity=40,fault={fault}@{STEP}" + (",latency_ms=1" * (mode == "timing")))
+    try:
+        card.load(model)
+        for slot in range(SLOTS):
+            card.open(slot)
+        for tag in range(STEP - 1):
+            submit(card, tag)
+            assert [completion.status for completion in polled(card, SLOTS)] == [0] * SLOTS
+        yield card
+    finally:
+        card.close_card()
+
+
+def submit(card: Card, tag: int) -> None:
+    card.submit([(slot, tag, pcm) for slot, pcm in enumerate(speechlike(3, SLOTS))])
+
+
+def polled(card: Card, count: int) -> list[Completion]:
+    completions: list[Completion] = []
+    while len(completions) < count:
+        more = card.poll(PATIENCE_MS)
+        assert more, "the card completes nothing"
+        completions += more
+    return completions
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_card_that_hangs(simulator: CardLibrary, lively: Path, mode: str) -> None:
+    """Its health does not show it: only the completions that stay away do."""
+    with faulty(simulator, lively, mode, "hang") as card:
+        submit(card, 1)
+        assert card.poll(100) == []
+        assert card.health().is_ok
+        with pytest.raises(CardError) as error:
+            card.close(0)
+        assert error.value.code == CardStatus.BUSY
+
+
+def test_a_lost_link(simulator: CardLibrary, lively: Path, mode: str) -> None:
+    with faulty(simulator, lively, mode, "link") as card:
+        for call in (lambda: submit(card, 1), lambda: card.poll(0), lambda: card.reset(0), card.identity):
+            with pytest.raises(CardError) as error:
+                call()
+            assert error.value.code == CardStatus.LINK
+        assert not card.health().is_ok
+
+
+def test_heat(simulator: CardLibrary, lively: Path, mode: str) -> None:
+    with faulty(simulator, lively, mode, "heat") as card:
+        for tag in (1, 2):
+            submit(card, tag)
+            assert {completion.status for completion in polled(card, SLOTS)} == {CardStatus.HEAT}
+        health = card.health()
+        assert not health.is_ok
+        assert health.temperature_c > 100
+        assert health.errors == 2 * SLOTS
+
+
+def test_a_memory_error(simulator: CardLibrary, lively: Path, mode: str) -> None:
+    with faulty(simulator, lively, mode, "ecc") as card:
+        submit(card, 1)
+        statuses = {completion.slot: completion.status for completion in polled(card, SLOTS)}
+        assert statuses == {0: CardStatus.ECC, 1: 0, 2: 0}
+        assert (card.health().ecc_errors, card.health().is_ok) == (1, False)
+
+
+def test_a_card_that_resets_itself(simulator: CardLibrary, lively: Path, mode: str) -> None:
+    """What is in flight is lost, and all states: the next chunk is the first."""
+    with faulty(simulator, lively, mode, "reset") as card:
+        submit(card, 1)
+        assert {completion.status for completion in polled(card, SLOTS)} == {CardStatus.RESET}
+        submit(card, 2)
+        assert {(completion.status, completion.step) for completion in polled(card, SLOTS)} == {(0, 0)}
+        assert (card.health().resets, card.health().errors) == (1, SLOTS)
+
+
+def test_a_completion_too_many(simulator: CardLibrary, lively: Path, mode: str) -> None:
+    with faulty(simulator, lively, mode, "count") as card:
+        submit(card, 1)
+        with pytest.raises(CardError) as error:
+            polled(card, SLOTS + 1)
+        assert error.value.code == CardStatus.COUNT
+
+
+def test_a_completion_too_few(simulator: CardLibrary, lively: Path, mode: str) -> None:
+    with faulty(simulator, lively, mode, "drop") as card:
+        submit(card, 1)
+        assert {completion.slot for completion in polled(card, SLOTS - 1)} == {1, 2}
+        assert card.poll(50) == []
+
+
+# The card that only keeps time
+
+
+def test_capacities(simulator: CardLibrary) -> None:
+    """CAI-05: 2000 streams of base, 800 of large."""
+    for options, capacity in (("arch=base", 2000), ("arch=large", 800), ("capacity=10", 10), ("", 2000)):
+        card = simulator.open(0, f"mode=timing,{options}".rstrip(","))
+        identity = card.identity()
+        assert (identity.capacity, identity.slots_max) == (capacity, capacity + -(-capacity // 4))
+        card.close_card()
+
+
+def test_too_many_streams_miss_their_deadline(simulator: CardLibrary) -> None:
+    """A card for 10 streams gets 8 chunks of 12 at once: at 12.5 streams' speed that takes more than 60 ms."""
+    card = simulator.open(0, "mode=timing,capacity=10,latency_ms=1")
+    pcm = np.zeros((12, 960), np.int16)
+    for slot in range(12):
+        card.open(slot)
+    for tag in range(8):
+        card.submit_arrays(np.arange(12), np.full(12, tag), pcm)
+    polled(card, 96)
+    health = card.health()
+    assert health.completed == 96
+    assert 70 < health.deadline_misses < 96
+    card.close_card()
+
+
+def test_the_full_card_at_once(simulator: CardLibrary) -> None:
+    """All 2000 streams give a chunk in one call; the card takes its time for them, and misses no deadline."""
+    card = simulator.open(0, "mode=timing")
+    slots = np.arange(2000)
+    for slot in slots.tolist():
+        card.open(slot)
+    card.submit_arrays(slots, slots + 7, np.zeros((2000, 960), np.int16))
+    seen = np.zeros(2000, np.int64)
+    while seen.sum() < 2000:
+        completions = card.poll_arrays(PATIENCE_MS)
+        assert len(completions) and not completions.status.any()
+        assert (completions.tags == completions.slots + np.uint64(7)).all()
+        np.add.at(seen, completions.slots, 1)
+    assert (seen == 1).all()
+    card.close_card()
+
+
+def test_tokens_of_the_timing_mode_depend_on_the_audio_alone(simulator: CardLibrary) -> None:
+    """A session that moves to another card gets the same tokens again."""
+    heard = []
+    for seed in (1, 2):
+        card = simulator.open(0, f"mode=timing,capacity=10,latency_ms=0,seed={seed}")
+        card.open(seed)
+        tokens = []
+        for tag, pcm in enumerate(speechlike(3, 40)):
+            card.submit([(seed, tag, pcm)])
+            tokens += [completion.tokens for completion in polled(card, 1)]
+        heard.append(tokens)
+        card.close_card()
+    assert heard[0] == heard[1]
+    assert any(heard[0])

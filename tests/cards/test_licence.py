@@ -1,0 +1,200 @@
+"""Licences: issued, read, and refused with their reason. CAI-13."""
+
+from __future__ import annotations
+
+import json
+import stat
+from datetime import date
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_proto.errors import SetupError
+from asr_workers.cards import licence
+from asr_workers.cards.licence import Licence, Now
+from asr_workers.cards.license_cli import main
+
+CARD = "S7T-0123456789"
+TODAY = Now(date(2027, 3, 1), "1.4.2")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An issuer's folder, with its secret."""
+    licence.new_issuer(tmp_path, "example")
+    return tmp_path
+
+
+def issue(folder: Path, name: str = "one", **changes: object) -> Path:
+    fields = {"card": CARD, "holder": "Example", "version_max": "", "issued": date(2027, 1, 1)}
+    document = Licence(**{**fields, "expires": date(2027, 12, 31), **changes})  # type: ignore[arg-type]
+    path = folder / f"{name}{licence.SUFFIX}"
+    path.write_text(document.encode(licence.read_secret(folder / "example.key_secret")))
+    return path
+
+
+def asr_license(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+# ---- What is good ----
+
+
+def test_a_licence_lets_its_card_serve(folder: Path) -> None:
+    issue(folder)
+    found = licence.find(folder, CARD, TODAY)
+    assert (found.card, found.holder) == (CARD, "Example")
+    assert len(found.id) == 12
+
+
+def test_its_last_day_counts(folder: Path) -> None:
+    issue(folder, expires=TODAY.day)
+    assert licence.find(folder, CARD, TODAY).expires == TODAY.day
+
+
+def test_the_one_that_is_good_longest_is_taken(folder: Path) -> None:
+    """Of several, whatever is wrong with others."""
+    issue(folder, "a", expires=date(2027, 6, 1))
+    issue(folder, "b", expires=date(2028, 6, 1))
+    issue(folder, "c", card="another")
+    (folder / f"d{licence.SUFFIX}").write_text("?")
+    assert licence.find(folder, CARD, TODAY).expires == date(2028, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("highest", "version", "good"),
+    [
+        ("", "9.9", True),
+        ("1.4", "1.4.9", True),
+        ("1.4", "1.3.99", True),
+        ("1.4", "1.5.0", False),
+        ("1.4", "1.10", False),
+        ("1.4", "2.0", False),
+        ("1.4", "1.4.0rc1", True),
+        ("2", "2.7", True),
+        ("1.4.2", "1.4.3", False),
+    ],
+)
+def test_versions(highest: str, version: str, good: bool) -> None:
+    document = Licence(CARD, "Example", date(2027, 12, 31), highest, date(2027, 1, 1))
+    if good:
+        licence.check(document, CARD, Now(TODAY.day, version))
+        return
+    with pytest.raises(SetupError, match=f"is for versions up to {highest}, and this is {version}"):
+        licence.check(document, CARD, Now(TODAY.day, version))
+
+
+# ---- What is refused, and why ----
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(SetupError) as refused:
+        licence.find(folder, CARD, TODAY)
+    return str(refused.value)
+
+
+def test_none_at_all(folder: Path) -> None:
+    assert "there is no licence" in refusal(folder)
+
+
+def test_of_another_card(folder: Path) -> None:
+    issue(folder, card="S7T-9999")
+    assert "one.license is for card S7T-9999" in refusal(folder)
+
+
+def test_expired(folder: Path) -> None:
+    issue(folder, expires=date(2027, 2, 28))
+    assert "one.license expired on 2027-02-28" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("expires", "2099-12-31"), ("card", CARD), ("holder", "Someone"), ("version_max", "99"), ("issued", "2020-01-01")],
+)
+def test_changed(folder: Path, field: str, value: str) -> None:
+    """Whatever is changed, the signature does not fit any more."""
+    path = issue(folder, card=CARD if field != "card" else "another")
+    document = json.loads(path.read_text())
+    document["licence"][field] = value
+    path.write_text(json.dumps(document))
+    assert "one.license was changed, or is of another issuer" in refusal(folder)
+
+
+def test_of_another_issuer(folder: Path) -> None:
+    other = Licence(CARD, "Example", date(2027, 12, 31), "", date(2027, 1, 1))
+    (folder / f"one{licence.SUFFIX}").write_text(other.encode(Ed25519PrivateKey.generate()))
+    assert "is of another issuer" in refusal(folder)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("licence") / "one.license"
+    path.write_bytes(content)
+    with pytest.raises(SetupError, match="is no licence"):
+        licence.parse(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"expires": "soon"},
+        {"expires": 5},
+        {"card": 7},
+        {"more": "than known"},
+        {"version_max": "newest"},
+    ],
+)
+def test_fields_that_cannot_be_meant(folder: Path, change: dict[str, object]) -> None:
+    path = issue(folder)
+    document = json.loads(path.read_text())
+    document["licence"] |= change
+    path.write_text(json.dumps(document))
+    assert "one.license is no licence" in refusal(folder)
+
+
+def test_an_issuer_that_is_none(folder: Path) -> None:
+    issue(folder)
+    (folder / licence.ISSUER).write_text("nobody")
+    assert "is no public key" in refusal(folder)
+    (folder / licence.ISSUER).unlink()
+    assert "issuer's public key" in refusal(folder)
+
+
+# ---- asr-license ----
+
+
+def test_issue_and_show(tmp_path: Path) -> None:
+    made = asr_license("issuer", tmp_path / "keys", "--name", "example")
+    assert made.exit_code == 0
+    secret = tmp_path / "keys" / "example.key_secret"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    dated = ("--expires", "2999-12-31")
+    issued = asr_license("new", tmp_path / "keys", "--key", secret, "--card", CARD, "--holder", "Example", *dated)
+    assert issued.exit_code == 0, issued.output
+    shown = asr_license("show", tmp_path / "keys", "--card", CARD)
+    assert shown.exit_code == 0 and CARD in shown.output and "until 2999-12-31" in shown.output
+    foreign = asr_license("show", tmp_path / "keys", "--card", "another")
+    assert foreign.exit_code == 1 and f"REFUSED: it is for card {CARD}" in foreign.output
+
+
+def test_an_issuer_is_not_replaced(folder: Path) -> None:
+    """Its licences would be good no more."""
+    again = asr_license("issuer", folder, "--name", "example")
+    assert again.exit_code == 2 and "is there already" in again.output
+    other = asr_license("issuer", folder, "--name", "other")
+    assert other.exit_code == 2 and not (folder / "other.key_secret").exists()
+
+
+def test_what_cannot_be_signed_with(folder: Path) -> None:
+    options = ("--card", CARD, "--holder", "Example", "--expires", "2999-12-31")
+    for key in (folder / licence.ISSUER, folder / "absent"):
+        refused = asr_license("new", folder, "--key", key, *options)
+        assert refused.exit_code == 2 and str(key) in refused.output
+    secret = folder / "example.key_secret"
+    refused = asr_license("new", folder, "--key", secret, *options, "--version-max", "newest")
+    assert refused.exit_code == 2 and "a version is numbers" in refused.output

@@ -1,0 +1,192 @@
+"""Licences: signed documents that let a deployment use one physical card, until a day and up to a version.
+
+A licence is a JSON file in the licence folder: the document, and an Ed25519 signature of it by the issuer, whose public
+key lies beside it as `issuer.pub`. It keeps people from using a card by mistake, longer than agreed or in another
+place; who can write into the folder can put another issuer there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from asr_proto.errors import SetupError
+
+SUFFIX = ".license"
+ISSUER = "issuer.pub"
+SECRET_MODE = 0o600
+FILE_BYTES_MAX = 65536
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """What is signed."""
+
+    card: str
+    """Id of the card, as `asr-card list` prints it."""
+    holder: str
+    expires: date
+    """The last day, in UTC."""
+    version_max: str
+    """The highest version of asr-pool, as in "1.4": that of 1.4.9 is not higher. Empty: any."""
+    issued: date
+
+    @property
+    def id(self) -> str:
+        """Names this licence in logs and in the pool's status."""
+        return hashlib.sha256(self.signed_bytes()).hexdigest()[:12]
+
+    def signed_bytes(self) -> bytes:
+        return json.dumps(self._fields(), sort_keys=True, separators=(",", ":")).encode()
+
+    def _fields(self) -> dict[str, str | int]:
+        fields = {name: str(value) for name, value in asdict(self).items()}
+        return {"format": _FORMAT, **fields}
+
+    def encode(self, key: Ed25519PrivateKey) -> str:
+        """The file's text."""
+        signature = base64.b64encode(key.sign(self.signed_bytes())).decode()
+        return json.dumps({"licence": self._fields(), "signature": signature}, indent=2) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What a licence is held against."""
+
+    day: date
+    version: str
+
+    @classmethod
+    def here(cls) -> Self:
+        return cls(datetime.now(UTC).date(), installed_version("asr-pool"))
+
+
+# ---- Reading ----
+
+
+def find(folder: Path, card: str, now: Now) -> Licence:
+    """The licence for this card that is good longest. Raises SetupError with the reason when there is none."""
+    issuer = read_issuer(folder / ISSUER)
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    if not files:
+        raise SetupError(f"there is no licence (*{SUFFIX}) in {folder}")
+    good: list[Licence] = []
+    reasons: list[str] = []
+    for file in files:
+        try:
+            licence = read(file, issuer)
+            check(licence, card, now)
+            good.append(licence)
+        except SetupError as error:
+            reasons.append(f"{file.name} {error}")
+    if not good:
+        raise SetupError(f"no licence in {folder} is good for card {card}: {'; '.join(reasons)}")
+    return max(good, key=lambda licence: licence.expires)
+
+
+def read(path: Path, issuer: Ed25519PublicKey) -> Licence:
+    """A licence whose signature is the issuer's. Raises SetupError: the rest of a sentence about the file."""
+    licence, signature = parse(path)
+    try:
+        issuer.verify(signature, licence.signed_bytes())
+    except InvalidSignature as error:
+        raise SetupError("was changed, or is of another issuer: its signature is wrong") from error
+    return licence
+
+
+def check(licence: Licence, card: str, now: Now) -> None:
+    """Whether it is good for this card, today and for this version. Raises SetupError as `read`."""
+    if licence.card != card:
+        raise SetupError(f"is for card {licence.card}")
+    if now.day > licence.expires:
+        raise SetupError(f"expired on {licence.expires}")
+    if licence.version_max and _numbers(now.version)[: len(_numbers(licence.version_max))] > _numbers(
+        licence.version_max
+    ):
+        raise SetupError(f"is for versions up to {licence.version_max}, and this is {now.version}")
+
+
+def parse(path: Path) -> tuple[Licence, bytes]:
+    """A licence and its signature, which is not checked. Raises SetupError as `read`."""
+    try:
+        with path.open("rb") as file:
+            document = json.loads(file.read(FILE_BYTES_MAX))
+        fields = document["licence"]
+        if fields.pop("format") != _FORMAT:
+            raise ValueError("a format that is not known")
+        expires, issued = (date.fromisoformat(fields.pop(name)) for name in ("expires", "issued"))
+        licence = Licence(expires=expires, issued=issued, **fields)
+        if not all(isinstance(text, str) for text in (licence.card, licence.holder, licence.version_max)):
+            raise ValueError("fields that are no text")
+        _numbers(licence.version_max)
+        return licence, base64.b64decode(document["signature"], validate=True)
+    except OSError as error:
+        raise SetupError(f"cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SetupError(f"is no licence: {error}") from error
+
+
+def read_issuer(path: Path) -> Ed25519PublicKey:
+    """The public key that licences are signed with. Raises SetupError."""
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise SetupError(f"the issuer's public key {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SetupError(f"{path} is no public key") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise SetupError(f"{path} is no Ed25519 key")
+    return key
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(1, 4) for "1.4"; what follows the numbers, as in 1.4.0rc1, does not count."""
+    if version and not re.match(r"\d", version):
+        raise ValueError(f"the version {version!r}")
+    return tuple(int(number) for number in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]
+
+
+# ---- Issuing ----
+
+
+def new_issuer(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make the pair of an issuer: NAME.key_secret, and `issuer.pub` for the licence folders. Raises SetupError."""
+    key = Ed25519PrivateKey.generate()
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    secret_path, public_path = folder / f"{name}.key_secret", folder / ISSUER
+    for path in (secret_path, public_path):
+        if path.exists():
+            raise SetupError(f"{path} is there already")
+    folder.mkdir(parents=True, exist_ok=True)
+    secret_path.touch(SECRET_MODE)
+    secret_path.write_bytes(secret)
+    public_path.write_bytes(public)
+    return secret_path, public_path
+
+
+def read_secret(path: Path) -> Ed25519PrivateKey:
+    """The key to sign with. Raises SetupError."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise SetupError(f"{path} is no secret key") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SetupError(f"{path} is no Ed25519 key")
+    return key

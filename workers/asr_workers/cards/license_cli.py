@@ -1,0 +1,96 @@
+"""`asr-license`: licences for the cards of one's own deployment. Nothing here talks to a card or a pool."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asr_proto import settings
+from asr_proto.errors import SetupError
+from asr_workers.cards import licence
+from asr_workers.cards.licence import Licence, Now
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+DAY = click.DateTime(["%Y-%m-%d"])
+
+
+class Refusing(click.Group):
+    """A group whose commands refuse with one sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with settings.refusals_as_sentences("asr-license"):
+            return super().invoke(ctx)
+
+
+@click.group("asr-license", cls=Refusing)
+def main() -> None:
+    """Licences that bind physical cards to this deployment.
+
+    \b
+        asr-license issuer licences --name example           once; keep example.key_secret elsewhere
+        asr-license new licences --key example.key_secret --card ID --holder NAME --expires 2027-12-31
+        asr-license show licences --card ID
+    """
+
+
+@main.command("issuer")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--name", required=True, help="The secret key becomes NAME.key_secret.")
+def issuer(folder: Path, name: str) -> None:
+    """Make an issuer's key pair in DIR: a licence folder needs only its issuer.pub."""
+    secret, public = licence.new_issuer(folder, name)
+    click.echo(f"{secret}: signs licences; keep it where no worker reads")
+    click.echo(f"{public}: belongs into the folder of --license-dir")
+
+
+@main.command("new")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--key", required=True, type=FILE, help="The issuer's secret key.")
+@click.option("--card", required=True, help="The card's id, as asr-card list prints it.")
+@click.option("--holder", required=True, help="Whose licence it is.")
+@click.option("--expires", required=True, type=DAY, help="Its last day, in UTC.")
+@click.option("--version-max", default="", help="The highest version of asr-pool, as in 1.4.  [default: any]")
+def new(folder: Path, key: Path, card: str, holder: str, expires: datetime, version_max: str) -> None:
+    """Issue a licence into DIR. Workers read it when they start."""
+    if version_max and not version_max.replace(".", "").isdecimal():
+        raise click.BadParameter("a version is numbers with dots", param_hint="--version-max")
+    issued = datetime.now(UTC).date()
+    document = Licence(card=card, holder=holder, expires=expires.date(), version_max=version_max, issued=issued)
+    path = folder / f"{document.id}{licence.SUFFIX}"
+    text = document.encode(licence.read_secret(key))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be written: {error.strerror}") from error
+    click.echo(f"{path}: for card {card}, until {document.expires}")
+
+
+@main.command("show")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--card", help="Whether each is good for this card.")
+@click.pass_context
+def show(ctx: click.Context, folder: Path, card: str | None) -> None:
+    """Print the licences in DIR, and what is wrong with each. Ends with 1 if none is good."""
+    issuer_key = licence.read_issuer(folder / licence.ISSUER)
+    good = 0
+    for path in sorted(folder.glob(f"*{licence.SUFFIX}")):
+        try:
+            document = licence.read(path, issuer_key)
+            licence.check(document, card or document.card, Now.here())
+        except SetupError as error:
+            click.echo(f"{path.name}  REFUSED: it {error}")
+            continue
+        good += 1
+        versions = f"versions up to {document.version_max}" if document.version_max else "any version"
+        click.echo(f"{path.name}  card {document.card}  {document.holder}  until {document.expires}  {versions}")
+    if not good:
+        ctx.exit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="asr-license")

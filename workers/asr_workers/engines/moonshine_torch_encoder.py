@@ -1,0 +1,96 @@
+"""The encoders of both Moonshine families over a padded batch, with what lies behind each utterance's end kept out.
+
+The published forward passes normalise over the padding and let up to two frames of it through the mask, so that the
+text of an utterance depends on its neighbours. Here each row comes out as if it were alone. Attention masks are True
+where a frame may look, shape [B, 1 or queries, keys] after the heads' axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Encoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Samples [B, N] and how many of each row count, [B], to hidden states [B, T, width] and how many count, [B]."""
+SAMPLES_MIN = 895
+"""Less gives no frame."""
+
+
+def encoder_of(encoder: Any) -> Encoder:
+    """The encoder of a model of transformers, which may be of either family."""
+    return _FrameEncoder(encoder) if hasattr(encoder, "embedder") else _ConvEncoder(encoder)
+
+
+def valid(lengths: Tensor, size: int) -> Tensor:
+    """[B, size]: True up to each length."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class _ConvEncoder:
+    """Moonshine: three convolutions over the samples, full attention."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+
+    def __call__(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        encoder = self._encoder
+        hidden = torch.tanh(encoder.conv1(samples[:, None]))
+        frames = _outputs(lengths, encoder.conv1)
+        hidden = nn.functional.gelu(encoder.conv2(_group_norm(encoder.groupnorm, hidden, frames)))
+        hidden = nn.functional.gelu(encoder.conv3(hidden)).transpose(1, 2)
+        frames = _outputs(_outputs(frames, encoder.conv2), encoder.conv3)
+        mask = valid(frames, hidden.shape[1])[:, None, None]
+        places = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        rotary = encoder.rotary_emb(hidden, position_ids=places)
+        for layer in encoder.layers:
+            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary)
+        return encoder.layer_norm(hidden), frames
+
+
+class _FrameEncoder:
+    """Moonshine streaming: frames of 5 ms, causal convolutions, attention in a sliding window."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+
+    def __call__(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        encoder = self._encoder
+        frame = encoder.embedder.frame_len
+        frames = lengths // frame
+        for _ in range(2):
+            frames = (frames - 1) // 2 + 1
+        # Nothing looks ahead before attention does, so padding behind the end needs no mask until then.
+        hidden, _ = encoder.embedder(samples[:, : samples.shape[1] // frame * frame])
+        inside = valid(frames, hidden.shape[1])
+        masks = {window: _window_mask(window, inside) for window in map(tuple, encoder.config.sliding_windows)}
+        for layer, window in zip(encoder.layers, encoder.config.sliding_windows, strict=True):
+            hidden = layer(hidden, attention_mask=masks[tuple(window)])
+        return encoder.final_norm(hidden), frames
+
+
+def _outputs(lengths: Tensor, conv: nn.Conv1d) -> Tensor:
+    """How many frames of a convolution come from these many inputs alone."""
+    return (lengths - conv.kernel_size[0]) // conv.stride[0] + 1
+
+
+def _group_norm(norm: nn.GroupNorm, hidden: Tensor, frames: Tensor) -> Tensor:
+    """Over all channels of the frames that count: hidden [B, width, T]."""
+    inside = valid(frames, hidden.shape[2])[:, None]
+    count = (frames * hidden.shape[1])[:, None, None]
+    values = hidden.float()
+    centred = values - (values * inside).sum((1, 2), keepdim=True) / count
+    variance = (centred * inside).square().sum((1, 2), keepdim=True) / count
+    scaled = centred * torch.rsqrt(variance + norm.eps)
+    return (scaled * norm.weight[:, None] + norm.bias[:, None]).to(hidden.dtype)
+
+
+def _window_mask(window: tuple[int, int], inside: Tensor) -> Tensor:
+    """[B, 1, T, T]: so many frames back, less one, and ahead; frames outside see themselves, to stay finite."""
+    back, ahead = window
+    places = torch.arange(inside.shape[1], device=inside.device)
+    distance = places[:, None] - places[None]
+    near = torch.where(distance >= 0, distance < back, -distance < ahead)
+    return ((near & inside[:, None]) | (distance == 0))[:, None]

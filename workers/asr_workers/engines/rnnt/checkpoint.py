@@ -1,0 +1,286 @@
+"""CAIMAN-ASR hardware checkpoints: what training hands to the card. One torch.save file of tensors and plain values.
+
+They come from elsewhere, so nothing in them is executed (weights_only) and everything is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import cast
+
+import numpy as np
+import sentencepiece
+import torch
+from torch import Tensor
+
+from asr_proto.errors import SetupError
+from asr_workers.cards import carm
+from asr_workers.cards.carm import CarmConfig
+from asr_workers.cards.errors import CardError
+from asr_workers.engines.rnnt.architectures import named
+from asr_workers.engines.rnnt.features import HOP_SAMPLES, MELS, RATE_HZ, STACK_FRAMES, Floats
+from asr_workers.engines.rnnt.model import Rnnt
+
+VERSION = "1.14.0"
+"""The version of the format that `save` writes. All of 1.x are read."""
+KEYS = (
+    "state_dict",
+    "epoch",
+    "step",
+    "best_wer",
+    "melmeans",
+    "melvars",
+    "melalpha",
+    "sentpiece_model",
+    "version",
+    "rnnt_config",
+)
+"""What every hardware checkpoint has; `ngram` may be there as well."""
+_FRONT_END = {
+    "n_fft": carm.N_FFT,
+    "n_filt": MELS,
+    "normalize": "per_feature",
+    "sample_rate": RATE_HZ,
+    "window": "hann",
+    "window_stride": HOP_SAMPLES / RATE_HZ,
+}
+_SPLICING = {"frame_stacking": STACK_FRAMES, "frame_subsampling": STACK_FRAMES}
+_SIZES = (
+    "in_feats",
+    "enc_n_hid",
+    "enc_pre_rnn_layers",
+    "enc_post_rnn_layers",
+    "enc_stack_time_factor",
+    "pred_n_hid",
+    "pred_rnn_layers",
+    "joint_n_hid",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What a hardware checkpoint holds, checked."""
+
+    sizes: CarmConfig
+    tensors: dict[str, Tensor]
+    """float32, by the names and shapes of `sizes.shapes()`."""
+    means: Floats
+    """float32 [80]"""
+    variances: Floats
+    """float32 [80]"""
+    sentencepiece: bytes
+    version: str = VERSION
+    checksum: str = ""
+    """sha256 of the file, in hex; empty for one that is not written yet."""
+
+    def model(self) -> Rnnt:
+        """The network with these weights, ready to recognise."""
+        with torch.device("meta"):
+            model = Rnnt(self.sizes)
+        model.load_state_dict(self.tensors, assign=True)
+        return model.eval().requires_grad_(False)
+
+    def compile(self, path: Path, precision: carm.Precision) -> None:
+        """Write the card model (.carm) of this checkpoint. Raises CardError for weights that are not finite."""
+        arrays = {name: cast(Floats, tensor.numpy()) for name, tensor in self.tensors.items()}
+        carm.write(path, self.sizes, arrays, precision, self.means, self.variances, self.sentencepiece, self.checksum)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and check a hardware checkpoint. Raises SetupError with one sentence on what is wrong with it."""
+    try:
+        return _checked(_content(path), _sha256(path))
+    except _Wrong as wrong:
+        raise SetupError(f"{path} {wrong}") from wrong
+
+
+class _Wrong(Exception):
+    """The rest of a sentence that begins with the file's name."""
+
+
+def _content(path: Path) -> dict[str, object]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise _Wrong(_not_an_archive(path)) from error
+    except OSError as error:
+        raise _Wrong(f"cannot be read: {error.strerror}") from error
+    if damaged:
+        raise _Wrong("is damaged: a checksum in it is wrong")
+    try:
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise _Wrong("holds objects that are not tensors and plain values, so it is not loaded") from error
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise _Wrong("is not a file of torch.save") from error
+    if not isinstance(content, dict):
+        raise _Wrong("is not a hardware checkpoint: it holds no dictionary")
+    return content
+
+
+def _not_an_archive(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start == carm.MAGIC:
+        return "is a compiled card model, not a hardware checkpoint"
+    return "is truncated" if start.startswith(b"PK\3\4") else "is not a hardware checkpoint (a file of torch.save)"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked(content: dict[str, object], checksum: str) -> Checkpoint:
+    if "ema_state_dict" in content:
+        raise _Wrong("is a training checkpoint: export a hardware checkpoint from it first")
+    missing = [key for key in KEYS if key not in content]
+    if missing:
+        raise _Wrong(f"is not a hardware checkpoint: it lacks {', '.join(missing)}")
+    version = content["version"]
+    if not isinstance(version, str) or not re.fullmatch(r"1\.\d+\.\d+", version):
+        raise _Wrong(f"is a hardware checkpoint of version {version}, and only 1.x is known")
+    _check_normalisation(content)
+    tensors = _tensors(content["state_dict"])
+    sizes = _sizes(content["rnnt_config"], tensors)
+    _check_tensors(sizes, tensors)
+    means, variances = (_statistic(name, content[name]) for name in ("melmeans", "melvars"))
+    if not bool((variances > 0).all()):
+        raise _Wrong("has a variance in melvars that is not positive")
+    pieces = _pieces(content["sentpiece_model"], sizes)
+    tensors = {name: tensors[name].float().contiguous() for name in sizes.shapes()}
+    return Checkpoint(sizes, tensors, means, variances, pieces, version, checksum)
+
+
+def _check_normalisation(content: dict[str, object]) -> None:
+    """Only the training data's statistics are known to the front end: no moving average, no mixture of both."""
+    if content["melalpha"] != 0.0:
+        raise _Wrong(f"normalises with a moving average (melalpha {content['melalpha']}), which is no longer known")
+    if content.get("logmel_norm_weight", 1.0) != 1.0:
+        raise _Wrong(f"was trained to a logmel_norm_weight of {content['logmel_norm_weight']} instead of 1.0")
+
+
+def _section(config: object, *names: str) -> dict[str, object]:
+    for name in names:
+        if not isinstance(config, dict) or name not in config:
+            raise _Wrong(f"lacks {'.'.join(names)} in its configuration")
+        config = config[name]
+    if not isinstance(config, dict):
+        raise _Wrong(f"has no section {'.'.join(names)} in its configuration")
+    return config
+
+
+def _sizes(config: object, tensors: dict[str, Tensor]) -> CarmConfig:
+    front_end = _section(config, "input_val", "filterbank_features")
+    for section, expected in ((front_end, _FRONT_END), (_section(config, "input_val", "frame_splicing"), _SPLICING)):
+        for name, value in expected.items():
+            if section.get(name) != value:
+                raise _Wrong(f"has a front end of another kind: {name} is {section.get(name)} instead of {value}")
+    network = _section(config, "rnnt")
+    numbers = {name: _whole(name, network.get(name)) for name in _SIZES}
+    if numbers["in_feats"] != MELS * STACK_FRAMES:
+        raise _Wrong(f"has in_feats {numbers['in_feats']} instead of {MELS * STACK_FRAMES}")
+    window_s = front_end.get("window_size")
+    if not isinstance(window_s, float) or window_s not in (0.02, 0.025):
+        raise _Wrong(f"has a window_size of {window_s} s, and 0.02 and 0.025 are known")
+    last = tensors.get("joint_net.2.bias")
+    if last is None or last.ndim != 1:
+        raise _Wrong("lacks the tensor joint_net.2.bias")
+    sizes = CarmConfig(
+        in_feats=numbers["in_feats"],
+        enc_n_hid=numbers["enc_n_hid"],
+        enc_pre_rnn_layers=numbers["enc_pre_rnn_layers"],
+        enc_post_rnn_layers=numbers["enc_post_rnn_layers"],
+        enc_stack_time_factor=numbers["enc_stack_time_factor"],
+        pred_n_hid=numbers["pred_n_hid"],
+        pred_rnn_layers=numbers["pred_rnn_layers"],
+        joint_n_hid=numbers["joint_n_hid"],
+        n_classes=len(last),
+        window_samples=round(window_s * RATE_HZ),
+    )
+    try:
+        sizes.check()
+    except CardError as error:
+        raise _Wrong(f"is no model for a card: {error.sentence}") from error
+    return named(sizes)
+
+
+def _whole(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _Wrong(f"has {name} {value} in its configuration")
+    return value
+
+
+def _tensors(state: object) -> dict[str, Tensor]:
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise _Wrong("has a state_dict that is not one of tensors")
+    return cast(dict[str, Tensor], state)
+
+
+def _check_tensors(sizes: CarmConfig, tensors: dict[str, Tensor]) -> None:
+    shapes = sizes.shapes()
+    odd = [name for name in (*shapes, *tensors) if name not in tensors or name not in shapes]
+    if odd:
+        raise _Wrong(f"{'lacks' if odd[0] in shapes else 'has a tensor that is not known:'} {odd[0]} in its state_dict")
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise _Wrong(f"has {name} of shape {list(tensor.shape)} where its configuration means {list(shape)}")
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise _Wrong(f"has values in {name} that are not finite numbers")
+
+
+def _statistic(name: str, value: object) -> Floats:
+    if not isinstance(value, Tensor) or tuple(value.shape) != (MELS,):
+        raise _Wrong(f"has no {MELS} values in {name}")
+    numbers = value.float().numpy()
+    if not bool(np.isfinite(numbers).all()):
+        raise _Wrong(f"has values in {name} that are not finite numbers")
+    return cast(Floats, numbers)
+
+
+def _pieces(model: object, sizes: CarmConfig) -> bytes:
+    if not isinstance(model, bytes):
+        raise _Wrong("has a sentpiece_model that is not one of bytes")
+    try:
+        count = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+    except RuntimeError as error:
+        raise _Wrong("has a sentpiece_model that is none") from error
+    if count != sizes.n_classes - 1:
+        raise _Wrong(f"has {count} sentencepieces for {sizes.n_classes} classes, of which one is the blank")
+    return model
+
+
+def save(path: Path, checkpoint: Checkpoint, *, step: int, best_wer: float) -> None:
+    """Write a hardware checkpoint with its weights in half precision. `best_wer` is a fraction."""
+    content = {
+        "state_dict": {name: tensor.detach().half() for name, tensor in checkpoint.tensors.items()},
+        "epoch": 1,
+        "step": step,
+        "best_wer": best_wer,
+        "melmeans": torch.from_numpy(checkpoint.means),
+        "melvars": torch.from_numpy(checkpoint.variances),
+        "melalpha": 0.0,
+        "sentpiece_model": checkpoint.sentencepiece,
+        "version": checkpoint.version,
+        "rnnt_config": _config(checkpoint.sizes),
+    }
+    torch.save(content, path)
+
+
+def _config(sizes: CarmConfig) -> dict[str, object]:
+    window_s = sizes.window_samples / RATE_HZ
+    return {
+        "input_val": {
+            "filterbank_features": {"dither": 1e-5, "window_size": window_s, **_FRONT_END},
+            "frame_splicing": dict(_SPLICING),
+        },
+        "rnnt": {name: getattr(sizes, name) for name in _SIZES},
+        "tokenizer": {"labels": list(" abcdefghijklmnopqrstuvwxyz'"), "sentpiece_model": "sentencepiece.model"},
+    }
