@@ -11,7 +11,7 @@ SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test check format sim nemesis golden wer bench bench-peer bench-moonshine inventory install-systemd clean
+.PHONY: serve test check format sim nemesis golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -60,6 +60,15 @@ $(PEER)/.venv/.installed: $(PEER)/requirements.txt | $(VENV)/bin/python
 # Beside moonshine-voice's own streaming, on the same model.
 bench-moonshine: $(VENV)/.installed-dev
 	$(BIN)/python ops/bench/peers/moonshine_voice/run.py $(ARGS)
+
+# FastConformer beside NeMo and sherpa-onnx.
+bench-engines: $(VENV)/.installed-dev $(PEER)/.venv/.installed
+	$(BIN)/python ops/bench/engines/run.py $(ARGS)
+
+# The card's simulator beside torch, then as a card of 2,000 streams.
+bench-cards: $(VENV)/.installed-dev
+	$(BIN)/python ops/bench/cards.py speed
+	$(BIN)/python ops/bench/cards.py timing
 
 inventory: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.inventory $(ARGS)

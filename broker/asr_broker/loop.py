@@ -35,7 +35,7 @@ from asr_broker.peers import DEFAULT_TIMING, Timing
 from asr_broker.routing import Routing
 from asr_proto import curve, wire
 from asr_proto import messages as m
-from asr_proto.errors import DecodeError, SetupError
+from asr_proto.errors import DecodeError, SetupError, cannot_listen
 from asr_proto.metrics import MetricsServer
 from asr_proto.notify import Unit
 
@@ -306,7 +306,7 @@ def _bind(sock: zmq.Socket[Any], endpoint: str) -> None:
     try:
         sock.bind(endpoint)
     except zmq.ZMQError as error:
-        raise SetupError(f"cannot listen on {endpoint}: {error}") from error
+        raise cannot_listen(endpoint, error) from error
 
 
 def _lock(control: str) -> IO[bytes] | None:

@@ -2,6 +2,8 @@
 # Install the units and what belongs to them: `make install-systemd DESTDIR= PREFIX=/usr/local BINDIR= DEVICES=8`.
 # Files in /etc/asr that are there already stay as they are.
 set -eu
+# Also under root's own umask of 077: user asr reads what is installed here.
+umask 022
 cd "$(dirname "$0")"
 DESTDIR=${DESTDIR:-}
 PREFIX=${PREFIX:-/usr/local}

@@ -10,12 +10,16 @@
     ├── ServiceError         we cannot serve this session: say so to the client, the process goes on
     │   └── AtCapacity       every slot is taken: try again later
     └── SetupError           this process cannot start as configured: one sentence, exit code 2
+        └── NotYet           it cannot start now, but may later, as it is: one sentence, exit code 75
 
 Anything that is not an AsrError is a bug of ours: the process ends and leases clean up.
 Every class has a stable `slug`; instances may narrow it. Slugs are API: clients match on them.
 """
 
 from __future__ import annotations
+
+import errno
+import os
 
 
 class AsrError(Exception):
@@ -83,9 +87,25 @@ class AtCapacity(ServiceError):
 
 
 class SetupError(AsrError):
-    """This process cannot start as configured."""
+    """This process cannot start as configured. `exit_code` tells whoever started it that trying again is no use."""
 
     slug = "setup-error"
+    exit_code = 2
+
+
+class NotYet(SetupError):
+    """This process cannot start now, but may later with the same settings: try again, less and less often."""
+
+    slug = "not-yet"
+    exit_code = os.EX_TEMPFAIL
+
+
+def cannot_listen(where: str, error: Exception) -> SetupError:
+    """What the start fails with when a socket could not be bound to its address."""
+    # Somebody still has the address, or this host has not got it yet (ENODEV is ZeroMQ's word for that).
+    passing = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV)
+    kind = NotYet if getattr(error, "errno", None) in passing else SetupError
+    return kind(f"cannot listen on {where}: {error}")
 
 
 SERVICE_SLUGS = frozenset(

@@ -36,7 +36,7 @@ IPC_PATH_BYTES_MAX = 100
 
 
 class Program(click.Command):
-    """A command whose SetupErrors reach people as `program: sentence`, with exit code 2 and no traceback."""
+    """A command whose SetupErrors reach people as `program: sentence`, with their exit code and no traceback."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -95,15 +95,13 @@ def refusals_as_sentences(program: str) -> Iterator[None]:
     try:
         yield
     except SetupError as error:
-        raise _Refusal(program, str(error)) from error
+        raise _Refusal(program, error) from error
 
 
 class _Refusal(click.ClickException):
-    exit_code = 2
-
-    def __init__(self, program: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.program = program
+    def __init__(self, program: str, error: SetupError) -> None:
+        super().__init__(str(error))
+        self.program, self.exit_code = program, error.exit_code
 
     def show(self, file: Any = None) -> None:
         click.echo(f"{self.program}: {self.message}", file=file, err=True)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 import pytest
+import zmq
 
+from asr_proto import messages as m
+from asr_proto import settings, wire
+from asr_proto.errors import NotYet, SetupError
 from tests.e2e.clients import Native, noise
-from tests.e2e.service import WAIT_S, Program, Service, eventually
+from tests.e2e.address_families import SYSCALL_SOCKET
+from tests.e2e.service import ROOT, WAIT_S, Program, Service, eventually, free_port
 
 WATCHDOG_USEC = 400_000
+UNITS = ROOT / "ops/systemd"
+ONLY_FAMILIES = Path(__file__).with_name("address_families.py")
 
 
 class Systemd:
@@ -130,19 +142,23 @@ def test_a_worker_that_outlives_its_broker_says_so(units: Units) -> None:
 
 
 def test_a_busy_engine_feeds_the_watchdog() -> None:
-    with Units("--step-ms=50") as units, Native(units.url) as client:
+    """While a step is always under way: the audio takes ten seconds, its first partial 1.5, its first final five."""
+    with Units("--step-ms=300") as units, Native(units.url) as client:
         client.ready()
-        client.send(noise(4))
+        client.send(noise(2))
         client.until("partial")
-        before = units.systemd["worker"].feeds()
-        client.stop()
-        assert units.systemd["worker"].feeds() > before
+        units.systemd["worker"].wait_for_feeds(3)
+        with suppress(TimeoutError):
+            while client.hear(0):
+                pass
+        assert not client.of("final")
 
 
 def test_an_engine_that_hangs_in_a_step_starves_it() -> None:
     """Time is told by the frontend's feeds, which go on at the same pace."""
     with Units("--step-ms=1e9") as units, Native(units.url) as client:
         client.ready()
+        units.worker.wait_for("steps may starve the watchdog: raise WatchdogSec=")
         units.systemd["worker"].wait_for_feeds(3)
         client.send(noise(1))
 
@@ -153,3 +169,56 @@ def test_an_engine_that_hangs_in_a_step_starves_it() -> None:
 
         eventually(starved, units.story)
         assert units.worker.process.poll() is None
+
+
+# ---- Ends ----
+
+
+def test_a_worker_that_the_broker_refuses_is_tried_again() -> None:
+    """As in an upgrade, between the worker's restart and the broker's."""
+    with Service() as service, zmq.Context() as context, context.socket(zmq.ROUTER) as broker:
+        broker.linger = 0
+        broker.rcvtimeo = int(WAIT_S * 1000)
+        broker.bind(settings.workers_endpoint(service.run_dir))
+        worker = service.start("worker", "--engine=fake")
+        peer, registration = broker.recv_multipart()
+        assert isinstance(wire.decode(registration), m.RegisterWorker)
+        broker.send_multipart([peer, wire.encode(m.Rejected("version-mismatch", "it speaks another version"))])
+        assert worker.wait() == NotYet.exit_code, worker.story()
+        worker.wait_for("^asr-worker: the broker refuses this worker: it speaks another version$")
+
+
+@pytest.mark.parametrize(("role", "option"), [("broker", "--workers=tcp://"), ("frontend", "--listen=")])
+def test_an_address_in_use_is_tried_again(role: str, option: str) -> None:
+    with Service() as service, socket.create_server(("127.0.0.1", 0)) as taken:
+        program = service.start(role, f"{option}127.0.0.1:{taken.getsockname()[1]}")
+        assert program.wait() == NotYet.exit_code, program.story()
+        program.wait_for(f"^asr-{role}: cannot listen on .*in use")
+
+
+def test_a_run_directory_with_another_broker_is_not() -> None:
+    with Service() as service:
+        service.start("broker").wait_for("broker ready")
+        second = service.start("broker")
+        assert second.wait() == SetupError.exit_code, second.story()
+        second.wait_for("^asr-broker: another broker is running in ")
+
+
+# ---- Confinement ----
+
+
+@pytest.mark.skipif(platform.machine() not in SYSCALL_SOCKET, reason="no filter of system calls for this machine")
+def test_processes_need_no_other_address_families_than_their_units_allow() -> None:
+    """With links over tcp: ZeroMQ ends a process that may not ask for this host's addresses."""
+    with Service() as service:
+        link = f"tcp://127.0.0.1:{free_port()}"
+
+        def start(role: str, unit: str, *args: str) -> Program:
+            (families,) = re.findall(r"^RestrictAddressFamilies=(.+)$", (UNITS / unit).read_text(), re.MULTILINE)
+            return service.start(role, *args, within=[sys.executable, str(ONLY_FAMILIES), families])
+
+        start("broker", "asr-broker.service", f"--workers={link}").wait_for("broker ready")
+        start("worker", "asr-worker@.service", f"--broker={link}", "--engine=fake").wait_for("registered")
+        frontend = start("frontend", "asr-frontend@.service", "--listen=127.0.0.1:0")
+        service.port = int(frontend.wait_for(r"listening .*\bport=(\d+)")[1])
+        service.wait_ready()

@@ -14,18 +14,22 @@ import pytest
 import asr_broker.cli
 import asr_frontends.cli
 import asr_workers.cli
+from asr_proto.errors import NotYet, SetupError
 from asr_workers.engines import registry
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "ops/systemd"
 UNITS = "usr/local/lib/systemd/system"
-EXPOSURE_MAX = {
+EXPOSURE_252 = {
     "asr-broker.service": 1.4,
     "asr-frontend@1.service": 1.6,
     "asr-worker@cpu0.service": 1.5,
     "asr-worker@cuda1.service": 1.7,
     "asr-worker@card0.service": 1.7,
 }
+"""What systemd 252 says, and the README with it. Other versions weigh settings differently."""
+EXPOSURE_MAX = 3.0
+UNIT_FILES = ("asr-broker.service", "asr-frontend@.service", "asr-worker@.service")
 MAINS = {
     "broker": asr_broker.cli.main,
     "frontend": asr_frontends.cli.main,
@@ -34,7 +38,7 @@ MAINS = {
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
 
-def install(root: Path, **variables: str) -> None:
+def install(root: Path, *, umask: int = 0o022, **variables: str) -> None:
     """`make install-systemd` into a folder, with programs that are no more than executable."""
     settings = {"DESTDIR": str(root), "BINDIR": str(root / "bin"), "SYSTEMD_VERSION": "252", **variables}
     (root / "bin").mkdir(exist_ok=True)
@@ -42,7 +46,7 @@ def install(root: Path, **variables: str) -> None:
         shutil.copy("/bin/true", root / "bin" / program)
     command = ["make", "--no-print-directory", "-C", str(ROOT), "install-systemd"]
     command += [f"{name}={value}" for name, value in settings.items()]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    subprocess.run(command, check=True, capture_output=True, text=True, umask=umask)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,12 @@ def analyze(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=root, check=False, timeout=60)
 
 
+def version() -> int:
+    """Of systemd-analyze."""
+    said = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(re.findall(r"\d+", said)[0])
+
+
 def settings_of(path: Path) -> dict[str, str]:
     """The last value of each setting of a unit."""
     return dict(line.split("=", 1) for line in path.read_text().splitlines() if re.match(r"[A-Z]\w+=", line))
@@ -68,18 +78,21 @@ def settings_of(path: Path) -> dict[str, str]:
 
 
 @needs_systemd
-@pytest.mark.parametrize("unit", EXPOSURE_MAX)
-def test_verify_finds_nothing(root: Path, unit: str) -> None:
+@pytest.mark.parametrize("unit", EXPOSURE_252)
+def test_verify_finds_nothing_in_our_units(root: Path, unit: str) -> None:
     result = analyze(root, "verify", "--man=no", "--recursive-errors=no", unit)
-    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+    said = (result.stdout + result.stderr).splitlines()
+    assert [line for line in said if "asr-" in line] == []
 
 
 @needs_systemd
-@pytest.mark.parametrize("unit", EXPOSURE_MAX)
+@pytest.mark.parametrize("unit", EXPOSURE_252)
 def test_exposure(root: Path, unit: str) -> None:
-    threshold = round(EXPOSURE_MAX[unit] * 10)
-    result = analyze(root, "security", "--offline=true", f"--threshold={threshold}", unit)
-    assert result.returncode == 0, result.stdout + result.stderr
+    result = analyze(root, "security", "--offline=true", unit)
+    found = re.search(r"exposure level for \S+: ([\d.]+)", result.stdout)
+    assert found, result.stdout + result.stderr
+    exposure = float(found[1])
+    assert exposure == EXPOSURE_252[unit] if version() == 252 else exposure <= EXPOSURE_MAX
 
 
 @needs_systemd
@@ -109,8 +122,15 @@ def test_drop_ins_for_each_device(tmp_path: Path) -> None:
 def test_back_off_where_systemd_knows_it(tmp_path: Path) -> None:
     install(tmp_path, DEVICES="0", SYSTEMD_VERSION="254")
     drop_ins = sorted(path.relative_to(tmp_path / UNITS) for path in (tmp_path / UNITS).glob("*.d/*"))
-    units = ("asr-broker.service", "asr-frontend@.service", "asr-worker@.service")
-    assert drop_ins == [Path(f"{unit}.d/backoff.conf") for unit in units]
+    assert drop_ins == [Path(f"{unit}.d/backoff.conf") for unit in UNIT_FILES]
+
+
+def test_user_asr_can_read_what_a_root_with_a_strict_umask_installs(tmp_path: Path) -> None:
+    install(tmp_path, umask=0o077)
+    installed = [path for folder in ("etc", "usr") for path in (tmp_path / folder).rglob("*")]
+    assert len(installed) > 30
+    assert [path for path in installed if path.stat().st_mode & 0o044 != 0o044] == []
+    assert [path for path in installed if path.is_dir() and path.stat().st_mode & 0o011 != 0o011] == []
 
 
 def test_settings_that_are_there_stay(tmp_path: Path) -> None:
@@ -151,9 +171,12 @@ def test_a_stop_may_take_longer_than_the_drain(unit: str) -> None:
     assert float(settings_of(SYSTEMD / unit)["TimeoutStopSec"]) > drain_s + 5
 
 
-@pytest.mark.parametrize("unit", ["asr-broker.service", "asr-frontend@.service", "asr-worker@.service"])
-def test_what_cannot_start_is_not_tried_again(unit: str) -> None:
-    assert settings_of(SYSTEMD / unit)["RestartPreventExitStatus"] == "2"
+@pytest.mark.parametrize("unit", UNIT_FILES)
+def test_only_what_cannot_start_as_configured_is_not_tried_again(unit: str) -> None:
+    settings = settings_of(SYSTEMD / unit)
+    assert settings["RestartPreventExitStatus"] == str(SetupError.exit_code)
+    assert (settings["Restart"], settings["StartLimitIntervalSec"]) == ("always", "0")
+    assert NotYet.exit_code != SetupError.exit_code
 
 
 # ---- Cards ----

@@ -17,7 +17,7 @@ import zmq
 
 from asr_proto import collector, curve, wire
 from asr_proto import messages as m
-from asr_proto.errors import DecodeError, SetupError
+from asr_proto.errors import DecodeError, NotYet
 from asr_proto.metrics import MetricsServer
 from asr_proto.notify import Unit
 from asr_workers import engine_thread as et
@@ -92,6 +92,7 @@ class Worker:
         poller.register(self._wake, zmq.POLLIN)
         collector.settle()
         log.info("worker ready", engine=self._spec.engine, model=self._spec.model, slots=self._spec.slots)
+        self._check_watchdog(time.monotonic())
         ready_by = time.monotonic() + REGISTERED_S_MAX
         while self._running:
             self._turn(poller)
@@ -162,6 +163,16 @@ class Worker:
                     raise result.error
 
     # ---- systemd ----
+
+    def _check_watchdog(self, now: float) -> None:
+        """Say at the start that steps may take longer than the watchdog allows."""
+        self._unit.feed(now)
+        if 2 * self._spec.step_s_p99 > self._unit.feed_at - now:
+            log.warning(
+                "steps may starve the watchdog: raise WatchdogSec= of the unit",
+                step_s_p99=round(self._spec.step_s_p99, 1),
+                watchdog_s=round(2 * (self._unit.feed_at - now), 1),
+            )
 
     def _report(self, now: float, ready_by: float) -> None:
         """How we stand with the broker, when that changes; and that we move."""
@@ -249,7 +260,8 @@ class Worker:
 
     def _quit(self, detail: str) -> None:
         if detail:
-            raise SetupError(f"the broker refuses this worker: {detail}")
+            # Another version, as a rule: in a rolling upgrade the broker's comes next.
+            raise NotYet(f"the broker refuses this worker: {detail}")
         log.info("drained")
         self._running = False
 

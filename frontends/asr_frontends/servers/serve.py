@@ -29,7 +29,7 @@ from asr_frontends.servers.websocket import WebSocket
 from asr_frontends.session import Limits
 from asr_proto import collector
 from asr_proto.curve import BrokerAt
-from asr_proto.errors import SetupError
+from asr_proto.errors import SetupError, cannot_listen
 from asr_proto.notify import Unit
 
 log = structlog.get_logger()
@@ -200,7 +200,7 @@ def listen(address: str, *, reuse_port: bool = False) -> socket.socket:
         listener.bind((host.strip("[]") or "127.0.0.1", int(port)))
         listener.listen(BACKLOG)
     except (OSError, ValueError, OverflowError) as error:
-        raise SetupError(f"cannot listen on {address!r}: {error}") from error
+        raise cannot_listen(repr(address), error) from error
     listener.setblocking(False)
     return listener
 

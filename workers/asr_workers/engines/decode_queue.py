@@ -34,7 +34,7 @@ class BatchLimits:
 
     size_max: int = 1
     wait_ms: float = 0.0
-    """So long a batch that is not full waits for more."""
+    """So long at most a batch that is not full waits for more, while audio keeps coming."""
 
     def __post_init__(self) -> None:
         assert self.size_max > 0 and self.wait_ms >= 0
@@ -56,12 +56,15 @@ def most_urgent(decodes: Iterable[Decode]) -> Decode | None:
     return min(decodes, key=_order, default=None)
 
 
-def next_batch(decodes: Sequence[Decode], limits: BatchLimits, slots_open: int, now: float) -> list[Decode]:
-    """The decodes to run together now, the most urgent first; none while others of the open slots may join in time."""
+def next_batch(decodes: Sequence[Decode], limits: BatchLimits, others: int, now: float) -> list[Decode]:
+    """The decodes to run together now, the most urgent first; none while some of `others`, open slots, may join in time.
+
+    No `others` means that nobody says anything at the moment: then there is nothing to wait for.
+    """
     first = most_urgent(decodes)
     if first is None:
         return []
-    may_join = len(decodes) < min(limits.size_max, slots_open)
+    may_join = others > 0 and len(decodes) < limits.size_max
     if may_join and (now - first.since_s) * 1000 < limits.wait_ms:
         return []
     return sorted(decodes, key=_order)[: limits.size_max]

@@ -17,8 +17,9 @@ from asr_proto.errors import SetupError
 from asr_proto.messages import Spec
 from asr_workers.engines import moonshine_torch_files
 from asr_workers.engines.decode_queue import BatchLimits
+from asr_workers.engines.memory import is_out_of_memory
 from asr_workers.engines.moonshine_model import session_options
-from asr_workers.engines.moonshine_torch_memory import memory_of, rows_that_fit
+from asr_workers.engines.moonshine_torch_memory import halved_until_it_fits, memory_of, rows_that_fit
 from asr_workers.engines.moonshine_torch_model import PRECISIONS, TorchMoonshine
 from asr_workers.engines.utterance_config import UtteranceConfig
 from asr_workers.engines.utterances import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
@@ -30,6 +31,7 @@ SLOTS_DEVICE = 256
 BATCH_SIZE_CPU = 4
 """Larger ones save little there, and chunks wait while a batch is decoded."""
 BATCH_SIZE_DEVICE = 32
+BATCH_WAIT_MS_DEVICE = 10.0
 LIVE_LATE_S_MAX = 0.1
 """Audio that is later than this is caught up with before partials are decoded."""
 STEP_S_P99_MIN = 0.5
@@ -47,9 +49,10 @@ class MoonshineTorchConfig(UtteranceConfig):
     """fp32, fp16, bf16 or int8; by default fp32 on a CPU and fp16 elsewhere."""
     slots: int | None = None
     batch_size_max: int | None = None
-    """Utterances decoded together. By default as many of 32 as fit into the device's memory; on a CPU 4, in int8 1."""
-    batch_wait_ms: float = 10.0
-    """So long a batch that is not full waits for more."""
+    """Utterances decoded together. By default as many of 32 as fit into the device's memory; on a CPU, and where memory
+    cannot be measured, 4; on a CPU in int8 1."""
+    batch_wait_ms: float | None = None
+    """So long at most a batch that is not full waits for more, while audio keeps coming: by default 10, on a CPU 0."""
 
 
 class MoonshineTorchEngine(UtteranceEngine):
@@ -67,12 +70,11 @@ class MoonshineTorchEngine(UtteranceEngine):
         slots = config.slots or (SLOTS_CPU if on_cpu else SLOTS_DEVICE)
         try:
             self._model = TorchMoonshine(checkpoint, device, precision, config.pad_s)
-            batch_size = self._batch_size(config, slots)
-            step_s = self._warm_up(1 if on_cpu else batch_size) * (batch_size if on_cpu else 1)
-        except torch.OutOfMemoryError as error:
-            raise SetupError(
-                f"{config.model} does not fit into the memory of {config.device}: no slot would"
-            ) from error
+            batch_size, step_s = self._sized(config, slots)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _too_small(config) from error
         spec = Spec(
             engine="moonshine",
             model=checkpoint.name,
@@ -86,7 +88,9 @@ class MoonshineTorchEngine(UtteranceEngine):
             license=checkpoint.license,
         )
         options = session_options(config.threads)
-        super().__init__(config, spec, options, BatchLimits(batch_size, config.batch_wait_ms), LIVE_LATE_S_MAX)
+        usual_wait_ms = 0.0 if on_cpu else BATCH_WAIT_MS_DEVICE
+        wait_ms = usual_wait_ms if config.batch_wait_ms is None else config.batch_wait_ms
+        super().__init__(config, spec, options, BatchLimits(batch_size, wait_ms), LIVE_LATE_S_MAX)
 
     def _decode(self, asked: Sequence[Asked]) -> list[list[int]]:
         return self._model.decode(asked)
@@ -96,31 +100,39 @@ class MoonshineTorchEngine(UtteranceEngine):
 
     # ---- Before serving ----
 
-    def _batch_size(self, config: MoonshineTorchConfig, slots: int) -> int:
-        """How many utterances to decode together at most. Raises SetupError where fewer fit than are wanted."""
-        usual = BATCH_SIZE_CPU if self._model.device.type == "cpu" else BATCH_SIZE_DEVICE
-        wanted = min(config.batch_size_max or (1 if self._model.one_by_one else usual), slots)
+    def _sized(self, config: MoonshineTorchConfig, slots: int) -> tuple[int, float]:
+        """How many utterances to decode together at most, and the seconds it takes. Raises SetupError."""
         memory = memory_of(self._model.device)
-        if memory is None:
-            return wanted
-        fit = rows_that_fit(memory, self._longest)
-        if fit < (wanted if config.batch_size_max else 1):
+        usual = 1 if self._model.one_by_one else BATCH_SIZE_CPU if memory is None else BATCH_SIZE_DEVICE
+        wanted = min(config.batch_size_max or usual, slots)
+        fit = wanted if memory is None else min(wanted, rows_that_fit(memory, self._longest))
+        if not fit:
+            raise _too_small(config)
+        rows, step_s = halved_until_it_fits(fit, self._warm_up)
+        if config.batch_size_max and rows < wanted:
             raise SetupError(
-                f"{wanted} utterances of {config.segment_s_max:g} s at once do not fit into the memory of "
-                f"{config.device}: {fit} slots would fit"
+                f"{wanted} utterances of {config.segment_s_max:g} s do not fit into the memory of {config.device}: "
+                f"at most {rows} at once would: set --batch-size-max {rows}"
             )
-        return min(wanted, fit)
+        return rows, step_s
 
     def _warm_up(self, rows: int) -> float:
         """Decode the most that can come at once; the seconds it takes, on a CPU as if nothing else ran there."""
-        clock = time.thread_time if self._model.device.type == "cpu" else time.perf_counter
-        self._model.decode_longest(rows, SAMPLE_RATE)  # the first decode is slow
+        on_cpu = self._model.device.type == "cpu"
+        clock, tried = (time.thread_time, 1) if on_cpu else (time.perf_counter, rows)
+        self._model.decode_longest(tried, SAMPLE_RATE)  # the first decode is slow
         started = clock()
-        self._longest(rows)
-        return clock() - started
+        self._longest(tried)
+        return (clock() - started) * rows / tried
 
     def _longest(self, rows: int) -> None:
         self._model.decode_longest(rows, self._segment_samples)
+
+
+def _too_small(config: MoonshineTorchConfig) -> SetupError:
+    return SetupError(
+        f"{config.model} and one utterance of {config.segment_s_max:g} s do not fit into the memory of {config.device}"
+    )
 
 
 def _device(name: str) -> torch.device:

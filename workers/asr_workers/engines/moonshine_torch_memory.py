@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from asr_workers.engines.memory import is_out_of_memory
+
 USED_MAX = 0.9
 """Of what is free: allocators leave gaps."""
 
@@ -44,13 +46,29 @@ def memory_of(device: torch.device) -> Memory | None:
 
 
 def rows_that_fit(memory: Memory, batch: Callable[[int], object]) -> int:
-    """How many rows `batch`, which works on as many as it is told, may have. Raises torch.OutOfMemoryError for none."""
+    """How many rows `batch`, which works on as many as it is told, may have. Raises what torch does where none fits."""
     batch(1)  # what is made once, at the first call, is no row's
     one = memory.peak(lambda: batch(1))
     try:
         two = memory.peak(lambda: batch(2))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return 1
     row = max(two - one, 1)
     shared = max(one - row, 0)
     return max(int((memory.free() * USED_MAX - shared) // row), 0)
+
+
+def halved_until_it_fits(rows: int, work: Callable[[int], float]) -> tuple[int, float]:
+    """Work on so many rows, or on half of them, and so on: memory may be in too many pieces, or somebody else's by now.
+
+    Returns on how many it did, and what it returned. Raises what torch does where one row is too much.
+    """
+    while True:
+        try:
+            return rows, work(rows)
+        except RuntimeError as error:
+            if rows == 1 or not is_out_of_memory(error):
+                raise
+        rows //= 2

@@ -1,7 +1,8 @@
 """Moonshine checkpoints on torch: batches of samples in, tokens and text out.
 
-The text of an utterance does not depend on what else is in the batch. This module must not know slots, time or why
-something is decoded.
+The text of an utterance does not depend on what else is in the batch, apart from rounding below fp32: there a choice
+between two tokens that are all but equal may fall differently. This module must not know slots, time or why something
+is decoded.
 """
 
 from __future__ import annotations
@@ -193,7 +194,12 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     family = getattr(transformers, CLASSES[checkpoint.family])
     try:
         model, found = family.from_pretrained(
-            checkpoint.folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            checkpoint.folder,
+            dtype=dtype,
+            attn_implementation="sdpa",  # a mask of bools is added up by "eager", and does not mask then
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except Exception as error:  # of three libraries, and all mean the same
         raise SetupError(f"the weights of {checkpoint.folder} do not load: {first_line(error)}") from error

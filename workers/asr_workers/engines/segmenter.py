@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnxruntime
 
-from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_float32, to_int16
+from asr_proto.audio import SAMPLE_RATE, Pcm16, to_float32
 from asr_proto.errors import BadRequest
 from asr_proto.messages import EndpointKind
 from asr_workers.endpoint import Ended, EndpointConfig, Endpointer
 from asr_workers.engines.base import Advanced, Chunk, Drained, Snapshot
+from asr_workers.engines.held_audio import HeldAudio
 from asr_workers.engines.silero import STATE_BYTES, WINDOW_SAMPLES, SileroVad
 
 ADVANCE_SAMPLES = SAMPLE_RATE
@@ -45,32 +46,6 @@ class Segment:
 
 
 Found = Segment | Advanced | Drained
-
-
-class HeldAudio:
-    """The samples of a session from `first` to `end`, which are all that is still needed of it."""
-
-    __slots__ = ("_pcm", "first")
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self._pcm = bytearray()
-
-    @property
-    def end(self) -> int:
-        return self.first + len(self._pcm) // BYTES_PER_SAMPLE
-
-    def append(self, pcm: Pcm16) -> None:
-        self._pcm += pcm.astype("<i2", copy=False).tobytes()
-
-    def read(self, start: int, end: int) -> Pcm16:
-        """A copy of the samples from `start` to `end`, both in the session's count."""
-        first, last = (BYTES_PER_SAMPLE * (sample - self.first) for sample in (start, end))
-        return to_int16(bytes(self._pcm[first:last]))
-
-    def drop_before(self, sample: int) -> None:
-        del self._pcm[: BYTES_PER_SAMPLE * max(sample - self.first, 0)]
-        self.first = max(sample, self.first)
 
 
 @dataclass(slots=True)

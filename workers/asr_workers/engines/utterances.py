@@ -160,7 +160,9 @@ class UtteranceEngine(ABC):
             self._follow(chunk.slot, now)
         keeping_up = all(self._in_time(chunk, now) for chunk in chunks)
         decodes = [decode for decode in self._decodes() if decode.final or keeping_up]
-        return outputs + self._run(next_batch(decodes, self._batch, len(self._slots), now), now)
+        # A step without audio decodes what there is: waiting in it would be nothing but turning round.
+        others = len(self._slots) - len(decodes) if chunks else 0
+        return outputs + self._run(next_batch(decodes, self._batch, others, now), now)
 
     # ---- What waits ----
 

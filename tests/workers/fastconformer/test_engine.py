@@ -1,0 +1,370 @@
+"""The fastconformer engine around a model of known answers: what a session says follows from its samples alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_proto.audio import Pcm16
+from asr_proto.errors import BadRequest, SetupError
+from asr_workers.engines.base import (
+    Advanced,
+    Chunk,
+    Drained,
+    Engine,
+    Hypothesis,
+    Output,
+    SlotOptions,
+    Snapshot,
+    Voice,
+)
+from tests.workers.fastconformer.scripted_model import ScriptedModel
+
+torch = pytest.importorskip("torch", reason="needs the extra nemo")
+from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine  # noqa: E402
+from asr_workers.engines.fastconformer.streaming import ModelSettings  # noqa: E402
+
+CHUNK = 2560
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """More cost more than they give here."""
+    torch.set_num_threads(1)
+
+
+def speech(seconds: float, seed: int = 0) -> Pcm16:
+    """Noise whose loudness changes."""
+    rng = np.random.default_rng(seed)
+    samples = round(seconds * 16000)
+    loudness = np.repeat(rng.uniform(1500, 9000, samples // 800 + 1), 800)[:samples]
+    return np.asarray(rng.normal(0, 0.4, samples) * loudness, np.int16)
+
+
+def silence(seconds: float) -> Pcm16:
+    return np.zeros(round(seconds * 16000), np.int16)
+
+
+def talk(*parts: float, seed: int = 0) -> Pcm16:
+    """Seconds of speech, and of silence where negative."""
+    return np.concatenate([speech(part, seed + n) if part > 0 else silence(-part) for n, part in enumerate(parts)])
+
+
+def engine(slots: int = 4, **changes: object) -> FastConformerEngine:
+    return FastConformerEngine(replace(FastConformerConfig(slots=slots), **changes), load=ScriptedModel)  # type: ignore[arg-type]
+
+
+def feed(it: FastConformerEngine, slot: int, pcm: Pcm16, *, flush: bool = True, size: int = CHUNK) -> list[Output]:
+    """In chunks, as the worker does it: none while the slot is blocked."""
+    outputs: list[Output] = []
+    for start in range(0, max(len(pcm), 1), size):
+        last = start + size >= len(pcm)
+        outputs += it.step([Chunk(slot, pcm[start : start + size], flush=flush and last)], 0.0)
+        outputs += settle(it)
+    return outputs
+
+
+def settle(it: FastConformerEngine) -> list[Output]:
+    outputs: list[Output] = []
+    while it.pending():
+        outputs += it.step([], 0.0)
+    return outputs
+
+
+def hear(pcm: Pcm16, **changes: object) -> list[Output]:
+    it = engine(**changes)  # type: ignore[arg-type]
+    it.open(0, SlotOptions(), None)
+    return feed(it, 0, pcm)
+
+
+def finals(outputs: Sequence[Output]) -> list[Hypothesis]:
+    return [output for output in outputs if isinstance(output, Hypothesis) and output.endpoint]
+
+
+def commits(outputs: Sequence[Output]) -> list[Snapshot]:
+    """In order."""
+    return [output.snapshot for output in outputs if isinstance(output, Hypothesis | Advanced) and output.snapshot]
+
+
+TALK = talk(1.3, -1.7, 0.8, -0.4, 0.9, -7.5, 2.0, -1.1, 0.3)
+
+
+def test_it_is_an_engine() -> None:
+    it: Engine = engine(7, model="some/model")
+    spec = it.spec
+    assert (spec.engine, spec.model, spec.slots, spec.chunk_samples) == ("fastconformer", "some/model", 7, CHUNK)
+    assert (spec.languages, spec.checksum, spec.license) == (("en",), "0123456789abcdef", "CC0")
+    assert spec.encode_factor == 1.0
+    assert not it.pending()
+
+
+def test_utterances_end_in_silence() -> None:
+    """Its final says so, its words have times within it, and speech is heard to begin and to cease."""
+    outputs = hear(TALK)
+    ended = finals(outputs)
+    assert [final.endpoint for final in ended] == ["silence", "silence", "silence", "flush"]
+    begins = [0.0, 3.0, 12.6, 15.7]
+    for final, begin in zip(ended, begins, strict=True):
+        assert abs(final.start_sample / 16000 - begin) < 0.2
+        assert final.words
+        assert final.words[0].start_sample == final.start_sample
+        assert final.words[-1].end_sample == final.end_sample
+        assert " ".join(word.text for word in final.words) == final.text
+        assert all(word.confidence and 0.5 <= word.confidence <= 1 for word in final.words)
+        assert final.confidence
+    voices = [(voice.speaking, voice.sample) for voice in outputs if isinstance(voice, Voice)]
+    assert voices == [edge for final in ended for edge in ((True, final.start_sample), (False, final.end_sample))]
+    assert isinstance(outputs[-1], Drained)
+
+
+def test_partials_only_grow() -> None:
+    text = ""
+    for output in hear(TALK):
+        if isinstance(output, Hypothesis):
+            assert output.text.startswith(text)
+            assert output.text != text or output.endpoint
+            text = "" if output.endpoint else output.text
+
+
+@settings(max_examples=15, deadline=None)
+@given(size=st.integers(500, 30_000))
+def test_any_chunks_give_the_same_finals(size: int) -> None:
+    it = engine()
+    it.open(0, SlotOptions(), None)
+    assert finals(feed(it, 0, TALK, size=size)) == finals(hear(TALK))
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_sessions_in_one_batch_say_what_each_says_alone(data: st.DataObject) -> None:
+    """YAP-15. Whatever their ages and look-aheads."""
+    contexts = [data.draw(st.sampled_from([None, 0, 80, 500, 2000])) for _ in range(4)]
+    starts = [data.draw(st.integers(0, 20)) for _ in range(4)]
+    talks = [talk(1.0 + slot / 3, -1.5, 0.5, seed=10 * slot) for slot in range(4)]
+    it, together = engine(), {slot: list[Output]() for slot in range(4)}
+    queues = {slot: [pcm[at : at + CHUNK] for at in range(0, len(pcm), CHUNK)] for slot, pcm in enumerate(talks)}
+    for turn in range(80):
+        for slot in [slot for slot, start in enumerate(starts) if start == turn]:
+            it.open(slot, SlotOptions(look_ahead_ms=contexts[slot]), None)
+        free = [slot for slot in range(4) if starts[slot] <= turn and queues[slot] and not it.blocked(slot)]
+        chunks = [Chunk(slot, queues[slot].pop(0), flush=not queues[slot]) for slot in free]
+        for output in it.step(chunks, 0.0):
+            together[output.slot].append(output)
+    for slot, pcm in enumerate(talks):
+        alone = engine()
+        alone.open(slot, SlotOptions(look_ahead_ms=contexts[slot]), None)
+        assert together[slot] == feed(alone, slot, pcm)
+
+
+def test_all_slots_step_at_once() -> None:
+    """YAP-15, YAP-08."""
+    models: list[ScriptedModel] = []
+
+    def load(given: ModelSettings) -> ScriptedModel:
+        models.append(ScriptedModel(given))
+        return models[-1]
+
+    it = FastConformerEngine(FastConformerConfig(slots=4), load=load)
+    for slot in range(4):
+        it.open(slot, SlotOptions(look_ahead_ms=80), None)
+    it.step([Chunk(slot, speech(0.16, slot)) for slot in range(4)], 0.0)
+    assert models[-1].batches[-1] == 4
+
+
+@settings(max_examples=20, deadline=None)
+@given(lost_at=st.integers(0, len(TALK)))
+def test_another_engine_goes_on_from_the_last_commit(lost_at: int) -> None:
+    """Commits at the ends of utterances and in long silence: a sample, without any state."""
+    whole = hear(TALK)
+    it = engine()
+    it.open(0, SlotOptions(), None)
+    before = feed(it, 0, TALK[: lost_at // CHUNK * CHUNK], flush=False) if lost_at >= CHUNK else []
+    snapshot = commits(before)[-1] if commits(before) else Snapshot(0, b"")
+    assert snapshot.state == b""
+    other = engine()
+    other.open(3, SlotOptions(), snapshot)
+    after = [replace(final, slot=0) for final in finals(feed(other, 3, TALK[snapshot.sample :]))]
+    assert [*finals(before), *after] == finals(whole)
+
+
+@settings(max_examples=20, deadline=None)
+@given(turn=st.integers(1, len(TALK) // CHUNK), look_ahead_ms=st.sampled_from([None, 0, 480, 1040]))
+def test_another_engine_goes_on_from_a_checkpoint(turn: int, look_ahead_ms: int | None) -> None:
+    """In the middle of an utterance, with any look-ahead: the same text, times and confidences."""
+    it, other, lost_at = engine(), engine(), turn * CHUNK
+    it.open(0, SlotOptions(look_ahead_ms=look_ahead_ms), None)
+    before = feed(it, 0, TALK[:lost_at], flush=False)
+    advanced = it.checkpoint(0)
+    assert advanced is not None and advanced.snapshot.sample == lost_at
+    other.open(3, SlotOptions(), advanced.snapshot)
+    after = [replace(final, slot=0) for final in finals(feed(other, 3, TALK[lost_at:]))]
+    assert after == finals(feed(it, 0, TALK[lost_at:]))
+    assert finals(before) == finals(hear(TALK))[: len(finals(before))] or look_ahead_ms is not None
+
+
+def test_silence_moves_the_commit_on() -> None:
+    """Every few seconds, so that nobody keeps audio for ever; what is still needed lies a second back at most."""
+    outputs = hear(silence(60))
+    samples = [commit.sample for commit in commits(outputs)]
+    assert not finals(outputs)
+    assert np.diff([0, *samples]).max() <= 6 * 16000
+    assert samples[-1] == 60 * 16000
+
+
+def test_without_an_endpoint_only_a_flush_ends() -> None:
+    (final,) = finals(hear(talk(1.0, -5.0, 1.0, -2.0), endpoint_ms=0))
+    assert final.endpoint == "flush"
+
+
+def test_what_was_not_flushed_may_end_in_any_pause() -> None:
+    """A day of silence behind a word must not be kept."""
+    ended = finals(hear(talk(1.0, -50.0, 1.0), endpoint_ms=0))
+    assert [final.endpoint for final in ended] == ["length", "flush"]
+
+
+def test_a_long_utterance_ends_in_the_next_pause() -> None:
+    ended = finals(hear(talk(3.0, -0.4, 3.0, -0.4, 3.0), utterance_s_max=5.0))
+    assert [final.endpoint for final in ended] == ["length", "flush"]
+    assert ended[0].end_sample < 6.6 * 16000
+
+
+def test_without_a_pause_it_is_cut_between_words() -> None:
+    """No token is lost or said twice: the state goes on, and somebody else can go on there too."""
+    pcm = speech(35.0)
+    whole = finals(hear(pcm, utterance_s_max=60.0))
+    outputs = hear(pcm, utterance_s_max=5.0)
+    ended = finals(outputs)
+    assert [final.endpoint for final in ended] == ["length", "length", "flush"]
+    assert " ".join(final.text for final in ended) == whole[0].text
+    snapshot = ended[0].snapshot
+    assert snapshot is not None and snapshot.state
+    other = engine(utterance_s_max=5.0)
+    other.open(0, SlotOptions(), snapshot)
+    assert finals(feed(other, 0, pcm[snapshot.sample :])) == ended[1:]
+
+
+def test_a_model_too_large_to_be_moved_within_an_utterance() -> None:
+    """It gives no checkpoint, and begins anew where it is cut."""
+    it = FastConformerEngine(
+        FastConformerConfig(slots=1, utterance_s_max=5.0), load=lambda given: ScriptedModel(given, slot_bytes=9_000_000)
+    )
+    it.open(0, SlotOptions(), None)
+    outputs = feed(it, 0, speech(35.0))
+    assert it.checkpoint(0) is None
+    assert [commit.state for commit in commits(outputs)] == [b""] * len(commits(outputs))
+    assert [final.endpoint for final in finals(outputs)] == ["length", "length", "flush"]
+
+
+def test_uncommitted_audio_has_its_limit() -> None:
+    """Whatever is said, within what the engine declares."""
+    for pcm in (TALK, speech(60.0), silence(30.0), talk(*[0.3, -0.5] * 60)):
+        it = engine(utterance_s_max=5.0)
+        it.open(0, SlotOptions(), None)
+        committed = 0
+        for start in range(0, len(pcm) - CHUNK, CHUNK):
+            for commit in commits(it.step([Chunk(0, pcm[start : start + CHUNK])], 0.0) + settle(it)):
+                committed = commit.sample
+            assert (start + CHUNK - committed) / 16000 <= it.spec.uncommitted_s_max
+
+
+def test_a_flush_is_answered_in_its_place() -> None:
+    """Behind the final, with a commit at the very sample; what comes after it is a session of its own."""
+    first, second = talk(1.1), talk(0.7, seed=5)
+    it = engine()
+    it.open(0, SlotOptions(), None)
+    outputs = feed(it, 0, first)
+    assert commits(outputs)[-1] == Snapshot(len(first), b"")
+    assert it.blocked(0) is False
+    (again,) = finals(feed(it, 0, second))
+    (alone,) = finals(hear(second))
+    assert again.text == alone.text
+    assert (again.start_sample, again.end_sample) == (
+        alone.start_sample + len(first),
+        alone.end_sample + len(first),
+    )
+
+
+@pytest.mark.parametrize("samples", [0, 1, 159, 160, 400, 1480, CHUNK])
+def test_a_flush_with_nothing_to_say(samples: int) -> None:
+    assert hear(np.zeros(samples, np.int16)) == [Advanced(0, Snapshot(samples, b"")), Drained(0)]
+
+
+def test_no_token_stands_for_audio_that_there_is_not() -> None:
+    for samples in range(16_000, 17_300, 97):
+        (final,) = finals(hear(speech(samples / 16000)))
+        assert final.end_sample <= samples
+
+
+def test_a_blocked_slot_takes_nothing() -> None:
+    it = engine()
+    it.open(0, SlotOptions(), None)
+    it.step([Chunk(0, speech(3.0))], 0.0)
+    assert it.blocked(0) and it.pending()
+    settle(it)
+    assert not it.blocked(0)
+
+
+def test_no_partials_for_who_wants_none() -> None:
+    it = engine()
+    it.open(0, SlotOptions(partials=False), None)
+    outputs = feed(it, 0, TALK)
+    assert finals(outputs) == [output for output in outputs if isinstance(output, Hypothesis)]
+    assert finals(outputs) == finals(hear(TALK))
+
+
+def test_a_reused_slot_is_wiped() -> None:
+    it = engine()
+    it.open(0, SlotOptions(), None)
+    feed(it, 0, speech(1.0, 3), flush=False)
+    it.close(0)
+    it.open(0, SlotOptions(), None)
+    assert feed(it, 0, TALK) == hear(TALK)
+
+
+def test_look_aheads_are_the_models() -> None:
+    """YAP-04, YAP-24. The longest within what the session allows; other contexts do not start."""
+    it = engine(att_context=(70, 13))
+    assert it.spec.chunk_samples == 17_920
+    for context in ((70, 2), (56, 1)):
+        with pytest.raises(SetupError, match="70,0, 70,1, 70,6, 70,13"):
+            engine(att_context=context)
+
+
+@pytest.mark.parametrize("language", ["de", "x" * 1000])
+def test_other_languages_are_refused(language: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        engine().open(0, SlotOptions(language), None)
+    assert caught.value.slug == "unsupported-language"
+    assert len(caught.value.detail) <= 128
+
+
+@pytest.mark.parametrize("state", [b"x", b"\x90", b"\x99" + bytes(9)])
+def test_a_foreign_snapshot_is_refused(state: bytes) -> None:
+    it = engine()
+    with pytest.raises(BadRequest) as caught:
+        it.open(0, SlotOptions(), Snapshot(5, state))
+    assert caught.value.slug == "bad-snapshot"
+    it.open(0, SlotOptions(), None)
+
+
+def test_more_slots_than_fit_do_not_start() -> None:
+    with pytest.raises(SetupError, match=r"1000000000000 slots of scripted do not fit on cpu: \d+ would"):
+        engine(10**12)
+
+
+def test_a_precision_that_is_none_of_its_own() -> None:
+    """YAP-14."""
+    with pytest.raises(SetupError, match="does not run in fp16: take fp32, bf16, int8"):
+        engine(precision="fp16")
+
+
+def test_slots_are_sized_from_memory() -> None:
+    config = FastConformerConfig()
+    small = FastConformerEngine(config, load=ScriptedModel).spec.slots
+    large = FastConformerEngine(config, load=lambda given: ScriptedModel(given, slot_bytes=5_000_000)).spec.slots
+    assert (small, large) == (64, 20)

@@ -1,0 +1,292 @@
+"""The engine `fastconformer`: sessions of any age on one cache-aware streaming model.
+
+A slot's audio becomes features as it comes; when they fill the model's next chunk, the slot takes part in the next
+step, whatever its look-ahead. Tokens never change, so partials only grow. Where utterances end is decided by the
+tokens alone; then the state begins anew at a sample of the session, and to go on there nothing else is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+
+from asr_proto.errors import SetupError
+from asr_proto.messages import Spec
+from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
+from asr_workers.engines.fastconformer.load import load
+from asr_workers.engines.fastconformer.mel import StreamingMel
+from asr_workers.engines.fastconformer.names import check_language, languages_of, served_name
+from asr_workers.engines.fastconformer.sizing import sized
+from asr_workers.engines.fastconformer.snapshots import STATE_BYTES_MAX, SlotState
+from asr_workers.engines.fastconformer.speaker import Speaker
+from asr_workers.engines.fastconformer.streaming import (
+    DEFAULT_MODEL,
+    Confidence,
+    Decoder,
+    Emission,
+    FeatureChunk,
+    Geometry,
+    Implementation,
+    ModelSettings,
+    Precision,
+    StreamingModel,
+)
+from asr_workers.engines.fastconformer.utterances import Heard, Utterance, UtteranceRules
+from asr_workers.engines.held_audio import HeldAudio
+from asr_workers.engines.token_text import TokenText
+
+FRAME_MS = 80
+RIGHT = 1
+"""The usual look-ahead in frames, where the model knows it."""
+SNAPSHOT_MARGIN_BYTES = 262_144
+"""What a snapshot holds beside the model's state: audio, features and tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class FastConformerConfig:
+    """How to run the engine."""
+
+    model: str = DEFAULT_MODEL
+    """A name on the Hugging Face hub, a `.nemo` file, or the folder of an extracted one."""
+    implementation: Implementation = "auto"
+    device: str = "cpu"
+    precision: Precision | None = None
+    """None: bf16 on CUDA, fp32 elsewhere."""
+    att_context: tuple[int, int] | None = None
+    """Frames of 80 ms that the model sees before and behind: one of its own. None: its own left, and 1 behind."""
+    decoder: Decoder = "rnnt"
+    confidence: Confidence = "max_prob"
+    slots: int | None = None
+    """None: as many as the device's memory holds and is sensible."""
+    threads: int = 1
+    trust_checkpoint: bool = False
+    endpoint_ms: int = 960
+    """Silence that ends an utterance; 0: only a flush does, and the longest length."""
+    utterance_s_max: float = 40.0
+
+    @property
+    def settings(self) -> ModelSettings:
+        """For the model, but for the number of slots. Raises SetupError."""
+        if self.precision not in (None, *get_args(Precision)):
+            raise SetupError(f"fastconformer does not run in {self.precision}: take {', '.join(get_args(Precision))}")
+        return ModelSettings(
+            model=self.model,
+            implementation=self.implementation,
+            decoder=self.decoder,
+            precision=self.precision or ("bf16" if self.device.startswith("cuda") else "fp32"),
+            device=self.device,
+            threads=self.threads,
+            confidence=self.confidence,
+            trust_checkpoint=self.trust_checkpoint,
+        )
+
+
+@dataclass(slots=True)
+class _Slot:
+    speaker: Speaker
+    geometry: Geometry
+    audio: HeldAudio
+    """What the state may have to hear again."""
+    features: torch.Tensor
+    """float32 [frames, mels]: what the model has not heard yet."""
+    flushing: bool = False
+    """A flush waits: after these features the utterance ends."""
+
+    @property
+    def size(self) -> int:
+        """Features that the next chunk takes."""
+        return self.geometry.later_frames if self.speaker.utterance.frames else self.geometry.first_frames
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next chunk is complete."""
+        return self.flushing or len(self.features) >= self.size
+
+    def take(self) -> FeatureChunk:
+        """The next chunk: all that is left where a flush waits for it."""
+        size = self.size
+        last = self.flushing and len(self.features) <= size
+        chunk = FeatureChunk(self.speaker.slot, self.features[:size], self.geometry.right, last)
+        self.features = self.features[size:]
+        return chunk
+
+
+class FastConformerEngine:
+    """Engine of asr_workers.engines.base. Raises SetupError where it cannot run."""
+
+    def __init__(self, config: FastConformerConfig, load: Callable[[ModelSettings], StreamingModel] = load) -> None:
+        self._config = config
+        self._languages = languages_of(config.model)
+        self._sized = sized(config.settings, config.slots, load, lambda model: _right(model, config.att_context))
+        self._model, self._right = self._sized.model, self._sized.right
+        self._step_s_p99 = self._sized.warm_up()
+        cuts = self._model.bytes_per_slot() + SNAPSHOT_MARGIN_BYTES <= STATE_BYTES_MAX
+        self._rules = UtteranceRules.of(config.endpoint_ms, config.utterance_s_max, cuts=cuts)
+        self._text = TokenText(self._model.tokenizer)
+        self._mel = StreamingMel(self._model.mel, self._sized.slots)
+        self._slots: dict[int, _Slot] = {}
+
+    @property
+    def spec(self) -> Spec:
+        chunk_samples = self._model.geometry(self._right).later_frames * self._model.mel.hop_samples
+        longest = max(self._model.rights) + 1
+        return Spec(
+            engine="fastconformer",
+            model=served_name(self._config.model),
+            languages=self._languages,
+            slots=self._sized.slots,
+            chunk_samples=chunk_samples,
+            uncommitted_s_max=self._rules.uncommitted_s_max + longest * FRAME_MS / 1000,
+            device=self._config.device,
+            step_s_p99=self._step_s_p99,
+            checksum=self._model.checksum,
+            license=self._model.licence or "",
+        )
+
+    def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
+        check_language(options.language, self._languages)
+        assert slot not in self._slots and 0 <= slot < self._sized.slots
+        geometry = self._model.geometry(self._right_for(options.look_ahead_ms))
+        sample = snapshot.sample if snapshot else 0
+        self._model.open(slot)
+        self._mel.reset(slot)
+        opened = _Slot(Speaker(slot, options.partials, Utterance(sample)), geometry, HeldAudio(sample), self._none())
+        if snapshot and snapshot.state:
+            self._restore(opened, SlotState.unpacked(snapshot.state))
+        self._slots[slot] = opened
+
+    def close(self, slot: int) -> None:
+        if self._slots.pop(slot, None) is not None:
+            self._model.close(slot)
+            self._mel.reset(slot)
+
+    def blocked(self, slot: int) -> bool:
+        return self._slots[slot].ready
+
+    def pending(self) -> bool:
+        return any(slot.ready for slot in self._slots.values())
+
+    def in_flight(self) -> tuple[int, ...]:
+        return ()
+
+    def elective_s(self) -> float:
+        return 0.0
+
+    def checkpoint(self, slot: int) -> Advanced | None:
+        return Advanced(slot, self._snapshot(self._slots[slot])) if self._rules.cuts else None
+
+    @torch.inference_mode()
+    def step(self, chunks: Sequence[Chunk], now: float) -> list[Output]:
+        self._feed(chunks)
+        ready = [slot for slot in self._slots.values() if slot.ready]
+        features = [slot.take() for slot in ready]
+        emissions = self._model.step(features) if features else {}
+        outputs: list[Output] = []
+        for slot, chunk in zip(ready, features, strict=True):
+            tokens = [_heard(emission) for emission in emissions.get(chunk.slot, ())]
+            outputs += self._flushed(slot, tokens) if chunk.last else self._heard(slot, tokens)
+        return outputs
+
+    # ---- Audio ----
+
+    def _feed(self, chunks: Sequence[Chunk]) -> None:
+        slots = [self._slots[chunk.slot] for chunk in chunks]
+        for slot, chunk in zip(slots, chunks, strict=True):
+            assert not slot.flushing, "a slot that drains takes no chunk"
+            slot.flushing = chunk.flush
+            slot.audio.append(chunk.pcm)
+        numbers, flushes = [chunk.slot for chunk in chunks], [chunk.flush for chunk in chunks]
+        heard = self._mel.feed(numbers, [chunk.pcm for chunk in chunks], flushes)
+        for slot, features in zip(slots, heard, strict=True):
+            slot.features = torch.cat((slot.features, features))
+
+    def _begin_anew(self, slot: _Slot, origin: int) -> None:
+        """A new state, which hears the audio from `origin` on again."""
+        number, audio = slot.speaker.slot, slot.audio
+        slot.speaker.utterance = Utterance(origin)
+        self._model.open(number)
+        self._mel.reset(number)
+        pcm = audio.read(origin, audio.end)
+        (slot.features,) = self._mel.feed([number], [pcm], [slot.flushing])
+
+    # ---- Text ----
+
+    def _heard(self, slot: _Slot, tokens: Sequence[Heard]) -> list[Output]:
+        speaker = slot.speaker
+        outputs: list[Output] = list(speaker.hear(tokens, slot.geometry.right + 1))
+        ending = speaker.utterance.ending(self._rules, self._text.starts_word)
+        if ending is not None and ending.origin is not None:
+            self._begin_anew(slot, ending.origin)
+            outputs += speaker.final(ending.tokens, ending.endpoint, Snapshot(ending.origin, b""), self._text)
+        elif ending is not None:
+            outputs += speaker.final(ending.tokens, ending.endpoint, self._snapshot(slot), self._text)
+        if tokens:
+            outputs += speaker.partial(self._text)
+        slot.audio.drop_before(speaker.utterance.needed)
+        return outputs
+
+    def _flushed(self, slot: _Slot, tokens: Sequence[Heard]) -> list[Output]:
+        """Everything is out: end the utterance. The model has wiped the slot."""
+        speaker, end = slot.speaker, slot.audio.end
+        outputs: list[Output] = list(speaker.hear(tokens, 0))
+        said = speaker.utterance.flush(end)
+        slot.flushing, slot.audio, speaker.utterance = False, HeldAudio(end), Utterance(end)
+        outputs += speaker.final(said, "flush", Snapshot(end, b""), self._text)
+        return [*outputs, Drained(speaker.slot)]
+
+    # ---- Look-ahead ----
+
+    def _right_for(self, look_ahead_ms: int | None) -> int:
+        """The longest look-ahead in that time, or the shortest there is."""
+        if look_ahead_ms is None:
+            return self._right
+        rights = sorted(self._model.rights)
+        return max([right for right in rights if right * FRAME_MS <= look_ahead_ms] or rights[:1])
+
+    # ---- Snapshots ----
+
+    def _snapshot(self, slot: _Slot) -> Snapshot:
+        """The slot as it is."""
+        number, audio = slot.speaker.slot, slot.audio
+        state = SlotState(
+            right=slot.geometry.right,
+            utterance=slot.speaker.utterance,
+            audio_first=audio.first,
+            audio=audio.read(audio.first, audio.end),
+            features=slot.features.numpy(),
+            mel=self._mel.export(number),
+            model=self._model.snapshot(number),
+        )
+        return Snapshot(audio.end, state.packed())
+
+    def _restore(self, slot: _Slot, state: SlotState) -> None:
+        """Raises BadRequest."""
+        number = slot.speaker.slot
+        self._model.restore(number, state.model)
+        self._mel.restore(number, state.mel)
+        slot.geometry = self._model.geometry(state.right)
+        slot.speaker.utterance = state.utterance
+        slot.audio = HeldAudio(state.audio_first)
+        slot.audio.append(state.audio)
+        slot.features = torch.from_numpy(state.features)
+
+    def _none(self) -> torch.Tensor:
+        return torch.empty(0, self._model.mel.mels)
+
+
+def _heard(emission: Emission) -> Heard:
+    return Heard(emission.token, emission.frame, 1, round(emission.confidence, 4))
+
+
+def _right(model: StreamingModel, att_context: tuple[int, int] | None) -> int:
+    """The worker's own look-ahead in frames. Raises SetupError for a context that is not the model's."""
+    if att_context is None:
+        return RIGHT if RIGHT in model.rights else model.rights[0]
+    left, right = att_context
+    if left != model.left or right not in model.rights:
+        known = ", ".join(f"{model.left},{right}" for right in sorted(model.rights))
+        raise SetupError(f"{model.name} was not trained with the context {left},{right}: it knows {known}")
+    return right

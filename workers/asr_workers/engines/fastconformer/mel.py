@@ -1,0 +1,179 @@
+"""Log-mel features of many streams, equal to those of the whole recording whatever the chunks' sizes.
+
+A frame of 25 ms is centred on its time, so it is ready 12.5 ms later; what a later frame needs of earlier samples is
+kept per slot. An utterance of n samples has n // 160 frames, as the model was trained; its end is heard as silence.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asr_proto.audio import SAMPLE_RATE, Pcm16
+from asr_proto.errors import BadRequest, SetupError
+
+_HEADER = struct.Struct("<qqfI")
+_GUARD = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True)
+class MelSettings:
+    """What one model hears."""
+
+    window: Tensor
+    """float32 [window samples]."""
+    filters: Tensor
+    """float32 [mels, fft_samples / 2 + 1]."""
+    hop_samples: int = 160
+    fft_samples: int = 512
+    preemphasis: float = 0.97
+    guard: float = _GUARD
+    clamped: bool = False
+    """Whether the guard is the smallest energy, rather than added to each."""
+
+    @property
+    def mels(self) -> int:
+        return self.filters.shape[0]
+
+
+def mel_settings(config: dict[str, Any], weights: dict[str, Tensor]) -> MelSettings:
+    """The features of a checkpoint. Raises SetupError when they cannot be made while audio comes in."""
+    given: dict[str, Any] = config.get("preprocessor") or {}
+    filters, window = weights.get("preprocessor.featurizer.fb"), weights.get("preprocessor.featurizer.window")
+    if filters is None or window is None:
+        raise SetupError("the checkpoint says nothing of its log-mel features")
+    if given.get("normalize", "per_feature") in ("per_feature", "all_features") or _fixed(given):
+        raise SetupError("the model's features are normalized over whole recordings: it cannot stream")
+    if given.get("sample_rate", SAMPLE_RATE) != SAMPLE_RATE or given.get("exact_pad"):
+        raise SetupError(f"only models of {SAMPLE_RATE} Hz with centred windows are supported")
+    if not given.get("log", True) or given.get("mag_power", 2.0) != 2.0 or given.get("frame_splicing", 1) != 1:
+        raise SetupError("only models of plain log-mel energies are supported")
+    guard = given.get("log_zero_guard_value", _GUARD)
+    numbers = {"tiny": torch.finfo(torch.float32).tiny, "eps": torch.finfo(torch.float32).eps}
+    return MelSettings(
+        window=window.float(),
+        filters=filters.float().reshape(-1, filters.shape[-1]),
+        hop_samples=round(given.get("window_stride", 0.01) * SAMPLE_RATE),
+        fft_samples=2 * (filters.shape[-1] - 1),
+        preemphasis=float(given.get("preemph", 0.97) or 0.0),
+        guard=float(numbers.get(guard, guard)),
+        clamped=given.get("log_zero_guard_type", "add") == "clamp",
+    )
+
+
+class StreamingMel:
+    """The samples that each slot's next frames need."""
+
+    def __init__(self, settings: MelSettings, slots: int) -> None:
+        self.settings = settings
+        window = settings.window.numel()
+        self._window = window
+        self._half = window // 2
+        self._margin = (settings.fft_samples - window) // 2
+        self._taper = torch.nn.functional.pad(settings.window, (self._margin, self._margin))
+        self._filters = settings.filters.T.contiguous()
+        self._kept = np.zeros((slots, 2 * window), np.float32)
+        """Pre-emphasized samples from the next frame's window on; row b holds the first `_filled[b]`."""
+        self._filled = np.full(slots, self._half, np.int64)
+        self._frames = np.zeros(slots, np.int64)
+        self._previous = np.zeros(slots, np.float32)
+
+    def reset(self, slot: int) -> None:
+        """Ready for an utterance: before it lies silence."""
+        self._kept[slot] = 0.0
+        self._filled[slot] = self._half
+        self._frames[slot] = 0
+        self._previous[slot] = 0.0
+
+    def feed(self, slots: Sequence[int], pcm: Sequence[Pcm16], last: Sequence[bool]) -> list[Tensor]:
+        """The frames that become ready in each of these slots: float32 [frames, mels].
+
+        A slot whose samples are the `last` of its utterance gives all that are left, and is as after reset.
+        """
+        counts = [self._append(slot, samples, end) for slot, samples, end in zip(slots, pcm, last, strict=True)]
+        total = sum(counts)
+        if not total:
+            return [torch.empty(0, self.settings.mels) for _ in slots]
+        windows = np.zeros((total, self.settings.fft_samples), np.float32)
+        inner = windows[:, self._margin : self._margin + self._window]
+        begin = 0
+        for slot, count in zip(slots, counts, strict=True):
+            inner[begin : begin + count] = self._take(slot, count)
+            begin += count
+        log_mel = self._log_mel(torch.from_numpy(windows))
+        ends = np.cumsum(counts).tolist()
+        features = [log_mel[end - count : end] for end, count in zip(ends, counts, strict=True)]
+        for slot, end in zip(slots, last, strict=True):
+            if end:
+                self.reset(slot)
+        return features
+
+    def export(self, slot: int) -> bytes:
+        """The state of a slot."""
+        filled = int(self._filled[slot])
+        head = _HEADER.pack(self._frames[slot], filled, self._previous[slot], self._window)
+        return head + self._kept[slot, :filled].tobytes()
+
+    def restore(self, slot: int, exported: bytes) -> None:
+        """Go on from an exported state. Raises BadRequest."""
+        if len(exported) < _HEADER.size:
+            raise BadRequest("the state of the features is cut short", slug="bad-snapshot")
+        frames, filled, previous, window = _HEADER.unpack_from(exported)
+        if window != self._window or frames < 0 or len(exported) != _HEADER.size + 4 * filled:
+            raise BadRequest("the state of the features is of another model", slug="bad-snapshot")
+        self._room(filled)
+        self._kept[slot] = 0.0
+        self._kept[slot, :filled] = np.frombuffer(exported, np.float32, offset=_HEADER.size)
+        self._filled[slot], self._frames[slot], self._previous[slot] = filled, frames, previous
+
+    def _append(self, slot: int, pcm: Pcm16, end: bool) -> int:
+        """Keeps the samples and says how many frames are ready now."""
+        filled, hop = int(self._filled[slot]), self.settings.hop_samples
+        needed = filled + pcm.size
+        self._room(needed + self._half)
+        if pcm.size:
+            samples = pcm.astype(np.float32) * np.float32(1 / 32768)
+            emphasized = self._kept[slot, filled:needed]
+            emphasized[0] = samples[0] - np.float32(self.settings.preemphasis) * self._previous[slot]
+            emphasized[1:] = samples[1:] - np.float32(self.settings.preemphasis) * samples[:-1]
+            self._previous[slot] = samples[-1]
+        self._filled[slot] = needed
+        return (needed - self._half) // hop if end else max(0, (needed - self._window) // hop + 1)
+
+    def _take(self, slot: int, count: int) -> NDArray[np.float32]:
+        """The windows [count, window] of the next frames. What follows a kept last sample is zero."""
+        hop = self.settings.hop_samples
+        row = self._kept[slot]
+        stride = row.strides[0]
+        taken = np.lib.stride_tricks.as_strided(row, (count, self._window), (hop * stride, stride)).copy()
+        rest = max(0, int(self._filled[slot]) - count * hop)
+        row[:rest] = row[count * hop : count * hop + rest].copy()
+        row[rest : int(self._filled[slot])] = 0.0
+        self._filled[slot] = rest
+        self._frames[slot] += count
+        return taken
+
+    def _room(self, samples: int) -> None:
+        """Widen the rows where chunks are longer than any before."""
+        if samples > self._kept.shape[1]:
+            self._kept = np.pad(self._kept, ((0, 0), (0, samples - self._kept.shape[1])))
+
+    def _log_mel(self, windows: Tensor) -> Tensor:
+        """windows [frames, fft_samples] -> [frames, mels]."""
+        spectrum = torch.view_as_real(torch.fft.rfft(windows * self._taper))
+        # The square of the root, as in training: equal to the last bit.
+        power = spectrum.pow(2).sum(-1).sqrt().pow(2.0)
+        mel = power @ self._filters
+        guard = self.settings.guard
+        return (mel.clamp(min=guard) if self.settings.clamped else mel + guard).log()
+
+
+def _fixed(given: dict[str, Any]) -> bool:
+    return isinstance(given.get("normalize"), dict)

@@ -1,0 +1,36 @@
+"""What a NeMo model is called, and the languages that it knows: checkpoints do not say it, their names do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from asr_proto.errors import BadRequest
+
+NAME_CHARACTERS_MAX = 128
+ENGLISH = ("en",)
+PARAKEET_V3 = "bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk sl sv uk"
+
+
+def served_name(model: str) -> str:
+    """A hub's name as it is; a file or folder on disk without where it lies, which is nobody's business."""
+    path = Path(model).expanduser()
+    return (path.name.removesuffix(".nemo") if path.exists() else model)[:NAME_CHARACTERS_MAX]
+
+
+def languages_of(model: str) -> tuple[str, ...]:
+    """From a hub name or a path: `stt_de_...` is German. Names that tell none are taken for English."""
+    name = served_name(model).rpartition("/")[2].lower()
+    if re.fullmatch(r"parakeet-tdt.*v3", name):
+        return tuple(PARAKEET_V3.split())
+    named = re.match(r"stt_([a-z]{2,3})_", name)
+    return (named[1],) if named else ENGLISH
+
+
+def check_language(language: str, languages: tuple[str, ...]) -> None:
+    """Raises BadRequest for one that the model does not know; none is any."""
+    if language.partition("-")[0].lower() not in ("", *languages):
+        raise BadRequest(
+            f"language {language[:20]!r} is not supported: this model knows {', '.join(languages)}"[:128],
+            slug="unsupported-language",
+        )

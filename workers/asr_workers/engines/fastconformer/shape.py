@@ -1,0 +1,106 @@
+"""The shape of a FastConformer, read from a checkpoint's configuration, and who can run it.
+
+`context` says whether a model streams at all; `lean_shape` whether our own encoder knows all of its parts. What neither
+names (dropout, losses, data sets) makes no difference to what the model says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from asr_proto.errors import BadRequest, SetupError
+from asr_workers.engines.fastconformer.streaming import Geometry
+
+SUBSAMPLING = 8
+FIRST_SHORT_FRAMES = 7
+"""The first encoder frame hears one feature frame, each later one eight more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """How the model attends while it streams, in encoder frames."""
+
+    left: int
+    rights: tuple[int, ...]
+    """The first is the model's default."""
+
+    def geometry(self, right: int) -> Geometry:
+        """Raises BadRequest."""
+        if right not in self.rights:
+            known = ", ".join(str(known) for known in self.rights)
+            raise BadRequest(f"the model knows look-aheads of {known} frames, not {right}")
+        frames = SUBSAMPLING * (right + 1)
+        return Geometry(right, frames - FIRST_SHORT_FRAMES, frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of the encoder."""
+
+    layers: int
+    width: int
+    heads: int
+    kernel: int
+    """Frames that the depthwise convolution sees, the newest one included."""
+    mels: int
+    channels: int
+    """Of the convolutions that reduce the frame rate."""
+    scaled: bool
+    """Whether the encoder's input is multiplied by the root of its width."""
+    batch_norm: bool
+    """Whether the convolution modules have a batch norm instead of a layer norm."""
+
+
+def context(config: dict[str, Any]) -> Context:
+    """Raises SetupError with one sentence when the model cannot stream with caches."""
+    encoder = config.get("encoder")
+    if not isinstance(encoder, dict) or not str(encoder.get("_target_", "")).endswith(".ConformerEncoder"):
+        raise SetupError("the checkpoint holds no Conformer encoder")
+    if encoder.get("att_context_style") != "chunked_limited" or not _causal(encoder):
+        raise SetupError("the model is not cache-aware: it needs causal convolutions and chunked, limited attention")
+    if encoder.get("subsampling_factor") != SUBSAMPLING:
+        raise SetupError(f"only models of {SUBSAMPLING} feature frames per encoder frame are supported")
+    sizes = encoder.get("att_context_size") or [-1, -1]
+    pairs = sizes if isinstance(sizes[0], list) else [sizes]
+    if not all(len(pair) == 2 and pair[0] > 0 and pair[1] >= 0 and pair[0] % (pair[1] + 1) == 0 for pair in pairs):
+        raise SetupError(f"the model's attention contexts {sizes} are not such that it can stream")
+    lefts = {left for left, _ in pairs}
+    if len(lefts) > 1:
+        raise SetupError(f"the model's attention contexts {sizes} differ in their history")
+    return Context(lefts.pop(), tuple(dict.fromkeys(right for _, right in pairs)))
+
+
+def lean_shape(config: dict[str, Any]) -> Shape:
+    """Raises SetupError with one sentence when our own encoder does not know a part of this model."""
+    encoder = config["encoder"]
+    expected = {
+        "subsampling": ("dw_striding", None),
+        "self_attention_model": ("rel_pos", "rel_pos"),
+        "untie_biases": (True, True),
+        "reduction": (None, None),
+        "conv_norm_type": (("layer_norm", "batch_norm"), "batch_norm"),
+        "feat_out": ((-1, encoder["d_model"]), -1),
+        "conv_context_size": (("causal", [encoder.get("conv_kernel_size", 31) - 1, 0]), None),
+    }
+    for name, (wanted, default) in expected.items():
+        value = encoder.get(name, default)
+        if value not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+            raise SetupError(f"the lean implementation does not know {name} {value}: take nemo")
+    channels = encoder.get("subsampling_conv_channels", -1)
+    return Shape(
+        layers=int(encoder["n_layers"]),
+        width=int(encoder["d_model"]),
+        heads=int(encoder.get("n_heads", 4)),
+        kernel=int(encoder.get("conv_kernel_size", 31)),
+        mels=int(encoder["feat_in"]),
+        channels=int(channels if channels > 0 else encoder["d_model"]),
+        scaled=bool(encoder.get("xscaling", True)),
+        batch_norm=encoder.get("conv_norm_type", "batch_norm") == "batch_norm",
+    )
+
+
+def _causal(encoder: dict[str, Any]) -> bool:
+    size = encoder.get("conv_context_size")
+    limited = size == "causal" or (isinstance(size, list) and len(size) == 2 and size[1] == 0)
+    return bool(encoder.get("causal_downsampling")) and limited

@@ -1,0 +1,104 @@
+"""How many slots a device holds, decided before anybody is served; and a first step, which warms it up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.streaming import FeatureChunk, ModelSettings, StreamingModel
+
+MEMORY_SHARE = 0.8
+"""Of what is free: everything else wants some too."""
+SLOTS_CUDA = 512
+SLOTS_CPU_MIN, SLOTS_CPU_MAX = 16, 64
+SLOTS_CPU_BYTES = 100_000_000
+"""A larger state is that of a larger model, of which a CPU serves fewer sessions in real time."""
+RECORDED = 4
+"""Steps are recorded in sizes that double, up to the first that takes all slots: rows of all sizes, for each slot."""
+STEP_S_MARGIN = 2.0
+STEP_S_MIN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A model with as many slots as are served, and its usual look-ahead in frames."""
+
+    model: StreamingModel
+    slots: int
+    right: int
+
+    def warm_up(self) -> float:
+        """Run the largest usual step; what all but one in a hundred stay below, in seconds."""
+        self.model.warm_up(self.right)
+        geometry = self.model.geometry(self.right)
+        for slot in range(self.slots):
+            self.model.open(slot)
+        elapsed_s = [self._step(frames) for frames in (geometry.first_frames, *[geometry.later_frames] * 2)]
+        for slot in range(self.slots):
+            self.model.close(slot)
+        return max(STEP_S_MIN, STEP_S_MARGIN * elapsed_s[-1])
+
+    def _step(self, frames: int) -> float:
+        features = torch.zeros(frames, self.model.mel.mels)
+        started = time.perf_counter()
+        self.model.step([FeatureChunk(slot, features, self.right) for slot in range(self.slots)])
+        return time.perf_counter() - started
+
+
+def sized(
+    settings: ModelSettings,
+    wanted: int | None,
+    load: Callable[[ModelSettings], StreamingModel],
+    right: Callable[[StreamingModel], int],
+) -> Sized:
+    """Load the model with `wanted` slots, or with a sensible number. Raises SetupError when they do not fit.
+
+    `right` says the look-ahead with which a model is used.
+    """
+    model = load(replace(settings, slots=1))
+    look_ahead = right(model)
+    fit = _fit(model, torch.device(settings.device), look_ahead)
+    if fit < (wanted or 1):
+        sentence = f"{wanted or 1} slots of {model.name} do not fit on {settings.device}"
+        raise SetupError(f"{sentence}: {fit} would, ask for fewer with --slots")
+    slots = wanted or min(fit, _sensible(model, settings))
+    del model
+    if settings.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    return Sized(load(replace(settings, slots=slots)), slots, look_ahead)
+
+
+def _sensible(model: StreamingModel, settings: ModelSettings) -> int:
+    if settings.device.startswith("cuda"):
+        return SLOTS_CUDA
+    return max(SLOTS_CPU_MIN, min(SLOTS_CPU_MAX, SLOTS_CPU_BYTES // model.bytes_per_slot()))
+
+
+def _fit(model: StreamingModel, device: torch.device, right: int) -> int:
+    """Slots that the free memory holds, each with its part of the largest step."""
+    if device.type != "cuda":
+        return int(MEMORY_SHARE * _free_bytes()) // model.bytes_per_slot()
+    torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device)
+    model.warm_up(right)
+    step_bytes = torch.cuda.max_memory_allocated(device) - held
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(device)[0]
+    return int(MEMORY_SHARE * free) // (model.bytes_per_slot() + RECORDED * step_bytes)
+
+
+def _free_bytes(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Of the machine or, where it has less, of the control group. Where nobody says it, more than anything needs."""
+    free = 1 << 62
+    if proc.exists():
+        lines = dict(line.split(":", maxsplit=1) for line in proc.read_text().splitlines())
+        free = 1024 * int(lines["MemAvailable"].split()[0])
+    limit, current = group / "memory.max", group / "memory.current"
+    if limit.exists() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(current.read_text()))
+    return free

@@ -1,0 +1,219 @@
+"""A StreamingModel: an encoder and a decoder over slots, whichever they are, and where each slot's utterance stands."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr_proto.errors import BadRequest
+from asr_workers.engines.fastconformer.decoding import Encoded, GreedyDecoder, Ints
+from asr_workers.engines.fastconformer.mel import MelSettings, mel_settings
+from asr_workers.engines.fastconformer.nemo_file import Checkpoint
+from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPLING, context
+from asr_workers.engines.fastconformer.streaming import Emission, FeatureChunk, Geometry, ModelSettings
+
+_SNAPSHOT = struct.Struct("<4sB4s16s4s4sq")
+_MAGIC = b"fcsl"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The chunks of one step, all of one look-ahead. B rows, each of another slot."""
+
+    features: Tensor
+    """[B, 8 * (right + 1), mels]: an utterance's first chunk begins at row 7; zero where there is no frame."""
+    slots: Tensor
+    """int64 [B], ascending."""
+    starts: Tensor
+    """int64 [B]: encoder frames of the utterance before this chunk."""
+    rows: Tensor
+    """int64 [B]: rows of `features` up to the chunk's end."""
+    span: slice | None = None
+    """The same slots, where they lie side by side."""
+    whole: bool = False
+    """No row holds a first or a last chunk, and every slot has heard `left` frames."""
+
+
+class StreamingEncoder(Protocol):
+    """Encodes steps; keeps what each slot needs next time."""
+
+    def step(self, batch: Batch) -> Tensor:
+        """[B, right + 1, width]; rows behind the end of a last chunk mean nothing."""
+
+    def wipe(self, slot: int) -> None:
+        """As before an utterance."""
+
+    def state(self) -> list[Tensor]:
+        """Everything that belongs to slots, each [slots, ...]."""
+
+    def remembered(self, slot: int, frames: int) -> list[Tensor]:
+        """Views of what a slot holds after that many frames of an utterance; everything else of it is unused."""
+
+    def warm_up(self, right: int) -> None:
+        """Prepare for steps of this look-ahead."""
+
+
+class SlotModel:
+    """A StreamingModel."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: ModelSettings,
+        implementation: Literal["lean", "nemo"],
+        encoder: StreamingEncoder,
+        decoder: GreedyDecoder,
+    ) -> None:
+        self.name, self.checksum = checkpoint.name, checkpoint.checksum
+        self.licence, self.tokenizer = checkpoint.licence, checkpoint.tokenizer
+        self.implementation: Literal["lean", "nemo"] = implementation
+        self.mel: MelSettings = mel_settings(checkpoint.config, checkpoint.weights)
+        self._context = context(checkpoint.config)
+        self.rights, self.left = self._context.rights, self._context.left
+        self._settings = settings
+        self._device = torch.device(settings.device)
+        self._dtype = dtype_of(settings)
+        self._encoder, self._decoder = encoder, decoder
+        self._starts = np.zeros(settings.slots, np.int64)
+        """Encoder frames of each slot's utterance so far."""
+        self._wiped = np.ones(settings.slots, np.bool_)
+
+    def bytes_per_slot(self) -> int:
+        return sum(arena[0].numel() * arena.element_size() for arena in self._encoder.state() + self._decoder.state())
+
+    def geometry(self, right: int) -> Geometry:
+        return self._context.geometry(right)
+
+    @torch.inference_mode()
+    def open(self, slot: int) -> None:
+        if not self._wiped[slot]:
+            self._encoder.wipe(slot)
+            self._decoder.wipe(slot)
+            self._starts[slot] = 0
+            self._wiped[slot] = True
+
+    def close(self, slot: int) -> None:
+        self.open(slot)
+
+    @torch.inference_mode()
+    def step(self, chunks: Sequence[FeatureChunk]) -> dict[int, list[Emission]]:
+        emissions: dict[int, list[Emission]] = {chunk.slot: [] for chunk in chunks}
+        if len(emissions) != len(chunks):
+            raise ValueError("a step takes one chunk of a slot")
+        for right in {chunk.right for chunk in chunks}:
+            lane = [chunk for chunk in chunks if chunk.right == right and (len(chunk.features) or not chunk.last)]
+            if lane:
+                self._step(sorted(lane, key=lambda chunk: chunk.slot), self.geometry(right), emissions)
+        for chunk in chunks:
+            if chunk.last:
+                self.open(chunk.slot)
+        return emissions
+
+    def _step(self, lane: list[FeatureChunk], geometry: Geometry, emissions: dict[int, list[Emission]]) -> None:
+        slots = np.array([chunk.slot for chunk in lane])
+        starts = self._starts[slots]
+        rows, features = assembled(lane, starts, geometry, self.mel.mels)
+        counts = np.minimum(frames_after(starts, rows), starts + geometry.right + 1) - starts
+        placed = torch.from_numpy(slots).to(self._device)
+        batch = Batch(
+            features.to(self._device, self._dtype, non_blocking=True),
+            placed,
+            torch.from_numpy(starts).to(self._device),
+            torch.from_numpy(rows).to(self._device),
+            self._span(slots),
+            bool((starts >= self.left).all() and not any(chunk.last for chunk in lane)),
+        )
+        self._wiped[slots] = False
+        frames = self._encoder.step(batch).float()
+        found = self._decoder.decode(Encoded(frames, placed, counts, starts))
+        self._starts[slots] += counts
+        emissions.update(zip(slots.tolist(), found, strict=True))
+
+    def _span(self, slots: Ints) -> slice | None:
+        side_by_side = int(slots[-1] - slots[0]) + 1 == slots.size
+        return slice(int(slots[0]), int(slots[-1]) + 1) if side_by_side and self._device.type == "cpu" else None
+
+    @torch.inference_mode()
+    def snapshot(self, slot: int) -> bytes:
+        head = self._head(int(self._starts[slot]))
+        return head + b"".join(_to_bytes(part) for part in self._parts(slot))
+
+    @torch.inference_mode()
+    def restore(self, slot: int, state: bytes) -> None:
+        if len(state) < _SNAPSHOT.size or state[: _SNAPSHOT.size - 8] != self._head(0)[:-8]:
+            raise BadRequest("the snapshot is of another model, precision or decoder", slug="bad-snapshot")
+        frames = _SNAPSHOT.unpack_from(state)[-1]
+        self.open(slot)
+        self._starts[slot] = frames
+        parts = self._parts(slot)
+        if frames < 0 or len(state) != _SNAPSHOT.size + sum(part.numel() * part.element_size() for part in parts):
+            self._starts[slot] = 0
+            raise BadRequest("the snapshot is damaged", slug="bad-snapshot")
+        self._wiped[slot] = False
+        offset = _SNAPSHOT.size
+        for part in parts:
+            size = part.numel() * part.element_size()
+            part.copy_(_from_bytes(state[offset : offset + size], part))
+            offset += size
+
+    def _head(self, frames: int) -> bytes:
+        parts = (self.implementation, self.checksum, self._settings.decoder, self._settings.precision)
+        return _SNAPSHOT.pack(_MAGIC, _VERSION, *(part.encode() for part in parts), frames)
+
+    def _parts(self, slot: int) -> list[Tensor]:
+        """Views of what the slot remembers."""
+        kept = self._encoder.remembered(slot, int(self._starts[slot]))
+        return kept + [arena[slot] for arena in self._decoder.state()]
+
+    @torch.inference_mode()
+    def warm_up(self, right: int) -> None:
+        self.geometry(right)
+        self._encoder.warm_up(right)
+        self._decoder.warm_up(right)
+
+
+def dtype_of(settings: ModelSettings) -> torch.dtype:
+    """Of the encoder's weights and state."""
+    return torch.bfloat16 if settings.precision == "bf16" else torch.float32
+
+
+def assembled(lane: list[FeatureChunk], starts: Ints, geometry: Geometry, mels: int) -> tuple[Ints, Tensor]:
+    """Rows up to each chunk's end, and the features [B, later frames, mels] as the encoder wants them."""
+    features = torch.zeros(len(lane), geometry.later_frames, mels)
+    rows = np.empty(len(lane), np.int64)
+    for index, chunk in enumerate(lane):
+        begin = 0 if starts[index] else FIRST_SHORT_FRAMES
+        end = begin + chunk.features.shape[0]
+        if chunk.features.dim() != 2 or chunk.features.shape[1] != features.shape[2]:
+            raise ValueError(f"slot {chunk.slot} gives {tuple(chunk.features.shape)}, which are no features")
+        if end > geometry.later_frames or (end < geometry.later_frames and not chunk.last):
+            raise ValueError(f"slot {chunk.slot} gives {end - begin} frames, which is not the geometry's number")
+        features[index, begin:end] = chunk.features
+        rows[index] = end
+    return rows, features
+
+
+def frames_after(starts: Ints, rows: Ints) -> Ints:
+    """Encoder frames of an utterance that ends with these chunks."""
+    frames = starts * SUBSAMPLING - FIRST_SHORT_FRAMES + rows
+    for _ in range(3):
+        frames = frames // 2 + 1
+    return frames
+
+
+def _to_bytes(part: Tensor) -> bytes:
+    values = part.contiguous().cpu().flatten().view(torch.uint8)
+    return bytes(values.numpy().tobytes())
+
+
+def _from_bytes(stored: bytes, like: Tensor) -> Tensor:
+    if not stored:
+        return torch.empty_like(like)
+    return torch.frombuffer(bytearray(stored), dtype=like.dtype).view(like.shape)

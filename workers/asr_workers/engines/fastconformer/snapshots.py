@@ -1,0 +1,52 @@
+"""All that a slot of the fastconformer engine is, as bytes: to go on in the middle of an utterance elsewhere. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_proto.audio import Pcm16, to_int16
+from asr_proto.errors import BadRequest
+from asr_workers.engines.fastconformer.utterances import Utterance
+
+VERSION = 1
+STATE_BYTES_MAX = 8_388_608
+"""What a commit may carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """Between two steps."""
+
+    right: int
+    """The session's look-ahead in frames."""
+    utterance: Utterance
+    audio_first: int
+    """The sample with which the held audio begins."""
+    audio: Pcm16
+    features: NDArray[np.float32]
+    """[frames, mels]: what the model has not heard yet."""
+    mel: bytes
+    model: bytes
+
+    def packed(self) -> bytes:
+        mels = self.features.shape[1]
+        pcm, features = self.audio.astype("<i2").tobytes(), self.features.astype("<f4").tobytes()
+        fields = [VERSION, self.right, self.utterance.fields(), self.audio_first, pcm, mels, features]
+        packed: bytes = msgpack.packb([*fields, self.mel, self.model])
+        return packed
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> SlotState:
+        """Raises BadRequest. The states of features and model are checked by those who take them."""
+        try:
+            version, right, utterance, first, pcm, mels, features, mel, model = msgpack.unpackb(packed)
+            if version != VERSION:
+                raise ValueError(f"unknown version {version}")
+            frames = np.frombuffer(features, "<f4").astype(np.float32).reshape(-1, mels)
+            return cls(right, Utterance.of(*utterance), first, to_int16(pcm), frames, mel, model)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise BadRequest(f"the snapshot is not of this engine: {error}"[:128], slug="bad-snapshot") from error

@@ -1,0 +1,170 @@
+"""A Parakeet-TDT checkpoint as encoder and decoder of windows. It knows nothing of sessions, slots or text.
+
+NeMo's modules are built from the checkpoint's configuration one by one: neither a class that the configuration names
+nor a pickle in its weights is ever run.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+
+from asr_proto.audio import Pcm16, to_float32
+from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.nemo_file import Checkpoint, read_checkpoint
+from asr_workers.engines.parakeet.tdt import JointNetwork, PredictionNetwork, TdtDecoder
+from asr_workers.engines.parakeet.windows import FEATURE_SAMPLES, FRAME_FEATURES
+from asr_workers.engines.token_text import TokenText
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v2"
+SYMBOLS_MAX = 10
+"""Most tokens at one frame, where the checkpoint sets no limit."""
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
+_CLASSES = {
+    "preprocessor": "AudioToMelSpectrogramPreprocessor",
+    "encoder": "ConformerEncoder",
+    "decoder": "RNNTDecoder",
+    "joint": "RNNTJoint",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What to load, and how."""
+
+    model: str = DEFAULT_MODEL
+    """A name on the Hugging Face hub, a `.nemo` file, or the folder of an extracted one."""
+    precision: Precision = "fp32"
+    """`int8` quantizes the linear layers as they run, on CPU only; `fp16` needs CUDA."""
+    device: str = "cpu"
+    trust_checkpoint: bool = False
+    """Unpickle weights that are no plain tensors. Such a file can run any code."""
+
+
+class ParakeetModel:
+    """Raises SetupError, with one sentence, when the checkpoint cannot be used here."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        checkpoint = read_checkpoint(settings.model, trusted=settings.trust_checkpoint)
+        self.checksum, self.licence = checkpoint.checksum, checkpoint.licence
+        self.text = TokenText(checkpoint.tokenizer)
+        self.device = torch.device(settings.device)
+        self.dtype = _dtype(settings)
+        modules = _modules(checkpoint, len(self.text))
+        for part, module in modules.items():
+            module.eval().to(self.device, torch.float32 if part == "preprocessor" else self.dtype)
+        if settings.precision == "int8":
+            modules["encoder"] = _quantized(modules["encoder"])
+        self._preprocessor, self._encoder = modules["preprocessor"], modules["encoder"]
+        self.decoder = TdtDecoder(
+            cast(PredictionNetwork, modules["decoder"]),
+            cast(JointNetwork, modules["joint"]),
+            _durations(checkpoint.config),
+            len(self.text),
+            _symbols_max(checkpoint.config),
+            self.device,
+        )
+
+    def encode(self, windows: Sequence[Pcm16]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's frames of windows of any lengths: [B, T, D], and how many each row has: int64 [B]."""
+        lengths = torch.tensor([len(window) for window in windows], device=self.device)
+        audio = np.zeros((len(windows), max(len(window) for window in windows)), np.float32)
+        for row, window in zip(audio, windows, strict=True):
+            row[: len(window)] = to_float32(window)
+        signal = torch.from_numpy(audio).to(self.device)
+        features, feature_lengths = self._preprocessor(input_signal=signal, length=lengths)
+        encoded, frames = self._encoder(audio_signal=features.to(self.dtype), length=feature_lengths)
+        return encoded.transpose(1, 2)[:, : int(frames.max())], frames
+
+
+def _dtype(settings: ModelSettings) -> torch.dtype:
+    kind, _, number = settings.device.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise SetupError(f"there is no {settings.device}: torch sees {torch.cuda.device_count()} CUDA devices")
+    if settings.precision == "fp16" and kind == "cpu":
+        raise SetupError("fp16 needs CUDA: use bf16, int8 or fp32 on a CPU")
+    if settings.precision == "int8" and kind != "cpu":
+        raise SetupError(f"int8 is for CPUs: use bf16, fp16 or fp32 on {settings.device}")
+    return _DTYPES[settings.precision]
+
+
+def _modules(checkpoint: Checkpoint, vocabulary: int) -> dict[str, nn.Module]:
+    """The four parts with the checkpoint's weights in them."""
+    options = {part: _options(checkpoint, part) for part in _CLASSES}
+    options["preprocessor"] |= {"dither": 0.0, "pad_to": 0}
+    options["decoder"]["vocab_size"] = vocabulary
+    options["joint"]["num_classes"] = vocabulary
+    options["joint"].setdefault("vocabulary", None)
+    _check_shape(checkpoint, options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NeMo's own imports and layers are full of them
+        import nemo.utils  # noqa: PLC0415 - takes seconds
+        from nemo.collections.asr import modules as nemo_modules  # noqa: PLC0415
+
+        nemo.utils.logging.setLevel(logging.ERROR)
+        return {
+            part: _built(checkpoint, part, getattr(nemo_modules, name), options[part])
+            for part, name in _CLASSES.items()
+        }
+
+
+def _built(checkpoint: Checkpoint, part: str, make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+    prefix = f"{part}."
+    weights = {
+        name.removeprefix(prefix): value for name, value in checkpoint.weights.items() if name.startswith(prefix)
+    }
+    try:
+        module = make(**options)
+        module.load_state_dict(weights)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise SetupError(f"the {part} of {checkpoint.path} cannot be built: {reason}") from error
+    return module
+
+
+def _options(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
+    options = checkpoint.config.get(part)
+    target = options.get("_target_", "") if isinstance(options, dict) else ""
+    if not isinstance(options, dict) or target.rsplit(".", maxsplit=1)[-1] != _CLASSES[part]:
+        raise SetupError(f"{checkpoint.path} is no Parakeet-TDT: its {part} is {target or 'missing'}")
+    return {name: value for name, value in options.items() if name != "_target_"}
+
+
+def _check_shape(checkpoint: Checkpoint, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """What windows and decoder rely on."""
+    factor = options["encoder"].get("subsampling_factor")
+    stride = round(float(options["preprocessor"].get("window_stride", 0.0)) * 16000)
+    durations = _durations(checkpoint.config)
+    if factor != FRAME_FEATURES or stride != FEATURE_SAMPLES:
+        raise SetupError(f"{checkpoint.path} has frames of {factor} x {stride} samples: only 8 x 160 are supported")
+    if not durations or options["joint"].get("num_extra_outputs") != len(durations):
+        raise SetupError(f"{checkpoint.path} is no TDT model: its joint network has no durations")
+
+
+def _durations(config: Mapping[str, Any]) -> list[int]:
+    defaults, decoding = config.get("model_defaults") or {}, config.get("decoding") or {}
+    return [int(duration) for duration in defaults.get("tdt_durations") or decoding.get("durations") or ()]
+
+
+def _symbols_max(config: Mapping[str, Any]) -> int:
+    greedy = (config.get("decoding") or {}).get("greedy") or {}
+    return int(greedy.get("max_symbols") or greedy.get("max_symbols_per_step") or SYMBOLS_MAX)
+
+
+def _quantized(encoder: nn.Module) -> nn.Module:
+    """Linear layers in int8: weights now, activations as they come."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch will drop it one day
+        quantize: Any = torch.ao.quantization.quantize_dynamic
+        return cast("nn.Module", quantize(encoder, {torch.nn.Linear}, dtype=torch.qint8))

@@ -1,0 +1,62 @@
+"""How many windows one step may take: measured with full ones before anybody is served, which also warms up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from asr_proto.errors import SetupError
+from asr_workers.engines.parakeet.model import ParakeetModel
+from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context
+
+STEP_S_WANTED = 1.0
+"""On a CPU a larger batch is hardly cheaper for each window, but all wait for the whole of it."""
+WINDOWS_MAX = 64
+MEMORY_SHARE = 0.8
+"""Of what is free on the device: the allocator needs some room."""
+STEP_S_MARGIN = 2.0
+STEP_S_MIN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The largest step."""
+
+    windows_max: int
+    step_s_p99: float
+
+
+def batch_windows(model: ParakeetModel, context: Context, slots: int) -> Batch:
+    """Raises SetupError where not even one window fits, or fewer slots than asked for."""
+    _run(model, context, 1)
+    if model.device.type == "cuda":
+        windows = min(WINDOWS_MAX, slots, _windows_that_fit(model, context, slots))
+    else:
+        windows = max(1, min(WINDOWS_MAX, slots, int(STEP_S_WANTED / _run(model, context, 1))))
+    return Batch(windows, max(STEP_S_MIN, STEP_S_MARGIN * _run(model, context, windows)))
+
+
+def _windows_that_fit(model: ParakeetModel, context: Context, slots: int) -> int:
+    torch.cuda.reset_peak_memory_stats(model.device)
+    held = torch.cuda.memory_allocated(model.device)
+    _run(model, context, 1)
+    window_bytes = max(1, torch.cuda.max_memory_allocated(model.device) - held)
+    torch.cuda.empty_cache()
+    free = int(MEMORY_SHARE * torch.cuda.mem_get_info(model.device)[0])
+    slot_bytes = model.decoder.initial(1).bytes
+    fit = max(0, free - window_bytes) // slot_bytes
+    if slots > fit:
+        raise SetupError(f"{slots} slots do not fit on {model.device}: {fit} would, ask for fewer with --slots")
+    return max(1, (free - slots * slot_bytes) // window_bytes)
+
+
+def _run(model: ParakeetModel, context: Context, windows: int) -> float:
+    """Seconds for so many full windows of noise, decoded as a whole."""
+    pcm = np.random.default_rng(0).integers(-1000, 1000, context.frames * FRAME_SAMPLES).astype(np.int16)
+    started = time.perf_counter()
+    encoded, frames = model.encode([pcm] * windows)
+    model.decoder.decode(encoded, frames, model.decoder.initial(windows))
+    return time.perf_counter() - started
