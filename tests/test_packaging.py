@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_ROOTS = ("proto", "broker", "workers", "frontends", "ops")
 METADATA_FILES = ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-COMMANDS = {"asr", "asr-keys", "asr-broker", "asr-worker", "asr-frontend"}
+COMMANDS = {"asr", "asr-keys", "asr-license", "asr-broker", "asr-card", "asr-compile", "asr-worker", "asr-frontend"}
 
 
 def modules() -> list[Path]:

@@ -28,7 +28,7 @@ from zmq.utils import z85
 from asr_proto import certificates, settings
 from asr_proto.certificates import Pair
 from asr_proto.curve import FAILURES, BrokerKeys, Seldom
-from asr_proto.errors import SetupError
+from asr_proto.errors import SetupError, cannot_listen
 
 log = structlog.get_logger()
 
@@ -213,7 +213,7 @@ def _listen(endpoint: str, *, again: bool) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise SetupError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+        raise cannot_listen(endpoint, error) from error
     return listener
 
 

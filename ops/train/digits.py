@@ -221,10 +221,10 @@ class Strings:
 
 
 def unseen_strings(
-    directory: Path, count: int, seed: int, speakers: Collection[str] | None = None
+    directory: Path, count: int, seed: int, speakers: Collection[str] | None = None, digits_max: int = 10
 ) -> list[tuple[Audio, list[int]]]:
     """`count` clean strings of the unseen recordings, to judge a model with."""
-    strings = Strings(recordings(directory, True, speakers), seed, augment=False)
+    strings = Strings(recordings(directory, True, speakers), seed, digits_max=digits_max, augment=False)
     return [next(strings) for _ in range(count)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from nemo_fit import Batch, Data, Plan, options, train
+from nemo_fit import Batch, Data, Plan, logits, options, train
 from nemo_small import common, encoder, joint, preprocessor, spec_augment
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -62,15 +62,13 @@ def build(folder: Path) -> Any:
 def loss_of(model: Any, batch: Batch) -> Tensor:
     """The weighted sum of the RNN-T loss and the CTC loss of one batch."""
     encoded, frames = model(input_signal=batch.audio, input_signal_length=batch.samples)
-    predicted, _, _ = model.decoder(targets=batch.tokens, target_length=batch.counts)
-    logits = model.joint(encoder_outputs=encoded, decoder_outputs=predicted)
     ctc: Tensor = model.ctc_loss(
         log_probs=model.ctc_decoder(encoder_output=encoded),
         targets=batch.tokens,
         input_lengths=frames,
         target_lengths=batch.counts,
     )
-    main = rnnt_loss(logits, batch.tokens, frames.long(), batch.counts)
+    main = rnnt_loss(logits(model, encoded, batch), batch.tokens, frames.long(), batch.counts)
     return (1 - _CTC_WEIGHT) * main + _CTC_WEIGHT * ctc
 
 

@@ -23,6 +23,7 @@ def word_error(said: Sequence[Sequence[int]], texts: Sequence[str]) -> float:
 @click.option("--digits", "directory", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--speaker", "speakers", multiple=True, help="these only; all of the folder by default")
 @click.option("--context", type=(int, int), multiple=True, help="attention context of a streaming model")
+@click.option("--digits-max", default=10, show_default=True, help="a string's most digits")
 @click.option("--count", default=300, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(
@@ -30,6 +31,7 @@ def main(
     directory: Path,
     speakers: tuple[str, ...],
     context: tuple[tuple[int, int], ...],
+    digits_max: int,
     count: int,
     seed: int,
 ) -> None:
@@ -38,7 +40,7 @@ def main(
 
     torch.set_num_threads(1)
     model = ASRModel.restore_from(str(model_path), map_location="cpu")
-    rows = unseen_strings(directory, count, seed, speakers or None)
+    rows = unseen_strings(directory, count, seed, speakers or None, digits_max)
     words = sum(len(digits) for _, digits in rows)
     for one in context or [None]:
         if one is not None:

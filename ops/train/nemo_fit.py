@@ -126,6 +126,20 @@ def learn_words(model: Any, sources: Sequence[Iterator[Batch]], plan: Plan, tell
                     break
 
 
+def logits(model: Any, encoded: Tensor, batch: Batch) -> Tensor:
+    """The joint network's scores [B, T, U + 1, V] of one batch.
+
+    In half of the batches up to 30 other words have gone before: a prediction network that never saw more words than
+    the longest string holds counts them, and falls silent there in a longer session.
+    """
+    count = random.randint(1, 30) if random.random() < 0.5 else 0
+    before = torch.randint(1, len(WORDS) + 1, (len(batch.tokens), count))
+    targets = torch.cat([before, batch.tokens], 1)
+    predicted, _, _ = model.decoder(targets=targets, target_length=batch.counts + count)
+    scores: Tensor = model.joint(encoder_outputs=encoded, decoder_outputs=predicted[:, :, count:])
+    return scores
+
+
 def fit(
     model: Any,
     loss_of: Callable[[Batch], Tensor],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from nemo_fit import Batch, Data, Plan, options, train
+from nemo_fit import Batch, Data, Plan, logits, options, train
 from nemo_small import common, encoder, joint, preprocessor, spec_augment
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -46,9 +46,7 @@ def config(folder: Path) -> dict[str, Any]:
 def loss_of(model: Any, batch: Batch) -> Tensor:
     """The TDT loss of one batch."""
     encoded, frames = model(input_signal=batch.audio, input_signal_length=batch.samples)
-    predicted, _, _ = model.decoder(targets=batch.tokens, target_length=batch.counts)
-    logits = model.joint(encoder_outputs=encoded, decoder_outputs=predicted)
-    return tdt_loss(logits, DURATIONS, batch.tokens, frames.long(), batch.counts, _SIGMA)
+    return tdt_loss(logits(model, encoded, batch), DURATIONS, batch.tokens, frames.long(), batch.counts, _SIGMA)
 
 
 def build(folder: Path) -> Any:

@@ -19,7 +19,6 @@ Every class has a stable `slug`; instances may narrow it. Slugs are API: clients
 from __future__ import annotations
 
 import errno
-import os
 
 
 class AsrError(Exception):
@@ -97,7 +96,7 @@ class NotYet(SetupError):
     """This process cannot start now, but may later with the same settings: try again, less and less often."""
 
     slug = "not-yet"
-    exit_code = os.EX_TEMPFAIL
+    exit_code = 75  # EX_TEMPFAIL, which not every system's `os` has
 
 
 def cannot_listen(where: str, error: Exception) -> SetupError:

@@ -8,7 +8,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.registry import Collector
 
-from asr_proto.errors import SetupError
+from asr_proto.errors import cannot_listen
 
 
 class MetricsServer:
@@ -21,7 +21,7 @@ class MetricsServer:
         try:
             started: tuple[WSGIServer, threading.Thread] = start_http_server(int(port), host, registry)
         except (OSError, ValueError) as error:
-            raise SetupError(f"cannot serve metrics on {address}: {error}") from error
+            raise cannot_listen(f"{address} for metrics", error) from error
         self._server, self._thread = started
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import click
 import yaml
 
 from asr_proto import aliases, logs
-from asr_proto.errors import SetupError
+from asr_proto.errors import NotYet, SetupError
 
 SECTIONS = ("broker", "worker", "frontend", "serve")
 CONFIG_DIRS = (Path("/etc/asr-pool"), Path())
@@ -95,16 +95,23 @@ def refusals_as_sentences(program: str) -> Iterator[None]:
     try:
         yield
     except SetupError as error:
-        raise _Refusal(program, error) from error
+        kind = _Postponement if isinstance(error, NotYet) else _Refusal
+        raise kind(program, str(error)) from error
 
 
 class _Refusal(click.ClickException):
-    def __init__(self, program: str, error: SetupError) -> None:
-        super().__init__(str(error))
-        self.program, self.exit_code = program, error.exit_code
+    exit_code = SetupError.exit_code
+
+    def __init__(self, program: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.program = program
 
     def show(self, file: Any = None) -> None:
         click.echo(f"{self.program}: {self.message}", file=file, err=True)
+
+
+class _Postponement(_Refusal):
+    exit_code = NotYet.exit_code
 
 
 def _own_variable_first(prefix: str, param: click.Parameter) -> None:

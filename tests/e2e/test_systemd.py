@@ -19,8 +19,8 @@ import zmq
 from asr_proto import messages as m
 from asr_proto import settings, wire
 from asr_proto.errors import NotYet, SetupError
-from tests.e2e.clients import Native, noise
 from tests.e2e.address_families import SYSCALL_SOCKET
+from tests.e2e.clients import Native, noise
 from tests.e2e.service import ROOT, WAIT_S, Program, Service, eventually, free_port
 
 WATCHDOG_USEC = 400_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_workers.engines.decode_queue import Decode, most_urgent, urgency
+from asr_workers.engines.decode_queue import BatchLimits, Decode, most_urgent, next_batch, urgency
 
 decodes_st = st.builds(
     Decode, slot=st.integers(0, 31), final=st.booleans(), live=st.booleans(), since_s=st.floats(0, 1e6)
@@ -52,3 +52,16 @@ def test_the_choice_does_not_depend_on_the_order_of_the_candidates(decodes: list
     assert most_urgent(decodes) == most_urgent(reversed(decodes)) or len({*decodes}) < len(decodes)
     chosen = most_urgent(decodes)
     assert chosen is not None and all(urgency(chosen) <= urgency(decode) for decode in decodes)
+
+
+def test_a_batch_waits_for_others_while_it_has_time() -> None:
+    limits, waiting = BatchLimits(3, 10.0), [final(5.0, slot=1), final(5.001, slot=2)]
+    assert next_batch([], limits, 4, 5.0) == []
+    assert next_batch(waiting, limits, 4, 5.009) == []
+    assert next_batch(waiting, limits, 4, 5.011) == waiting
+    assert next_batch(waiting, limits, 0, 5.002) == waiting
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    waiting = [final(5.0, slot=slot) for slot in range(4)]
+    assert next_batch(waiting, BatchLimits(3, 10.0), 4, 5.0) == waiting[:3]

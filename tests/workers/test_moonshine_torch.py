@@ -25,7 +25,7 @@ from asr_workers.engines.base import Chunk, Drained, Hypothesis, SlotOptions
 from asr_workers.engines.decode_queue import BatchLimits
 from asr_workers.engines.moonshine import MoonshineConfig, MoonshineEngine
 from asr_workers.engines.moonshine_torch import MoonshineTorchConfig, MoonshineTorchEngine
-from asr_workers.engines.moonshine_torch_memory import rows_that_fit
+from asr_workers.engines.moonshine_torch_memory import halved_until_it_fits, rows_that_fit
 from asr_workers.engines.utterances import Asked, UtteranceEngine
 from tests.workers.moonshine_checkpoint import write_checkpoint
 from tests.workers.test_moonshine import CLIPS, FINALS_ONLY, SILENCE, clip, finals, in_chunks, partials, run, words
@@ -142,12 +142,30 @@ def test_a_batch_waits_for_more_but_not_for_long(
     """MOO-11."""
     monkeypatch.setattr(engine, "_batch", BatchLimits(3, 10.0))
     engine.open(5, FINALS_ONLY, None)
+    silence = Chunk(5, SILENCE[: engine.spec.chunk_samples])
     assert not finals(engine.step(flushed(engine, [0]), 1.0))
-    assert not finals(engine.step([], 1.009)) and engine.pending() and engine.blocked(0)
-    assert len(finals(engine.step([], 1.011))) == 1
+    assert not finals(engine.step([silence], 1.009)) and engine.pending() and engine.blocked(0)
+    assert len(finals(engine.step([silence], 1.011))) == 1
     for slot, waits in ((1, True), (2, True), (3, False)):
         assert bool(finals(engine.step(flushed(engine, [slot]), 2.0))) != waits
     assert batches == [1, 3]
+
+
+def test_a_batch_does_not_wait_where_no_audio_comes(
+    engine: MoonshineTorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is pending, steps follow each other at once: one without audio must have work to do."""
+    monkeypatch.setattr(engine, "_batch", BatchLimits(3, 1e9))
+    engine.open(5, FINALS_ONLY, None)
+    assert not finals(engine.step(flushed(engine, [0]), 1.0)) and engine.pending()
+    assert len(finals(engine.step([], 1.0))) == 1 and not engine.pending()
+
+
+@pytest.mark.parametrize(("given", "wait_ms"), [({}, 0.0), ({"batch_wait_ms": 5.0}, 5.0)])
+def test_on_a_cpu_batches_do_not_wait_unless_told_to(
+    small: Callable[..., MoonshineTorchEngine], given: dict[str, float], wait_ms: float
+) -> None:
+    assert small(**given)._batch.wait_ms == wait_ms
 
 
 def test_a_batch_does_not_wait_where_nobody_else_speaks(
@@ -310,10 +328,14 @@ def test_a_name_on_the_hub_is_found(small: Callable[..., MoonshineTorchEngine]) 
 
 
 @pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize("model", ["Nobody/moonshine", "not a name"])
-def test_a_model_that_is_nowhere_is_one_sentence(small: Callable[..., MoonshineTorchEngine], model: str) -> None:
-    with pytest.raises(SetupError, match=f"{model} is no folder here, and the hub does not give it: .+"):
+@pytest.mark.parametrize(("model", "exit_code"), [("Nobody/moonshine", 75), ("not a name", 2)])
+def test_a_model_that_is_nowhere_is_one_sentence(
+    small: Callable[..., MoonshineTorchEngine], model: str, exit_code: int
+) -> None:
+    """A hub that is not reached may be back later; a name that cannot be one stays what it is."""
+    with pytest.raises(SetupError, match=f"{model} is no folder here, and the hub does not (give|have) it: .+") as said:
         small(model=model)
+    assert said.value.exit_code == exit_code
 
 
 # ---- Memory ----
@@ -341,40 +363,97 @@ def test_rows_are_measured_in_memory() -> None:
     assert rows_that_fit(FewBytes(100), worked.append) == 0
 
 
-def test_one_row_fits_where_two_are_too_many() -> None:
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 18.13 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes."),
+]
+"""The ways in which torch says it."""
+BROKEN = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_one_row_fits_where_two_are_too_many(error: RuntimeError) -> None:
     def work(rows: int) -> None:
         if rows > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     assert rows_that_fit(FewBytes(), work) == 1
+
+
+def test_what_is_not_about_memory_is_not_taken_for_it() -> None:
+    def work(rows: int) -> float:
+        if rows > 1:
+            raise BROKEN
+        return 0.0
+
+    for measure in (lambda: rows_that_fit(FewBytes(), work), lambda: halved_until_it_fits(4, work)):
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            measure()
+
+
+@pytest.fixture
+def room_for_three(small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for five rows by its measure, and for three in truth."""
+
+    def warm_up(self: MoonshineTorchEngine, rows: int) -> float:
+        if rows > 3:
+            raise torch.AcceleratorError("CUDA error: out of memory")
+        return rows / 10
+
+    monkeypatch.setattr(moonshine_torch, "memory_of", lambda device: FewBytes())
+    monkeypatch.setattr(MoonshineTorchEngine, "_warm_up", warm_up)
+
+
+@pytest.mark.usefixtures("room_for_three")
+def test_a_batch_that_does_not_fit_after_all_is_halved(small: Callable[..., MoonshineTorchEngine]) -> None:
+    assert small()._batch.size_max == 2
+    assert small(batch_size_max=2)._batch.size_max == 2
+    with pytest.raises(SetupError, match=r"4 utterances .* at most 2 at once would: set --batch-size-max 2"):
+        small(batch_size_max=4)
+
+
+def test_where_memory_cannot_be_measured_batches_are_small(
+    small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPS; here its model runs on the CPU in truth."""
+    monkeypatch.setattr(moonshine_torch, "_device", lambda name: torch.device("mps"))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(MoonshineTorchEngine, "_warm_up", lambda self, rows: 0.0)
+    assert small(device="mps")._batch == BatchLimits(4, 10.0)
 
 
 @pytest.mark.parametrize(("given", "size"), [({}, 4), ({"batch_size_max": 2}, 2), ({"slots": 3}, 3)])
 def test_a_batch_is_as_large_as_memory_allows(
     small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch, given: dict[str, int], size: int
 ) -> None:
-    monkeypatch.setattr(moonshine_torch, "BATCH_SIZE_CPU", 32)
     monkeypatch.setattr(moonshine_torch, "memory_of", lambda device: FewBytes(800))
     assert small(**given)._batch.size_max == size
 
 
-def test_a_batch_that_does_not_fit_says_how_many_slots_would(
+def test_a_batch_that_does_not_fit_says_how_many_rows_would(
     small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moonshine_torch, "memory_of", lambda device: FewBytes())
-    with pytest.raises(SetupError, match=r"12 utterances of 15 s at once do not fit .* 5 slots would fit"):
+    with pytest.raises(SetupError, match=r"12 utterances of 15 s .* at most 5 at once would: set --batch-size-max 5"):
         small(batch_size_max=12)
     monkeypatch.setattr(moonshine_torch, "memory_of", lambda device: FewBytes(100))
-    with pytest.raises(SetupError, match="0 slots would fit"):
+    with pytest.raises(SetupError, match="one utterance of 15 s do not fit into the memory of cpu"):
         small()
 
 
+@pytest.mark.parametrize("error", [*FULL, BROKEN], ids=str)
 def test_a_model_that_does_not_fit_stops_the_start(
-    small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch
+    small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     def full(self: object, device: torch.device) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(torch.nn.Module, "to", full)
-    with pytest.raises(SetupError, match="does not fit into the memory of cpu"):
+    sentence = "do not fit into the memory of cpu"
+    with pytest.raises(
+        RuntimeError if error is BROKEN else SetupError, match=str(error) if error is BROKEN else sentence
+    ):
         small()

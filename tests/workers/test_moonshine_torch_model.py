@@ -129,6 +129,11 @@ def test_a_batch_says_what_each_utterance_says_alone(
     assert model.decode([Asked(clip, draft) for clip, draft in zip(clips, drafts, strict=True)]) == alone
 
 
+def test_attention_masks_what_fills_a_batch(models: dict[str, TorchMoonshine], streaming: TorchMoonshine) -> None:
+    """With masks of bools, which `eager` attention would add up."""
+    assert {model._model.config._attn_implementation for model in (*models.values(), streaming)} == {"sdpa"}
+
+
 def test_half_precision_on_the_cpu(models: dict[str, TorchMoonshine], clips: list[Pcm16]) -> None:
     """MOO-10: slow there, but it works."""
     assert models["fp16"].decode([Asked(clips[1])]) == models["fp32"].decode([Asked(clips[1])])

@@ -77,8 +77,10 @@ def test_nothing_heavy_is_imported_before_an_engine_is_chosen() -> None:
 
 @pytest.mark.parametrize(
     ("given", "device"),
-    [("cpu", "cpu"), ("cpu0", "cpu"), ("cpu:1", "cpu"), ("cuda1", "cuda:1"), ("cuda:1", "cuda:1"), ("card0", "card:0")]
-    + [("cuda", "cuda"), ("mps", "mps")],
+    [
+        *[("cpu", "cpu"), ("cpu0", "cpu"), ("cpu:1", "cpu"), ("mps", "mps")],
+        *[("cuda", "cuda"), ("cuda1", "cuda:1"), ("cuda:1", "cuda:1"), ("card0", "card:0")],
+    ],
 )
 def test_a_device_as_its_unit_is_called(given: str, device: str) -> None:
     assert Device().convert(given, None, None) == device

@@ -16,7 +16,7 @@ CONTEXT_ALIASES = {(70, 16): (70, 6), (70, 33): (70, 13)}
 """Circulate for the same look-ahead in other frames; they do not fit these models."""
 
 
-class Device(click.ParamType):
+class Device(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
     """cpu, cuda:1 or card:0; also the names that units have: cpu0, cuda1, card0."""
 
     name = "device"
@@ -26,7 +26,7 @@ class Device(click.ParamType):
         return f"{kind}:{number}" if kind in DEVICES_NUMBERED and number else kind if number else value
 
 
-class AttContext(click.ParamType):
+class AttContext(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
     """Left and right context in encoder frames, as in 70,1."""
 
     name = "left,right"
@@ -72,9 +72,15 @@ OPTIONS = (
         help="How often a speaker's partial is renewed (moonshine); rarer when it cannot keep up.  [default: 500]",
     ),
     click.option(
-        "--batch-size-max", type=click.IntRange(min=1), help="Decoded at once (moonshine on torch).  [default: 32]"
+        "--batch-size-max",
+        type=click.IntRange(min=1),
+        help="Decoded at once (moonshine on torch).  [default: 32; 4 on a CPU]",
     ),
-    click.option("--batch-wait-ms", type=click.IntRange(min=0), help="What a batch waits for others.  [default: 10]"),
+    click.option(
+        "--batch-wait-ms",
+        type=click.IntRange(min=0),
+        help="What a batch waits for others, while audio keeps coming.  [default: 10; 0 on a CPU]",
+    ),
     click.option(
         "--implementation",
         type=click.Choice(["lean", "nemo"]),

@@ -57,9 +57,9 @@ def most_urgent(decodes: Iterable[Decode]) -> Decode | None:
 
 
 def next_batch(decodes: Sequence[Decode], limits: BatchLimits, others: int, now: float) -> list[Decode]:
-    """The decodes to run together now, the most urgent first; none while some of `others`, open slots, may join in time.
+    """The decodes to run together now, the most urgent first; none while one of so many `others` may join in time.
 
-    No `others` means that nobody says anything at the moment: then there is nothing to wait for.
+    Others are open slots that have no decode yet; without any there is nothing to wait for.
     """
     first = most_urgent(decodes)
     if first is None:

@@ -7,5 +7,5 @@ SIGNS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device's memory did not suffice. Libraries beneath torch say it in the text of a RuntimeError only."""
+    """Whether the device's memory did not suffice. Libraries below torch say so in a RuntimeError's text only."""
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

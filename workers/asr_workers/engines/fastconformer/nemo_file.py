@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 import torch
 import yaml
 
-from asr_proto.errors import SetupError
+from asr_proto.errors import NotYet, SetupError
 
 CONFIG_NAME = "model_config.yaml"
 WEIGHTS_NAME = "model_weights.ckpt"
@@ -137,7 +137,12 @@ def _locate(model: str) -> tuple[Path, str | None]:
 def _download(model: str) -> tuple[Path, str | None]:
     try:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - only for models that are not on disk
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+        from huggingface_hub.errors import (  # noqa: PLC0415
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
     except ImportError as error:
         raise SetupError(f"model {model} is not on disk and huggingface_hub is not installed") from error
     name = f"{model.rsplit('/', maxsplit=1)[-1]}.nemo"
@@ -148,8 +153,10 @@ def _download(model: str) -> tuple[Path, str | None]:
         pass
     try:
         archive = hf_hub_download(model, name)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise SetupError(f"model {model} is neither on disk nor to be had from huggingface.co") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise SetupError(f"model {model} is neither on disk nor on the hub") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise NotYet(f"model {model} is not on disk and the hub cannot be reached") from error
     with suppress(HfHubHTTPError, OSError):
         hf_hub_download(model, "README.md")
     return Path(archive), _cached_card(model)
