@@ -125,8 +125,9 @@ class Strings:
     """An endless, seeded iterator of (audio float32 [n] at 16 kHz, the digits in it).
 
     A string is 1 to `digits_max` digits, mostly of one speaker, with random gaps. `voices` are further recordings that
-    `voice_share` of the strings draw on (kept apart because their speakers outnumber the real ones). Without `augment`
-    the recordings are only put in a row, as they are, between digital silences.
+    `voice_share` of the strings draw on (kept apart because their speakers outnumber the real ones). `repeat_share` of
+    the digits repeat the one before, beside those that chance repeats. Without `augment` the recordings are only put in
+    a row, as they are, between digital silences.
     """
 
     def __init__(
@@ -137,13 +138,14 @@ class Strings:
         voices: Sequence[Recording] = (),
         voice_share: float = 0.4,
         digits_max: int = 10,
+        repeat_share: float = 0.0,
         augment: bool = True,
     ) -> None:
         self._rng = np.random.default_rng(seed)
         self._real, self._voices = _by_speaker(recordings), _by_speaker(voices)
         self._all = [*recordings, *voices]
         self._voice_share = voice_share if voices else 0.0
-        self._digits_max, self._augment = digits_max, augment
+        self._digits_max, self._repeat_share, self._augment = digits_max, repeat_share, augment
 
     def __iter__(self) -> Iterator[tuple[Audio, list[int]]]:
         return self
@@ -167,7 +169,10 @@ class Strings:
         row = []
         for _ in range(rng.integers(1, self._digits_max + 1)):
             words = speakers[rng.integers(len(speakers))]
-            takes = words[list(words)[rng.integers(len(words))]]
+            digit = list(words)[rng.integers(len(words))]
+            if self._repeat_share and row and row[-1].digit in words and chance(rng, self._repeat_share):
+                digit = row[-1].digit
+            takes = words[digit]
             row.append(takes[rng.integers(len(takes))])
         return row
 

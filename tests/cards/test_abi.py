@@ -139,6 +139,20 @@ def test_no_model_while_slots_are_open(subject: Subject, card: Card) -> None:
     card.load(subject.model)
 
 
+def test_a_card_that_loads_is_busy_but_healthy(subject: Subject, card: Card) -> None:
+    loading = threading.Thread(target=card.load, args=(subject.model,))
+    loading.start()
+    while loading.is_alive():
+        assert card.health().is_ok
+        try:
+            card.identity()
+        except CardError as error:
+            assert error.code == CardStatus.BUSY
+    loading.join()
+    card.open(0)
+    assert len(heard(card, 0, speechlike(1, 1))) == 1
+
+
 # Slots
 
 
@@ -215,6 +229,22 @@ def test_what_a_completion_says(card: Card) -> None:
     for tokens, log_probs in heard(card, 0, speechlike(3, CHUNKS)):
         assert len(tokens) == len(log_probs) <= 30
         assert all(log_prob <= 0 for log_prob in log_probs)
+
+
+def test_tokens_lie_in_the_order_of_the_completions(card: Card) -> None:
+    """Many completions in one poll: each has its own tokens. The binding refuses offsets that leave gaps."""
+    slots = np.arange(8)
+    of_slots = [speechlike(seed, CHUNKS) for seed in range(8)]
+    alone = []
+    for slot, chunks in enumerate(of_slots):
+        card.open(slot)
+        alone.append(heard(card, slot, chunks))
+        card.reset(slot)
+    for tag in range(CHUNKS):
+        card.submit_arrays(slots, np.full(8, tag), np.stack([chunks[tag] for chunks in of_slots]))
+        for completion in collected(card, 8):
+            assert (completion.tokens, completion.log_probs) == alone[completion.slot][tag]
+    assert any(tokens for results in alone for tokens, _ in results)
 
 
 def test_reset_begins_anew(card: Card) -> None:

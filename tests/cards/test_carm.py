@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,38 @@ def test_bad_files_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(CardError, match=reason) as error:
         carm.read(path)
     assert error.value.code == CardStatus.MODEL
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "reason"),
+    [
+        (0, np.nan, "melmeans in bad.carm has values that are not finite"),
+        (1, np.inf, "melvars in bad.carm has values that are not finite"),
+        (1, 0.0, "a variance in bad.carm is not positive"),
+        (1, -1.0, "a variance in bad.carm is not positive"),
+    ],
+)
+def test_statistics_that_normalise_nothing(tmp_path: Path, entry: int, value: float, reason: str) -> None:
+    """In a file that is whole."""
+    image = written(tmp_path / "m.carm").read_bytes()
+    at = int.from_bytes(image[256 + 128 * entry + 80 :][:8], "little")
+    path = tmp_path / "bad.carm"
+    path.write_bytes(with_checksum(image[:at] + struct.pack("<f", value) + image[at + 4 :]))
+    with pytest.raises(CardError, match=reason) as error:
+        carm.read(path)
+    assert error.value.code == CardStatus.MODEL
+
+
+def test_statistics_that_are_quantised(tmp_path: Path) -> None:
+    image = written(tmp_path / "m.carm").read_bytes()
+    means = bytearray(image[256:384])
+    struct.pack_into("<I", means, 64, 2)
+    struct.pack_into("<QQQQ", means, 80, 384, 640, 384, 80)
+    struct.pack_into("<II", means, 68, 80, 1)
+    path = tmp_path / "bad.carm"
+    path.write_bytes(with_checksum(image[:256] + bytes(means) + image[384:]))
+    with pytest.raises(CardError, match=r"melmeans in bad.carm .* fp32"):
+        carm.read(path)
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_workers.cards.library import Card, CardError, CardLibrary, CardStatus, Completion
+from asr_workers.cards.library import Card, CardError, CardLibrary, CardStatus, Completion, _Buffers
 from tests.cards.reference import speechlike
 
 MODES = ("compute", "timing")
@@ -73,6 +74,28 @@ def test_a_lost_link(simulator: CardLibrary, lively: Path, mode: str) -> None:
         assert not card.health().is_ok
 
 
+def test_a_lost_link_ends_a_poll_that_waits(simulator: CardLibrary, lively: Path, mode: str) -> None:
+    codes: list[int] = []
+    started = threading.Event()
+
+    def wait(card: Card) -> None:
+        started.set()
+        with pytest.raises(CardError) as error:
+            card.poll(PATIENCE_MS)
+        codes.append(error.value.code)
+
+    with faulty(simulator, lively, mode, "link") as card:
+        waiting = threading.Thread(target=wait, args=(card,))
+        waiting.start()
+        assert started.wait(PATIENCE_MS / 1000)
+        with pytest.raises(CardError):
+            submit(card, 1)
+        waiting.join(PATIENCE_MS / 3000)
+        is_waiting = waiting.is_alive()
+        waiting.join()
+        assert (is_waiting, codes) == (False, [CardStatus.LINK])
+
+
 def test_heat(simulator: CardLibrary, lively: Path, mode: str) -> None:
     with faulty(simulator, lively, mode, "heat") as card:
         for tag in (1, 2):
@@ -110,6 +133,21 @@ def test_a_completion_too_many(simulator: CardLibrary, lively: Path, mode: str) 
         assert error.value.code == CardStatus.COUNT
 
 
+def test_a_completion_too_many_frees_no_slot(
+    simulator: CardLibrary, lively: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunk behind the one that completes twice is still in flight."""
+    pcm = speechlike(3, 1)[0]
+    with faulty(simulator, lively, mode, "count") as card:
+        monkeypatch.setattr(card, "_buffers", _Buffers(1, top_k=False))
+        card.submit([(0, 1, pcm)])
+        card.submit([(0, 2, pcm)])
+        assert [completion.tag for completion in polled(card, 1) + polled(card, 1)] == [1, 1]
+        with pytest.raises(CardError) as error:
+            card.close(0)
+        assert error.value.code == CardStatus.BUSY
+
+
 def test_a_completion_too_few(simulator: CardLibrary, lively: Path, mode: str) -> None:
     with faulty(simulator, lively, mode, "drop") as card:
         submit(card, 1)
@@ -132,11 +170,9 @@ def test_capacities(simulator: CardLibrary) -> None:
 def test_too_many_streams_miss_their_deadline(simulator: CardLibrary) -> None:
     """A card for 10 streams gets 8 chunks of 12 at once: at 12.5 streams' speed that takes more than 60 ms."""
     card = simulator.open(0, "mode=timing,capacity=10,latency_ms=1")
-    pcm = np.zeros((12, 960), np.int16)
     for slot in range(12):
         card.open(slot)
-    for tag in range(8):
-        card.submit_arrays(np.arange(12), np.full(12, tag), pcm)
+    card.submit_arrays(np.tile(np.arange(12), 8), np.repeat(np.arange(8), 12), np.zeros((96, 960), np.int16))
     polled(card, 96)
     health = card.health()
     assert health.completed == 96

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,35 @@ def test_samples_need_not_lie_together(timed: Card) -> None:
     timed.close_card()
 
 
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("token_offset", "tokens do not lie"),
+        ("token_count", "tokens do not lie"),
+        ("packet_offset", "packets do not lie"),
+        ("packet_count", "packets do not lie"),
+    ],
+)
+def test_offsets_that_are_not_the_sums_of_the_counts_are_refused(
+    timed: Card, monkeypatch: pytest.MonkeyPatch, field: str, reason: str
+) -> None:
+    poll = timed._calls.asr_card_poll
+
+    def polled(handle: object, timeout_ms: int, results: object) -> int:
+        code = int(poll(handle, timeout_ms, results))
+        timed._buffers._completions[field][0] += 1
+        return code
+
+    timed.open(0)
+    timed.submit([(0, 1, np.zeros(960, np.int16))])
+    monkeypatch.setattr(timed._calls, "asr_card_poll", polled)
+    with pytest.raises(CardError, match=reason) as error:
+        timed.poll(PATIENCE_MS)
+    assert error.value.code == CardStatus.INTERNAL
+    monkeypatch.undo()
+    timed.close_card()
+
+
 def test_an_empty_submit_is_nothing(timed: Card) -> None:
     timed.submit([])
     assert timed.poll(0) == []
@@ -124,6 +155,39 @@ def test_cards_come_and_go_without_a_trace(lively: Path, simulator: CardLibrary)
         card.close_card()
         sizes.append(int(Path("/proc/self/statm").read_text().split()[1]))
     assert sizes[-1] - sizes[9] < 256, "pages"
+
+
+def test_a_card_that_loads_is_busy(simulator: CardLibrary, lively: Path, tmp_path: Path) -> None:
+    """The load waits for the other end of a pipe: until then only health answers, and nothing blocks."""
+    pipe = tmp_path / "pipe.carm"
+    os.mkfifo(pipe)
+    codes: list[int] = []
+
+    def load() -> None:
+        with pytest.raises(CardError) as error:
+            card.load(pipe)
+        codes.append(error.value.code)
+
+    card = simulator.open(0, "capacity=4")
+    card.load(lively)
+    loading = threading.Thread(target=load)
+    loading.start()
+    with pytest.raises(CardError) as error:
+        while loading.is_alive():
+            card.identity()
+    assert error.value.code == CardStatus.BUSY
+    for call in (lambda: card.open(0), lambda: card.slots(2), lambda: card.poll(0), lambda: card.load(lively)):
+        with pytest.raises(CardError) as error:
+            call()
+        assert error.value.code == CardStatus.BUSY
+    assert card.health().is_ok
+    os.close(os.open(pipe, os.O_WRONLY))
+    loading.join()
+    assert codes == [CardStatus.MODEL]
+    card.open(0)
+    card.submit([(0, 1, np.zeros(960, np.int16))])
+    assert [completion.tag for completion in card.poll(PATIENCE_MS)] == [1]
+    card.close_card()
 
 
 def test_limits_are_measured() -> None:

@@ -138,6 +138,13 @@ def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content
         licence.parse(path)
 
 
+def test_what_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.license"
+    path.write_text("[" * 60_000)
+    with pytest.raises(SetupError, match="is no licence"):
+        licence.parse(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -147,6 +154,9 @@ def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content
         {"card": 7},
         {"more": "than known"},
         {"version_max": "newest"},
+        {"version_max": ".5"},
+        {"version_max": "1.4rc1"},
+        {"version_max": "9" * 5000},
     ],
 )
 def test_fields_that_cannot_be_meant(folder: Path, change: dict[str, object]) -> None:
@@ -196,5 +206,12 @@ def test_what_cannot_be_signed_with(folder: Path) -> None:
         refused = asr_license("new", folder, "--key", key, *options)
         assert refused.exit_code == 2 and str(key) in refused.output
     secret = folder / "example.key_secret"
-    refused = asr_license("new", folder, "--key", secret, *options, "--version-max", "newest")
-    assert refused.exit_code == 2 and "a version is numbers" in refused.output
+    for version in ("newest", ".5", "1.", "1..2"):
+        refused = asr_license("new", folder, "--key", secret, *options, "--version-max", version)
+        assert refused.exit_code == 2 and "a version is numbers" in refused.output
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = asr_license("issuer", tmp_path / "file" / "keys", "--name", "example")
+    assert refused.exit_code == 2 and "the issuer's keys cannot be written into" in refused.output

@@ -9,6 +9,7 @@ import pytest
 
 from asr_proto.audio import to_int16
 from asr_proto.errors import SetupError
+from asr_workers.cards import selftest
 from asr_workers.cards.failure import EXIT_CODE
 from asr_workers.cards.library import CardLibrary
 from tests.cards.reference import speechlike
@@ -18,7 +19,6 @@ from tests.workers.card_parts import recognised, write_model
 
 FRAME = 1920
 """60 ms."""
-SELFTEST_SUBMITS = 24 + 24 + 12 + 12 + 12 + 3
 PCM = speechlike(3, 330).astype("<i2").tobytes()
 """19.8 s: over a seam."""
 
@@ -107,7 +107,7 @@ def test_without_state_resets(model: Path) -> None:
 @pytest.mark.parametrize("fault", ["hang", "reset", "count", "drop", "ecc", "heat", "link"])
 def test_a_card_that_fails(model: Path, fault: str) -> None:
     """Its worker ends with its own exit code, its session moves, and its text is that of an undisturbed run."""
-    at = SELFTEST_SUBMITS + 290
+    at = selftest.SUBMITS + 290
     with Pool(workers=[card(model, f"--card-options=fault={fault}@{at}")]) as pool:
         with Native(pool.url) as client:
             client.send(*cut(PCM[: 280 * FRAME], FRAME))

@@ -180,3 +180,12 @@ def test_noise_comes_in_the_asked_slope() -> None:
         power = np.abs(np.fft.rfft(augment.coloured(RATE_HZ, rng, slope))) ** 2
         levels.append(float(np.log10(power[4000:4200].mean() / power[400:420].mean())))
     assert all(before - after == pytest.approx(1.0, abs=0.3) for before, after in pairwise(levels))
+
+
+def test_words_may_repeat_more_often_than_chance_has_it() -> None:
+    shares = []
+    for repeat_share in (0.0, 0.5):
+        strings = Strings(row(), 0, repeat_share=repeat_share, augment=False)
+        pairs = [pair for _ in range(200) for pair in pairwise(next(strings)[1])]
+        shares.append(sum(first == second for first, second in pairs) / len(pairs))
+    assert shares == [pytest.approx(0.1, abs=0.04), pytest.approx(0.55, abs=0.06)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest, SetupError
-from asr_workers.cards import licence
+from asr_workers.cards import licence, selftest
 from asr_workers.cards.errors import CardError, CardStatus
 from asr_workers.cards.failure import CardFailed
+from asr_workers.cards.library import CardIdentity
 from asr_workers.engines import card_setup
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions
 from asr_workers.engines.card import CardConfig, CardEngine
@@ -25,12 +27,12 @@ Make = Callable[..., tuple[CardEngine, FakeCard]]
 
 
 class FakeLibrary:
-    """A library with the one card that the test made."""
+    """A library with the one card that the test made; with the option `physical=1` it is a physical one."""
 
     card: FakeCard
 
     def __init__(self, path: Path | None, options: str = "") -> None:
-        pass
+        self.card.is_physical |= "physical=1" in options.split(",")
 
     def count(self) -> int:
         return 1
@@ -230,7 +232,23 @@ def test_another_language_is_refused(make: Make) -> None:
     assert not card.open_slots
 
 
-def test_a_snapshot_of_another_model_is_refused(make: Make) -> None:
+@pytest.mark.parametrize("resets", [True, False])
+def test_a_snapshot_of_another_model_is_refused(make: Make, tmp_path: Path, resets: bool) -> None:
+    """And leaves nothing behind. With state resets, too: another model has other tokens and other seams."""
+    first, _ = make(state_resets=resets)
+    first.open(0, SlotOptions(), None)
+    hear(first, 0, noise(20), flush=False)
+    advanced = first.checkpoint(0)
+    assert advanced is not None
+    second, card = make(model=write_model(tmp_path / "other.carm", seed=5), state_resets=resets)
+    with pytest.raises(BadRequest, match="of another model") as refused:
+        second.open(1, SlotOptions(), advanced.snapshot)
+    assert refused.value.slug == "bad-snapshot"
+    assert not card.open_slots
+    second.open(1, SlotOptions(), None)
+
+
+def test_a_state_that_the_card_refuses_is_refused(make: Make) -> None:
     """And leaves nothing behind."""
     engine, card = make(state_resets=False)
     engine.open(0, SlotOptions(), None)
@@ -244,6 +262,21 @@ def test_a_snapshot_of_another_model_is_refused(make: Make) -> None:
         assert refused.value.slug == "bad-snapshot"
     assert len(card.open_slots) == 1
     engine.open(1, SlotOptions(), None)
+
+
+@pytest.mark.parametrize(
+    ("chunk_s", "measured_s", "batch", "slots", "expected"),
+    [
+        (0.02, 0.02, 64, 2000, 0.02),
+        (0.02, 0.0263, 64, 2000, 0.2199),
+        (0.02, 0.019, 64, 2000, 0.02),
+        (0.02, 0.03, 64, 64, 0.03),
+        (0.02, 0.021, 1, 1, 0.021),
+    ],
+)
+def test_latency_is_no_work(chunk_s: float, measured_s: float, batch: int, slots: int, expected: float) -> None:
+    """However many chunks are computed at once, each gets through the card in the same time."""
+    assert selftest.larger_round_s(chunk_s, measured_s, batch, slots) == pytest.approx(expected)
 
 
 def test_more_sessions_than_the_card_has(make: Make) -> None:
@@ -267,6 +300,12 @@ def test_a_card_that_fails_its_self_test_does_not_serve(make: Make) -> None:
     card.import_state = lambda slot, state: card.open_slots.update({slot: (1, 12)})  # type: ignore[method-assign]
     with pytest.raises(CardFailed, match="did not survive a move"):
         make(card)
+
+
+def test_a_vocabulary_of_another_size_does_not_serve(make: Make, tmp_path: Path) -> None:
+    larger = write_model(tmp_path / "larger.carm", replace(parts.SMALL, n_classes=parts.N_CLASSES + 44))
+    with pytest.raises(SetupError, match=r"larger.carm has a vocabulary of 255 tokens, and its network knows 299"):
+        make(model=larger)
 
 
 # ---- Troubles ----
@@ -311,6 +350,27 @@ def test_a_call_that_fails_is_trouble_too(make: Make) -> None:
 
 
 # ---- Licences ----
+
+
+def test_the_card_with_its_options_is_licensed(make: Make) -> None:
+    with pytest.raises(SetupError, match="card fake-1 needs a licence"):
+        make(options="physical=1")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"), [({"id": "fake-2"}, "simulated card fake-2"), ({"is_physical": True}, "physical card fake-1")]
+)
+def test_another_card_than_was_licensed_does_not_serve(make: Make, change: dict[str, object], found: str) -> None:
+    card = FakeCard()
+    listed = card.identity()
+
+    def identity() -> CardIdentity:
+        card.identity = lambda: replace(listed, **change)  # type: ignore[method-assign, arg-type]
+        return listed
+
+    card.identity = identity  # type: ignore[method-assign]
+    with pytest.raises(SetupError, match=f"card:0 is {found}, and was simulated card fake-1 when it was looked up"):
+        make(card)
 
 
 def test_a_physical_card_needs_a_licence(make: Make, tmp_path: Path) -> None:

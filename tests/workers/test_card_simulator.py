@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from asr_proto.errors import SetupError
+from asr_workers.cards import selftest
 from asr_workers.cards.carm import CarmConfig
 from asr_workers.cards.failure import EXIT_CODE, CardFailed
 from asr_workers.cards.library import CardLibrary
@@ -117,8 +118,6 @@ def test_digits_are_understood() -> None:
 
 # ---- Faults ----
 
-SELFTEST_SUBMITS = 24 + 24 + 12 + 12 + 12 + 3
-
 
 @pytest.mark.parametrize("mode", ["compute", "timing,latency_ms=1"])
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ SELFTEST_SUBMITS = 24 + 24 + 12 + 12 + 12 + 3
 )
 def test_a_fault_puts_the_card_out_of_order(model: Path, fault: str, sentence: str, mode: str) -> None:
     """While it serves. What a worker then does: tests/e2e/test_card.py."""
-    options = f"shared=1,mode={mode},fault={fault}@{SELFTEST_SUBMITS + 4}"
+    options = f"shared=1,mode={mode},fault={fault}@{selftest.SUBMITS + 4}"
     it = engine(model, device="card:0", options=options)
     it._traffic.hang_s = 0.2
     for slot in range(3):
@@ -157,13 +156,22 @@ def test_a_fault_in_the_self_test_keeps_it_from_serving(model: Path, fault: str)
         engine(model, device="card:0", slots=40, options=f"shared=1,capacity=60,fault={fault}")
 
 
+def test_how_much_a_self_test_gives_to_a_card(model: Path) -> None:
+    """A fault in its last batch is noticed, one in the batch behind it is not yet."""
+    options = "shared=1,fault=ecc@{}"
+    engine(model, device="card:0", options=options.format(selftest.SUBMITS + 1))
+    with pytest.raises(CardFailed, match="ended with ECC"):
+        engine(model, device="card:0", options=options.format(selftest.SUBMITS))
+
+
 # ---- Models and devices ----
 
 
 def test_the_cpu_backend_takes_a_hardware_checkpoint(tmp_path: Path, model: Path) -> None:
     """CAI-04, CAI-06, CAI-12: and says what the compiled one says; a card refuses it."""
     torch = pytest.importorskip("torch")
-    checkpoint = pytest.importorskip("asr_workers.engines.rnnt.checkpoint")
+    from asr_workers.engines.rnnt import checkpoint
+
     config = dataclasses.replace(SMALL, name="other")
     generator = torch.Generator().manual_seed(3)
     tensors = {
@@ -198,6 +206,10 @@ def test_testing_is_not_for_production(tmp_path: Path, capsys: pytest.CaptureFix
         ({"model": Path("absent.carm")}, "absent.carm cannot be read"),
         ({"model": Path("absent.carm"), "device": "card:0"}, "there is no model absent.carm"),
         ({"device": "card:77"}, "there is no card:77: 8 cards were found"),
+        ({"device": "card:x"}, "card:x is no card: name one with --device card:N, or cpu"),
+        ({"device": "card:"}, "card: is no card"),
+        ({"device": "card:-1"}, "card:-1 is no card"),
+        ({"device": "card:1", "options": "cards=1"}, "there is no card:1: 1 cards were found"),
         ({"library": Path("adapter.so")}, "name one with --device card:N"),
         ({"library": Path("absent.so"), "device": "card:0"}, "absent.so"),
         ({"options": "colour=red"}, "colour=red"),

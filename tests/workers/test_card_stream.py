@@ -29,8 +29,10 @@ RULE = ResetRule()
 SLOT = 2
 
 
-def stream(rule: ResetRule | None = None, *, partials: bool = True, state: bytes = b"card") -> Stream:
-    return Stream(SLOT, text(), rule, lambda: state, partials=partials)
+def stream(
+    rule: ResetRule | None = None, *, partials: bool = True, state: bytes = b"card", model: str = "0123456789abcdef"
+) -> Stream:
+    return Stream(SLOT, text(), rule, lambda: state, model=model, partials=partials)
 
 
 def decode(it: Stream, steps: Sequence[Sequence[int]]) -> list[Output]:
@@ -215,11 +217,13 @@ def test_a_segment_that_lags_says_the_same(steps: list[list[int]], lag: int) -> 
 def test_what_is_no_snapshot_is_refused() -> None:
     good = stream(RULE).snapshot()
     fields = msgpack.unpackb(good.state)
-    bad = [b"x", b"\xc1", msgpack.packb([2, *fields[1:]]), msgpack.packb(fields[:-1]), msgpack.packb(7)]
-    bad += [msgpack.packb([*fields[:7], [[100_000, 0, 960, 0.5]], b""]), msgpack.packb([*fields[:-1], 5])]
+    bad = [b"x", b"\xc1", msgpack.packb([1, *fields[1:]]), msgpack.packb(fields[:-1]), msgpack.packb(7)]
+    bad += [msgpack.packb([*fields[:8], [[100_000, 0, 960, 0.5]], b""]), msgpack.packb([*fields[:-1], 5])]
     for state in bad:
         with pytest.raises(BadRequest) as refused:
             stream(RULE).restore(Snapshot(0, state))
         assert refused.value.slug == "bad-snapshot"
     with pytest.raises(BadRequest, match="resets its state"):
         stream().restore(good)
+    with pytest.raises(BadRequest, match="another model than fedc"):
+        stream(RULE, model="fedc").restore(good)

@@ -83,6 +83,7 @@ def test_nothing_heavy_is_imported_before_an_engine_is_chosen() -> None:
     ],
 )
 def test_a_device_as_its_unit_is_called(given: str, device: str) -> None:
+    """CAI-14: one worker, one card."""
     assert Device().convert(given, None, None) == device
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_what_was_saved_is_read_back(small: Checkpoint, path: Path) -> None:
+    """CAI-38: keys, shapes and configuration, checked on the way in."""
     found = checkpoint.load(path)
     assert found.sizes == SIZES
     assert found.version == checkpoint.VERSION
@@ -111,6 +113,10 @@ def _filterbank(content: dict[str, Any]) -> dict[str, Any]:
     return content["rnnt_config"]["input_val"]["filterbank_features"]
 
 
+def _weights(content: dict[str, Any], tensor: torch.Tensor) -> None:
+    content["state_dict"]["joint_enc.bias"] = tensor
+
+
 def _fill(tensor: torch.Tensor, value: float) -> None:
     tensor[0] = value
 
@@ -122,14 +128,19 @@ def _fill(tensor: torch.Tensor, value: float) -> None:
         (lambda c: c.update(version=1), "version 1,"),
         (lambda c: c.update(melalpha=0.001), "moving average"),
         (lambda c: c.update(logmel_norm_weight=0.4), "logmel_norm_weight of 0.4"),
+        (lambda c: c.update(melalpha=torch.zeros(2)), "melalpha that is not a number"),
+        (lambda c: c.update(logmel_norm_weight="1.0"), "logmel_norm_weight that is not a number"),
         (lambda c: c.update(ema_state_dict={}), "training checkpoint"),
         (lambda c: c.update(melmeans=torch.zeros(40)), "no 80 values in melmeans"),
+        (lambda c: c.update(melmeans=torch.zeros(80).to_sparse()), "no 80 values in melmeans"),
+        (lambda c: c.update(melvars=torch.ones(80, device="meta")), "no 80 values in melvars"),
         (lambda c: _fill(c["melmeans"], float("nan")), "melmeans that are not finite"),
         (lambda c: _fill(c["melvars"], 0.0), "not positive"),
         (lambda c: c.update(rnnt_config={}), "lacks input_val.filterbank_features"),
         (lambda c: c.update(rnnt_config={"input_val": {"filterbank_features": 1}}), "no section input_val"),
         (lambda c: c["rnnt_config"].pop("rnnt"), "lacks rnnt in its configuration"),
         (lambda c: _filterbank(c).update(n_fft=1024), "n_fft is 1024 instead of 512"),
+        (lambda c: _filterbank(c).update(n_filt=torch.zeros(2)), "n_filt is tensor"),
         (lambda c: _filterbank(c).update(sample_rate=8000), "sample_rate is 8000"),
         (lambda c: _filterbank(c).update(window_size=0.03), "window_size of 0.03"),
         (lambda c: c["rnnt_config"]["rnnt"].update(in_feats=80), "in_feats 80"),
@@ -140,6 +151,10 @@ def _fill(tensor: torch.Tensor, value: float) -> None:
         (lambda c: c["state_dict"].update(extra=torch.zeros(1)), "not known: extra"),
         (lambda c: c["state_dict"].pop("joint_net.2.bias"), "lacks the tensor joint_net.2.bias"),
         (lambda c: c["state_dict"].update(extra=1), "state_dict that is not one of tensors"),
+        (lambda c: _weights(c, torch.zeros(6, dtype=torch.int64)), "joint_enc.bias .* not a plain tensor"),
+        (lambda c: _weights(c, torch.zeros(6).to_sparse()), "joint_enc.bias .* not a plain tensor"),
+        (lambda c: _weights(c, torch.zeros(6, device="meta")), "joint_enc.bias .* not a plain tensor"),
+        (lambda c: _weights(c, torch.full((6,), 1e300, dtype=torch.float64)), "joint_enc.bias that are not finite"),
         (lambda c: _fill(c["state_dict"]["joint_enc.bias"], float("inf")), "joint_enc.bias that are not finite"),
         (lambda c: c.update(sentpiece_model=pieces("a", "b", "c", "d")), "5 sentencepieces for 4 classes"),
         (lambda c: c.update(sentpiece_model=b"none"), "sentpiece_model that is none"),
@@ -187,6 +202,44 @@ def test_a_changed_byte_is_noticed(path: Path) -> None:
     path.write_bytes(whole)
     with pytest.raises(SetupError, match="damaged"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("pickled", [b"", b"\x80\x02.", b"\x80\x02}}s.", b"\x80\x02]\x94h\x07.", b"\x80\x7f"])
+def test_what_cannot_be_unpickled_is_refused(path: Path, pickled: bytes) -> None:
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else part)
+    with pytest.raises(SetupError, match=r"is not a file of torch\.save|is not loaded"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99)])
+def test_an_archive_of_another_kind_is_refused(path: Path, at: int, value: int) -> None:
+    """Encrypted, or packed in a way that is not known."""
+    image = bytearray(path.read_bytes())
+    entry = image.index(b"PK\1\2")
+    image[entry + at] |= value
+    image[at - 2] |= value
+    path.write_bytes(image)
+    with pytest.raises(SetupError, match="is damaged, or an archive of another kind"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_other_precisions_are_read(path: Path, kind: torch.dtype) -> None:
+    """And parameters, which have gradients."""
+
+    def change(content: dict[str, Any]) -> None:
+        for name, tensor in content["state_dict"].items():
+            content["state_dict"][name] = tensor.to(kind).requires_grad_()
+        content["melmeans"].requires_grad_()
+
+    _change(path, change)
+    found = checkpoint.load(path)
+    assert {tensor.dtype for tensor in found.tensors.values()} == {torch.float32}
+    assert not any(tensor.requires_grad for tensor in found.tensors.values())
 
 
 def test_other_files_are_refused(path: Path, tmp_path: Path) -> None:

@@ -529,6 +529,21 @@ def test_a_transferred_session_begins_anew_from_its_last_commit(bench: Bench) ->
     assert [frame.utterance for frame in bench.heard() if isinstance(frame, m.Final)] == [3]
 
 
+def test_of_all_finals_only_the_last_keeps_its_state(bench: Bench) -> None:
+    """A state may have megabytes. Said again, no final takes the last commit's state from who goes on from it."""
+    bench.hold(1, 0)
+    for number in range(3):
+        bench.audio(1, first=number * CHUNK)
+        bench.step(final(0, (number + 1) * CHUNK))
+    bench.heard()
+    transfer(bench, utterance=0)
+    resumed, *said = bench.heard()
+    assert isinstance(resumed, m.Resumed)
+    commits = [frame.commit for frame in said if isinstance(frame, m.Final)]
+    assert commits == [m.Commit(CHUNK, 1, b""), m.Commit(2 * CHUNK, 2, b""), resumed.commit]
+    assert resumed.commit == m.Commit(3 * CHUNK, 3, b"state")
+
+
 def test_a_session_that_has_said_nothing_yet_begins_at_its_beginning(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1)

@@ -14,7 +14,7 @@ from asr_proto.errors import BadRequest, DecodeError, LimitExceeded, OutOfOrder
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, Snapshot, Voice
 
 FINALS_KEPT = 32
-"""For a client that comes back: what it may have missed."""
+"""For a client that comes back: what it may have missed. The state of the last commit alone is kept with them."""
 QUEUED_SAMPLES_MAX = 180 * SAMPLE_RATE
 """A frontend keeps to its credit, far below this; beyond it the session fails."""
 
@@ -29,7 +29,7 @@ class Session:
         self.commit = setup.commit
         """The last one."""
         self.finals: list[m.Final] = []
-        """The last ones."""
+        """The last ones, without the states of their commits."""
         self._utterance = setup.commit.utterance if setup.commit else 0
         self._chunk_samples = chunk_samples
         self._queue: list[bytes] = []
@@ -76,7 +76,13 @@ class Session:
         missed = [final for final in self.finals if final.utterance >= utterance]
         if len(missed) != max(0, self._utterance - utterance):
             raise BadRequest("too much was said since", slug="resume-unavailable")
-        return [m.Resumed(self.lease, self.commit), *missed]
+        return [m.Resumed(self.lease, self.commit), *map(self._repeated, missed)]
+
+    def _repeated(self, final: m.Final) -> m.Final:
+        """As it was said, but that nothing without its state may take the place of the last commit."""
+        if self.commit is None or final.commit.samples != self.commit.samples:
+            return final
+        return replace(final, commit=self.commit)
 
     # ---- Chunks ----
 
@@ -142,7 +148,8 @@ class Session:
             output.words,
             self._commit(cast(Snapshot, output.snapshot)),
         )
-        self.finals = [*self.finals[1 - FINALS_KEPT :], final]
+        kept = replace(final, commit=replace(final.commit, state=b""))
+        self.finals = [*self.finals[1 - FINALS_KEPT :], kept]
         return final
 
     def _drained(self) -> list[m.FrameOut]:

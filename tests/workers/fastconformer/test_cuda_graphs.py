@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
-decoding = pytest.importorskip("asr_workers.engines.fastconformer.decoding")
-encoder = pytest.importorskip("asr_workers.engines.fastconformer.lean_encoder")
-graphs = pytest.importorskip("asr_workers.engines.fastconformer.cuda_graphs")
-load = pytest.importorskip("asr_workers.engines.fastconformer.load")
-nemo_file = pytest.importorskip("asr_workers.engines.fastconformer.nemo_file")
-shape = pytest.importorskip("asr_workers.engines.fastconformer.shape")
-slot_model = pytest.importorskip("asr_workers.engines.fastconformer.slot_model")
-streaming = pytest.importorskip("asr_workers.engines.fastconformer.streaming")
-streams = pytest.importorskip("tests.workers.fastconformer.streams")
-models = pytest.importorskip("tests.workers.fastconformer.random_models")
-weights_ = pytest.importorskip("asr_workers.engines.fastconformer.weights")
+pytest.importorskip("nemo", reason="needs the extra nemo")
+
+from asr_workers.engines.fastconformer import cuda_graphs as graphs  # noqa: E402
+from asr_workers.engines.fastconformer import decoding, load, nemo_file, shape, slot_model, streaming  # noqa: E402
+from asr_workers.engines.fastconformer import lean_encoder as encoder  # noqa: E402
+from asr_workers.engines.fastconformer import weights as weights_  # noqa: E402
+from tests.workers.fastconformer import random_models as models  # noqa: E402
+from tests.workers.fastconformer import streams  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.workers.fastconformer.random_models import RandomModel

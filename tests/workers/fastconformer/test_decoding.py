@@ -10,9 +10,10 @@ import pytest
 from asr_proto.errors import SetupError
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
-decoding = pytest.importorskip("asr_workers.engines.fastconformer.decoding")
-graphs = pytest.importorskip("asr_workers.engines.fastconformer.cuda_graphs")
-weights_ = pytest.importorskip("asr_workers.engines.fastconformer.weights")
+
+from asr_workers.engines.fastconformer import cuda_graphs as graphs  # noqa: E402
+from asr_workers.engines.fastconformer import decoding  # noqa: E402
+from asr_workers.engines.fastconformer import weights as weights_  # noqa: E402
 
 VOCABULARY, HIDDEN, WIDTH, JOINT = 12, 16, 10, 20
 

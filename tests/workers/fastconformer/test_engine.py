@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -87,8 +88,10 @@ def finals(outputs: Sequence[Output]) -> list[Hypothesis]:
 
 
 def commits(outputs: Sequence[Output]) -> list[Snapshot]:
-    """In order."""
-    return [output.snapshot for output in outputs if isinstance(output, Hypothesis | Advanced) and output.snapshot]
+    """Those of one slot, in order: they never go back."""
+    given = [output.snapshot for output in outputs if isinstance(output, Hypothesis | Advanced) and output.snapshot]
+    assert all(earlier.sample <= later.sample for earlier, later in pairwise(given))
+    return given
 
 
 TALK = talk(1.3, -1.7, 0.8, -0.4, 0.9, -7.5, 2.0, -1.1, 0.3)
@@ -207,6 +210,32 @@ def test_another_engine_goes_on_from_a_checkpoint(turn: int, look_ahead_ms: int 
     assert finals(before) == finals(hear(TALK))[: len(finals(before))] or look_ahead_ms is not None
 
 
+@pytest.mark.parametrize("every", [1, 7])
+def test_checkpoints_at_every_place(every: int) -> None:
+    """They change nothing, no later commit lies before them, and each commit is enough to say the rest once."""
+    it, outputs = engine(), list[Output]()
+    it.open(0, SlotOptions(), None)
+    for turn, start in enumerate(range(0, len(TALK), CHUNK)):
+        last = start + CHUNK >= len(TALK)
+        outputs += feed(it, 0, TALK[start : start + CHUNK], flush=last)
+        checkpoint = it.checkpoint(0) if turn % every == 0 and not last else None
+        outputs += [checkpoint] if checkpoint else []
+    whole = finals(hear(TALK))
+    assert finals(outputs) == [
+        replace(final, snapshot=mine.snapshot) for final, mine in zip(whole, finals(outputs), strict=True)
+    ]
+    assert commits(outputs)[-1] == Snapshot(len(TALK), b"")
+    ends = [number for number, output in enumerate(outputs) if finals([output]) or isinstance(output, Advanced)]
+    for number in ends[:-1] if every > 1 else [number for number in ends[:-1] if finals([outputs[number]])]:
+        (snapshot,) = commits([outputs[number]])
+        other = engine()
+        other.open(0, SlotOptions(), snapshot)
+        after = feed(other, 0, TALK[snapshot.sample :])
+        assert commits([outputs[number], *after])
+        said = [(final.text, final.words) for final in [*finals(outputs[: number + 1]), *finals(after)]]
+        assert said == [(final.text, final.words) for final in whole]
+
+
 def test_silence_moves_the_commit_on() -> None:
     """Every few seconds, so that nobody keeps audio for ever; what is still needed lies a second back at most."""
     outputs = hear(silence(60))
@@ -287,6 +316,22 @@ def test_a_flush_is_answered_in_its_place() -> None:
         alone.start_sample + len(first),
         alone.end_sample + len(first),
     )
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("samples", [0, 1, 80, 159, 160, 400])
+def test_what_a_flush_ended_is_not_heard_again(samples: int, beside: bool) -> None:
+    """However little it was, alone and beside another session."""
+    it, pcm = engine(), talk(0.7, seed=5)
+    it.open(0, SlotOptions(), None)
+    chunks = [Chunk(0, speech(1.0, 9)[:samples], flush=True)]
+    if beside:
+        it.open(1, SlotOptions(), None)
+        chunks.append(Chunk(1, speech(0.16)))
+    it.step(chunks, 0.0)
+    settle(it)
+    (again,), (alone,) = finals(feed(it, 0, pcm)), finals(hear(pcm))
+    assert (again.text, again.start_sample) == (alone.text, alone.start_sample + samples)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 159, 160, 400, 1480, CHUNK])

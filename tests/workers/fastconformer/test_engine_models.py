@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import tarfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from asr_proto.errors import SetupError
 from asr_workers.engines.base import Chunk, Hypothesis, Output, SlotOptions
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
 
+from asr_workers.engines.fastconformer.building import Unsupported  # noqa: E402
 from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine  # noqa: E402
 from asr_workers.engines.token_text import TokenAt, TokenText  # noqa: E402
 from tests.workers.fastconformer import random_models as random  # noqa: E402
@@ -98,3 +102,101 @@ def test_other_precisions_run(checkpoint: Path, precision: str) -> None:
     it = engine(checkpoint, precision=precision)
     it.open(0, SlotOptions(), None)
     assert text(feed(it, 0, random.speech_like(3.0, 1)))
+
+
+def changed(checkpoint: Path, folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Path:
+    """An extracted copy with another configuration and other weights."""
+    with tarfile.open(checkpoint) as archive:
+        archive.extractall(folder, filter="data")
+    config, weights = folder / "model_config.yaml", folder / "model_weights.ckpt"
+    values, table = yaml.safe_load(config.read_text()), torch.load(weights)
+    change(values, table)
+    config.write_text(yaml.safe_dump(values))
+    torch.save(table, weights)
+    return folder
+
+
+def _no_width(config: dict[str, Any], _: dict[str, Any]) -> None:
+    del config["encoder"]["d_model"]
+
+
+def _other_width(config: dict[str, Any], _: dict[str, Any]) -> None:
+    config["encoder"]["d_model"] = 128
+
+
+def _contexts(config: dict[str, Any], _: dict[str, Any]) -> None:
+    config["encoder"]["att_context_size"] = [[70, "x"]]
+
+
+def _no_lstm(_: dict[str, Any], weights: dict[str, Any]) -> None:
+    for name in [name for name in weights if "lstm" in name]:
+        del weights[name]
+
+
+def _durations(config: dict[str, Any], _: dict[str, Any]) -> None:
+    config["joint"]["num_extra_outputs"] = 5
+
+
+def _vocabulary(_: dict[str, Any], weights: dict[str, Any]) -> None:
+    name = "joint.joint_net.2.weight"
+    weights[name] = torch.cat((weights[name], weights[name][:1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_no_width, "^the configuration of .* is not understood: d_model is missing$"),
+        (_contexts, "^the configuration of .* is not understood: "),
+        (_other_width, "^the encoder of .* cannot be built: "),
+        (_no_lstm, "does not know transducers without an LSTM: take nemo"),
+        (_durations, "take the engine parakeet"),
+        (_vocabulary, "a tokenizer of 96 tokens, but its rnnt decoder knows 97"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_together(
+    checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None], sentence: str
+) -> None:
+    """One sentence says which part."""
+    with pytest.raises(SetupError, match=sentence) as caught:
+        engine(changed(checkpoint, tmp_path / "changed", change), implementation="lean")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def _tanh(config: dict[str, Any], _: dict[str, Any]) -> None:
+    config["joint"]["jointnet"]["activation"] = "tanh"
+
+
+def test_auto_is_lean_where_lean_knows_the_model(checkpoint: Path, tmp_path: Path) -> None:
+    other = changed(checkpoint, tmp_path / "changed", _tanh)
+    with pytest.raises(Unsupported, match="a joint network with tanh: take nemo"):
+        engine(other, implementation="lean")
+    assert engine(other)._model.implementation == "nemo"
+    assert engine(checkpoint)._model.implementation == "lean"
+
+
+class Table(dict[str, Any]):
+    """What only a trusted pickle may hold."""
+
+
+@pytest.mark.parametrize("implementation", ["lean", "nemo"])
+def test_a_trusted_checkpoint_is_served(checkpoint: Path, tmp_path: Path, implementation: str) -> None:
+    folder = changed(checkpoint, tmp_path / "changed", lambda *_: None)
+    torch.save(Table(torch.load(folder / "model_weights.ckpt")), folder / "model_weights.ckpt")
+    with pytest.raises(SetupError, match="--trust-checkpoint"):
+        engine(folder, implementation=implementation)
+    assert engine(folder, implementation=implementation, trust_checkpoint=True).spec.slots == 4
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:99", "cuda:x", "tpu", ""])
+def test_a_device_that_is_not_there(checkpoint: Path, device: str) -> None:
+    with pytest.raises(SetupError, match=r"^(there is no|the device) "):
+        engine(checkpoint, device=device)
+
+
+@pytest.mark.parametrize("change", [_no_lstm, _other_width])
+def test_nemo_says_in_one_sentence_what_it_cannot_restore(
+    checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]
+) -> None:
+    with pytest.raises(SetupError, match=r"^NeMo cannot restore ") as caught:
+        engine(changed(checkpoint, tmp_path / "changed", change), implementation="nemo")
+    assert len(str(caught.value).splitlines()) == 1

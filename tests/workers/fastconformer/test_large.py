@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
-load = pytest.importorskip("asr_workers.engines.fastconformer.load")
-streaming = pytest.importorskip("asr_workers.engines.fastconformer.streaming")
-streams = pytest.importorskip("tests.workers.fastconformer.streams")
-models = pytest.importorskip("tests.workers.fastconformer.random_models")
+pytest.importorskip("nemo", reason="needs the extra nemo")
+
+from asr_workers.engines.fastconformer import load, streaming  # noqa: E402
+from tests.workers.fastconformer import random_models as models  # noqa: E402
+from tests.workers.fastconformer import streams  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.workers.fastconformer.random_models import RandomModel

@@ -13,7 +13,8 @@ from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest, SetupError
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
-mel = pytest.importorskip("asr_workers.engines.fastconformer.mel")
+
+from asr_workers.engines.fastconformer import mel  # noqa: E402 - needs torch
 
 FILTERS = torch.rand(80, 257, generator=torch.Generator().manual_seed(1)) * 0.01
 WINDOW = torch.hann_window(400, periodic=False)
@@ -51,6 +52,19 @@ def test_slots_are_independent_and_wiped_after_the_last_samples() -> None:
     streaming.feed([0, 1, 2], [noise(5000, seed) for seed in range(3)], [True, False, False])
     again = streaming.feed([2, 0], [noise(1000, 7), noise(2000, 9)], [False, True])
     assert torch.equal(again[1], mel.StreamingMel(SETTINGS, 1).feed([0], [noise(2000, 9)], [True])[0])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("samples", [0, 1, 80, 159, 160, 400])
+def test_last_samples_are_not_heard_in_the_next_utterance(samples: int, beside: bool) -> None:
+    """Even where they are too few for a frame."""
+    streaming, pcm = mel.StreamingMel(SETTINGS, 2), noise(4000, 5)
+    if beside:
+        streaming.feed([0, 1], [noise(samples), noise(3000, 1)], [True, False])
+    else:
+        streaming.feed([0], [noise(samples)], [True])
+    (alone,) = mel.StreamingMel(SETTINGS, 1).feed([0], [pcm], [True])
+    assert torch.equal(streaming.feed([0], [pcm], [True])[0], alone)
 
 
 def test_a_frame_is_ready_half_a_window_after_its_time() -> None:

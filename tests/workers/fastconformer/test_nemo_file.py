@@ -14,7 +14,8 @@ import yaml
 from asr_proto.errors import NotYet, SetupError
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
-nemo_file = pytest.importorskip("asr_workers.engines.fastconformer.nemo_file")
+
+from asr_workers.engines.fastconformer import nemo_file  # noqa: E402 - needs torch
 
 CONFIG: dict[str, Any] = {"tokenizer": {"model_path": "nemo:abc_tokenizer.model"}, "license": "CC-BY-4.0"}
 
@@ -149,3 +150,34 @@ def test_a_hub_name_is_fetched_with_its_cards_licence(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("card", ["no head", "---\n- list\n---\n", "---\n: [\n---\n", "---\ntitle: x\n---\n"])
 def test_cards_that_state_no_licence(card: str) -> None:
     assert nemo_file.card_licence(card) is None
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 100, 200, 400, 800])
+def test_weights_that_end_early(tmp_path: Path, cut: int) -> None:
+    folder = folder_of(tmp_path)
+    file = folder / "model_weights.ckpt"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(SetupError, match="weights in"):
+        nemo_file.read_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("weights", [b"", b"\x80\x02.", b"\x80\x02]q\x00h\x05.", b"\x80\x02X\x01", b"\x80\x02J\x01."])
+def test_weights_that_are_no_pickle(tmp_path: Path, weights: bytes) -> None:
+    folder = folder_of(tmp_path)
+    (folder / "model_weights.ckpt").write_bytes(weights)
+    with pytest.raises(SetupError, match="weights in"):
+        nemo_file.read_checkpoint(str(folder))
+
+
+def test_weights_without_names(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no table of tensors"):
+        nemo_file.read_checkpoint(str(folder_of(tmp_path, state={3: torch.zeros(1)})))
+
+
+def test_a_damaged_compressed_archive(tmp_path: Path) -> None:
+    path = archive_of(folder_of(tmp_path), "w:gz")
+    packed = bytearray(path.read_bytes())
+    packed[len(packed) // 2 :] = bytes(len(packed) - len(packed) // 2)
+    path.write_bytes(bytes(packed))
+    with pytest.raises(SetupError, match=str(path)):
+        nemo_file.read_checkpoint(str(path))

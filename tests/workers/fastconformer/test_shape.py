@@ -9,7 +9,8 @@ import pytest
 from asr_proto.errors import BadRequest, SetupError
 
 pytest.importorskip("torch", reason="needs the extra nemo")
-shape = pytest.importorskip("asr_workers.engines.fastconformer.shape")
+
+from asr_workers.engines.fastconformer import shape
 
 ENCODER: dict[str, Any] = {
     "_target_": "nemo.collections.asr.modules.ConformerEncoder",

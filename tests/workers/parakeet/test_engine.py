@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -93,6 +94,38 @@ def test_a_partial_goes_to_the_end_of_its_right_context() -> None:
         latest = (number + 1) * CHUNK + 4 * FRAME_SAMPLES
         assert latest - 3 * FRAME_SAMPLES <= partial.end_sample <= latest + 2 * FRAME_SAMPLES
     assert all(longer.text.startswith(shorter.text) for shorter, longer in pairwise(partials))
+
+
+class LyingModel(ScriptedModel):
+    """What its windows end with sounds like speech, until there is more to hear."""
+
+    lies = True
+
+    def encode(self, windows: Sequence[Pcm16]) -> tuple[Any, Any]:
+        encoded, lengths = super().encode(windows)
+        for row, length in enumerate(lengths.tolist() if self.lies else ()):
+            encoded[row, length - 2 : length] = 5000.0
+        return encoded, lengths
+
+
+def test_a_partial_of_nothing_is_taken_back() -> None:
+    """By the next window, or before the slot advances without a final."""
+    model = LyingModel(SMALL.settings)
+    it = ParakeetEngine(SMALL, load=lambda given: model)  # type: ignore[arg-type, return-value]
+    it.open(0, SlotOptions(), None)
+    one, other = np.zeros(CHUNK + 4 * FRAME_SAMPLES, np.int16), np.zeros(CHUNK, np.int16)
+    (lie,) = feed(it, 0, one, flush=False, size=len(one))
+    assert isinstance(lie, Hypothesis) and lie.text and lie.endpoint is None
+    model.lies = False
+    taken_back = replace(lie, text="")
+    assert feed(it, 0, other, flush=False) == [taken_back]
+    assert feed(it, 0, other, flush=False) == []
+    model.lies = True
+    (again,) = feed(it, 0, other, flush=False)
+    assert isinstance(again, Hypothesis) and again.text
+    model.lies = False
+    end = len(one) + 3 * len(other)
+    assert feed(it, 0, other[:0]) == [replace(again, text=""), Advanced(0, Snapshot(end, b"")), Drained(0)]
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,6 +15,7 @@ pytest.importorskip("nemo", reason="needs the extra nemo")
 from asr_proto.errors import BadRequest, SetupError  # noqa: E402
 from asr_workers.engines.base import Chunk, Output, SlotOptions  # noqa: E402
 from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine  # noqa: E402
+from asr_workers.engines.parakeet.model import ParakeetModel  # noqa: E402
 from asr_workers.engines.token_text import TokenAt  # noqa: E402
 from tests.workers.fastconformer.random_models import speech_like  # noqa: E402
 from tests.workers.fastconformer.test_engine import commits, finals  # noqa: E402
@@ -144,6 +145,19 @@ def _changed(checkpoint: Path, path: Path, change: dict[str, Any]) -> Path:
     with tarfile.open(path, "w") as archive:
         archive.add(folder, ".")
     return path
+
+
+def test_frames_of_another_length_do_not_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before anybody is served, in a full window or in an odd one."""
+    encode = ParakeetModel.encode
+
+    def longer(it: ParakeetModel, windows: Any) -> Any:
+        encoded, frames = encode(it, windows)
+        return encoded, frames + (len(windows[0]) % 1280 != 0)
+
+    monkeypatch.setattr(ParakeetModel, "encode", longer)
+    with pytest.raises(SetupError, match=r"the model makes 31 frames of 37759 samples, not 30"):
+        engine(checkpoint)
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

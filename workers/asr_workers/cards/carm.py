@@ -208,6 +208,8 @@ def read(path: Path) -> Carm:
     tensors = {key: part for key, part in parts.items() if isinstance(part, CarmTensor)}
     if {key: part.shape for key, part in tensors.items()} != expected or "sentencepiece" not in parts:
         raise bad_model(f"the tensors in {path.name} are not those of its configuration")
+    for key in ("melmeans", "melvars"):
+        _check_statistic(path, key, tensors[key])
     return Carm(
         config=config,
         precision=PRECISIONS[numbers[13]],
@@ -272,6 +274,14 @@ def _entry(path: Path, mapped: memoryview, at: int) -> tuple[str, CarmTensor | b
     except ValueError as error:
         raise bad_model(f"the tensor {_text(name)} in {path.name} has a wrong size") from error
     return _text(name), tensor
+
+
+def _check_statistic(path: Path, name: str, tensor: CarmTensor) -> None:
+    """What every chunk is normalised with."""
+    if tensor.precision != "fp32" or not bool(np.isfinite(tensor.values).all()):
+        raise bad_model(f"{name} in {path.name} has values that are not finite numbers of fp32")
+    if name == "melvars" and not bool((tensor.values > 0).all()):
+        raise bad_model(f"a variance in {path.name} is not positive")
 
 
 def _text(padded: bytes) -> str:

@@ -108,7 +108,7 @@ class Card:
         )
 
     def load(self, model: Path) -> None:
-        """Load a compiled model while no slot is open. May take seconds."""
+        """Load a compiled model while no slot is open. May take seconds; meanwhile other calls but health are BUSY."""
         self._call(self._calls.asr_card_load, str(model).encode())
         self._in_flight = np.zeros(self.identity().slots_max, np.int64)
 
@@ -239,26 +239,31 @@ class _Buffers:
             raise CardError(CardStatus.STATE, "the card is closed")
         results = self._results
         abi.check(calls, calls.asr_card_poll(handle, timeout_ms, ctypes.byref(results)))
-        count = results.completion_count
-        if count > results.completion_max or results.token_count > results.token_max:
+        count, tokens, packets = results.completion_count, results.token_count, results.packet_count
+        if count > results.completion_max or tokens > results.token_max or packets > results.packet_max:
             raise CardError(CardStatus.COUNT, "the card gave more than the buffers hold")
         completions = self._completions[:count]
+        token_offsets = _offsets(completions["token_offset"], completions["token_count"], tokens, "tokens")
+        packet_offsets = _offsets(completions["packet_offset"], completions["packet_count"], packets, "packets")
         return Completions(
             slots=completions["slot"].copy(),
             tags=completions["tag"].copy(),
             steps=completions["step"].copy(),
             status=completions["status"].copy(),
-            token_offsets=_offsets(completions["token_count"]),
-            tokens=self._tokens[: results.token_count].copy(),
-            log_probs=self._log_probs[: results.token_count].copy(),
-            packets=self._packets[: results.packet_count].copy(),
-            packet_offsets=_offsets(completions["packet_count"]),
+            token_offsets=token_offsets,
+            tokens=self._tokens[:tokens].copy(),
+            log_probs=self._log_probs[:tokens].copy(),
+            packets=self._packets[:packets].copy(),
+            packet_offsets=packet_offsets,
         )
 
 
-def _offsets(counts: NDArray[np.uint32]) -> NDArray[np.int64]:
+def _offsets(given: NDArray[np.uint32], counts: NDArray[np.uint32], total: int, what: str) -> NDArray[np.int64]:
+    """[n + 1] from [n] counts. CardError INTERNAL where the card's own offsets or `total` say something else."""
     offsets = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
+    if offsets[-1] != total or (offsets[:-1] != given).any():
+        raise CardError(CardStatus.INTERNAL, f"the card's {what} do not lie in the order of its completions")
     return offsets
 
 

@@ -27,6 +27,8 @@ SUFFIX = ".license"
 ISSUER = "issuer.pub"
 SECRET_MODE = 0o600
 FILE_BYTES_MAX = 65536
+VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*", re.ASCII)
+"""Of `version_max`: numbers with dots."""
 _FORMAT = 1
 
 
@@ -130,11 +132,12 @@ def parse(path: Path) -> tuple[Licence, bytes]:
         licence = Licence(expires=expires, issued=issued, **fields)
         if not all(isinstance(text, str) for text in (licence.card, licence.holder, licence.version_max)):
             raise ValueError("fields that are no text")
-        _numbers(licence.version_max)
+        if licence.version_max and not VERSION.fullmatch(licence.version_max):
+            raise ValueError(f"the version {licence.version_max!r}")
         return licence, base64.b64decode(document["signature"], validate=True)
     except OSError as error:
         raise SetupError(f"cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SetupError(f"is no licence: {error}") from error
 
 
@@ -153,8 +156,6 @@ def read_issuer(path: Path) -> Ed25519PublicKey:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """(1, 4) for "1.4"; what follows the numbers, as in 1.4.0rc1, does not count."""
-    if version and not re.match(r"\d", version):
-        raise ValueError(f"the version {version!r}")
     return tuple(int(number) for number in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]
 
 
@@ -169,13 +170,16 @@ def new_issuer(folder: Path, name: str) -> tuple[Path, Path]:
     )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     secret_path, public_path = folder / f"{name}.key_secret", folder / ISSUER
-    for path in (secret_path, public_path):
-        if path.exists():
-            raise SetupError(f"{path} is there already")
-    folder.mkdir(parents=True, exist_ok=True)
-    secret_path.touch(SECRET_MODE)
-    secret_path.write_bytes(secret)
-    public_path.write_bytes(public)
+    try:
+        for path in (secret_path, public_path):
+            if path.exists():
+                raise SetupError(f"{path} is there already")
+        folder.mkdir(parents=True, exist_ok=True)
+        secret_path.touch(SECRET_MODE)
+        secret_path.write_bytes(secret)
+        public_path.write_bytes(public)
+    except OSError as error:
+        raise SetupError(f"the issuer's keys cannot be written into {folder}: {error.strerror}") from error
     return secret_path, public_path
 
 

@@ -56,7 +56,7 @@ def issuer(folder: Path, name: str) -> None:
 @click.option("--version-max", default="", help="The highest version of asr-pool, as in 1.4.  [default: any]")
 def new(folder: Path, key: Path, card: str, holder: str, expires: datetime, version_max: str) -> None:
     """Issue a licence into DIR. Workers read it when they start."""
-    if version_max and not version_max.replace(".", "").isdecimal():
+    if version_max and not licence.VERSION.fullmatch(version_max):
         raise click.BadParameter("a version is numbers with dots", param_hint="--version-max")
     issued = datetime.now(UTC).date()
     document = Licence(card=card, holder=holder, expires=expires.date(), version_max=version_max, issued=issued)

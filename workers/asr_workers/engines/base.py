@@ -26,7 +26,11 @@ class SlotOptions:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A point from which another engine of the same kind can continue: replay audio from `sample` on top of `state`."""
+    """A point from which another engine of the same kind can continue: replay audio from `sample` on top of `state`.
+
+    The snapshots of a slot never go back: not of finals, of silence, of checkpoints, nor before the one it was opened
+    with. Audio before the latest is not kept by anybody.
+    """
 
     sample: int
     state: bytes
@@ -47,7 +51,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """Text of the current utterance of a slot. A final's `snapshot` lies behind it: nothing before is needed again."""
+    """Text of the current utterance of a slot. A final's `snapshot` lies behind it: nothing before is needed again.
+
+    A partial replaces the one before it; an empty one takes it back.
+    """
 
     slot: int
     text: str

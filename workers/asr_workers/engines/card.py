@@ -58,7 +58,7 @@ class CardEngine:
         if options.language.partition("-")[0].lower() not in ("", "en"):
             raise BadRequest(f"the card's model speaks en, not {options.language[:20]}", slug="unsupported-language")
         export: Callable[[], bytes] = partial(self._export, slot)
-        stream = Stream(slot, self._text, self._rule, export, partials=options.partials)
+        stream = Stream(slot, self._text, self._rule, export, model=self.spec.checksum, partials=options.partials)
         state = stream.restore(snapshot) if snapshot else b""
         while (card_slot := self._card_slots.take()) is None:
             assert self._leaving

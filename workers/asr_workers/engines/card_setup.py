@@ -6,6 +6,7 @@ card of the vendor's library, or of the simulator where none is given.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,8 +79,13 @@ class CardConfig:
 
     @property
     def index(self) -> int:
-        """Of the card in its library."""
-        return int(self.device.partition(":")[2] or 0)
+        """Of the card in its library. Raises SetupError."""
+        if self.device == "cpu":
+            return 0
+        number = re.fullmatch(r"card:([0-9]{1,9})", self.device)
+        if number is None:
+            raise SetupError(f"{self.device} is no card: name one with --device card:N, or cpu")
+        return int(number[1])
 
     @property
     def rule(self) -> ResetRule | None:
@@ -103,12 +109,12 @@ class ReadyCard:
 def ready(config: CardConfig) -> ReadyCard:
     """Raises SetupError where it can never serve like this, CardFailed where the card is not well."""
     library = _library(config)
-    options = _options(config)
     try:
-        identity = _identity(library, config)
-        _check_license(identity, config)
-        card = library.open(config.index, options)
+        listed = _identity(library, config)
+        _check_license(listed, config)
+        card = library.open(config.index)
         try:
+            _check_opened(listed, card.identity(), config)
             return _load(card, config)
         except BaseException:
             card.close_card()
@@ -122,7 +128,7 @@ def ready(config: CardConfig) -> ReadyCard:
 def _library(config: CardConfig) -> CardLibrary:
     if config.device == "cpu" and config.library:
         raise SetupError("a card's library drives cards: name one with --device card:N")
-    return CardLibrary(config.library)
+    return CardLibrary(config.library, _options(config))
 
 
 def _options(config: CardConfig) -> str:
@@ -151,6 +157,16 @@ def _check_license(identity: CardIdentity, config: CardConfig) -> None:
         raise SetupError(f"card {identity.id} needs a licence: name its folder with --license-dir")
     found = licence.find(config.license_dir, identity.id, licence.Now.here())
     log.info("licence", id=found.id, holder=found.holder, expires=found.expires.isoformat())
+
+
+def _check_opened(listed: CardIdentity, opened: CardIdentity, config: CardConfig) -> None:
+    """A licence is for one card: the one that is then used."""
+    if (opened.id, opened.is_physical) != (listed.id, listed.is_physical):
+        raise SetupError(f"{config.device} is {_described(opened)}, and was {_described(listed)} when it was looked up")
+
+
+def _described(identity: CardIdentity) -> str:
+    return f"{'physical' if identity.is_physical else 'simulated'} card {identity.id}"
 
 
 def slot_counts(identity: CardIdentity, config: CardConfig) -> tuple[int, int]:
@@ -195,6 +211,7 @@ def _is_compiled(path: Path) -> bool:
 def _load(card: Card, config: CardConfig) -> ReadyCard:
     with _compiled(config) as path:
         model = carm.read(path)
+        text = _vocabulary(model, config)
         card.load(path)
     if model.config.name == "testing":
         log.warning("the model `testing` is for tests, not for production", model=str(config.model))
@@ -222,7 +239,15 @@ def _load(card: Card, config: CardConfig) -> ReadyCard:
         encode_factor=config.rule.cost if config.rule else 1.0,
     )
     hang_s = max(HANG_S, SLOW_TIMES * test.round_s)
-    return ReadyCard(card, tokens_max, hang_s, TokenText(model.sentencepiece), spec, card_slots)
+    return ReadyCard(card, tokens_max, hang_s, text, spec, card_slots)
+
+
+def _vocabulary(model: carm.Carm, config: CardConfig) -> TokenText:
+    text = TokenText(model.sentencepiece)
+    tokens = model.config.n_classes - 1
+    if len(text) != tokens:
+        raise SetupError(f"{config.model} has a vocabulary of {len(text)} tokens, and its network knows {tokens}")
+    return text
 
 
 def _ms(seconds: float) -> float:

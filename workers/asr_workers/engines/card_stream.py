@@ -4,6 +4,7 @@ Greedy text never changes, it only grows. So a final is no decision of the model
 pauses, when the utterance grows long, and at a flush. A *run* is the audio between flushes; state resets and steps
 count from its start. With resets, a snapshot is where the current segment began and what was said by then: whoever
 continues hears the segment once more, in silence up to the step of the snapshot. Without, it carries the card's state.
+Both are of one model: tokens and seams mean nothing to another.
 
 Everything here depends on the order of steps alone, never on when they were computed.
 """
@@ -31,15 +32,19 @@ UTTERANCE_TOKENS_MAX = 300
 ADVANCE_STEPS = 250
 """A silent slot without resets is snapshot this often: 15 s."""
 NEVER = 1 << 62
-_VERSION = 1
+_VERSION = 2
 
 
 class Stream:
-    """`slot` is the engine's. `export` gives the card's state behind the step decoded last, without state resets."""
+    """`slot` is the engine's, `model` the checksum of what decodes.
+
+    `export` gives the card's state behind the step decoded last, without state resets.
+    """
 
     __slots__ = (
         "_due",
         "_export",
+        "_model",
         "_partials",
         "_pending",
         "_quiet",
@@ -56,9 +61,17 @@ class Stream:
     )
 
     def __init__(
-        self, slot: int, text: TokenText, rule: ResetRule | None, export: Callable[[], bytes], *, partials: bool
+        self,
+        slot: int,
+        text: TokenText,
+        rule: ResetRule | None,
+        export: Callable[[], bytes],
+        *,
+        model: str,
+        partials: bool,
     ) -> None:
         self._slot, self._text, self._rule, self._export, self._partials = slot, text, rule, export, partials
+        self._model = model
         self.begin(0)
 
     def begin(self, run_sample: int) -> None:
@@ -184,7 +197,7 @@ class Stream:
     def snapshot(self) -> Snapshot:
         """From where this stream can be continued as if nothing had happened."""
         pending = [(token.id, token.start_sample, token.end_sample, token.confidence) for token in self._pending]
-        fields = (_VERSION, self._rule is not None, self._run, self.segment, max(self.step, self._quiet))
+        fields = (_VERSION, self._model, self._rule is not None, self._run, self.segment, max(self.step, self._quiet))
         card = b"" if self._rule else self._export()
         first = self._rule.start(self.segment) if self._rule else self.step
         state = msgpack.packb((*fields, self._silent_from, self._trusted, pending, card))
@@ -196,9 +209,12 @@ class Stream:
             self.begin(snapshot.sample)
             return b""
         try:
-            version, resets, run, segment, step, silent_from, trusted, pending, card = msgpack.unpackb(snapshot.state)
+            version, *fields = msgpack.unpackb(snapshot.state)
             if version != _VERSION:
                 raise ValueError(f"unknown version {version}")
+            model, resets, run, segment, step, silent_from, trusted, pending, card = fields
+            if model != self._model:
+                raise ValueError(f"it is of another model than {self._model}")
             if resets != (self._rule is not None):
                 raise ValueError("one of the two workers resets its state and the other does not")
             self.begin(run)

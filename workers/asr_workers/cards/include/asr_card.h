@@ -22,8 +22,9 @@
  *
  * THREADS. Functions without a card may be called from any thread. Calls on one card may come from any thread: the
  * library serialises them. asr_card_poll may run in one thread while others call anything but asr_card_close; two
- * threads never poll one card at once. asr_card_close must be the last call on a card. The library installs no signal
- * handler and survives none of fork()'s children: a forked child opens its own card.
+ * threads never poll one card at once. While asr_card_load works, calls that begin on the same card are
+ * ASR_CARD_E_BUSY; asr_card_get_health answers. asr_card_close must be the last call on a card. The library installs no
+ * signal handler and survives none of fork()'s children: a forked child opens its own card.
  *
  * ORDER. Chunks of one slot are computed and completed in the order in which they were submitted, each exactly once;
  * nothing is promised between slots. The result of a chunk depends on the chunks of its slot since open or reset, not
@@ -63,7 +64,7 @@ enum asr_card_status {
     ASR_CARD_OK = 0,
     ASR_CARD_E_ARGUMENT = 1,    /* a null pointer, a slot number out of range, an unknown option */
     ASR_CARD_E_NO_CARD = 2,     /* no card of that index */
-    ASR_CARD_E_BUSY = 3,        /* another process has the card, or the slot has chunks in flight */
+    ASR_CARD_E_BUSY = 3,        /* another process has the card, it loads a model, or the slot has chunks in flight */
     ASR_CARD_E_FULL = 4,        /* a queue has no room: nothing of this call was taken; poll, then try again */
     ASR_CARD_E_STATE = 5,       /* not in this order: no model loaded, slot not open, slot already open */
     ASR_CARD_E_MODEL = 6,       /* the model file is missing, truncated, corrupted, of another version or too large */
@@ -135,7 +136,9 @@ typedef struct asr_card_packet {
 } asr_card_packet;
 
 /* The caller's buffers for asr_card_poll. A buffer that is too small for all completions leaves the rest for the next
- * call; one that is too small for a single completion is ASR_CARD_E_ARGUMENT. */
+ * call; one that is too small for a single completion is ASR_CARD_E_ARGUMENT. Tokens and packets lie without gaps in
+ * the order of the completions: each offset is the sum of the counts before it, also where its own count is 0, and
+ * token_count and packet_count are the sums of all. */
 typedef struct asr_card_results {
     uint32_t struct_size; /* in: sizeof(asr_card_results) */
     uint32_t completion_max;
@@ -207,7 +210,8 @@ ASR_CARD_API int32_t asr_card_submit(asr_card *card, const asr_card_chunk *chunk
 ASR_CARD_API int32_t asr_card_submit_features(asr_card *card, const asr_card_chunk *chunks, uint32_t count,
                                               const float *features);
 
-/* Wait until there is a completion, at most `timeout_ms`, then take all there are. None at all is ASR_CARD_OK. */
+/* Wait until there is a completion, at most `timeout_ms`, then take all there are. None at all is ASR_CARD_OK.
+ * A poll that waits when the link is lost ends at once, with what is there or else with ASR_CARD_E_LINK. */
 ASR_CARD_API int32_t asr_card_poll(asr_card *card, uint32_t timeout_ms, asr_card_results *results);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-/* card.h - a simulated card from the inside: what its parts share. Everything is guarded by `mutex`. */
+/* card.h - a simulated card from the inside: what its parts share. Everything is guarded by `mutex`, or by `is_loading`
+ * while a model is being loaded. */
 #ifndef CARD_H
 #define CARD_H
 
@@ -52,6 +53,7 @@ typedef struct done {
     uint64_t submitted_ns;
     uint32_t slot;
     uint64_t tag, step;
+    int is_extra; /* the second completion of one chunk, which is in flight no longer */
     outcome result;
 } done;
 
@@ -65,6 +67,7 @@ struct asr_card {
     asr_card_health health;
     uint64_t submits;
     int is_hung, is_hot, is_link_lost;
+    int is_loading; /* asr_card_load works without the mutex; `enter` refuses all others */
     done *first_done, *last_done;
     model *model;
 
@@ -85,7 +88,8 @@ struct asr_card {
 
 uint64_t now_ns(void);
 
-/* sim.c: lock an open card whose link works; it is not locked where a code is returned. `leave` passes codes on. */
+/* sim.c: lock an open card whose link works and that loads no model; it is not locked where a code is returned. `leave`
+ * passes codes on. */
 int32_t enter(asr_card *card);
 int32_t leave(asr_card *card, int32_t code);
 void slot_free(slot *s);

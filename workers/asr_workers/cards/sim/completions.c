@@ -45,8 +45,10 @@ void completions_push(asr_card *card, done *d, fate fate)
     append(card, d);
     if (fate == FATE_TWICE) {
         done *again = done_new(d->slot, d->tag, d->step, d->submitted_ns);
-        if (again != NULL)
+        if (again != NULL) {
+            again->is_extra = 1;
             append(card, again);
+        }
     }
     pthread_cond_signal(&card->completed);
 }
@@ -79,9 +81,8 @@ int32_t completions_take(asr_card *card, asr_card_results *results)
             memcpy(results->packets + results->packet_count, o->packets, o->packet_count * sizeof(asr_card_packet));
         results->token_count += o->token_count;
         results->packet_count += o->packet_count;
-        slot *s = card->slots + d->slot;
-        if (s->in_flight > 0)
-            s->in_flight--;
+        if (!d->is_extra)
+            card->slots[d->slot].in_flight--;
         card->first_done = d->next;
         if (card->first_done == NULL)
             card->last_done = NULL;

@@ -129,8 +129,11 @@ int32_t compute_start(asr_card *card)
     if (code != ASR_CARD_OK)
         return code;
     card->is_stopping = 0;
-    if (pthread_create(&card->worker, NULL, work, card) != 0)
+    if (pthread_create(&card->worker, NULL, work, card) != 0) {
+        network_free(card->network);
+        card->network = NULL;
         return fail(ASR_CARD_E_MEMORY, "no thread for the card");
+    }
     card->has_worker = 1;
     return ASR_CARD_OK;
 }

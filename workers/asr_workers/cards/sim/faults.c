@@ -42,6 +42,7 @@ int32_t faults_on_submit(asr_card *card)
     case FAULT_LINK:
         card->is_link_lost = 1;
         card->health.is_ok = 0;
+        pthread_cond_signal(&card->completed);
         return fail(ASR_CARD_E_LINK, "the link to card %u is lost", card->index);
     default:
         break;

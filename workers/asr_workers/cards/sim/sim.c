@@ -39,12 +39,15 @@ int32_t asr_card_count(const char *text, uint32_t *count)
     return code;
 }
 
-static void set_capacity(asr_card *card)
+static uint32_t capacity_with(const options *o, const model *model)
 {
-    const options *o = &card->options;
-    int is_large = o->has_arch ? o->is_large : card->model != NULL && strcmp(card->model->name, "large") == 0;
-    card->capacity = o->capacity ? o->capacity : !o->is_timing ? 64 : is_large ? 800 : 2000;
-    card->slots_max = card->capacity + (card->capacity + 3) / 4;
+    int is_large = o->has_arch ? o->is_large : model != NULL && strcmp(model->name, "large") == 0;
+    return o->capacity ? o->capacity : !o->is_timing ? 64 : is_large ? 800 : 2000;
+}
+
+static uint32_t slots_for(uint32_t capacity)
+{
+    return capacity + (capacity + 3) / 4;
 }
 
 static int32_t describe(const asr_card *card, asr_card_identity *out)
@@ -85,7 +88,8 @@ static int32_t prepare(uint32_t index, const char *text, asr_card *card)
     card->kernels = kernels_choose(card->options.isa[0] ? card->options.isa : NULL);
     if (card->kernels == NULL)
         return fail(ASR_CARD_E_UNSUPPORTED, "this processor has no instruction set %s", card->options.isa);
-    set_capacity(card);
+    card->capacity = capacity_with(&card->options, NULL);
+    card->slots_max = slots_for(card->capacity);
     return ASR_CARD_OK;
 }
 
@@ -96,20 +100,24 @@ int32_t asr_card_identify(uint32_t index, const char *text, asr_card_identity *i
     return code == ASR_CARD_OK ? describe(&card, identity) : code;
 }
 
-static int32_t allocate_slots(asr_card *card)
+/* No slot is open. Where there is no memory, the card keeps the slots it has. */
+static int32_t allocate_slots(asr_card *card, uint32_t capacity)
 {
-    slot *slots = calloc(card->slots_max, sizeof(*slots));
-    uint32_t *ready = calloc(card->slots_max, sizeof(*ready));
+    uint32_t count = slots_for(capacity);
+    slot *slots = calloc(count, sizeof(*slots));
+    uint32_t *ready = calloc(count, sizeof(*ready));
     if (slots == NULL || ready == NULL) {
         free(slots);
         free(ready);
-        return fail(ASR_CARD_E_MEMORY, "no memory for %u slots", card->slots_max);
+        return fail(ASR_CARD_E_MEMORY, "no memory for %u slots", count);
     }
     free(card->slots);
     free(card->ready);
     card->slots = slots;
     card->ready = ready;
-    card->slot_count = card->slots_max;
+    card->ready_first = card->ready_count = 0;
+    card->capacity = capacity;
+    card->slots_max = card->slot_count = count;
     return ASR_CARD_OK;
 }
 
@@ -156,7 +164,7 @@ int32_t asr_card_open(uint32_t index, const char *text, asr_card **opened)
     pthread_cond_init(&card->submitted, &monotonic);
     pthread_cond_init(&card->completed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    code = allocate_slots(card);
+    code = allocate_slots(card, card->capacity);
     if (code == ASR_CARD_OK && (card->pool = pool_new(card->options.threads)) == NULL)
         code = fail(ASR_CARD_E_MEMORY, "no memory for threads");
     if (code != ASR_CARD_OK) {
@@ -200,10 +208,11 @@ int32_t enter(asr_card *card)
     if (card == NULL)
         return fail(ASR_CARD_E_ARGUMENT, "card is null");
     pthread_mutex_lock(&card->mutex);
-    if (!card->is_link_lost)
-        return ASR_CARD_OK;
-    pthread_mutex_unlock(&card->mutex);
-    return fail(ASR_CARD_E_LINK, "the link to card %u is lost", card->index);
+    if (card->is_link_lost)
+        return leave(card, fail(ASR_CARD_E_LINK, "the link to card %u is lost", card->index));
+    if (card->is_loading)
+        return leave(card, fail(ASR_CARD_E_BUSY, "card %u loads a model", card->index));
+    return ASR_CARD_OK;
 }
 
 int32_t leave(asr_card *card, int32_t code)
@@ -230,22 +239,24 @@ int32_t asr_card_get_health(asr_card *card, asr_card_health *health)
     return leave(card, ASR_CARD_OK);
 }
 
+/* Without the mutex: is_loading keeps out every call that would see the parts being changed. */
 static int32_t replace_model(asr_card *card, model *loaded)
 {
-    if (card->options.has_top_k && loaded->classes % 256 != 0) {
-        uint32_t classes = loaded->classes;
-        model_free(loaded);
-        return fail(ASR_CARD_E_UNSUPPORTED, "top_k needs a number of classes divisible by 256, not %u", classes);
+    uint32_t classes = loaded->classes;
+    int32_t code = ASR_CARD_OK;
+    if (card->options.has_top_k && classes % 256 != 0)
+        code = fail(ASR_CARD_E_UNSUPPORTED, "top_k needs a number of classes divisible by 256, not %u", classes);
+    if (code == ASR_CARD_OK) {
+        compute_stop(card); /* no slot is open, so the worker sleeps */
+        code = allocate_slots(card, capacity_with(&card->options, loaded));
     }
-    /* No slot is open, so the worker sleeps; it is joined without the lock it waits for. */
-    pthread_mutex_unlock(&card->mutex);
-    compute_stop(card);
-    pthread_mutex_lock(&card->mutex);
+    if (code != ASR_CARD_OK) {
+        model_free(loaded);
+        return code;
+    }
     model_free(card->model);
     card->model = loaded;
-    set_capacity(card);
-    int32_t code = allocate_slots(card);
-    return code == ASR_CARD_OK && !card->options.is_timing ? compute_start(card) : code;
+    return card->options.is_timing ? code : compute_start(card);
 }
 
 int32_t asr_card_load(asr_card *card, const char *path)
@@ -258,6 +269,12 @@ int32_t asr_card_load(asr_card *card, const char *path)
         return code;
     if (card->open_count > 0)
         return leave(card, fail(ASR_CARD_E_STATE, "a model is loaded while no slot is open"));
+    card->is_loading = 1;
+    leave(card, code);
     code = model_load(path, card->options.is_timing ? NULL : card->kernels, &loaded);
-    return leave(card, code == ASR_CARD_OK ? replace_model(card, loaded) : code);
+    if (code == ASR_CARD_OK)
+        code = replace_model(card, loaded);
+    pthread_mutex_lock(&card->mutex);
+    card->is_loading = 0;
+    return leave(card, code);
 }

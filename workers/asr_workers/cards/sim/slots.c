@@ -202,5 +202,7 @@ int32_t asr_card_poll(asr_card *card, uint32_t timeout_ms, asr_card_results *res
         struct timespec at = {.tv_sec = (time_t)(until / 1000000000ull), .tv_nsec = (long)(until % 1000000000ull)};
         pthread_cond_timedwait(&card->completed, &card->mutex, &at);
     }
+    if (card->first_done == NULL && card->is_link_lost)
+        return leave(card, fail(ASR_CARD_E_LINK, "the link to card %u is lost", card->index));
     return leave(card, completions_take(card, results));
 }

@@ -129,6 +129,7 @@ int32_t timing_submit(asr_card *card, const asr_card_chunk *given, fate fate, co
     if (code == ASR_CARD_OK && fate == FATE_TWICE) {
         done *again = done_new(d->slot, d->tag, d->step, now);
         if (again != NULL) {
+            again->is_extra = 1;
             again->due_ns = d->due_ns;
             again->order = card->order++;
             code = heap_push(card, again);

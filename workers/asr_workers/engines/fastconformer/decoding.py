@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.building import Unsupported
 from asr_workers.engines.fastconformer.linear import Linear, make_linear
 from asr_workers.engines.fastconformer.streaming import Confidence, Emission
 from asr_workers.engines.fastconformer.weights import Weights
@@ -72,7 +72,7 @@ class PredictionNet:
     def __init__(self, weights: Weights) -> None:
         rnn = "decoder.prediction.dec_rnn.lstm"
         if weights.optional(f"{rnn}.weight_hr_l0") is not None:
-            raise SetupError("the lean implementation does not know projected LSTMs: take nemo")
+            raise Unsupported("the lean implementation does not know projected LSTMs: take nemo")
         self.recurrent: list[Linear] = []
         self.inputs: list[Linear] = []
         while (recurrent := weights.optional(f"{rnn}.weight_hh_l{len(self.recurrent)}")) is not None:
@@ -86,11 +86,13 @@ class PredictionNet:
                 self.inputs.append(make_linear(inputs, bias))
             self.hidden: int = recurrent.shape[1]
             self.recurrent.append(make_linear(recurrent, None))
+        if not self.recurrent:
+            raise Unsupported("the lean implementation does not know transducers without an LSTM: take nemo")
         last = max(name for name in weights.names("joint.joint_net.") if name.endswith(".weight"))
         final, bias = weights(last), weights(last.removesuffix("weight") + "bias")
         self.blank = final.shape[0] - 1
         if self.table.shape[0] != self.blank + 1:
-            raise SetupError("the lean implementation knows transducers whose blank pads and comes last: take nemo")
+            raise Unsupported("the lean implementation knows transducers whose blank pads and comes last: take nemo")
         self._final = make_linear(final, bias)
         encoder = weights("joint.enc.weight")
         self.encoder_width = encoder.shape[1]

@@ -94,6 +94,8 @@ class _Slot:
     """float32 [frames, mels]: what the model has not heard yet."""
     flushing: bool = False
     """A flush waits: after these features the utterance ends."""
+    snapshot_sample: int = 0
+    """Where the last snapshot with a state lies: none that follows may lie before it."""
 
     @property
     def size(self) -> int:
@@ -209,6 +211,7 @@ class FastConformerEngine:
         slot.speaker.utterance = Utterance(origin)
         self._model.open(number)
         self._mel.reset(number)
+        audio.drop_before(origin)
         pcm = audio.read(origin, audio.end)
         (slot.features,) = self._mel.feed([number], [pcm], [slot.flushing])
 
@@ -220,9 +223,8 @@ class FastConformerEngine:
         ending = speaker.utterance.ending(self._rules, self._text.starts_word)
         if ending is not None and ending.origin is not None:
             self._begin_anew(slot, ending.origin)
-            outputs += speaker.final(ending.tokens, ending.endpoint, Snapshot(ending.origin, b""), self._text)
-        elif ending is not None:
-            outputs += speaker.final(ending.tokens, ending.endpoint, self._snapshot(slot), self._text)
+        if ending is not None:
+            outputs += speaker.final(ending.tokens, ending.endpoint, self._snapshot_at(slot, ending.origin), self._text)
         if tokens:
             outputs += speaker.partial(self._text)
         slot.audio.drop_before(speaker.utterance.needed)
@@ -248,6 +250,12 @@ class FastConformerEngine:
 
     # ---- Snapshots ----
 
+    def _snapshot_at(self, slot: _Slot, origin: int | None) -> Snapshot:
+        """Where a state has just begun anew, its origin is enough, unless it lies before an earlier snapshot."""
+        if origin is None or origin < slot.snapshot_sample:
+            return self._snapshot(slot)
+        return Snapshot(origin, b"")
+
     def _snapshot(self, slot: _Slot) -> Snapshot:
         """The slot as it is."""
         number, audio = slot.speaker.slot, slot.audio
@@ -260,6 +268,7 @@ class FastConformerEngine:
             mel=self._mel.export(number),
             model=self._model.snapshot(number),
         )
+        slot.snapshot_sample = audio.end
         return Snapshot(audio.end, state.packed())
 
     def _restore(self, slot: _Slot, state: SlotState) -> None:
@@ -271,6 +280,7 @@ class FastConformerEngine:
         slot.speaker.utterance = state.utterance
         slot.audio = HeldAudio(state.audio_first)
         slot.audio.append(state.audio)
+        slot.snapshot_sample = slot.audio.end
         slot.features = torch.from_numpy(state.features)
 
     def _none(self) -> torch.Tensor:

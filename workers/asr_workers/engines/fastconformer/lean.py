@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.building import Unsupported, building
 from asr_workers.engines.fastconformer.cuda_graphs import GraphedEncoder, GraphedRnntDecoder
 from asr_workers.engines.fastconformer.decoding import CtcDecoder, GreedyDecoder, PredictionNet, RnntDecoder
 from asr_workers.engines.fastconformer.lean_encoder import LeanEncoder
@@ -18,19 +19,23 @@ from asr_workers.engines.fastconformer.weights import Weights
 
 @torch.inference_mode()
 def load_lean(checkpoint: Checkpoint, settings: ModelSettings) -> SlotModel:
-    """Raises SetupError with one sentence where a part of the model is not known here."""
+    """Raises SetupError with one sentence, Unsupported where a part of the model is not known here."""
     device = torch.device(settings.device)
     weights = Weights(checkpoint.weights, device, dtype_of(settings))
-    shape = lean_shape(checkpoint.config)
+    with building(f"the configuration of {checkpoint.path} is not understood"):
+        shape = lean_shape(checkpoint.config)
     quantized = settings.precision == "int8"
     graphed = device.type == "cuda" and settings.graphs
-    lean = LeanEncoder(shape, context(checkpoint.config), weights, settings.slots + graphed, quantized)
+    with building(f"the encoder of {checkpoint.path} cannot be built"):
+        lean = LeanEncoder(shape, context(checkpoint.config), weights, settings.slots + graphed, quantized)
     if unread := weights.unread("encoder."):
-        raise SetupError(f"the lean implementation does not know {unread[0]}: take nemo")
+        raise Unsupported(f"the lean implementation does not know {unread[0]}: take nemo")
     # Tokens are decided in full precision: it costs little beside the encoder.
     exact = Weights(checkpoint.weights, device, torch.float32)
+    with building(f"the {settings.decoder} decoder of {checkpoint.path} cannot be built"):
+        decoder = make_decoder(exact, checkpoint, settings)
     encoder = GraphedEncoder(lean, settings.slots, weights.placed(torch.empty(0))) if graphed else lean
-    return SlotModel(checkpoint, settings, "lean", encoder, make_decoder(exact, checkpoint, settings))
+    return SlotModel(checkpoint, settings, "lean", encoder, decoder)
 
 
 def make_decoder(weights: Weights, checkpoint: Checkpoint, settings: ModelSettings) -> GreedyDecoder:
@@ -40,7 +45,7 @@ def make_decoder(weights: Weights, checkpoint: Checkpoint, settings: ModelSettin
             raise SetupError(f"{checkpoint.name} has no transducer: take the decoder ctc")
         activation = checkpoint.config.get("joint", {}).get("jointnet", {}).get("activation", "relu")
         if activation != "relu":
-            raise SetupError(f"the lean implementation does not know a joint network with {activation}: take nemo")
+            raise Unsupported(f"the lean implementation does not know a joint network with {activation}: take nemo")
         device = torch.device(settings.device)
         decoder = GraphedRnntDecoder if device.type == "cuda" and settings.graphs else RnntDecoder
         return decoder(PredictionNet(weights), settings.slots, device, settings.confidence)

@@ -5,34 +5,58 @@ from __future__ import annotations
 import torch
 
 from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.building import Unsupported, building, check_device
 from asr_workers.engines.fastconformer.lean import load_lean
 from asr_workers.engines.fastconformer.nemo_file import Checkpoint, read_checkpoint
-from asr_workers.engines.fastconformer.shape import context, lean_shape
-from asr_workers.engines.fastconformer.streaming import ModelSettings, StreamingModel
+from asr_workers.engines.fastconformer.shape import context, is_tdt
+from asr_workers.engines.fastconformer.streaming import Decoder, ModelSettings, StreamingModel
+from asr_workers.engines.token_text import TokenText
+
+OUTPUTS = {
+    "rnnt": ("joint.joint_net.2.weight",),
+    "ctc": ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight"),
+}
+"""The weights of each decoder's last layer: a row for each token, then one for the blank."""
 
 
 def load(settings: ModelSettings) -> StreamingModel:
     """A model with empty slots. Raises SetupError with one sentence when it cannot be had, read or run."""
-    kind = settings.device.split(":", maxsplit=1)[0]
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise SetupError(f"there is no {settings.device}: torch sees no CUDA device")
-    if settings.precision == "int8" and kind != "cpu":
+    device = check_device(settings.device)
+    if settings.precision == "int8" and device.type != "cpu":
         raise SetupError("int8 runs on CPU only: take bf16")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     checkpoint = read_checkpoint(settings.model, trusted=settings.trust_checkpoint)
-    context(checkpoint.config)
-    if settings.implementation == "nemo" or (settings.implementation == "auto" and not _lean(checkpoint)):
-        # On demand: importing NeMo takes seconds and hundreds of megabytes.
-        from asr_workers.engines.fastconformer.nemo_reference import load_reference  # noqa: PLC0415
+    with building(f"the configuration of {checkpoint.path} is not understood"):
+        context(checkpoint.config)
+        if settings.decoder == "rnnt" and is_tdt(checkpoint.config):
+            raise SetupError(f"{checkpoint.name} predicts durations: take the engine parakeet, or the decoder ctc")
+    with building(f"the tokenizer of {checkpoint.path} cannot be used"):
+        _check_tokens(checkpoint, settings.decoder)
+    with building(f"{checkpoint.path} cannot be loaded"):
+        return _loaded(checkpoint, settings)
 
-        return load_reference(checkpoint, settings)
-    return load_lean(checkpoint, settings)
+
+def _loaded(checkpoint: Checkpoint, settings: ModelSettings) -> StreamingModel:
+    if settings.implementation != "nemo":
+        try:
+            return load_lean(checkpoint, settings)
+        except Unsupported:
+            if settings.implementation == "lean":
+                raise
+    # On demand: importing NeMo takes seconds and hundreds of megabytes.
+    from asr_workers.engines.fastconformer.nemo_reference import load_reference  # noqa: PLC0415
+
+    return load_reference(checkpoint, settings)
 
 
-def _lean(checkpoint: Checkpoint) -> bool:
-    try:
-        lean_shape(checkpoint.config)
-    except SetupError:
-        return False
-    return True
+def _check_tokens(checkpoint: Checkpoint, decoder: Decoder) -> None:
+    """Raises SetupError where the decoder's tokens are not those of the tokenizer."""
+    pieces = len(TokenText(checkpoint.tokenizer))
+    for name in OUTPUTS[decoder]:
+        output = checkpoint.weights.get(name)
+        if output is not None and output.shape[0] != pieces + 1:
+            raise SetupError(
+                f"{checkpoint.path} has a tokenizer of {pieces} tokens, but its {decoder} decoder knows "
+                f"{output.shape[0] - 1}"
+            )

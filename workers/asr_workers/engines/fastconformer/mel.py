@@ -98,22 +98,20 @@ class StreamingMel:
         A slot whose samples are the `last` of its utterance gives all that are left, and is as after reset.
         """
         counts = [self._append(slot, samples, end) for slot, samples, end in zip(slots, pcm, last, strict=True)]
-        total = sum(counts)
-        if not total:
-            return [torch.empty(0, self.settings.mels) for _ in slots]
-        windows = np.zeros((total, self.settings.fft_samples), np.float32)
+        windows = np.zeros((sum(counts), self.settings.fft_samples), np.float32)
         inner = windows[:, self._margin : self._margin + self._window]
         begin = 0
         for slot, count in zip(slots, counts, strict=True):
             inner[begin : begin + count] = self._take(slot, count)
             begin += count
-        log_mel = self._log_mel(torch.from_numpy(windows))
-        ends = np.cumsum(counts).tolist()
-        features = [log_mel[end - count : end] for end, count in zip(ends, counts, strict=True)]
         for slot, end in zip(slots, last, strict=True):
             if end:
                 self.reset(slot)
-        return features
+        if not begin:
+            return [torch.empty(0, self.settings.mels) for _ in slots]
+        log_mel = self._log_mel(torch.from_numpy(windows))
+        ends = np.cumsum(counts).tolist()
+        return [log_mel[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
     def export(self, slot: int) -> bytes:
         """The state of a slot."""

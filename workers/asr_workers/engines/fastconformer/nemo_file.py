@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ import torch
 import yaml
 
 from asr_proto.errors import NotYet, SetupError
+from asr_workers.engines.fastconformer.building import FAULTS
 
 CONFIG_NAME = "model_config.yaml"
 WEIGHTS_NAME = "model_weights.ckpt"
@@ -60,7 +63,7 @@ def read_checkpoint(model: str, *, trusted: bool = False) -> Checkpoint:
                 return file
 
             return _read(model, path, card, open_member, trusted)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise SetupError(f"{path} is no .nemo archive: {error}") from error
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -84,6 +87,8 @@ def _config(text: bytes, path: Path) -> dict[str, Any]:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SetupError(f"the configuration in {path} is no YAML") from error
+    except FAULTS as error:
+        raise SetupError(f"the configuration in {path} cannot be read") from error
     if not isinstance(config, dict):
         raise SetupError(f"the configuration in {path} is no mapping")
     return config
@@ -97,9 +102,11 @@ def _tensors(file: IO[bytes], path: Path, trusted: bool) -> dict[str, torch.Tens
             f"the weights in {path} are a pickle that can run code: "
             "convert them to plain tensors, or trust the file with --trust-checkpoint"
         ) from error
-    except (RuntimeError, ValueError, EOFError) as error:
+    except FAULTS as error:
         raise SetupError(f"the weights in {path} are damaged") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise SetupError(f"the weights in {path} are no table of tensors")
     return state
 

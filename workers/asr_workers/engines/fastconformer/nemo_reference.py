@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.building import building
 from asr_workers.engines.fastconformer.decoding import (
     SYMBOLS_MAX,
     CtcDecoder,
@@ -42,7 +43,7 @@ def load_reference(checkpoint: Checkpoint, settings: ModelSettings) -> SlotModel
 
 
 def _restored(checkpoint: Checkpoint, settings: ModelSettings) -> Any:
-    """The checkpoint's weights were read as plain tensors before, so restoring it runs nothing that it holds."""
+    """NeMo's model with the weights that were read before: it reads none itself, so no pickle is run here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -52,12 +53,22 @@ def _restored(checkpoint: Checkpoint, settings: ModelSettings) -> Any:
         except ImportError as error:
             raise SetupError("the implementation nemo needs nemo_toolkit: pip install 'asr-pool[nemo]'") from error
         nemo.utils.logging.setLevel(logging.ERROR)
-        connector = SaveRestoreConnector()
+
+        class Connector(SaveRestoreConnector):  # type: ignore[misc]
+            """Gives the weights that are there."""
+
+            @staticmethod
+            def _load_state_dict_from_disk(model_weights: str, map_location: Any = "cpu") -> dict[str, Tensor]:
+                return checkpoint.weights
+
+        connector = Connector()
         if checkpoint.path.is_dir():
-            connector.model_extracted_dir = str(checkpoint.path)
-        model = ASRModel.restore_from(
-            str(checkpoint.path), map_location=torch.device(settings.device), save_restore_connector=connector
-        )
+            connector.model_extracted_dir = str(checkpoint.path.absolute())
+        # Whatever a configuration leads to in NeMo and beneath it.
+        with building(f"NeMo cannot restore {checkpoint.path}", (Exception,)):
+            model = ASRModel.restore_from(
+                str(checkpoint.path), map_location=torch.device(settings.device), save_restore_connector=connector
+            )
     model.eval()
     model.encoder.to(dtype_of(settings))
     return model

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr_proto.errors import BadRequest, SetupError
+from asr_workers.engines.fastconformer.building import Unsupported
 from asr_workers.engines.fastconformer.streaming import Geometry
 
 SUBSAMPLING = 8
@@ -71,8 +72,14 @@ def context(config: dict[str, Any]) -> Context:
     return Context(lefts.pop(), tuple(dict.fromkeys(right for _, right in pairs)))
 
 
+def is_tdt(config: dict[str, Any]) -> bool:
+    """Whether the transducer predicts durations beside its tokens."""
+    extra = (config.get("joint") or {}).get("num_extra_outputs")
+    return bool(extra or (config.get("model_defaults") or {}).get("tdt_durations"))
+
+
 def lean_shape(config: dict[str, Any]) -> Shape:
-    """Raises SetupError with one sentence when our own encoder does not know a part of this model."""
+    """Raises Unsupported with one sentence when our own encoder does not know a part of this model."""
     encoder = config["encoder"]
     expected = {
         "subsampling": ("dw_striding", None),
@@ -86,7 +93,7 @@ def lean_shape(config: dict[str, Any]) -> Shape:
     for name, (wanted, default) in expected.items():
         value = encoder.get(name, default)
         if value not in (wanted if isinstance(wanted, tuple) else (wanted,)):
-            raise SetupError(f"the lean implementation does not know {name} {value}: take nemo")
+            raise Unsupported(f"the lean implementation does not know {name} {value}: take nemo")
     channels = encoder.get("subsampling_conv_channels", -1)
     return Shape(
         layers=int(encoder["n_layers"]),

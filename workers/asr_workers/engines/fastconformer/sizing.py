@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.building import building
 from asr_workers.engines.fastconformer.streaming import FeatureChunk, ModelSettings, StreamingModel
 
 MEMORY_SHARE = 0.8
@@ -33,20 +34,25 @@ class Sized:
     right: int
 
     def warm_up(self) -> float:
-        """Run the largest usual step; what all but one in a hundred stay below, in seconds."""
-        self.model.warm_up(self.right)
-        geometry = self.model.geometry(self.right)
+        """Run the largest step of each look-ahead; what all but one in a hundred stay below, in seconds."""
+        with building(f"{self.model.name} cannot take a step"):
+            return max(STEP_S_MIN, *[STEP_S_MARGIN * self._largest(right) for right in self.model.rights])
+
+    def _largest(self, right: int) -> float:
+        """Seconds for a step of all slots with this look-ahead."""
+        self.model.warm_up(right)
+        geometry = self.model.geometry(right)
         for slot in range(self.slots):
             self.model.open(slot)
-        elapsed_s = [self._step(frames) for frames in (geometry.first_frames, *[geometry.later_frames] * 2)]
+        elapsed_s = [self._step(frames, right) for frames in (geometry.first_frames, *[geometry.later_frames] * 2)]
         for slot in range(self.slots):
             self.model.close(slot)
-        return max(STEP_S_MIN, STEP_S_MARGIN * elapsed_s[-1])
+        return elapsed_s[-1]
 
-    def _step(self, frames: int) -> float:
+    def _step(self, frames: int, right: int) -> float:
         features = torch.zeros(frames, self.model.mel.mels)
         started = time.perf_counter()
-        self.model.step([FeatureChunk(slot, features, self.right) for slot in range(self.slots)])
+        self.model.step([FeatureChunk(slot, features, right) for slot in range(self.slots)])
         return time.perf_counter() - started
 
 
@@ -62,7 +68,8 @@ def sized(
     """
     model = load(replace(settings, slots=1))
     look_ahead = right(model)
-    fit = _fit(model, torch.device(settings.device), look_ahead)
+    with building(f"{model.name} cannot take a step"):
+        fit = _fit(model, torch.device(settings.device))
     if fit < (wanted or 1):
         sentence = f"{wanted or 1} slots of {model.name} do not fit on {settings.device}"
         raise SetupError(f"{sentence}: {fit} would, ask for fewer with --slots")
@@ -79,13 +86,14 @@ def _sensible(model: StreamingModel, settings: ModelSettings) -> int:
     return max(SLOTS_CPU_MIN, min(SLOTS_CPU_MAX, SLOTS_CPU_BYTES // model.bytes_per_slot()))
 
 
-def _fit(model: StreamingModel, device: torch.device, right: int) -> int:
-    """Slots that the free memory holds, each with its part of the largest step."""
+def _fit(model: StreamingModel, device: torch.device) -> int:
+    """Slots that the free memory holds, each with its part of the steps of all look-aheads."""
     if device.type != "cuda":
         return int(MEMORY_SHARE * _free_bytes()) // model.bytes_per_slot()
     torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_allocated(device)
-    model.warm_up(right)
+    for right in model.rights:
+        model.warm_up(right)
     step_bytes = torch.cuda.max_memory_allocated(device) - held
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(device)[0]

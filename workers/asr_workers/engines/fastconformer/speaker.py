@@ -7,7 +7,7 @@ The confidence of a word or final is the geometric mean of its tokens'.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asr_proto.messages import EndpointKind
 from asr_workers.engines.base import Advanced, Hypothesis, Output, Snapshot, Voice
@@ -26,8 +26,8 @@ class Speaker:
     slot: int
     partials: bool
     utterance: Utterance
-    said: str = ""
-    """The latest partial."""
+    said: Hypothesis | None = None
+    """The latest partial, unless it was taken back."""
 
     def hear(self, tokens: Sequence[Heard], frames: int) -> Iterator[Voice]:
         """So many frames more came out of the model, with these tokens in them."""
@@ -40,20 +40,29 @@ class Speaker:
         """What is said so far, if that has changed; `ahead`: what may follow, but is not sure yet."""
         tokens = [*self.utterance.tokens, *ahead]
         said = text.text(tokens)[:TEXT_CHARACTERS_MAX] if self.partials else ""
-        if said not in ("", self.said):
-            self.said = said
-            yield Hypothesis(self.slot, said, tokens[0].start_sample, tokens[-1].end_sample)
+        if not said:
+            yield from self._taken_back()
+        elif self.said is None or said != self.said.text:
+            self.said = Hypothesis(self.slot, said, tokens[0].start_sample, tokens[-1].end_sample)
+            yield self.said
 
     def final(
         self, tokens: Sequence[TokenAt], endpoint: EndpointKind | None, snapshot: Snapshot, text: TokenText
     ) -> Iterator[Output]:
         """The utterance of these tokens is over. Without text the slot has but advanced."""
-        self.said = ""
         if tokens and not self.utterance.tokens:
             yield Voice(self.slot, False, tokens[-1].end_sample)
         said = text.text(tokens)[:TEXT_CHARACTERS_MAX]
         if not said:
+            yield from self._taken_back()
             yield Advanced(self.slot, snapshot)
             return
+        self.said = None
         span, words = (tokens[0].start_sample, tokens[-1].end_sample), text.words(tokens)[:WORDS_MAX]
         yield Hypothesis(self.slot, said, *span, endpoint, snapshot, confidence(tokens), words)
+
+    def _taken_back(self) -> Iterator[Hypothesis]:
+        """An empty partial, where one was said of what turned out to be nothing."""
+        if self.said is not None:
+            yield replace(self.said, text="")
+            self.said = None

@@ -17,6 +17,7 @@ import torch
 
 from asr_proto.audio import Pcm16, to_float32
 from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.building import building, check_device
 from asr_workers.engines.fastconformer.nemo_file import Checkpoint, read_checkpoint
 from asr_workers.engines.parakeet.tdt import JointNetwork, PredictionNetwork, TdtDecoder
 from asr_workers.engines.parakeet.windows import FEATURE_SAMPLES, FRAME_FEATURES
@@ -59,7 +60,7 @@ class ParakeetModel:
         checkpoint = read_checkpoint(settings.model, trusted=settings.trust_checkpoint)
         self.checksum, self.licence = checkpoint.checksum, checkpoint.licence
         self.text = TokenText(checkpoint.tokenizer)
-        self.device = torch.device(settings.device)
+        self.device = check_device(settings.device)
         self.dtype = _dtype(settings)
         modules = _modules(checkpoint, len(self.text))
         for part, module in modules.items():
@@ -89,9 +90,7 @@ class ParakeetModel:
 
 
 def _dtype(settings: ModelSettings) -> torch.dtype:
-    kind, _, number = settings.device.partition(":")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise SetupError(f"there is no {settings.device}: torch sees {torch.cuda.device_count()} CUDA devices")
+    kind = check_device(settings.device).type
     if settings.precision == "fp16" and kind == "cpu":
         raise SetupError("fp16 needs CUDA: use bf16, int8 or fp32 on a CPU")
     if settings.precision == "int8" and kind != "cpu":
@@ -101,12 +100,13 @@ def _dtype(settings: ModelSettings) -> torch.dtype:
 
 def _modules(checkpoint: Checkpoint, vocabulary: int) -> dict[str, nn.Module]:
     """The four parts with the checkpoint's weights in them."""
-    options = {part: _options(checkpoint, part) for part in _CLASSES}
-    options["preprocessor"] |= {"dither": 0.0, "pad_to": 0}
-    options["decoder"]["vocab_size"] = vocabulary
-    options["joint"]["num_classes"] = vocabulary
-    options["joint"].setdefault("vocabulary", None)
-    _check_shape(checkpoint, options)
+    with building(f"the configuration of {checkpoint.path} is not understood"):
+        options = {part: _options(checkpoint, part) for part in _CLASSES}
+        options["preprocessor"] |= {"dither": 0.0, "pad_to": 0}
+        options["decoder"]["vocab_size"] = vocabulary
+        options["joint"]["num_classes"] = vocabulary
+        options["joint"].setdefault("vocabulary", None)
+        _check_shape(checkpoint, options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NeMo's own imports and layers are full of them
         import nemo.utils  # noqa: PLC0415 - takes seconds
@@ -124,12 +124,9 @@ def _built(checkpoint: Checkpoint, part: str, make: Callable[..., nn.Module], op
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint.weights.items() if name.startswith(prefix)
     }
-    try:
+    with building(f"the {part} of {checkpoint.path} cannot be built"):
         module = make(**options)
         module.load_state_dict(weights)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise SetupError(f"the {part} of {checkpoint.path} cannot be built: {reason}") from error
     return module
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.building import building
 from asr_workers.engines.parakeet.model import ParakeetModel
-from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context
+from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context, frames_of
 
 STEP_S_WANTED = 1.0
 """On a CPU a larger batch is hardly cheaper for each window, but all wait for the whole of it."""
@@ -31,6 +32,8 @@ class Batch:
 
 def batch_windows(model: ParakeetModel, context: Context, slots: int) -> Batch:
     """Raises SetupError where not even one window fits, or fewer slots than asked for."""
+    for missing in (0, FRAME_SAMPLES // 2 + 1):
+        _check_frames(model, context.frames * FRAME_SAMPLES - missing)
     _run(model, context, 1)
     if model.device.type == "cuda":
         windows = min(WINDOWS_MAX, slots, _windows_that_fit(model, context, slots))
@@ -51,6 +54,17 @@ def _windows_that_fit(model: ParakeetModel, context: Context, slots: int) -> int
     if slots > fit:
         raise SetupError(f"{slots} slots do not fit on {model.device}: {fit} would, ask for fewer with --slots")
     return max(1, (free - slots * slot_bytes) // window_bytes)
+
+
+def _check_frames(model: ParakeetModel, samples: int) -> None:
+    """Raises SetupError where the model makes other frames of a window than its parts are cut by."""
+    with building("the model cannot encode a window"):
+        _, frames = model.encode([np.zeros(samples, np.int16)])
+    if frames.tolist() != [frames_of(samples)]:
+        raise SetupError(
+            f"the model makes {int(frames[0])} frames of {samples} samples, not {frames_of(samples)}: "
+            "only the frames of Parakeet-TDT are supported"
+        )
 
 
 def _run(model: ParakeetModel, context: Context, windows: int) -> float:

@@ -50,6 +50,7 @@ _FRONT_END = {
     "window_stride": HOP_SAMPLES / RATE_HZ,
 }
 _SPLICING = {"frame_stacking": STACK_FRAMES, "frame_subsampling": STACK_FRAMES}
+_KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SIZES = (
     "in_feats",
     "enc_n_hid",
@@ -110,14 +111,16 @@ def _content(path: Path) -> dict[str, object]:
     except zipfile.BadZipFile as error:
         raise _Wrong(_not_an_archive(path)) from error
     except OSError as error:
-        raise _Wrong(f"cannot be read: {error.strerror}") from error
+        raise _Wrong(f"cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # whatever zipfile and zlib make of an archive that no torch.save wrote
+        raise _Wrong("is damaged, or an archive of another kind") from error
     if damaged:
         raise _Wrong("is damaged: a checksum in it is wrong")
     try:
         content: object = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise _Wrong("holds objects that are not tensors and plain values, so it is not loaded") from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # what is unpickled can fail in any way
         raise _Wrong("is not a file of torch.save") from error
     if not isinstance(content, dict):
         raise _Wrong("is not a hardware checkpoint: it holds no dictionary")
@@ -154,16 +157,24 @@ def _checked(content: dict[str, object], checksum: str) -> Checkpoint:
     if not bool((variances > 0).all()):
         raise _Wrong("has a variance in melvars that is not positive")
     pieces = _pieces(content["sentpiece_model"], sizes)
-    tensors = {name: tensors[name].float().contiguous() for name in sizes.shapes()}
+    tensors = {name: tensors[name].detach().float().contiguous() for name in sizes.shapes()}
     return Checkpoint(sizes, tensors, means, variances, pieces, version, checksum)
 
 
 def _check_normalisation(content: dict[str, object]) -> None:
     """Only the training data's statistics are known to the front end: no moving average, no mixture of both."""
-    if content["melalpha"] != 0.0:
-        raise _Wrong(f"normalises with a moving average (melalpha {content['melalpha']}), which is no longer known")
-    if content.get("logmel_norm_weight", 1.0) != 1.0:
-        raise _Wrong(f"was trained to a logmel_norm_weight of {content['logmel_norm_weight']} instead of 1.0")
+    alpha = _number("melalpha", content["melalpha"])
+    if alpha != 0.0:
+        raise _Wrong(f"normalises with a moving average (melalpha {alpha}), which is no longer known")
+    weight = _number("logmel_norm_weight", content.get("logmel_norm_weight", 1.0))
+    if weight != 1.0:
+        raise _Wrong(f"was trained to a logmel_norm_weight of {weight} instead of 1.0")
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _Wrong(f"has a {name} that is not a number")
+    return value
 
 
 def _section(config: object, *names: str) -> dict[str, object]:
@@ -180,8 +191,9 @@ def _sizes(config: object, tensors: dict[str, Tensor]) -> CarmConfig:
     front_end = _section(config, "input_val", "filterbank_features")
     for section, expected in ((front_end, _FRONT_END), (_section(config, "input_val", "frame_splicing"), _SPLICING)):
         for name, value in expected.items():
-            if section.get(name) != value:
-                raise _Wrong(f"has a front end of another kind: {name} is {section.get(name)} instead of {value}")
+            found = section.get(name)
+            if isinstance(found, Tensor) or found != value:
+                raise _Wrong(f"has a front end of another kind: {name} is {found} instead of {value}")
     network = _section(config, "rnnt")
     numbers = {name: _whole(name, network.get(name)) for name in _SIZES}
     if numbers["in_feats"] != MELS * STACK_FRAMES:
@@ -220,7 +232,16 @@ def _whole(name: str, value: object) -> int:
 def _tensors(state: object) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise _Wrong("has a state_dict that is not one of tensors")
+    for name, tensor in state.items():
+        if not _is_plain(tensor):
+            raise _Wrong(f"has {name} in its state_dict, which is not a plain tensor of floating point numbers")
     return cast(dict[str, Tensor], state)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Not sparse, nested, without data or of numbers that numpy does not know: what can be read as float32."""
+    is_strided = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_neg()
+    return is_strided and tensor.device.type == "cpu" and tensor.dtype in _KINDS
 
 
 def _check_tensors(sizes: CarmConfig, tensors: dict[str, Tensor]) -> None:
@@ -232,14 +253,14 @@ def _check_tensors(sizes: CarmConfig, tensors: dict[str, Tensor]) -> None:
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
             raise _Wrong(f"has {name} of shape {list(tensor.shape)} where its configuration means {list(shape)}")
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        if not bool(tensor.float().isfinite().all()):
             raise _Wrong(f"has values in {name} that are not finite numbers")
 
 
 def _statistic(name: str, value: object) -> Floats:
-    if not isinstance(value, Tensor) or tuple(value.shape) != (MELS,):
+    if not isinstance(value, Tensor) or not _is_plain(value) or tuple(value.shape) != (MELS,):
         raise _Wrong(f"has no {MELS} values in {name}")
-    numbers = value.float().numpy()
+    numbers = value.detach().float().numpy()
     if not bool(np.isfinite(numbers).all()):
         raise _Wrong(f"has values in {name} that are not finite numbers")
     return cast(Floats, numbers)
