@@ -255,7 +255,8 @@ def test_a_worker_that_is_told_to_end_finishes_its_sessions() -> None:
 
 def test_a_frontend_that_is_told_to_end_lets_its_sessions_finish_or_tells_them() -> None:
     pcm = noise(2.0, seed=28)
-    with Pool(frontend=["--drain-s=1"]) as pool:
+    # The session of the one that stays waits for it to come back elsewhere, for so long.
+    with Pool(broker=["--grace-s=1"], frontend=["--drain-s=1"]) as pool:
         with Native(pool.url) as finishing, Native(pool.url) as staying:
             finishing.ready()
             staying.ready()
