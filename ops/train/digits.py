@@ -166,7 +166,7 @@ class Strings:
         """Recordings of one speaker, or of two taking turns at random in a tenth of the augmented strings."""
         rng = self._rng
         speakers = [group[rng.integers(len(group))] for _ in range(2 if self._augment and chance(rng, 0.1) else 1)]
-        row = []
+        row: list[Recording] = []
         for _ in range(rng.integers(1, self._digits_max + 1)):
             words = speakers[rng.integers(len(speakers))]
             digit = list(words)[rng.integers(len(words))]

@@ -29,12 +29,16 @@ GO_ON: Sequence[tuple[float, int]] = ((0.0, 5), (0.6, 10))
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What to train on: the recordings' folder, the cache of synthetic voices, speakers to judge by, a first model."""
+    """What to train on: the recordings' folder, the cache of synthetic voices, speakers to judge by, a first model.
+
+    `keep_encoder` leaves the encoder as that model has it.
+    """
 
     directory: Path
     cache: Path
     leave_out: tuple[str, ...]
     init: Path | None
+    keep_encoder: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--init", type=click.Path(exists=True, path_type=Path), help="start from this model where shapes match"
     )
+    @click.option("--keep-encoder", is_flag=True, help="train what follows the encoder alone")
     @wraps(command)
     def wrapped(
         directory: Path,
@@ -205,8 +210,11 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
         rate: float,
         leave_out: tuple[str, ...],
         init: Path | None,
+        keep_encoder: bool,
     ) -> None:
-        command(data=Data(directory, cache, leave_out, init), plan=Plan(steps, minutes, seed, rate), out=out)
+        command(
+            data=Data(directory, cache, leave_out, init, keep_encoder), plan=Plan(steps, minutes, seed, rate), out=out
+        )
 
     return wrapped
 
@@ -243,6 +251,7 @@ def train(
                 error = word_error([digits for _, digits in rows], transcribe(model, [audio for audio, _ in rows]))
                 click.echo(f"  word error {error:.2%}")
 
+        model.encoder.requires_grad_(not data.keep_encoder)
         stages = STAGES
         if data.init:
             click.echo(f"{start_from(model, data.init)} tensors from {data.init.name}")
