@@ -10,8 +10,8 @@ import click
 from nemo_fit import Batch, Data, Plan, logits, options, train
 from nemo_small import common, encoder, joint, preprocessor, spec_augment
 from omegaconf import OmegaConf
+from rnnt_loss import transducer_loss
 from torch import Tensor
-from transducer import rnnt_loss
 
 CONTEXTS = [[70, 13], [70, 6], [70, 1], [70, 0]]
 _CTC_WEIGHT = 0.3
@@ -68,7 +68,7 @@ def loss_of(model: Any, batch: Batch) -> Tensor:
         input_lengths=frames,
         target_lengths=batch.counts,
     )
-    main = rnnt_loss(logits(model, encoded, batch), batch.tokens, frames.long(), batch.counts)
+    main = transducer_loss(logits(model, encoded, batch), batch.tokens, frames.long(), batch.counts)
     return (1 - _CTC_WEIGHT) * main + _CTC_WEIGHT * ctc
 
 

@@ -1,4 +1,4 @@
-"""Transducer losses as plain torch on a CPU: one recursion over time, every utterance and label position at once.
+"""The loss of a token-and-duration transducer: one recursion over time, all utterances and labels at once.
 
 Scores are logits [B, T, U + 1, V] of which the last token is blank. Sums run in float64: the trick that makes the label
 axis one cumulative sum subtracts numbers that grow with U.
@@ -11,14 +11,6 @@ import torch.nn.functional as F  # noqa: N812 (the name every torch program uses
 from torch import Tensor
 
 _NEVER = -1e4
-
-
-def rnnt_loss(logits: Tensor, labels: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
-    """Mean negative log-likelihood of `labels` [B, U] given `frames` [B] and `lengths` [B]: blank is one frame."""
-    scores = F.log_softmax(logits.double(), -1)
-    stay = torch.stack([scores.new_full(scores.shape[:3], _NEVER), scores[..., -1]], -1)
-    move = torch.stack([_labels(scores, labels), scores.new_full(stay[:, :, 1:, 0].shape, _NEVER)], -1)
-    return _loss(stay, move, (0, 1), frames, lengths)
 
 
 def tdt_loss(

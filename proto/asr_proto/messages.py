@@ -23,7 +23,9 @@ SessionId = Annotated[str, Limit(64)]
 Name = Annotated[str, Limit(128)]
 Leases = Annotated[tuple[int, ...], Limit(4096)]
 Text = Annotated[str, Limit(65536)]
-State = Annotated[bytes, Limit(8_388_608)]
+STATE_BYTES_MAX = 8_388_608
+"""Of what an engine may put into a commit."""
+State = Annotated[bytes, Limit(STATE_BYTES_MAX)]
 Pcm = Annotated[bytes, Limit(2_097_152)]
 Marker = Annotated[str, Limit(256)]
 

@@ -12,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parents[2] / "ops" / "train"))  # scripts, not a package
 
-from transducer import rnnt_loss, tdt_loss  # noqa: E402
+from rnnt_loss import transducer_loss  # noqa: E402
+from transducer import tdt_loss  # noqa: E402
 
 DURATIONS = [0, 1, 2, 3, 4]
 LABELS = torch.tensor([[1, 0, 2], [3, 3, 0], [0, 0, 0]])
@@ -68,14 +69,14 @@ def test_rnnt_loss_is_the_sum_over_every_path() -> None:
                 before = alpha[t - 1, u] * np.exp(row[t - 1, u, -1]) if t else float(u == 0)
                 alpha[t, u] = before + (alpha[t, u - 1] * np.exp(row[t, u - 1, labels[u - 1]]) if u else 0.0)
         total -= np.log(alpha[-1, -1] * np.exp(row[frames - 1, count, -1]))
-    assert float(rnnt_loss(logits, LABELS, FRAMES, LENGTHS)) == pytest.approx(total / 3)
+    assert float(transducer_loss(logits, LABELS, FRAMES, LENGTHS)) == pytest.approx(total / 3)
 
 
 @pytest.mark.parametrize("extra", [0, len(DURATIONS)])
 def test_gradients_are_finite_and_zero_past_the_end(extra: int) -> None:
     logits = (torch.randn(3, 6, 4, 5 + extra) * 10).requires_grad_()
     args = (LABELS, FRAMES, LENGTHS)
-    (tdt_loss(logits, DURATIONS, *args) if extra else rnnt_loss(logits, *args)).backward()
+    (tdt_loss(logits, DURATIONS, *args) if extra else transducer_loss(logits, *args)).backward()
     assert logits.grad.isfinite().all()
     for row, (frames, count) in enumerate(zip(FRAMES.tolist(), LENGTHS.tolist(), strict=True)):
         assert not logits.grad[row, frames:].any()

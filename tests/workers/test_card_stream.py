@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_proto.errors import BadRequest
-from asr_proto.messages import State
+from asr_proto.messages import STATE_BYTES_MAX, State
 from asr_workers.engines.base import Advanced, Hypothesis, Output, Snapshot
 from asr_workers.engines.card_resets import ResetRule
-from asr_workers.engines.card_setup import STATE_BYTES_MAX, STATE_ROOM
+from asr_workers.engines.card_setup import STATE_ROOM
 from asr_workers.engines.card_stream import (
     ADVANCE_STEPS,
     PAUSE_STEPS,

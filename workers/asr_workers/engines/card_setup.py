@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast, get_args
 
 import structlog
 
 from asr_proto.errors import SetupError
-from asr_proto.messages import Spec, State
-from asr_proto.schema import Limit
+from asr_proto.messages import STATE_BYTES_MAX, Spec
 from asr_workers.cards import carm, licence, selftest
 from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import Card, CardError, CardIdentity, CardLibrary, CardStatus
@@ -55,7 +53,6 @@ FOR_GOOD = frozenset(
     }
 )
 """What another try will not change."""
-STATE_BYTES_MAX = cast(Limit, get_args(State)[1]).max
 
 
 @dataclass(frozen=True, slots=True)

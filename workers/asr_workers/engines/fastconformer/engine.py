@@ -14,13 +14,13 @@ from typing import get_args
 import torch
 
 from asr_proto.errors import SetupError
-from asr_proto.messages import Spec
+from asr_proto.messages import STATE_BYTES_MAX, Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
 from asr_workers.engines.fastconformer.load import load
 from asr_workers.engines.fastconformer.mel import StreamingMel
 from asr_workers.engines.fastconformer.names import check_language, languages_of, served_name
 from asr_workers.engines.fastconformer.sizing import sized
-from asr_workers.engines.fastconformer.snapshots import STATE_BYTES_MAX, SlotState
+from asr_workers.engines.fastconformer.snapshots import SlotState
 from asr_workers.engines.fastconformer.speaker import Speaker
 from asr_workers.engines.fastconformer.streaming import (
     DEFAULT_MODEL,

@@ -13,8 +13,6 @@ from asr_proto.errors import BadRequest
 from asr_workers.engines.fastconformer.utterances import Utterance
 
 VERSION = 1
-STATE_BYTES_MAX = 8_388_608
-"""What a commit may carry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,11 @@ class Geometry:
     """How much a step takes with one look-ahead."""
 
     right: int
-    """Look-ahead in encoder frames (of encoder_frame_samples)."""
+    """Look-ahead in encoder frames of 80 ms."""
     first_frames: int
     """Feature frames of an utterance's first chunk."""
     later_frames: int
     """Feature frames of every later chunk."""
-    frame_samples: int = 160
-    encoder_frame_samples: int = 1280
 
 
 @dataclass(frozen=True, slots=True)
