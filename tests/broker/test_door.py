@@ -19,7 +19,7 @@ from asr_proto import certificates
 from asr_proto.curve import BrokerKeys
 from asr_proto.errors import SetupError
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 def free_port() -> int:

@@ -145,7 +145,7 @@ def serving(script: Script | None = None) -> Iterator[str]:
     ready, ending = threading.Event(), threading.Event()
     thread = threading.Thread(target=asyncio.run, args=(_serve(script, started, ready, ending),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(30)
     try:
         yield started[0]
     finally:

@@ -115,6 +115,6 @@ async def scripted(*scripts: Script) -> AsyncIterator[ScriptedServer]:
     server = ScriptedServer(scripts)
     async with serve(server._converse, "127.0.0.1", 0, compression=None, close_timeout=0.2) as listening:
         server._server = listening
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield server
     assert not server.failures, server.failures

@@ -135,7 +135,7 @@ def test_leaving_while_the_server_withholds_its_reads_ends_soon() -> None:
     with serving(script) as url:
         begun = time.monotonic()
         asyncio.run(talk(url))
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15
 
 
 def test_leaving_without_stop_leaves_the_server() -> None:
@@ -146,7 +146,7 @@ def test_leaving_without_stop_leaves_the_server() -> None:
     script = Script()
     with serving(script) as url:
         asyncio.run(leave(url))
-        assert script.left.wait(5)
+        assert script.left.wait(30)
 
 
 def test_a_refusal_is_raised_from_connect() -> None:

@@ -62,7 +62,7 @@ def test_an_exception_of_the_program_closes_the_session() -> None:
         with pytest.raises(ZeroDivisionError), asr_client.connect_sync(url) as session:
             session.send(SECOND)
             raise ZeroDivisionError
-        assert script.left.wait(5)
+        assert script.left.wait(30)
     assert "asr-client" not in {thread.name for thread in threading.enumerate()}
 
 

@@ -181,7 +181,7 @@ def test_ctrl_c_ends_with_130(sound: Path) -> None:
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=10)
     assert (process.returncode, errors) == (130, b"")
-    assert script.left.wait(5)
+    assert script.left.wait(30)
 
 
 PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -227,7 +227,7 @@ def on_terminal(*arguments: str) -> tuple[int, str]:
         os.close(theirs)
         shown = b"".join(_read_terminal(ours))
         os.close(ours)
-        return process.wait(10), shown.decode()
+        return process.wait(60), shown.decode()
 
 
 def _read_terminal(descriptor: int) -> Iterator[bytes]:

@@ -38,7 +38,7 @@ MODULES = {
     "frontend": "asr_frontends.cli",
     "asr": "asr_ops.cli",
 }
-WAIT_S = 30.0
+WAIT_S = 60.0
 """Longest wait for anything that a process does: far more than it takes."""
 POLL_S = 0.02
 

@@ -229,7 +229,7 @@ def lock_step_websockets(url: str, pcm: bytes) -> tuple[list[Message], list[Mess
     with Caiman(url) as client:
         for frame in cut(pcm, FRAME):
             client.send(frame)
-            assert client.hear(timeout_s=20) is not None
+            assert client.hear(timeout_s=60) is not None
         sent = len(client.heard)
         client.end()
         return client.heard[:sent], client.heard[sent:], client.close_code

@@ -277,8 +277,16 @@ def test_a_second_channel_is_closed(fake: Pool) -> None:
 
 @pytest.fixture(scope="module")
 def impatient(_fake_pool: Pool) -> int:
-    """Port of a second frontend of the same pool: it ends silent sessions, and holds little ahead of the model."""
-    _, port = _fake_pool.add_frontend("--idle-s=1", "--credit-s=3")
+    """Port of a second frontend of the same pool: it ends silent sessions."""
+    _, port = _fake_pool.add_frontend("--idle-s=1")
+    _fake_pool.wait_ready(port)
+    return port
+
+
+@pytest.fixture(scope="module")
+def tight(_fake_pool: Pool) -> int:
+    """Port of another: it holds little ahead of the model."""
+    _, port = _fake_pool.add_frontend("--credit-s=3")
     _fake_pool.wait_ready(port)
     return port
 
@@ -294,12 +302,12 @@ def test_a_silent_session_is_ended(fake: Pool, impatient: int) -> None:
     played(conversation)
 
 
-def test_audio_ahead_of_the_model_is_kept(fake: Pool, impatient: int) -> None:
+def test_audio_ahead_of_the_model_is_kept(fake: Pool, tight: int) -> None:
     """MOO-24, decision 19: a minute sent at once to a session with three seconds of credit: nothing is dropped."""
     pcm = noise(60.0, seed=5)
 
     async def conversation() -> None:
-        async with Client(impatient) as client:
+        async with Client(tight) as client:
             client.say("init")
             client.send(*cut(pcm, 16_000))
             client.say("close")

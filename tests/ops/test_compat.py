@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 COMPAT = ROOT / "ops/compat"
 SCRIPTS = sorted(COMPAT.rglob("*.sh"))
 README = (COMPAT / "README.md").read_text()
-WAIT_S = 30.0
+WAIT_S = 60.0
 RECORDER = """#!/bin/sh
 # Stands for a program of the virtual environment: says how it was called.
 [ "$1" = --list-engines ] && { printf '%b' "$ENGINES"; exit; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ class Broker:
         """Have the link say something every 50 ms until it is heard; virtual seconds that went by, at most `until`."""
         while now < until:
             dialer.poll(now)
-            if link.getsockopt(zmq.EVENTS) & zmq.POLLOUT:
+            with suppress(zmq.Again):  # no pipe between two dials, and at a refusal it may go at any moment
                 link.send(b"register", zmq.DONTWAIT)
             while self.zap.poll(20):
                 number = self.zap.recv_multipart()[1]

@@ -18,7 +18,7 @@ from asr_proto.notify import Unit
 def systemd(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, str]]:
     """A notification socket and what NOTIFY_SOCKET says of it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
-        bound.settimeout(10)
+        bound.settimeout(30)
         if request.param == "path":
             name = str(Path(folder) / "notify")
             bound.bind(name)

@@ -14,7 +14,7 @@ from asr_workers.engine_thread import Close, Crashed, EngineThread, Open, Opened
 from asr_workers.engines.base import Chunk, Drained, Output, SlotOptions, Snapshot
 
 OPTIONS = SlotOptions()
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class Noting:
