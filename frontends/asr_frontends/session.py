@@ -12,7 +12,7 @@ delivered twice and none is lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from asr_frontends import events as e
@@ -105,6 +105,8 @@ class Session:
         self._journal = Journal(budget)
         self._budget = budget
         self._commit: m.Commit | None = None
+        self._partial: m.Partial | None = None
+        """What the client sees of an utterance that is not final."""
         self._taken = self._done = 0
         self._stopping = self._leaving = False
         self._withheld = False
@@ -279,6 +281,8 @@ class Session:
             case m.Final():
                 return self._on_final(frame, now)
             case m.Partial() | m.Speech():
+                if isinstance(frame, m.Partial):
+                    self._partial = frame if frame.text else None
                 return [Deliver(self.id, frame)]
             case m.Flushed():
                 self._journal.answered(frame.marker)
@@ -309,11 +313,24 @@ class Session:
         if frame.commit:
             self._commit_at(frame.commit)
         self._pump()
-        return [self._deliver_progress(now), *self._credit(now)]
+        return [*self._take_back(), self._deliver_progress(now), *self._credit(now)]
+
+    def _take_back(self) -> list[Command]:
+        """An empty partial, where the client sees one of audio that is over and became no final.
+
+        An engine takes back what it said; after a move, this was said by another.
+        """
+        partial, confirmed = self._partial, self._confirmed_samples()
+        if partial is None or confirmed < partial.end_sample:
+            return []
+        self._partial = None
+        return [Deliver(self.id, replace(partial, text=""))]
 
     def _on_final(self, final: m.Final, now: float) -> list[Command]:
         """The commit inside makes it exactly once: a move replays only what comes after."""
         self._commit_at(final.commit)
+        if self._partial is not None and self._partial.utterance <= final.utterance:
+            self._partial = None
         return [Deliver(self.id, final), *self._credit(now)]
 
     def _commit_at(self, commit: m.Commit) -> None:
@@ -324,8 +341,11 @@ class Session:
 
     def _deliver_progress(self, now: float) -> Deliver:
         self._progress_at = now + self._limits.progress_s
-        confirmed = self._commit.confirmed_samples if self._commit else 0
-        return Deliver(self.id, e.Progress(self._journal.end_sample, self._taken, self._done, confirmed))
+        progress = e.Progress(self._journal.end_sample, self._taken, self._done, self._confirmed_samples())
+        return Deliver(self.id, progress)
+
+    def _confirmed_samples(self) -> int:
+        return self._commit.confirmed_samples if self._commit else 0
 
     # ---- Time ----
 

@@ -694,6 +694,7 @@ def test_errors(slug: str, code: int, name: str) -> None:
         ([done(3), final("a", 0, 1)], [(1, 1.0)]),
         ([final("", 0, 1), done(5)], []),
         ([final("a", 0, 1), partial("b", 1.2, 1.5), done(5)], []),
+        ([final("a", 0, 1), partial("b", 1.2, 1.5), done(2.1), partial("", 1.2, 1.5), done(2.2)], [(3, 1.0)]),
         ([final("a", 0, 1), final("b", 1, 1.5), done(2.4), done(2.5)], [(3, 1.5)]),
         ([final("a", 0, 1), speech("start", 1.5), done(2.1), final("b", 1.5, 2), done(5)], []),
         ([final("a", 0, 1), speech("start", 1.5), done(2.1), speech("end", 2), done(2.2)], [(3, 1.0)]),

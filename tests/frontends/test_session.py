@@ -361,6 +361,31 @@ def test_a_commit_in_the_middle_of_an_utterance_is_not_the_clients(talk: Talk) -
     assert isinstance(opening, ToBroker) and opening.setup is not None and opening.setup.commit == open_commit
 
 
+def test_what_was_shown_of_no_words_is_taken_back_after_a_move(talk: Talk) -> None:
+    """The next worker hears the same audio and says nothing: the client must not go on showing it."""
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    shown = m.Partial(1, 0, "who", 0, 4000)
+    assert events(talk.hear(shown)) == [shown]
+    talk.core.on_lost(talk.now)
+    talk.pin(2, W2)
+    in_mid_word = m.Commit(8000, 0, b"words", confirmed=0)
+    assert not [it for it in events(talk.hear(m.Progress(2, 16000, 8000, in_mid_word))) if isinstance(it, m.Partial)]
+    silence = m.Progress(2, 16000, 16000, m.Commit(16000, 0, b"st"))
+    assert events(talk.hear(silence))[0] == m.Partial(1, 0, "", 0, 4000)
+    assert not [it for it in events(talk.hear(silence)) if isinstance(it, m.Partial)]
+
+
+@pytest.mark.parametrize("ended_by", [m.Partial(1, 0, "", 0, 4000), final(1, 0, 8000)])
+def test_what_was_taken_back_or_became_final_is_not_taken_back_again(talk: Talk, ended_by: m.FrameOut) -> None:
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    talk.hear(m.Partial(1, 0, "who", 0, 4000))
+    talk.hear(ended_by)
+    told = events(talk.hear(m.Progress(1, 16000, 16000, m.Commit(16000, 1, b"st"))))
+    assert not [it for it in told if isinstance(it, m.Partial)]
+
+
 @pytest.mark.parametrize("event", [e.Audio(SECOND), e.Flush("x"), e.Stop()])
 def test_a_client_that_comes_back_waits_for_where_to_go_on(event: e.ClientEvent) -> None:
     """It broke an assertion later, and with it the bundle of every other session on that worker."""

@@ -294,6 +294,18 @@ def test_where_speech_begins_and_ends() -> None:
     assert it.output(Voice(SLOT, False, 70)) == [m.Speech(LEASE, "end", 70)]
 
 
+def test_words_in_a_state_are_not_confirmed() -> None:
+    """A final that cuts a long utterance: its commit's state has the words that follow, which no final has said yet."""
+    it = session()
+    final = Hypothesis(SLOT, "one", 0, 60, "length", Snapshot(100, b"two", unsaid_sample=60))
+    (said,) = it.output(final)
+    assert isinstance(said, m.Final) and said.commit == m.Commit(100, 1, b"two", confirmed=60)
+    (progress,) = it.checkpointed(Snapshot(140, b"two three"))
+    assert isinstance(progress, m.Progress) and progress.commit == m.Commit(140, 1, b"two three", confirmed=60)
+    (later,) = it.output(Hypothesis(SLOT, "two three", 60, 150, "silence", Snapshot(180, b"")))
+    assert isinstance(later, m.Final) and later.commit.confirmed_samples == 180
+
+
 def test_a_commit_without_text() -> None:
     it = session()
     it.receive(audio(0, samples(120)))

@@ -161,11 +161,15 @@ class Session:
         return [self._progress(None), m.Ended(self.lease)]
 
     def checkpointed(self, snapshot: Snapshot) -> list[m.FrameOut]:
-        """The engine was asked for a snapshot in the middle of an utterance."""
-        confirmed = self.commit.confirmed_samples if self.commit else 0
-        return [self._progress(self._commit(snapshot, confirmed))]
+        """The engine was asked for a snapshot in the middle of an utterance: nothing more is final than was."""
+        return [self._progress(self._commit(replace(snapshot, unsaid_sample=self._confirmed_samples())))]
 
-    def _commit(self, snapshot: Snapshot, confirmed: int | None = None) -> m.Commit:
+    def _confirmed_samples(self) -> int:
+        return self.commit.confirmed_samples if self.commit else 0
+
+    def _commit(self, snapshot: Snapshot) -> m.Commit:
+        unsaid = snapshot.unsaid_sample
+        confirmed = None if unsaid is None else max(unsaid, self._confirmed_samples())
         self.commit = m.Commit(snapshot.sample, self._utterance, snapshot.state, confirmed)
         return self.commit
 

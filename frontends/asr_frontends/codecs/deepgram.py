@@ -413,6 +413,8 @@ class UtteranceEnd:
     def __init__(self, gap_ms: int) -> None:
         self._gap_s = gap_ms / 1000
         self._word_end_s: float | None = None
+        self._in_utterance = False
+        """The last partial has words, which no final has said yet."""
         self._speaking = False
         self._done_s = 0.0
 
@@ -422,8 +424,9 @@ class UtteranceEnd:
             return None
         match event:
             case Partial():
-                self._word_end_s = None
+                self._in_utterance = bool(event.text)
             case Final():
+                self._in_utterance = False
                 self._word_end_s = _last_word_end(event)
             case Speech():
                 self._speaking = event.kind == "start"
@@ -433,7 +436,7 @@ class UtteranceEnd:
 
     def _take(self) -> float | None:
         end_s = self._word_end_s
-        if end_s is None or self._speaking or self._done_s < end_s + self._gap_s:
+        if end_s is None or self._in_utterance or self._speaking or self._done_s < end_s + self._gap_s:
             return None
         self._word_end_s = None
         return end_s

@@ -34,6 +34,8 @@ class Snapshot:
 
     sample: int
     state: bytes
+    unsaid_sample: int | None = None
+    """Set where `state` holds words that no final has said yet: where the first of them begins."""
 
 
 @dataclass(frozen=True, slots=True)
