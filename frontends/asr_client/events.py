@@ -43,7 +43,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The utterance so far: cumulative, may change."""
+    """The utterance so far: cumulative, may change.
+
+    `stable` characters of the text will come in a final as they are; None where the engine does not know.
+    """
 
     seq: int
     utterance: int
@@ -51,6 +54,7 @@ class Partial:
     start_s: float
     end_s: float
     words: tuple[Word, ...] = ()
+    stable: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,7 @@ def _hypothesis(fields: Fields) -> dict[str, Any]:
 
 
 def _partial(fields: Fields) -> Partial:
-    return Partial(**_hypothesis(fields))
+    return Partial(**_hypothesis(fields), stable=_optional_whole(fields, "stable"))
 
 
 def _final(fields: Fields) -> Final:

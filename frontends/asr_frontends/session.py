@@ -324,7 +324,7 @@ class Session:
         if partial is None or confirmed < partial.end_sample:
             return []
         self._partial = None
-        return [Deliver(self.id, replace(partial, text=""))]
+        return [Deliver(self.id, replace(partial, text="", stable=None))]
 
     def _on_final(self, final: m.Final, now: float) -> list[Command]:
         """The commit inside makes it exactly once: a move replays only what comes after."""

@@ -441,6 +441,8 @@ class Partial:
     text: Text
     start_sample: int
     end_sample: int
+    stable: int | None = None
+    """So many characters of the text will come in a final as they are. None: the engine does not know."""
 
 
 @dataclass(frozen=True, slots=True)

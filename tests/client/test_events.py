@@ -39,6 +39,7 @@ def parsed(kind: Any, **fields: Any) -> Any:
             Ready("s", "m", "en", 8000, "fake", 400),
         ),
         ("partial", HYPOTHESIS, Partial(3, 1, "go on", 1.0, 2.5)),
+        ("partial", HYPOTHESIS | {"stable": 2}, Partial(3, 1, "go on", 1.0, 2.5, stable=2)),
         ("final", {**HYPOTHESIS, "endpoint": "silence"}, Final(3, 1, "go on", 1.0, 2.5, "silence")),
         (
             "final",

@@ -270,13 +270,13 @@ def test_the_last_progress_comes_before_the_end() -> None:
 
 def test_texts_are_numbered_by_utterance() -> None:
     it = session()
-    partial = Hypothesis(SLOT, "on", 0, 50)
+    partial = Hypothesis(SLOT, "on", 0, 50, stable=1)
     final = Hypothesis(SLOT, "one", 0, 80, "silence", Snapshot(90, b"st"), 0.5, (m.Word("one", 0, 80, None),))
-    assert it.output(partial) == [m.Partial(LEASE, 0, "on", 0, 50)]
+    assert it.output(partial) == [m.Partial(LEASE, 0, "on", 0, 50, stable=1)]
     assert it.output(final) == [
         m.Final(LEASE, 0, "one", 0, 80, "silence", 0.5, (m.Word("one", 0, 80, None),), m.Commit(90, 1, b"st"))
     ]
-    assert it.output(partial) == [m.Partial(LEASE, 1, "on", 0, 50)]
+    assert it.output(partial) == [m.Partial(LEASE, 1, "on", 0, 50, stable=1)]
     (second,) = it.output(final)
     assert isinstance(second, m.Final)
     assert (second.utterance, second.commit.utterance) == (1, 2)
@@ -284,7 +284,7 @@ def test_texts_are_numbered_by_utterance() -> None:
 
 def test_partials_only_where_they_are_wanted() -> None:
     it = session(partials=False)
-    assert it.output(Hypothesis(SLOT, "on", 0, 50)) == []
+    assert it.output(Hypothesis(SLOT, "on", 0, 50, stable=1)) == []
     assert len(it.output(Hypothesis(SLOT, "one", 0, 80, "flush", Snapshot(80, b"")))) == 1
 
 

@@ -131,9 +131,12 @@ class Session:
         if isinstance(output, Voice):
             return [m.Speech(self.lease, "start" if output.speaking else "end", output.sample)]
         if output.endpoint is None:
-            span = (output.start_sample, output.end_sample)
-            return [m.Partial(self.lease, self._utterance, output.text, *span)] if self.setup.partials else []
+            return [self._partial(output)] if self.setup.partials else []
         return [self._final(output)]
+
+    def _partial(self, output: Hypothesis) -> m.Partial:
+        span = (output.start_sample, output.end_sample)
+        return m.Partial(self.lease, self._utterance, output.text, *span, output.stable)
 
     def _final(self, output: Hypothesis) -> m.Final:
         utterance, self._utterance = self._utterance, self._utterance + 1

@@ -162,8 +162,10 @@ class NativeCodec:
         }
         self._seq += 1
         if isinstance(event, Partial):
+            if event.stable is not None:
+                fields["stable"] = event.stable
             return _text("partial", **fields)
-        fields |= {"endpoint": event.endpoint, "committed": self._at_client(event.commit.samples)}
+        fields |= {"endpoint": event.endpoint, "committed": self._at_client(event.commit.confirmed_samples)}
         if event.confidence is not None:
             fields["confidence"] = round(event.confidence, 4)
         if event.words is not None:

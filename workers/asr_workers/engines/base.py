@@ -68,6 +68,8 @@ class Hypothesis:
     """Set exactly on finals."""
     confidence: float | None = None
     words: tuple[Word, ...] | None = None
+    stable: int | None = None
+    """Of a partial: so many characters of `text` will come in a final as they are. None where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
