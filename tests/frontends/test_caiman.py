@@ -284,6 +284,13 @@ def test_text_that_only_grows_is_said_as_it_grows() -> None:
     assert heard == ["ze", "ro o", "", "", "ne", "", " two", ""]
 
 
+def test_nothing_is_missing_behind_what_was_taken_back() -> None:
+    it = listening()
+    for event in (partial("zero"), partial(""), final("one two")):
+        it.send(event)
+    assert transcript(it.send(done(FRAME_SAMPLES))) == "zero one two"
+
+
 @given(data=st.binary(max_size=400), at=st.lists(st.integers(0, 400), max_size=12))
 def test_any_cut_gives_the_same_audio(data: bytes, at: list[int]) -> None:
     """CAI-23, CAI-30: frames of any length; half a sample waits for its other half."""

@@ -97,12 +97,15 @@ class CaimanCodec:
         return []
 
     def _hear(self, text: str) -> None:
-        """Take what is new of the utterance; after a move it is said again from its start."""
+        """Take what is new of the utterance; after a move it is said again from its start.
+
+        What was taken back cannot be unsaid; what comes in its place is new.
+        """
         new = text[self._heard :]
         if new and not self._heard and self._said:
             new = " " + new
         self._text += new
-        self._heard = max(self._heard, len(text))
+        self._heard = max(self._heard, len(text)) if text else 0
         self._said = self._said or bool(new)
 
     def _respond_until(self, count: int) -> list[Frame]:
