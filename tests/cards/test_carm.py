@@ -79,6 +79,37 @@ def with_checksum(image: bytes) -> bytes:
     return image[:24] + hashlib.sha256(image[64:]).digest() + image[56:]
 
 
+def with_field(field: int, value: int) -> Callable[[bytes], bytes]:
+    """A number of the first statistic's entry, and a checksum that fits."""
+    at = 256 + field
+    return lambda image: with_checksum(image[:at] + value.to_bytes(4, "little") + image[at + 4 :])
+
+
+def moved(field: int, by: int) -> Callable[[bytes], bytes]:
+    """An offset of the first weight matrix, changed by some bytes; its checksum fits."""
+    at = 256 + 128 * 2 + field
+
+    def change(image: bytes) -> bytes:
+        offset = int.from_bytes(image[at : at + 8], "little") + by
+        return with_checksum(image[:at] + offset.to_bytes(8, "little") + image[at + 8 :])
+
+    return change
+
+
+def bias_of_kind(kind: int) -> Callable[[bytes], bytes]:
+    """The first bias says that it is quantised, with a size to match."""
+
+    def change(image: bytes) -> bytes:
+        entry = bytearray(image[256 + 128 * 4 : 256 + 128 * 5])
+        rows = int.from_bytes(entry[68:72], "little")
+        struct.pack_into("<I", entry, 64, kind)
+        struct.pack_into("<Q", entry, 88, rows if kind == 1 else 8 * rows)
+        struct.pack_into("<QQ", entry, 96, 64, 4 * rows if kind == 1 else rows)
+        return with_checksum(image[: 256 + 128 * 4] + bytes(entry) + image[256 + 128 * 5 :])
+
+    return change
+
+
 BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda image: b"", "cannot be read"),
     "a checkpoint": (lambda image: b"PK\x03\x04" + image, "asr-compile"),
@@ -93,6 +124,18 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "features": (lambda image: with_checksum(image[:64] + b"\xa0\0" + image[66:]), "60 ms|front end"),
     "front end": (lambda image: with_checksum(image[:104] + b"\x50" + image[105:]), "front end"),
     "entries": (lambda image: with_checksum(image[:120] + b"\xff\xff\0\0" + image[124:]), "outside"),
+    "layers": (lambda image: with_checksum(image[:72] + b"\x41" + image[73:]), "out of range"),
+    "values by a byte": (moved(80, 1), "aligned to 64"),
+    "values by a number": (moved(80, 4), "aligned to 64"),
+    "scales by a number": (moved(96, -4), "aligned to 64"),
+    "values at the end": (moved(80, 1 << 40), "outside"),
+    "values that wrap": (moved(80, (1 << 64) - (1 << 20)), "outside"),
+    "an unknown kind": (with_field(64, 9), "wrong kind"),
+    "a vector with columns": (with_field(72, 2), "wrong kind or size"),
+    "three axes": (with_field(76, 3), "wrong kind or size"),
+    "scales of fp32": (with_field(104, 64), "wrong kind or size"),
+    "bias of int8": (bias_of_kind(1), "wrong kind"),
+    "bias of bfp16": (bias_of_kind(2), "wrong kind"),
     "offset": (lambda image: with_checksum(image[: 256 + 80] + b"\xff" * 8 + image[256 + 88 :]), "outside"),
 }
 
@@ -135,7 +178,23 @@ def test_statistics_that_are_quantised(tmp_path: Path) -> None:
     struct.pack_into("<II", means, 68, 80, 1)
     path = tmp_path / "bad.carm"
     path.write_bytes(with_checksum(image[:256] + bytes(means) + image[384:]))
-    with pytest.raises(CardError, match=r"melmeans in bad.carm .* fp32"):
+    with pytest.raises(CardError, match=r"melmeans in bad\.carm has a wrong kind"):
+        carm.read(path)
+
+
+def test_a_tensor_that_is_there_twice(tmp_path: Path) -> None:
+    """Which of the two counts is nobody's guess."""
+    image = written(tmp_path / "m.carm").read_bytes()
+    count = int.from_bytes(image[120:124], "little")
+    entries = bytearray(image[256 : 256 + 128 * count] + image[256 + 128 * 2 : 256 + 128 * 3])
+    for at in range(0, len(entries), 128):
+        for field in (at + 80, at + 96):
+            offset = int.from_bytes(entries[field : field + 8], "little")
+            struct.pack_into("<Q", entries, field, offset + 128 if offset else 0)
+    head = image[:16] + (len(image) + 128).to_bytes(8, "little") + image[24:120] + (count + 1).to_bytes(4, "little")
+    path = tmp_path / "bad.carm"
+    path.write_bytes(with_checksum(head + image[124:256] + bytes(entries) + image[256 + 128 * count :]))
+    with pytest.raises(CardError, match=r"tensors in bad\.carm are not those of its configuration"):
         carm.read(path)
 
 

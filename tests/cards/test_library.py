@@ -71,6 +71,18 @@ def test_an_error_says_code_and_reason(simulator: CardLibrary) -> None:
     assert str(CardError(1234, "it smells")) == "it smells (code 1234)"
 
 
+def test_a_card_that_cannot_say_who_it_is_is_given_back(
+    simulator: CardLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was open already when it failed: nobody else would get it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(simulator._calls, "asr_card_get_identity", lambda *_: int(CardStatus.LINK))
+        with pytest.raises(CardError) as error:
+            simulator.open(0)
+        assert error.value.code == CardStatus.LINK
+    simulator.open(0).close_card()
+
+
 @pytest.fixture
 def timed(simulator: CardLibrary) -> Card:
     return simulator.open(0, f"shared=1,{SIMULATED}")

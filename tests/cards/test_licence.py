@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from datetime import date
@@ -198,6 +199,24 @@ def test_an_issuer_is_not_replaced(folder: Path) -> None:
     assert again.exit_code == 2 and "is there already" in again.output
     other = asr_license("issuer", folder, "--name", "other")
     assert other.exit_code == 2 and not (folder / "other.key_secret").exists()
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_an_issuer_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+    """A disk that is full at the first or second file: no secret is left that nobody has the public half of."""
+    write, written = Path.write_bytes, []
+
+    def full(path: Path, content: bytes) -> int:
+        written.append(path)
+        if len(written) == fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SetupError, match=r"cannot be written into .*: No space left on device"):
+        licence.new_issuer(tmp_path, "example")
+    assert not list(tmp_path.iterdir())
+    licence.new_issuer(tmp_path, "example")
 
 
 def test_what_cannot_be_signed_with(folder: Path) -> None:

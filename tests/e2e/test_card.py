@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,30 @@ def test_over_capacity_is_refused(pool: Pool) -> None:
         assert third.close_code == 4503 and "503" in third.close_reason
         first.stop()
         second.stop()
+
+
+@pytest.mark.parametrize(("option", "sessions"), [("--no-state-resets", 15), ("--state-resets", 12)])
+def test_the_card_s_own_capacity(model: Path, option: str, sessions: int) -> None:
+    """CAI-05, CAI-29: nobody said how many slots; a card in timing mode did, less what state resets cost."""
+    options = "--card-options=mode=timing,capacity=15,latency_ms=1"
+    with Pool(workers=[["--engine=card", "--device=card:0", f"--model={model}", options, option]]) as pool:
+        with ExitStack() as exits:
+            clients = [exits.enter_context(Caiman(pool.url)) for _ in range(sessions)]
+            for client in clients:
+                client.send(PCM[:FRAME])
+            for client in clients:
+                assert client.hear() is not None
+            assert pool.sessions() == sessions
+            with Caiman(pool.url) as refused:
+                assert not refused.rest()
+            assert refused.close_code == 4503 and "503" in refused.close_reason
+            for client in clients:
+                client.end()
+                assert client.close_code == 1000
+        with Caiman(pool.url) as late:
+            late.send(PCM[:FRAME])
+            assert late.hear() is not None
+            late.end()
 
 
 def test_without_state_resets(model: Path) -> None:

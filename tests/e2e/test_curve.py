@@ -15,7 +15,7 @@ from tests.e2e.keyring import Keyring
 from tests.e2e.service import Pool, Program, Service, eventually
 
 LOUD_S = 30.0
-"""Within this time a wrong key is reported on both sides: in two seconds or so, and later where nothing has its turn."""
+"""Within this time a wrong key is reported on both sides: two seconds or so, longer on a busy machine."""
 
 
 @pytest.fixture(scope="module")

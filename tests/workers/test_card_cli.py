@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from asr_proto.errors import SetupError
 from asr_workers.cards import card_cli
 from asr_workers.cards.failure import EXIT_CODE
-from asr_workers.cards.library import CardLibrary
+from asr_workers.cards.library import CardError, CardIdentity, CardLibrary, CardStatus
 from tests.workers.card_parts import write_model
 
 
@@ -40,6 +40,21 @@ def test_list() -> None:
     ]
 
 
+def test_a_card_that_cannot_be_asked_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = CardLibrary.identity
+
+    def identity(library: CardLibrary, index: int) -> CardIdentity:
+        if index == 1:
+            raise CardError(CardStatus.LINK, "the link to card 1 is lost")
+        return asked(library, index)
+
+    monkeypatch.setattr(CardLibrary, "identity", identity)
+    listed = asr_card("list", "--card-options", "cards=3")
+    assert listed.exit_code == 1
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["card:0", "card:2"]
+    assert listed.stderr == "card:1  the link to card 1 is lost (LINK)\n"
+
+
 def test_info() -> None:
     shown = asr_card("info", "1")
     assert shown.exit_code == 0
@@ -64,6 +79,15 @@ def test_selftest_of_a_sick_card(model: Path) -> None:
     failed = asr_card("selftest", "--model", model, "--card-options", "fault=ecc@60")
     assert failed.exit_code == EXIT_CODE
     assert "ended with ECC" in failed.output
+
+
+def test_a_card_that_others_have_may_be_free_later(model: Path) -> None:
+    """As a worker would say it: with 3, not with 2."""
+    card = CardLibrary().open(3)
+    busy = asr_card("selftest", "3", "--model", model)
+    card.close_card()
+    assert busy.exit_code == EXIT_CODE
+    assert busy.output == "asr-card: card 3 is open already (BUSY)\n"
 
 
 def test_selftest_of_what_is_no_model(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest, SetupError
@@ -336,6 +338,51 @@ def test_a_card_in_trouble_is_out_of_order(make: Make, trouble: int | str, sente
         engine.step(chunks, 0.0)
         while engine.pending():
             engine.step([], 0.0)
+
+
+class NarrowCard(FakeCard):
+    """Its queue holds `room` chunks, which come back a few at a time."""
+
+    room = 1000
+    refused = 0
+
+    def submit_arrays(self, slots: NDArray[np.integer], tags: NDArray[np.integer], pcm: NDArray[np.int16]) -> None:
+        if len(self._done) + len(slots) > self.room:
+            self.refused += 1
+            raise CardError(CardStatus.FULL, "the queue is full")
+        super().submit_arrays(slots, tags, pcm)
+
+
+def test_a_full_queue_is_no_trouble(make: Make) -> None:
+    """Nothing of a refused batch was taken: it is given again when chunks have come back, and none is lost."""
+    engine, card = make(NarrowCard(10, 20, seed=7), slots=4)
+    assert isinstance(card, NarrowCard)
+    card.room = 4
+    pcms = [noise(220, seed=slot) for slot in range(4)]
+    outputs: list[Output] = []
+    for slot in range(4):
+        engine.open(slot, SlotOptions(), None)
+    for place in range(0, 220 * CHUNK, CHUNK):
+        for slot in range(4):
+            while slot in engine.in_flight():
+                assert engine.pending()
+                outputs += engine.step([], 0.0)
+            outputs += engine.step([Chunk(slot, pcms[slot][place : place + CHUNK])], 0.0)
+    for slot in range(4):
+        outputs += hear(engine, slot, pcms[slot][:0])
+    assert card.refused
+    assert not engine.pending()
+    for slot, pcm in enumerate(pcms):
+        assert said([output for output in outputs if output.slot == slot]) == offline(pcm)
+
+
+def test_a_queue_that_is_full_of_nothing_is_trouble(make: Make) -> None:
+    engine, card = make(NarrowCard(10, 20), slots=1)
+    assert isinstance(card, NarrowCard)
+    card.room = 0
+    engine.open(0, SlotOptions(), None)
+    with pytest.raises(CardFailed, match=r"the queue is full \(FULL\)"):
+        engine.step([Chunk(0, noise(1))], 0.0)
 
 
 def test_a_call_that_fails_is_trouble_too(make: Make) -> None:

@@ -55,8 +55,8 @@ def test_a_partial_grows_and_a_pause_ends_it() -> None:
     outputs = decode(stream(), [[], [word(1)], [], [word(2)], *silence(PAUSE_STEPS)])
     first, second, final = outputs
     assert (first, second) == (
-        Hypothesis(SLOT, name(1), STEP_SAMPLES, 2 * STEP_SAMPLES),
-        Hypothesis(SLOT, name(1, 2), STEP_SAMPLES, 4 * STEP_SAMPLES),
+        Hypothesis(SLOT, name(1), STEP_SAMPLES, 2 * STEP_SAMPLES, stable=len(name(1))),
+        Hypothesis(SLOT, name(1, 2), STEP_SAMPLES, 4 * STEP_SAMPLES, stable=len(name(1, 2))),
     )
     assert isinstance(final, Hypothesis)
     assert (final.text, final.endpoint, final.end_sample) == (name(1, 2), "silence", 4 * STEP_SAMPLES)
@@ -82,6 +82,7 @@ def test_a_long_utterance_ends_before_a_word() -> None:
     assert isinstance(final, Hypothesis) and isinstance(rest, Hypothesis)
     assert final.endpoint == "length"
     assert final.end_sample == (UTTERANCE_STEPS - 4) * STEP_SAMPLES
+    assert final.snapshot is not None and final.snapshot.unsaid_sample == rest.start_sample
     assert rest.endpoint is None and rest.start_sample == UTTERANCE_STEPS * STEP_SAMPLES
     assert all(isinstance(output, Hypothesis) and output.endpoint is None for output in partials)
 
@@ -116,7 +117,7 @@ def test_a_flush_ends_the_run() -> None:
     assert (final.endpoint, final.text, final.end_sample) == ("flush", name(1, 2), 1500)
     assert final.snapshot == Snapshot(1500, b"")
     (partial,) = decode(it, [[word(3)]])
-    assert partial == Hypothesis(SLOT, name(3), 1500, 1500 + STEP_SAMPLES)
+    assert partial == Hypothesis(SLOT, name(3), 1500, 1500 + STEP_SAMPLES, stable=len(name(3)))
 
 
 def test_a_flush_of_silence_moves_the_snapshot() -> None:

@@ -171,8 +171,9 @@ class Session:
         return self.commit.confirmed_samples if self.commit else 0
 
     def _commit(self, snapshot: Snapshot) -> m.Commit:
-        unsaid = snapshot.unsaid_sample
-        confirmed = None if unsaid is None else max(unsaid, self._confirmed_samples())
+        confirmed, unsaid = None, snapshot.unsaid_sample
+        if unsaid is not None and unsaid < snapshot.sample:
+            confirmed = max(unsaid, self._confirmed_samples())
         self.commit = m.Commit(snapshot.sample, self._utterance, snapshot.state, confirmed)
         return self.commit
 

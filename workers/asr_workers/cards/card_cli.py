@@ -12,6 +12,8 @@ import click
 from asr_proto import settings
 from asr_proto.errors import SetupError
 from asr_workers.cards import carm, selftest
+from asr_workers.cards.errors import FOR_GOOD
+from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import Card, CardError, CardIdentity, CardLibrary
 from asr_workers.cards.traffic import Traffic
 
@@ -23,13 +25,15 @@ SELFTEST_SLOTS = 16
 
 
 class Refusing(click.Group):
-    """A group whose commands refuse with one sentence."""
+    """A group whose commands refuse with one sentence, and with the exit code that a worker would have."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with settings.refusals_as_sentences("asr-card"):
             try:
                 return super().invoke(ctx)
             except CardError as error:
+                if error.code not in FOR_GOOD:
+                    raise CardFailed(f"asr-card: {error}") from error
                 raise SetupError(str(error)) from error
 
 
@@ -57,15 +61,22 @@ def main() -> None:
 @card_options
 @click.pass_context
 def list_cards(ctx: click.Context, card_library: Path | None, card_options: str) -> None:
-    """One line per card. Ends with 1 and with what to check when there is none."""
+    """One line per card. Ends with 1 when one cannot be asked, and with what to check when there is none."""
     library = CardLibrary(card_library, card_options)
     count = library.count()
+    silent = 0
     for index in range(count):
-        identity = library.identity(index)
+        try:
+            identity = library.identity(index)
+        except CardError as error:
+            click.echo(f"card:{index}  {error}", err=True)
+            silent += 1
+            continue
         kind = "card" if identity.is_physical else "simulator"
         click.echo(f"card:{index}  {identity.id}  {kind}  {identity.name}  up to {identity.capacity} streams")
     if not count:
         click.echo(nothing_found(on_bus(PCI_DEVICES)), err=True)
+    if silent or not count:
         ctx.exit(1)
 
 

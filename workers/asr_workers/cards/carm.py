@@ -206,7 +206,8 @@ def read(path: Path) -> Carm:
     parts = dict(_entry(path, mapped, HEADER_BYTES + index * _ENTRY.size) for index in range(numbers[14]))
     expected = {**config.shapes(), "melmeans": (N_MELS,), "melvars": (N_MELS,)}
     tensors = {key: part for key, part in parts.items() if isinstance(part, CarmTensor)}
-    if {key: part.shape for key, part in tensors.items()} != expected or "sentencepiece" not in parts:
+    shapes = {key: part.shape for key, part in tensors.items()}
+    if shapes != expected or "sentencepiece" not in parts or len(parts) != numbers[14]:
         raise bad_model(f"the tensors in {path.name} are not those of its configuration")
     for key in ("melmeans", "melvars"):
         _check_statistic(path, key, tensors[key])
@@ -256,30 +257,35 @@ def _entry(path: Path, mapped: memoryview, at: int) -> tuple[str, CarmTensor | b
     name, kind, rows, columns, axes, values_at, values_bytes, scales_at, scales_bytes = _ENTRY.unpack_from(mapped, at)
     if max(values_at + values_bytes, scales_at + scales_bytes) > len(mapped):
         raise bad_model(f"{path.name} has a tensor outside of the file")
+    if values_at % ALIGNMENT or scales_at % ALIGNMENT:
+        raise bad_model(f"{path.name} has a tensor that is not aligned to {ALIGNMENT} bytes")
     values, scales = mapped[values_at : values_at + values_bytes], mapped[scales_at : scales_at + scales_bytes]
     if kind == _KIND_BYTES:
         return _text(name), bytes(values)
     shape = (rows,) if axes == 1 else (rows, columns)
     blocks = -(-columns // BFP_BLOCK)
     try:
-        if kind == 0:
+        if axes != 2 and (axes, columns, kind) != (1, 1, 0):
+            raise ValueError("neither a matrix nor a vector of fp32")
+        if kind == 0 and not scales_bytes:
             tensor = CarmTensor(shape, "fp32", np.frombuffer(values, np.float32).reshape(shape))
         elif kind == 1:
-            tensor = CarmTensor(
-                shape, "int8", np.frombuffer(values, np.int8).reshape(shape), np.frombuffer(scales, np.float32)
-            )
-        else:
+            factors = np.frombuffer(scales, np.float32).reshape(rows)
+            tensor = CarmTensor(shape, "int8", np.frombuffer(values, np.int8).reshape(shape), factors)
+        elif kind == 2:
             mantissas = np.frombuffer(values, np.int8).reshape(rows, blocks * BFP_BLOCK)
             tensor = CarmTensor(shape, "bfp16", mantissas, np.frombuffer(scales, np.uint8).reshape(rows, blocks))
+        else:
+            raise ValueError("a kind that is not known")
     except ValueError as error:
-        raise bad_model(f"the tensor {_text(name)} in {path.name} has a wrong size") from error
+        raise bad_model(f"the tensor {_text(name)} in {path.name} has a wrong kind or size") from error
     return _text(name), tensor
 
 
 def _check_statistic(path: Path, name: str, tensor: CarmTensor) -> None:
     """What every chunk is normalised with."""
-    if tensor.precision != "fp32" or not bool(np.isfinite(tensor.values).all()):
-        raise bad_model(f"{name} in {path.name} has values that are not finite numbers of fp32")
+    if not bool(np.isfinite(tensor.values).all()):
+        raise bad_model(f"{name} in {path.name} has values that are not finite")
     if name == "melvars" and not bool((tensor.values > 0).all()):
         raise bad_model(f"a variance in {path.name} is not positive")
 

@@ -9,6 +9,8 @@ from asr_workers.cards.errors import CardError, CardStatus
 N_FFT = 512
 N_MELS = 80
 STRIDE_SAMPLES = 160
+LAYERS_MAX = 64
+"""Of each LSTM: ten times what the largest model has, and few enough to be counted before a file is believed."""
 FRAMES_PER_CHUNK = 6
 """Mel frames of a 60 ms chunk: what one encoder step takes."""
 
@@ -69,7 +71,8 @@ class CarmConfig:
     def check(self) -> None:
         """Raises CardError for a shape that is no RNN-T of one step per chunk."""
         sizes = self.numbers()
-        if min(sizes) < 1 or max(sizes) > 1 << 20 or self.n_classes < 2:
+        layers = (self.enc_pre_rnn_layers, self.enc_post_rnn_layers, self.pred_rnn_layers)
+        if min(sizes) < 1 or max(sizes) > 1 << 20 or self.n_classes < 2 or max(layers) > LAYERS_MAX:
             raise bad_model("the model's sizes are out of range")
         if self.in_feats % N_MELS or self.frame_stacking * self.enc_stack_time_factor != FRAMES_PER_CHUNK:
             raise bad_model(

@@ -28,6 +28,19 @@ class CardStatus(IntEnum):
     """The binding's own: the card completed chunks that it was not given."""
 
 
+FOR_GOOD = frozenset(
+    {
+        CardStatus.ARGUMENT,
+        CardStatus.NO_CARD,
+        CardStatus.STATE,
+        CardStatus.MODEL,
+        CardStatus.CAPACITY,
+        CardStatus.UNSUPPORTED,
+    }
+)
+"""What another try will not change."""
+
+
 def status_name(code: int) -> str:
     """ "MODEL" for 6; "code 1234" for a vendor's."""
     try:

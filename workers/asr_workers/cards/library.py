@@ -71,7 +71,11 @@ class CardLibrary:
         joined = ",".join(part for part in (self._options, options) if part)
         handle = ctypes.c_void_p()
         self._check(self._calls.asr_card_open(index, joined.encode(), ctypes.byref(handle)))
-        return Card(self._calls, handle, top_k="top_k=1" in joined.split(","))
+        try:
+            return Card(self._calls, handle, top_k="top_k=1" in joined.split(","))
+        except CardError:
+            self._calls.asr_card_close(handle)  # what it says is of no interest beside the first error
+            raise
 
     def _check(self, code: int) -> None:
         abi.check(self._calls, code)

@@ -25,7 +25,7 @@ from asr_proto.errors import SetupError
 
 SUFFIX = ".license"
 ISSUER = "issuer.pub"
-SECRET_MODE = 0o600
+SECRET_MODE, PUBLIC_MODE = 0o600, 0o644
 FILE_BYTES_MAX = 65536
 VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*", re.ASCII)
 """Of `version_max`: numbers with dots."""
@@ -170,15 +170,19 @@ def new_issuer(folder: Path, name: str) -> tuple[Path, Path]:
     )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     secret_path, public_path = folder / f"{name}.key_secret", folder / ISSUER
+    made: list[Path] = []
     try:
         for path in (secret_path, public_path):
             if path.exists():
                 raise SetupError(f"{path} is there already")
         folder.mkdir(parents=True, exist_ok=True)
-        secret_path.touch(SECRET_MODE)
-        secret_path.write_bytes(secret)
-        public_path.write_bytes(public)
+        for path, content, mode in ((secret_path, secret, SECRET_MODE), (public_path, public, PUBLIC_MODE)):
+            path.touch(mode, exist_ok=False)
+            made.append(path)
+            path.write_bytes(content)
     except OSError as error:
+        for path in made:  # half a pair is in the way of the next try
+            path.unlink(missing_ok=True)
         raise SetupError(f"the issuer's keys cannot be written into {folder}: {error.strerror}") from error
     return secret_path, public_path
 

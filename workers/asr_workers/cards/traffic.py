@@ -1,7 +1,8 @@
 """Chunks on their way through a card: each comes back once, in order and in time, or the card is out of order.
 
 A card says that something is wrong in many ways: a status, a completion too few or too many, silence. All of them end
-here, in one error. Nothing is tried again: who knows what state the slots are in.
+here, in one error. Nothing is tried again, for who knows what state the slots are in; but a full queue has taken
+nothing, and is given time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_workers.cards.errors import CardError, status_name
+from asr_workers.cards.errors import CardError, CardStatus, status_name
 from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import Completions
 
@@ -46,41 +47,52 @@ class Traffic(Generic[Owner]):
         self._tag = 0
         self._given: dict[int, tuple[Owner, int, int]] = {}
         """Owner, slot and step, by tag; the oldest first."""
+        self._back: list[tuple[Owner, Decoded]] = []
+        """Polled to make room for a submit."""
         self._oldest = -1
         self._waited_s = 0.0
         """For the oldest."""
         self._polled_at = 0.0
 
     def __len__(self) -> int:
-        """Chunks on their way."""
-        return len(self._given)
+        """Chunks on their way, and those that `poll` has not given back yet."""
+        return len(self._given) + len(self._back)
 
     def submit(
         self, owners: Sequence[Owner], slots: Sequence[int], steps: Sequence[int], pcm: NDArray[np.int16]
     ) -> None:
         """Give the card n chunks, int16 [n, 960], of these slots; each is its slot's chunk number `step`."""
         first, self._tag = self._tag, self._tag + len(slots)
-        tags = range(first, self._tag)
-        self._given.update(zip(tags, zip(owners, slots, steps, strict=True), strict=True))
+        tags = np.arange(first, self._tag, dtype=np.uint64)
+        while not self._taken(np.array(slots, np.uint32), tags, pcm):
+            back, self._back = self._back, []
+            self._back = back + self.poll(POLL_S)
+        self._given.update(zip(tags.tolist(), zip(owners, slots, steps, strict=True), strict=True))
+
+    def _taken(self, slots: NDArray[np.uint32], tags: NDArray[np.uint64], pcm: NDArray[np.int16]) -> bool:
+        """False while the card's queue is full of what it still has to complete."""
         try:
-            self._card.submit_arrays(np.array(slots, np.uint32), np.arange(first, self._tag, dtype=np.uint64), pcm)
+            self._card.submit_arrays(slots, tags, pcm)
         except CardError as error:
+            if error.code == CardStatus.FULL and self._given:
+                return False
             raise CardFailed(f"{self._name} failed: {error}") from error
+        return True
 
     def poll(self, wait_s: float) -> list[tuple[Owner, Decoded]]:
         """What has come back; waits so long for the first. Raises CardFailed."""
+        decoded, self._back = self._back, []
         try:
-            completions = self._card.poll_arrays(max(int(wait_s * 1000), 0))
+            completions = self._card.poll_arrays(0 if decoded else max(int(wait_s * 1000), 0))
         except CardError as error:
             raise CardFailed(f"{self._name} failed: {error}") from error
         if not len(completions):
             self._check_age()
-            return []
+            return decoded
         self._check(completions)
         tags, slots, steps = (array.tolist() for array in (completions.tags, completions.slots, completions.steps))
         ends = completions.token_offsets.tolist()
         tokens, log_probs = completions.tokens.tolist(), completions.log_probs.tolist()
-        decoded = []
         for tag, slot, step, start, end in zip(tags, slots, steps, ends[:-1], ends[1:], strict=True):
             given = self._given.pop(tag, None)
             if given is None or given[1] != slot:
@@ -94,7 +106,7 @@ class Traffic(Generic[Owner]):
     def all(self) -> list[tuple[Owner, Decoded]]:
         """Wait until everything has come back."""
         decoded = []
-        while self._given:
+        while self:
             decoded += self.poll(POLL_S)
         return decoded
 

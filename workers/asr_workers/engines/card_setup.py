@@ -19,8 +19,9 @@ import structlog
 from asr_proto.errors import SetupError
 from asr_proto.messages import STATE_BYTES_MAX, Spec
 from asr_workers.cards import carm, licence, selftest
+from asr_workers.cards.errors import FOR_GOOD
 from asr_workers.cards.failure import CardFailed
-from asr_workers.cards.library import Card, CardError, CardIdentity, CardLibrary, CardStatus
+from asr_workers.cards.library import Card, CardError, CardIdentity, CardLibrary
 from asr_workers.cards.traffic import HANG_S, Traffic
 from asr_workers.engines.card_resets import ResetRule
 from asr_workers.engines.card_stream import STEP_SAMPLES
@@ -40,19 +41,6 @@ COMPUTED_SLOTS = 64
 """Sessions on the cpu backend where nothing else is said; the broker lets in what the processor keeps up with."""
 STATE_ROOM = 16384
 """Of a commit, for what is in it beside the card's state."""
-
-
-FOR_GOOD = frozenset(
-    {
-        CardStatus.ARGUMENT,
-        CardStatus.NO_CARD,
-        CardStatus.STATE,
-        CardStatus.MODEL,
-        CardStatus.CAPACITY,
-        CardStatus.UNSUPPORTED,
-    }
-)
-"""What another try will not change."""
 
 
 @dataclass(frozen=True, slots=True)

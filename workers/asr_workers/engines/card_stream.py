@@ -155,7 +155,8 @@ class Stream:
             outputs.append(self._said(said, "length", self.snapshot()))
         if self._pending and self._partials:
             text = self._text.text(self._pending)
-            outputs.append(Hypothesis(self._slot, text, self._pending[0].start_sample, self._pending[-1].end_sample))
+            span = self._pending[0].start_sample, self._pending[-1].end_sample
+            outputs.append(Hypothesis(self._slot, text, *span, stable=len(text)))
         return outputs
 
     def _cut(self) -> int:
@@ -201,7 +202,8 @@ class Stream:
         card = b"" if self._rule else self._export()
         first = self._rule.start(self.segment) if self._rule else self.step
         state = msgpack.packb((*fields, self._silent_from, self._trusted, pending, card))
-        return Snapshot(self._run + first * STEP_SAMPLES, state)
+        unsaid = self._pending[0].start_sample if self._pending else None
+        return Snapshot(self._run + first * STEP_SAMPLES, state, unsaid)
 
     def restore(self, snapshot: Snapshot) -> bytes:
         """Continue there; the card's state to begin with, empty for none. Raises BadRequest."""

@@ -15,6 +15,7 @@
 
 #define HEADER_BYTES 256
 #define CHECKED_FROM 64
+#define ALIGNMENT 64
 
 _Static_assert(sizeof(start) == 208 && sizeof(entry) == 128, "the file's layout");
 
@@ -50,6 +51,11 @@ static int32_t map(const char *path, file *f)
     return ASR_CARD_OK;
 }
 
+static int is_inside(const file *f, uint64_t at, uint64_t bytes)
+{
+    return bytes <= f->size && at <= f->size - bytes;
+}
+
 static int32_t check(const char *path, file *f)
 {
     const start *s = (const start *)(const void *)f->bytes;
@@ -71,9 +77,10 @@ static int32_t check(const char *path, file *f)
         return fail(ASR_CARD_E_MODEL, "%s has a tensor outside of the file", path);
     for (uint32_t i = 0; i < f->count; i++) {
         const entry *e = f->entries + i;
-        if (e->values_bytes > f->size || e->values_at > f->size - e->values_bytes || e->scales_bytes > f->size ||
-            e->scales_at > f->size - e->scales_bytes)
+        if (!is_inside(f, e->values_at, e->values_bytes) || !is_inside(f, e->scales_at, e->scales_bytes))
             return fail(ASR_CARD_E_MODEL, "%s has a tensor outside of the file", path);
+        if (e->values_at % ALIGNMENT || e->scales_at % ALIGNMENT)
+            return fail(ASR_CARD_E_MODEL, "%s has a tensor that is not aligned to %d bytes", path, ALIGNMENT);
     }
     return ASR_CARD_OK;
 }

@@ -20,7 +20,7 @@ INLINE float exp_body(float x)
     x = x < -87.0f ? -87.0f : x;
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     float rounded = x * 1.44269504f + magic;
-    int32_t bits;
+    uint32_t bits; /* any, where x is no number */
     memcpy(&bits, &rounded, 4);
     float n = rounded - magic;
     float r = x - n * 0.693145752f;
@@ -32,7 +32,7 @@ INLINE float exp_body(float x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    int32_t exponent = (bits - 0x4B400000 + 127) << 23;
+    uint32_t exponent = (bits - 0x4B400000u + 127u) << 23;
     float power;
     memcpy(&power, &exponent, 4);
     return p * power;
@@ -132,10 +132,10 @@ INLINE void quantize_body(const float *restrict x, uint32_t count, uint32_t padd
     int32_t total = 0;
     for (uint32_t j = 0; j < count; j++) {
         float rounded = x[j] * inverse + magic;
-        int32_t bits;
+        uint32_t bits; /* any, where x is no number */
         memcpy(&bits, &rounded, 4);
-        int32_t value = bits - 0x4B400000;
-        q[j] = (int8_t)value;
+        int8_t value = (int8_t)(bits - 0x4B400000u);
+        q[j] = value;
         total += value;
     }
     for (uint32_t j = count; j < padded; j++)
@@ -165,7 +165,7 @@ INLINE float bfp_mantissa_body(float x, float inverse)
     const float magic = 12582912.0f;
     float q = (x * inverse + magic) - magic;
     q = q > 127.0f ? 127.0f : q;
-    return q < -127.0f ? -127.0f : q;
+    return q > -127.0f ? q : -127.0f; /* this way round a NaN becomes a number, too */
 }
 
 INLINE void quantize_bfp_body(const float *restrict x, uint32_t count, bfp_block *restrict blocks)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define SIZE_MAX_MODEL (1u << 20)
+#define LAYERS_MAX 64
 
 static int32_t read_sizes(const char *path, const start *s, model *m)
 {
@@ -17,6 +18,8 @@ static int32_t read_sizes(const char *path, const start *s, model *m)
     for (int i = 0; i < 10; i++)
         if (sizes[i] < 1 || sizes[i] > SIZE_MAX_MODEL)
             return fail(ASR_CARD_E_MODEL, "%s has sizes out of range", path);
+    if (s->pre_layers > LAYERS_MAX || s->post_layers > LAYERS_MAX || s->pred_layers > LAYERS_MAX)
+        return fail(ASR_CARD_E_MODEL, "%s has sizes out of range", path);
     if (s->in_feats % N_MELS || s->in_feats / N_MELS * s->time_factor != CHUNK_FRAMES || s->n_mels != N_MELS ||
         s->n_fft != N_FFT || s->stride_samples != STRIDE_SAMPLES || s->window_samples < STRIDE_SAMPLES ||
         s->window_samples > N_FFT || s->classes < 2 || s->precision > PRECISION_BFP16)

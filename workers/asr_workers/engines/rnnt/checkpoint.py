@@ -5,12 +5,9 @@ They come from elsewhere, so nothing in them is executed (weights_only) and ever
 
 from __future__ import annotations
 
-import hashlib
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import cast
 
 import numpy as np
@@ -22,7 +19,9 @@ from asr_proto.errors import SetupError
 from asr_workers.cards import carm
 from asr_workers.cards.carm import CarmConfig
 from asr_workers.cards.errors import CardError
+from asr_workers.engines.rnnt import archive
 from asr_workers.engines.rnnt.architectures import named
+from asr_workers.engines.rnnt.archive import Wrong
 from asr_workers.engines.rnnt.features import HOP_SAMPLES, MELS, RATE_HZ, STACK_FRAMES, Floats
 from asr_workers.engines.rnnt.model import Rnnt
 
@@ -95,67 +94,27 @@ class Checkpoint:
 def load(path: Path) -> Checkpoint:
     """Read and check a hardware checkpoint. Raises SetupError with one sentence on what is wrong with it."""
     try:
-        return _checked(_content(path), _sha256(path))
-    except _Wrong as wrong:
+        return _checked(archive.content(path), archive.checksum(path))
+    except Wrong as wrong:
         raise SetupError(f"{path} {wrong}") from wrong
-
-
-class _Wrong(Exception):
-    """The rest of a sentence that begins with the file's name."""
-
-
-def _content(path: Path) -> dict[str, object]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise _Wrong(_not_an_archive(path)) from error
-    except OSError as error:
-        raise _Wrong(f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever zipfile and zlib make of an archive that no torch.save wrote
-        raise _Wrong("is damaged, or an archive of another kind") from error
-    if damaged:
-        raise _Wrong("is damaged: a checksum in it is wrong")
-    try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise _Wrong("holds objects that are not tensors and plain values, so it is not loaded") from error
-    except Exception as error:  # what is unpickled can fail in any way
-        raise _Wrong("is not a file of torch.save") from error
-    if not isinstance(content, dict):
-        raise _Wrong("is not a hardware checkpoint: it holds no dictionary")
-    return content
-
-
-def _not_an_archive(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start == carm.MAGIC:
-        return "is a compiled card model, not a hardware checkpoint"
-    return "is truncated" if start.startswith(b"PK\3\4") else "is not a hardware checkpoint (a file of torch.save)"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked(content: dict[str, object], checksum: str) -> Checkpoint:
     if "ema_state_dict" in content:
-        raise _Wrong("is a training checkpoint: export a hardware checkpoint from it first")
+        raise Wrong("is a training checkpoint: export a hardware checkpoint from it first")
     missing = [key for key in KEYS if key not in content]
     if missing:
-        raise _Wrong(f"is not a hardware checkpoint: it lacks {', '.join(missing)}")
+        raise Wrong(f"is not a hardware checkpoint: it lacks {', '.join(missing)}")
     version = content["version"]
     if not isinstance(version, str) or not re.fullmatch(r"1\.\d+\.\d+", version):
-        raise _Wrong(f"is a hardware checkpoint of version {version}, and only 1.x is known")
+        raise Wrong(f"is a hardware checkpoint of version {version}, and only 1.x is known")
     _check_normalisation(content)
     tensors = _tensors(content["state_dict"])
     sizes = _sizes(content["rnnt_config"], tensors)
     _check_tensors(sizes, tensors)
     means, variances = (_statistic(name, content[name]) for name in ("melmeans", "melvars"))
     if not bool((variances > 0).all()):
-        raise _Wrong("has a variance in melvars that is not positive")
+        raise Wrong("has a variance in melvars that is not positive")
     pieces = _pieces(content["sentpiece_model"], sizes)
     tensors = {name: tensors[name].detach().float().contiguous() for name in sizes.shapes()}
     return Checkpoint(sizes, tensors, means, variances, pieces, version, checksum)
@@ -165,25 +124,25 @@ def _check_normalisation(content: dict[str, object]) -> None:
     """Only the training data's statistics are known to the front end: no moving average, no mixture of both."""
     alpha = _number("melalpha", content["melalpha"])
     if alpha != 0.0:
-        raise _Wrong(f"normalises with a moving average (melalpha {alpha}), which is no longer known")
+        raise Wrong(f"normalises with a moving average (melalpha {alpha}), which is no longer known")
     weight = _number("logmel_norm_weight", content.get("logmel_norm_weight", 1.0))
     if weight != 1.0:
-        raise _Wrong(f"was trained to a logmel_norm_weight of {weight} instead of 1.0")
+        raise Wrong(f"was trained to a logmel_norm_weight of {weight} instead of 1.0")
 
 
 def _number(name: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _Wrong(f"has a {name} that is not a number")
+        raise Wrong(f"has a {name} that is not a number")
     return value
 
 
 def _section(config: object, *names: str) -> dict[str, object]:
     for name in names:
         if not isinstance(config, dict) or name not in config:
-            raise _Wrong(f"lacks {'.'.join(names)} in its configuration")
+            raise Wrong(f"lacks {'.'.join(names)} in its configuration")
         config = config[name]
     if not isinstance(config, dict):
-        raise _Wrong(f"has no section {'.'.join(names)} in its configuration")
+        raise Wrong(f"has no section {'.'.join(names)} in its configuration")
     return config
 
 
@@ -193,17 +152,17 @@ def _sizes(config: object, tensors: dict[str, Tensor]) -> CarmConfig:
         for name, value in expected.items():
             found = section.get(name)
             if isinstance(found, Tensor) or found != value:
-                raise _Wrong(f"has a front end of another kind: {name} is {found} instead of {value}")
+                raise Wrong(f"has a front end of another kind: {name} is {found} instead of {value}")
     network = _section(config, "rnnt")
     numbers = {name: _whole(name, network.get(name)) for name in _SIZES}
     if numbers["in_feats"] != MELS * STACK_FRAMES:
-        raise _Wrong(f"has in_feats {numbers['in_feats']} instead of {MELS * STACK_FRAMES}")
+        raise Wrong(f"has in_feats {numbers['in_feats']} instead of {MELS * STACK_FRAMES}")
     window_s = front_end.get("window_size")
     if not isinstance(window_s, float) or window_s not in (0.02, 0.025):
-        raise _Wrong(f"has a window_size of {window_s} s, and 0.02 and 0.025 are known")
+        raise Wrong(f"has a window_size of {window_s} s, and 0.02 and 0.025 are known")
     last = tensors.get("joint_net.2.bias")
     if last is None or last.ndim != 1:
-        raise _Wrong("lacks the tensor joint_net.2.bias")
+        raise Wrong("lacks the tensor joint_net.2.bias")
     sizes = CarmConfig(
         in_feats=numbers["in_feats"],
         enc_n_hid=numbers["enc_n_hid"],
@@ -219,62 +178,63 @@ def _sizes(config: object, tensors: dict[str, Tensor]) -> CarmConfig:
     try:
         sizes.check()
     except CardError as error:
-        raise _Wrong(f"is no model for a card: {error.sentence}") from error
+        raise Wrong(f"is no model for a card: {error.sentence}") from error
     return named(sizes)
 
 
 def _whole(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _Wrong(f"has {name} {value} in its configuration")
+        raise Wrong(f"has {name} {value} in its configuration")
     return value
 
 
 def _tensors(state: object) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise _Wrong("has a state_dict that is not one of tensors")
+        raise Wrong("has a state_dict that is not one of tensors")
     for name, tensor in state.items():
         if not _is_plain(tensor):
-            raise _Wrong(f"has {name} in its state_dict, which is not a plain tensor of floating point numbers")
+            raise Wrong(f"has {name} in its state_dict, which is not a plain tensor of floating point numbers")
     return cast(dict[str, Tensor], state)
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Not sparse, nested, without data or of numbers that numpy does not know: what can be read as float32."""
+    """Not sparse, nested, without data, larger than it or of numbers that numpy does not know: readable as float32."""
     is_strided = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_neg()
-    return is_strided and tensor.device.type == "cpu" and tensor.dtype in _KINDS
+    is_readable = is_strided and tensor.device.type == "cpu" and tensor.dtype in _KINDS
+    return is_readable and tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
 def _check_tensors(sizes: CarmConfig, tensors: dict[str, Tensor]) -> None:
     shapes = sizes.shapes()
     odd = [name for name in (*shapes, *tensors) if name not in tensors or name not in shapes]
     if odd:
-        raise _Wrong(f"{'lacks' if odd[0] in shapes else 'has a tensor that is not known:'} {odd[0]} in its state_dict")
+        raise Wrong(f"{'lacks' if odd[0] in shapes else 'has a tensor that is not known:'} {odd[0]} in its state_dict")
     for name, shape in shapes.items():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
-            raise _Wrong(f"has {name} of shape {list(tensor.shape)} where its configuration means {list(shape)}")
+            raise Wrong(f"has {name} of shape {list(tensor.shape)} where its configuration means {list(shape)}")
         if not bool(tensor.float().isfinite().all()):
-            raise _Wrong(f"has values in {name} that are not finite numbers")
+            raise Wrong(f"has values in {name} that are not finite numbers")
 
 
 def _statistic(name: str, value: object) -> Floats:
     if not isinstance(value, Tensor) or not _is_plain(value) or tuple(value.shape) != (MELS,):
-        raise _Wrong(f"has no {MELS} values in {name}")
+        raise Wrong(f"has no {MELS} values in {name}")
     numbers = value.detach().float().numpy()
     if not bool(np.isfinite(numbers).all()):
-        raise _Wrong(f"has values in {name} that are not finite numbers")
+        raise Wrong(f"has values in {name} that are not finite numbers")
     return cast(Floats, numbers)
 
 
 def _pieces(model: object, sizes: CarmConfig) -> bytes:
     if not isinstance(model, bytes):
-        raise _Wrong("has a sentpiece_model that is not one of bytes")
+        raise Wrong("has a sentpiece_model that is not one of bytes")
     try:
         count = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     except RuntimeError as error:
-        raise _Wrong("has a sentpiece_model that is none") from error
+        raise Wrong("has a sentpiece_model that is none") from error
     if count != sizes.n_classes - 1:
-        raise _Wrong(f"has {count} sentencepieces for {sizes.n_classes} classes, of which one is the blank")
+        raise Wrong(f"has {count} sentencepieces for {sizes.n_classes} classes, of which one is the blank")
     return model
 
 
