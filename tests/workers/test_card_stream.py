@@ -82,7 +82,7 @@ def test_a_long_utterance_ends_before_a_word() -> None:
     assert isinstance(final, Hypothesis) and isinstance(rest, Hypothesis)
     assert final.endpoint == "length"
     assert final.end_sample == (UTTERANCE_STEPS - 4) * STEP_SAMPLES
-    assert final.snapshot is not None and final.snapshot.unsaid_sample == rest.start_sample
+    assert final.snapshot is not None and final.snapshot.unsaid_sample == final.end_sample
     assert rest.endpoint is None and rest.start_sample == UTTERANCE_STEPS * STEP_SAMPLES
     assert all(isinstance(output, Hypothesis) and output.endpoint is None for output in partials)
 

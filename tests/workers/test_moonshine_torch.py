@@ -26,7 +26,7 @@ from asr_workers.engines.decode_queue import BatchLimits
 from asr_workers.engines.moonshine import MoonshineConfig, MoonshineEngine
 from asr_workers.engines.moonshine_torch import MoonshineTorchConfig, MoonshineTorchEngine
 from asr_workers.engines.moonshine_torch_memory import halved_until_it_fits, rows_that_fit
-from asr_workers.engines.utterances import Asked, UtteranceEngine
+from asr_workers.engines.utterance_engine import Asked, UtteranceEngine
 from tests.workers.moonshine_checkpoint import write_checkpoint
 from tests.workers.test_moonshine import CLIPS, FINALS_ONLY, SILENCE, clip, finals, in_chunks, partials, run, words
 

@@ -24,7 +24,7 @@ from asr_workers.engines.moonshine_model import MoonshineModel, session_options
 from asr_workers.engines.moonshine_torch_files import Checkpoint
 from asr_workers.engines.moonshine_torch_int8 import Int8Linear
 from asr_workers.engines.moonshine_torch_model import PRECISIONS, TorchMoonshine
-from asr_workers.engines.utterances import Asked
+from asr_workers.engines.utterance_engine import Asked
 from tests.workers.moonshine_checkpoint import write_checkpoint, write_tokenizer
 
 DATA = Path(__file__).parents[1] / "data"

@@ -14,6 +14,8 @@ log = structlog.get_logger()
 DEVICES_NUMBERED = ("cuda", "card")
 CONTEXT_ALIASES = {(70, 16): (70, 6), (70, 33): (70, 13)}
 """Circulate for the same look-ahead in other frames; they do not fit these models."""
+UTTERANCE_S_MAX = 90.0
+"""A frontend holds 120 s of audio: a model that gives no checkpoint must end an utterance, and commit, before that."""
 
 
 class Device(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
@@ -67,6 +69,11 @@ OPTIONS = (
         help="Silence that ends an utterance (fastconformer, parakeet); 0: only its client does.  [default: 960]",
     ),
     click.option(
+        "--utterance-s-max",
+        type=click.FloatRange(min=1, max=UTTERANCE_S_MAX),
+        help="From here on any pause ends an utterance (fastconformer, parakeet).  [default: 40]",
+    ),
+    click.option(
         "--update-ms",
         type=click.IntRange(min=50),
         help="How often a speaker's partial is renewed (moonshine); rarer when it cannot keep up.  [default: 500]",
@@ -92,6 +99,11 @@ OPTIONS = (
         help="Look-ahead of fastconformer: 70,0 70,1 70,6 or 70,13 for 0, 80, 480 or 1040 ms.  [default: 70,1]",
     ),
     click.option("--decoder", type=click.Choice(["rnnt", "ctc"]), help="Of fastconformer.  [default: rnnt]"),
+    click.option(
+        "--confidence",
+        type=click.Choice(["max-prob", "entropy"]),
+        help="Of a token (fastconformer): its probability, or 1 - H / log V of them all.  [default: max-prob]",
+    ),
     click.option("--left-s", type=click.FloatRange(min=0), help="Left context of parakeet.  [default: 10]"),
     click.option("--chunk-s", type=click.FloatRange(min=0.08), help="What parakeet encodes at a time.  [default: 2]"),
     click.option("--right-s", type=click.FloatRange(min=0), help="Right context of parakeet.  [default: 2]"),

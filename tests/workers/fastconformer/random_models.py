@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import logging
+import io
 import random
 import string
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 
-pytest.importorskip("nemo", reason="needs the extra nemo")
-sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra nemo")
+from tests.workers.nemo_models import (
+    Dimensions,
+    nemo_asr,
+    sentencepiece,
+    speech_like,
+    transducer,
+    write_tokenizer,
+)
 
 CONTEXTS = [[70, 1], [70, 13], [70, 6], [70, 0]]
-
-
-@dataclass(frozen=True, slots=True)
-class Dimensions:
-    layers: int
-    width: int
-    heads: int
-    channels: int
-    hidden: int
-    vocabulary: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +38,8 @@ class RandomModel:
         return str(self.path)
 
 
-TINY = Dimensions(layers=3, width=64, heads=4, channels=32, hidden=48, vocabulary=96)
-LARGE = Dimensions(layers=17, width=512, heads=8, channels=256, hidden=640, vocabulary=1024)
-
-
-@cache
-def nemo_asr() -> Any:
-    """NeMo, imported without the warnings and log lines of its own imports."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from nemo.collections import asr
-        from nemo.utils import logging as nemo_logging
-
-    nemo_logging.setLevel(logging.ERROR)
-    return asr
-
-
-def speech_like(seconds: float, seed: int) -> NDArray[np.int16]:
-    """Noise in changing bands and loudness: enough for features that vary."""
-    rng = np.random.default_rng(seed)
-    samples = int(seconds * 16000)
-    noise = rng.normal(0, 1, samples + 64).astype(np.float32)
-    edges = np.cumsum(rng.integers(800, 4000, 1 + samples // 800))
-    out = np.empty(samples, np.float32)
-    begin = 0
-    for end in edges:
-        width = int(rng.integers(1, 40))
-        kernel = np.ones(width, np.float32) / width
-        out[begin:end] = np.convolve(noise, kernel, "same")[begin : min(end, samples)] * rng.uniform(0.001, 0.5)
-        begin = end
-        if begin >= samples:
-            break
-    return np.asarray(np.clip(out, -1, 1) * 32767, np.int16)
+TINY = Dimensions(layers=3, width=64, heads=4, channels=32, hidden=48, joint=96, vocabulary=96)
+LARGE = Dimensions(layers=17, width=512, heads=8, channels=256, hidden=640, joint=640, vocabulary=1024)
 
 
 def make(folder: Path, dimensions: Dimensions) -> Path:
@@ -86,8 +50,7 @@ def make(folder: Path, dimensions: Dimensions) -> Path:
 def built(folder: Path, dimensions: Dimensions, *, seed: int = 1, **changes: Any) -> RandomModel:
     """Builds and saves a model; `changes` go into the encoder's configuration."""
     asr = nemo_asr()
-    folder.mkdir(parents=True, exist_ok=True)
-    train_tokenizer(folder, dimensions.vocabulary)
+    write_tokenizer(folder, tokenizer(dimensions.vocabulary))
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,112 +62,55 @@ def built(folder: Path, dimensions: Dimensions, *, seed: int = 1, **changes: Any
     return RandomModel(path, model)
 
 
-def train_tokenizer(folder: Path, vocabulary: int) -> None:
+def tokenizer(size: int) -> bytes:
+    """Trained on made-up words."""
     rng = random.Random(7)
     words = ["".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 9))) for _ in range(4000)]
-    text = folder / "text.txt"
-    text.write_text("\n".join(" ".join(rng.choices(words, k=8)) for _ in range(1500)))
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=vocabulary,
+        sentence_iterator=iter([" ".join(rng.choices(words, k=8)) for _ in range(1500)]),
+        model_writer=model,
+        vocab_size=size,
         model_type="bpe",
         bos_id=-1,
         eos_id=-1,
         minloglevel=2,
     )
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    pieces = [processor.id_to_piece(i) for i in range(1, vocabulary)]
-    (folder / "vocab.txt").write_text("\n".join(p.removeprefix("▁") if p[0] == "▁" else f"##{p}" for p in pieces))
+    return model.getvalue()
 
 
 def configuration(folder: Path, dimensions: Dimensions, changes: dict[str, Any]) -> Any:
     from omegaconf import OmegaConf
 
-    encoder: dict[str, Any] = {
-        "_target_": "nemo.collections.asr.modules.ConformerEncoder",
-        "feat_in": 80,
-        "feat_out": -1,
-        "n_layers": dimensions.layers,
-        "d_model": dimensions.width,
-        "subsampling": "dw_striding",
-        "subsampling_factor": 8,
-        "subsampling_conv_channels": dimensions.channels,
+    encoder = {
         "causal_downsampling": True,
-        "ff_expansion_factor": 4,
-        "self_attention_model": "rel_pos",
-        "n_heads": dimensions.heads,
         "att_context_size": CONTEXTS,
         "att_context_style": "chunked_limited",
         "xscaling": True,
-        "untie_biases": True,
-        "pos_emb_max_len": 5000,
-        "conv_kernel_size": 9,
         "conv_norm_type": "layer_norm",
         "conv_context_size": "causal",
-        "dropout": 0.1,
-        "dropout_pre_encoder": 0.1,
-        "dropout_emb": 0.0,
-        "dropout_att": 0.1,
-    } | changes
-    return OmegaConf.create(
-        {
-            "sample_rate": 16000,
-            "model_defaults": {"enc_hidden": dimensions.width, "pred_hidden": dimensions.hidden, "joint_hidden": 640},
-            "train_ds": None,
-            "validation_ds": None,
-            "test_ds": None,
-            "tokenizer": {"dir": str(folder), "type": "bpe"},
-            "preprocessor": {
-                "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-                "sample_rate": 16000,
-                "normalize": "NA",
-                "window_size": 0.025,
-                "window_stride": 0.01,
-                "window": "hann",
-                "features": 80,
-                "n_fft": 512,
-                "log": True,
-                "frame_splicing": 1,
-                "dither": 0.0,
-                "pad_to": 0,
-            },
-            "encoder": encoder,
+    }
+    hybrid = {
+        "decoding": {
+            "strategy": "greedy_batch",
+            "greedy": {"max_symbols": 10, "loop_labels": True, "use_cuda_graph_decoder": False},
+        },
+        "aux_ctc": {
+            "ctc_loss_weight": 0.3,
+            "use_cer": False,
+            "ctc_reduction": "mean_batch",
             "decoder": {
-                "_target_": "nemo.collections.asr.modules.RNNTDecoder",
-                "normalization_mode": None,
-                "random_state_sampling": False,
-                "blank_as_pad": True,
-                "prednet": {"pred_hidden": dimensions.hidden, "pred_rnn_layers": 1, "t_max": None, "dropout": 0.2},
+                "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
+                "feat_in": dimensions.width,
+                "num_classes": -1,
+                "vocabulary": [],
             },
-            "joint": {
-                "_target_": "nemo.collections.asr.modules.RNNTJoint",
-                "log_softmax": None,
-                "preserve_memory": False,
-                "fuse_loss_wer": False,
-                "fused_batch_size": -1,
-                "jointnet": {"joint_hidden": 96 if dimensions is TINY else 640, "activation": "relu", "dropout": 0.2},
-            },
-            "decoding": {
-                "strategy": "greedy_batch",
-                "greedy": {"max_symbols": 10, "loop_labels": True, "use_cuda_graph_decoder": False},
-            },
-            "aux_ctc": {
-                "ctc_loss_weight": 0.3,
-                "use_cer": False,
-                "ctc_reduction": "mean_batch",
-                "decoder": {
-                    "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
-                    "feat_in": dimensions.width,
-                    "num_classes": -1,
-                    "vocabulary": [],
-                },
-                "decoding": {"strategy": "greedy_batch"},
-            },
-            "loss": {"loss_name": "default", "warprnnt_numba_kwargs": {"fastemit_lambda": 0.0}},
-            "optim": {"name": "adamw", "lr": 0.001},
-        }
-    )
+            "decoding": {"strategy": "greedy_batch"},
+        },
+        "loss": {"loss_name": "default", "warprnnt_numba_kwargs": {"fastemit_lambda": 0.0}},
+        "optim": {"name": "adamw", "lr": 0.001},
+    }
+    return OmegaConf.create(transducer(folder, dimensions, "NA", encoder | changes) | hybrid)
 
 
 def calibrate(model: Any) -> None:

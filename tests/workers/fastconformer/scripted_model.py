@@ -6,10 +6,9 @@ doubles or mixes up anything says something else.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
@@ -18,25 +17,14 @@ import pytest
 
 from asr_proto.errors import BadRequest
 from asr_workers.engines.fastconformer.streaming import Emission, FeatureChunk, Geometry, ModelSettings
+from tests.workers.nemo_parts import vocabulary
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
-sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra nemo")
 
 from asr_workers.engines.fastconformer.mel import MelSettings  # noqa: E402 - needs torch
 
 LOUD = -4.0
 """Mean log energy of a frame that says something."""
-WORDS = "the quick brown fox jumps over a lazy dog while seven wizards box near my jolly quiet fjord"
-
-
-@cache
-def tokenizer() -> bytes:
-    """A SentencePiece model of whole words and letters."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([WORDS, *WORDS.split()]), model_writer=model, vocab_size=48, minloglevel=2
-    )
-    return model.getvalue()
 
 
 @cache
@@ -72,7 +60,7 @@ class ScriptedModel:
 
     @property
     def tokenizer(self) -> bytes:
-        return tokenizer()
+        return vocabulary()
 
     @property
     def mel(self) -> MelSettings:
@@ -85,6 +73,9 @@ class ScriptedModel:
         if right not in self.rights:
             raise BadRequest("unknown look-ahead")
         return Geometry(right, 8 * right + 1, 8 * right + 8)
+
+    def resize(self, slots: int) -> None:
+        self.settings, self._states = replace(self.settings, slots=slots), {}
 
     def warm_up(self, right: int) -> None:
         assert right in self.rights

@@ -9,8 +9,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
 
+from asr_workers.engines import nemo_checkpoint  # noqa: E402
 from asr_workers.engines.fastconformer import cuda_graphs as graphs  # noqa: E402
-from asr_workers.engines.fastconformer import decoding, load, nemo_file, shape, slot_model, streaming  # noqa: E402
+from asr_workers.engines.fastconformer import decoding, load, shape, slot_model, streaming  # noqa: E402
 from asr_workers.engines.fastconformer import lean_encoder as encoder  # noqa: E402
 from asr_workers.engines.fastconformer import weights as weights_  # noqa: E402
 from tests.workers.fastconformer import random_models as models  # noqa: E402
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 @torch.inference_mode()
 def static(model: RandomModel, slots: int) -> Any:
     """The lean implementation as a CUDA device gets it, on the CPU."""
-    checkpoint = nemo_file.read_checkpoint(model.name)
+    checkpoint = nemo_checkpoint.read_checkpoint(model.name)
     settings = streaming.ModelSettings(model=model.name, slots=slots)
     cpu = torch.device("cpu")
     weights = weights_.Weights(checkpoint.weights, cpu, torch.float32)
     context = shape.context(checkpoint.config)
     lean = encoder.LeanEncoder(shape.lean_shape(checkpoint.config), context, weights, slots + 1, False)
-    decoder = graphs.GraphedRnntDecoder(decoding.PredictionNet(weights), slots, cpu, "max_prob")
+    decoder = graphs.GraphedRnntDecoder(decoding.PredictionNet(weights), slots, cpu, "max-prob")
     graphed = graphs.GraphedEncoder(lean, slots, torch.empty(0))
     return slot_model.SlotModel(checkpoint, settings, "lean", graphed, decoder)
 
@@ -43,7 +44,9 @@ def test_sizes() -> None:
 def test_static_buffers_give_the_same_tokens(tiny: RandomModel) -> None:
     pcm = [models.speech_like(0.5 + 0.7 * index, index) for index in range(6)]
     features = models.features_offline(tiny.nemo, pcm)
-    model = static(tiny, 6)
+    model = static(tiny, 1)
+    model.warm_up(1)
+    model.resize(6)
     for right in (1, 6):
         model.warm_up(right)
         encoded = models.encode_offline(tiny.nemo, pcm, [70, right])
@@ -66,7 +69,9 @@ def test_recorded_steps_give_the_same_tokens(tiny: RandomModel, precision: str) 
     features = models.features_offline(tiny.nemo, pcm)
     settings = {"model": tiny.name, "slots": 6, "precision": precision}
     expected = load.load(streaming.ModelSettings(**settings, device="cpu"))
-    model = load.load(streaming.ModelSettings(**settings, device="cuda"))
+    model = load.load(streaming.ModelSettings(**(settings | {"slots": 1}), device="cuda"))
+    model.warm_up(1)
+    model.resize(6)
     model.warm_up(1)
     found, wanted = (streams.transcribe(x, features, [1] * 6) for x in (model, expected))
     if precision == "fp32":

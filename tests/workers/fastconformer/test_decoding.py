@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def plain(made: dict[str, Any], frames: Any, layers: int) -> list[tuple[int, int
 def made_decoder(kind: str, made: dict[str, Any], slots: int) -> Any:
     net = decoding.PredictionNet(weights_.Weights(made, torch.device("cpu"), torch.float32))
     cls = decoding.RnntDecoder if kind == "compact" else graphs.GraphedRnntDecoder
-    return cls(net, slots, torch.device("cpu"), "max_prob")
+    return cls(net, slots, torch.device("cpu"), "max-prob")
 
 
 @torch.inference_mode()
@@ -120,7 +121,7 @@ def test_ctc_collapses_over_the_edge_of_a_step() -> None:
     blank = 3
     best = [[1, 1, blank, 1, 2, 2], [blank, 0, 0, 0, blank, 0]]
     logits = 9 * torch.nn.functional.one_hot(torch.tensor(best), 4).float()
-    decoder = decoding.CtcDecoder(lambda frames: frames, blank, 4, "max_prob")
+    decoder = decoding.CtcDecoder(lambda frames: frames, blank, 4, "max-prob")
     found: list[list[tuple[int, int]]] = [[], []]
     for begin in range(0, 6, 2):
         part = decoding.Encoded(logits[:, begin : begin + 2], torch.tensor([2, 0]), np.array([2, 2]), np.full(2, begin))
@@ -142,8 +143,24 @@ def test_ctc_hears_only_frames_that_exist() -> None:
 
 def test_confidences() -> None:
     logits = torch.tensor([[0.0, 0, 0, 0], [50, 0, 0, 0]])
-    assert decoding.confidences(logits, "max_prob").tolist() == pytest.approx([0.25, 1])
+    assert decoding.confidences(logits, "max-prob").tolist() == pytest.approx([0.25, 1])
     assert decoding.confidences(logits, "entropy").tolist() == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_confidence_by_entropy_is_nemos() -> None:
+    """Gibbs entropy, linear; NeMo's measure by probability is scaled so that chance is 0, ours is the probability."""
+    pytest.importorskip("nemo", reason="needs the extra nemo")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nemo.collections.asr.parts.utils.asr_confidence_utils import get_confidence_measure_bank
+    measures, logits = (
+        get_confidence_measure_bank(),
+        4 * torch.randn(50, 30, generator=torch.Generator().manual_seed(1)),
+    )
+    logs = logits.log_softmax(1)
+    assert torch.allclose(decoding.confidences(logits, "entropy"), measures["entropy_gibbs_lin"](logs, 30, 1.0))
+    scaled = (30 * decoding.confidences(logits, "max-prob") - 1) / 29
+    assert torch.allclose(scaled, measures["max_prob"](logs, 30, 1.0))
 
 
 def test_transducers_that_are_not_known() -> None:

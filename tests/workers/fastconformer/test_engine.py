@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from asr_workers.engines.base import (
     Voice,
 )
 from tests.workers.fastconformer.scripted_model import ScriptedModel
+from tests.workers.nemo_parts import commits, feed, finals, settle, silence, speech, talk
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine  # noqa: E402
@@ -39,59 +38,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def speech(seconds: float, seed: int = 0) -> Pcm16:
-    """Noise whose loudness changes."""
-    rng = np.random.default_rng(seed)
-    samples = round(seconds * 16000)
-    loudness = np.repeat(rng.uniform(1500, 9000, samples // 800 + 1), 800)[:samples]
-    return np.asarray(rng.normal(0, 0.4, samples) * loudness, np.int16)
-
-
-def silence(seconds: float) -> Pcm16:
-    return np.zeros(round(seconds * 16000), np.int16)
-
-
-def talk(*parts: float, seed: int = 0) -> Pcm16:
-    """Seconds of speech, and of silence where negative."""
-    return np.concatenate([speech(part, seed + n) if part > 0 else silence(-part) for n, part in enumerate(parts)])
-
-
 def engine(slots: int = 4, **changes: object) -> FastConformerEngine:
     return FastConformerEngine(replace(FastConformerConfig(slots=slots), **changes), load=ScriptedModel)  # type: ignore[arg-type]
-
-
-def feed(it: FastConformerEngine, slot: int, pcm: Pcm16, *, flush: bool = True, size: int = CHUNK) -> list[Output]:
-    """In chunks, as the worker does it: none while the slot is blocked."""
-    outputs: list[Output] = []
-    for start in range(0, max(len(pcm), 1), size):
-        last = start + size >= len(pcm)
-        outputs += it.step([Chunk(slot, pcm[start : start + size], flush=flush and last)], 0.0)
-        outputs += settle(it)
-    return outputs
-
-
-def settle(it: FastConformerEngine) -> list[Output]:
-    outputs: list[Output] = []
-    while it.pending():
-        outputs += it.step([], 0.0)
-    return outputs
 
 
 def hear(pcm: Pcm16, **changes: object) -> list[Output]:
     it = engine(**changes)  # type: ignore[arg-type]
     it.open(0, SlotOptions(), None)
     return feed(it, 0, pcm)
-
-
-def finals(outputs: Sequence[Output]) -> list[Hypothesis]:
-    return [output for output in outputs if isinstance(output, Hypothesis) and output.endpoint]
-
-
-def commits(outputs: Sequence[Output]) -> list[Snapshot]:
-    """Those of one slot, in order: they never go back."""
-    given = [output.snapshot for output in outputs if isinstance(output, Hypothesis | Advanced) and output.snapshot]
-    assert all(earlier.sample <= later.sample for earlier, later in pairwise(given))
-    return given
 
 
 TALK = talk(1.3, -1.7, 0.8, -0.4, 0.9, -7.5, 2.0, -1.1, 0.3)
@@ -165,7 +119,7 @@ def test_sessions_in_one_batch_say_what_each_says_alone(data: st.DataObject) -> 
 
 
 def test_all_slots_step_at_once() -> None:
-    """YAP-15, YAP-08."""
+    """YAP-15, YAP-08. Its weights are loaded once, although the number of slots is decided after that."""
     models: list[ScriptedModel] = []
 
     def load(given: ModelSettings) -> ScriptedModel:
@@ -173,6 +127,7 @@ def test_all_slots_step_at_once() -> None:
         return models[-1]
 
     it = FastConformerEngine(FastConformerConfig(slots=4), load=load)
+    assert len(models) == 1
     for slot in range(4):
         it.open(slot, SlotOptions(look_ahead_ms=80), None)
     it.step([Chunk(slot, speech(0.16, slot)) for slot in range(4)], 0.0)
@@ -272,6 +227,7 @@ def test_without_a_pause_it_is_cut_between_words() -> None:
     assert " ".join(final.text for final in ended) == whole[0].text
     snapshot = ended[0].snapshot
     assert snapshot is not None and snapshot.state
+    assert snapshot.unsaid_sample == ended[0].end_sample < snapshot.sample, "the next words are in the state alone"
     other = engine(utterance_s_max=5.0)
     other.open(0, SlotOptions(), snapshot)
     assert finals(feed(other, 0, pcm[snapshot.sample :])) == ended[1:]

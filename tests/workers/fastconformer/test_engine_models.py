@@ -17,11 +17,11 @@ from asr_workers.engines.base import Chunk, Hypothesis, Output, SlotOptions
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
 
-from asr_workers.engines.fastconformer.building import Unsupported  # noqa: E402
 from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine  # noqa: E402
+from asr_workers.engines.fastconformer.shape import Unsupported  # noqa: E402
 from asr_workers.engines.token_text import TokenAt, TokenText  # noqa: E402
 from tests.workers.fastconformer import random_models as random  # noqa: E402
-from tests.workers.fastconformer.test_engine import feed, finals  # noqa: E402
+from tests.workers.nemo_parts import feed, finals  # noqa: E402
 
 RECORDINGS = ((4.0, 0), (2.3, 1), (5.1, 2), (3.7, 6))
 """Seconds and seeds."""

@@ -178,13 +178,13 @@ def test_confidence_by_entropy_is_another_measure_of_the_same_tokens(tiny: Rando
     features = models.features_offline(tiny.nemo, recordings(2, 40))
     found: dict[tuple[str, str], list[Emission]] = {}
     for implementation in IMPLEMENTATIONS:
-        for kind in ("max_prob", "entropy") if implementation == "lean" else ("entropy",):
+        for kind in ("max-prob", "entropy") if implementation == "lean" else ("entropy",):
             model = loaded(tiny, implementation, confidence=kind)
             found[implementation, kind] = [e for x in streams.transcribe(model, features, [1, 1]) for e in x]
     lean, nemo = found["lean", "entropy"], found["nemo", "entropy"]
     assert [e.confidence for e in lean] == pytest.approx([e.confidence for e in nemo], abs=1e-4)
-    assert streams.tokens(lean) == streams.tokens(found["lean", "max_prob"])
-    assert [e.confidence for e in lean] != [e.confidence for e in found["lean", "max_prob"]]
+    assert streams.tokens(lean) == streams.tokens(found["lean", "max-prob"])
+    assert [e.confidence for e in lean] != [e.confidence for e in found["lean", "max-prob"]]
 
 
 # ---- Precisions ----
@@ -253,6 +253,24 @@ def test_a_slot_taken_anew_holds_nothing_of_before(
     here = streams.transcribe(loaded(tiny, implementation, decoder=decoder), [calm], [1])[0]
     rest = [e for part in streams.chunks(model, 1, calm, 1) for e in model.step([part])[1]]
     assert streams.placed(rest) == streams.placed(here)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
+def test_other_slots_on_the_same_weights(tiny: RandomModel, implementation: Implementation, decoder: Any) -> None:
+    """All empty, whatever was in them, and each says what it says in a model that was loaded so."""
+    features = models.features_offline(tiny.nemo, recordings(5, 80))
+    wanted = loaded(tiny, implementation, decoder=decoder)
+    fresh, expected = wanted.snapshot(0), streams.transcribe(wanted, features, [1] * 5)
+    settings = streaming.ModelSettings(model=tiny.name, slots=1, implementation=implementation, decoder=decoder)
+    model = load.load(settings)
+    slot_bytes = model.bytes_per_slot()
+    for slots in (5, 2, 5):
+        model.step([next(streams.chunks(model, 0, features[0], 1))])
+        model.resize(slots)
+        assert [model.snapshot(slot) for slot in range(slots)] == [fresh] * slots
+        assert model.bytes_per_slot() == slot_bytes
+    assert streams.transcribe(model, features, [1] * 5) == expected
 
 
 @pytest.mark.parametrize("frames", [1, 8, 15, 17])

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from asr_proto.audio import Pcm16
 from asr_workers.engines.token_text import TokenText
-from tests.workers.fastconformer.scripted_model import tokenizer, torch
+from tests.workers.nemo_parts import vocabulary
 
-from asr_workers.engines.fastconformer.utterances import Heard  # isort: skip - needs torch
-from asr_workers.engines.parakeet.tdt import TdtState  # isort: skip
-from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, frames_of  # isort: skip
+torch = pytest.importorskip("torch", reason="needs the extra nemo")
+
+from asr_workers.engines.parakeet.tdt import TdtState  # noqa: E402
+from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, frames_of  # noqa: E402
+from asr_workers.engines.token_utterances import Heard  # noqa: E402
 
 LOUD = 50
 
@@ -58,7 +61,7 @@ class ScriptedModel:
 
     def __init__(self, settings: Any) -> None:
         self.device = torch.device(settings.device)
-        self.text = TokenText(tokenizer())
+        self.text = TokenText(vocabulary())
         self.decoder = ScriptedDecoder()
         self.windows: list[list[int]] = []
         """The samples of each window of each batch."""

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch", reason="needs the extra nemo")
 
 from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine  # noqa: E402
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES  # noqa: E402
-from tests.workers.fastconformer.test_engine import commits, finals, settle, talk  # noqa: E402
+from tests.workers.nemo_parts import commits, feed, finals, settle, talk  # noqa: E402
 from tests.workers.parakeet.scripted_model import ScriptedModel  # noqa: E402
 
 CHUNK = 7680
@@ -35,15 +35,6 @@ def _one_thread() -> None:
 
 def engine(**changes: Any) -> ParakeetEngine:
     return ParakeetEngine(replace(SMALL, **changes), load=ScriptedModel)  # type: ignore[arg-type]
-
-
-def feed(it: ParakeetEngine, slot: int, pcm: Pcm16, *, flush: bool = True, size: int = CHUNK) -> list[Output]:
-    outputs: list[Output] = []
-    for start in range(0, max(len(pcm), 1), size):
-        last = start + size >= len(pcm)
-        outputs += it.step([Chunk(slot, pcm[start : start + size], flush=flush and last)], 0.0)
-        outputs += settle(it)
-    return outputs
 
 
 def hear(pcm: Pcm16, **changes: Any) -> list[Output]:
@@ -94,6 +85,9 @@ def test_a_partial_goes_to_the_end_of_its_right_context() -> None:
         latest = (number + 1) * CHUNK + 4 * FRAME_SAMPLES
         assert latest - 3 * FRAME_SAMPLES <= partial.end_sample <= latest + 2 * FRAME_SAMPLES
     assert all(longer.text.startswith(shorter.text) for shorter, longer in pairwise(partials))
+    assert all(partial.stable is not None and partial.stable < len(partial.text) for partial in partials)
+    stable = [partial.text[: partial.stable] for partial in partials]
+    assert stable[0] and stable == sorted(set(stable), key=len)
 
 
 class LyingModel(ScriptedModel):
@@ -117,7 +111,7 @@ def test_a_partial_of_nothing_is_taken_back() -> None:
     (lie,) = feed(it, 0, one, flush=False, size=len(one))
     assert isinstance(lie, Hypothesis) and lie.text and lie.endpoint is None
     model.lies = False
-    taken_back = replace(lie, text="")
+    taken_back = replace(lie, text="", stable=None)
     assert feed(it, 0, other, flush=False) == [taken_back]
     assert feed(it, 0, other, flush=False) == []
     model.lies = True
@@ -125,7 +119,7 @@ def test_a_partial_of_nothing_is_taken_back() -> None:
     assert isinstance(again, Hypothesis) and again.text
     model.lies = False
     end = len(one) + 3 * len(other)
-    assert feed(it, 0, other[:0]) == [replace(again, text=""), Advanced(0, Snapshot(end, b"")), Drained(0)]
+    assert feed(it, 0, other[:0]) == [replace(again, text="", stable=None), Advanced(0, Snapshot(end, b"")), Drained(0)]
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import msgpack
 
@@ -152,7 +153,7 @@ class Stream:
         cut = self._cut()
         if cut:
             said, self._pending = self._pending[:cut], self._pending[cut:]
-            outputs.append(self._said(said, "length", self.snapshot()))
+            outputs.append(self._said(said, "length", replace(self.snapshot(), unsaid_sample=said[-1].end_sample)))
         if self._pending and self._partials:
             text = self._text.text(self._pending)
             span = self._pending[0].start_sample, self._pending[-1].end_sample
@@ -202,8 +203,7 @@ class Stream:
         card = b"" if self._rule else self._export()
         first = self._rule.start(self.segment) if self._rule else self.step
         state = msgpack.packb((*fields, self._silent_from, self._trusted, pending, card))
-        unsaid = self._pending[0].start_sample if self._pending else None
-        return Snapshot(self._run + first * STEP_SAMPLES, state, unsaid)
+        return Snapshot(self._run + first * STEP_SAMPLES, state)
 
     def restore(self, snapshot: Snapshot) -> bytes:
         """Continue there; the card's state to begin with, empty for none. Raises BadRequest."""

@@ -16,7 +16,7 @@ from asr_proto.messages import Spec
 from asr_workers.engines.decode_queue import BatchLimits
 from asr_workers.engines.moonshine_model import MoonshineModel, session_options
 from asr_workers.engines.utterance_config import UtteranceConfig
-from asr_workers.engines.utterances import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
+from asr_workers.engines.utterance_engine import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
 
 STEP_S_P99 = 1.0
 """A final of the longest utterance, on a slow core."""

@@ -22,7 +22,7 @@ from asr_workers.engines.moonshine_model import session_options
 from asr_workers.engines.moonshine_torch_memory import halved_until_it_fits, memory_of, rows_that_fit
 from asr_workers.engines.moonshine_torch_model import PRECISIONS, TorchMoonshine
 from asr_workers.engines.utterance_config import UtteranceConfig
-from asr_workers.engines.utterances import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
+from asr_workers.engines.utterance_engine import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
 
 MODEL = "UsefulSensors/moonshine-base"
 SLOTS_CPU = 16

@@ -24,7 +24,7 @@ from asr_workers.engines.moonshine_model import TOKENS_PER_S_MAX
 from asr_workers.engines.moonshine_torch_encoder import SAMPLES_MIN, encoder_of, valid
 from asr_workers.engines.moonshine_torch_files import Checkpoint, first_line
 from asr_workers.engines.moonshine_torch_int8 import to_int8
-from asr_workers.engines.utterances import Asked
+from asr_workers.engines.utterance_engine import Asked
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = (*DTYPES, "int8")

@@ -23,12 +23,14 @@ class EngineSettings:
     precision: str | None = None
     trust_checkpoint: bool = False
     endpoint_ms: int | None = None
+    utterance_s_max: float | None = None
     update_ms: int | None = None
     batch_size_max: int | None = None
     batch_wait_ms: int | None = None
     implementation: str | None = None
     att_context: tuple[int, int] | None = None
     decoder: str | None = None
+    confidence: str | None = None
     left_s: float | None = None
     chunk_s: float | None = None
     right_s: float | None = None
@@ -81,6 +83,18 @@ def load(name: str, settings: EngineSettings) -> Engine:
 
 # ---- The engines: settings into their own configurations ----
 
+_OF_NEMO_ENGINES = (
+    "device",
+    "model",
+    "trust_checkpoint",
+    "precision",
+    "slots",
+    "threads",
+    "endpoint_ms",
+    "utterance_s_max",
+)
+"""What both engines of NeMo's models take."""
+
 
 def _fake(settings: EngineSettings) -> Engine:
     from asr_workers.engines.fake import FakeConfig, FakeEngine  # noqa: PLC0415 - on demand
@@ -110,21 +124,22 @@ def _moonshine_torch(settings: EngineSettings) -> Engine:
 
 
 def _fastconformer(settings: EngineSettings) -> Engine:
+    if settings.implementation == "nemo" and (missing := FASTCONFORMER_NEMO.missing()):
+        raise SetupError(f"engine fastconformer with --implementation nemo {missing}")
     from asr_workers.engines.fastconformer.engine import (  # noqa: PLC0415 - on demand
         FastConformerConfig,
         FastConformerEngine,
     )
 
-    names = ("device", "model", "precision", "slots", "threads", "implementation", "decoder", "endpoint_ms")
-    given = settings.given(*names, "trust_checkpoint", "att_context")
-    return FastConformerEngine(FastConformerConfig(**given))
+    names = ("implementation", "att_context", "decoder", "confidence")
+    return FastConformerEngine(FastConformerConfig(**settings.given(*_OF_NEMO_ENGINES, *names)))
 
 
 def _parakeet(settings: EngineSettings) -> Engine:
     from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine  # noqa: PLC0415 - on demand
 
-    names = ("device", "model", "precision", "slots", "threads", "endpoint_ms", "left_s", "chunk_s", "right_s")
-    return ParakeetEngine(ParakeetConfig(**settings.given(*names, "trust_checkpoint")))
+    names = ("left_s", "chunk_s", "right_s")
+    return ParakeetEngine(ParakeetConfig(**settings.given(*_OF_NEMO_ENGINES, *names)))
 
 
 def _card(settings: EngineSettings) -> Engine:
@@ -148,8 +163,8 @@ ENGINES = {
     ),
     "fastconformer": Entry(
         "cache-aware streaming FastConformer (RNN-T or CTC) from .nemo",
-        ("cpu", "cuda", "mps"),
-        ("torch", "nemo"),
+        ("cpu", "cuda"),
+        ("torch", "sentencepiece"),
         "pip install 'asr-pool[nemo]'",
         _fastconformer,
     ),
@@ -170,3 +185,4 @@ ENGINES = {
     "fake": Entry("text derived from the samples, for tests and benches", ("cpu",), (), "", _fake),
 }
 MOONSHINE_TORCH = Entry("", (), ("torch", "transformers"), "pip install 'asr-pool[moonshine]'", _moonshine_torch)
+FASTCONFORMER_NEMO = Entry("", (), ("nemo",), "pip install 'asr-pool[nemo]'", _fastconformer)

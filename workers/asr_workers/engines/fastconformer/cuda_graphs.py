@@ -76,6 +76,12 @@ class GraphedEncoder:
     def wipe(self, slot: int) -> None:
         self._encoder.wipe(slot)
 
+    def resize(self, slots: int) -> None:
+        """What was recorded writes to the old arenas: it goes first, to give its memory back."""
+        self._steps.clear()
+        self._slots = slots
+        self._encoder.resize(slots + 1)
+
     def remembered(self, slot: int, frames: int) -> list[Tensor]:
         return self._encoder.remembered(slot, frames)
 
@@ -127,6 +133,11 @@ class GraphedRnntDecoder(RnntDecoder):
         self._served = slots
         self._device = device
         self._bursts: dict[tuple[int, ...], _Bursts] = {}
+
+    def resize(self, slots: int) -> None:
+        self._bursts.clear()
+        self._served = slots
+        super().resize(slots + 1)
 
     def warm_up(self, right: int) -> None:
         for size in buckets(self._served):

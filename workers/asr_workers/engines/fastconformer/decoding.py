@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr_workers.engines.fastconformer.building import Unsupported
 from asr_workers.engines.fastconformer.linear import Linear, make_linear
+from asr_workers.engines.fastconformer.shape import Unsupported
 from asr_workers.engines.fastconformer.streaming import Confidence, Emission
 from asr_workers.engines.fastconformer.weights import Weights
 
@@ -54,6 +54,9 @@ class GreedyDecoder(Protocol):
     def wipe(self, slot: int) -> None:
         """As before an utterance."""
 
+    def resize(self, slots: int) -> None:
+        """So many slots, all wiped."""
+
     def warm_up(self, right: int) -> None:
         """Prepare for steps of this look-ahead."""
 
@@ -61,7 +64,7 @@ class GreedyDecoder(Protocol):
 def confidences(logits: Tensor, kind: Confidence) -> Tensor:
     """How sure each row of logits [N, V] is of its best token: [N], 0 to 1."""
     logs = logits.float().log_softmax(1)
-    if kind == "max_prob":
+    if kind == "max-prob":
         return logs.amax(1).exp()
     return (1 + (logs.exp() * logs).sum(1) / math.log(logs.shape[1])).clamp(0, 1)
 
@@ -126,14 +129,16 @@ class RnntDecoder:
         nothing = torch.zeros(1, len(net.recurrent), 2, net.hidden, device=device)
         first = net.predict(start, nothing)
         self._first = first[0][0], first[1][0]
-        self.predictions = self._first[0].expand(slots, -1).clone()
-        self.states = self._first[1].expand(slots, -1, -1, -1).clone()
+        self.predictions, self.states = (part.repeat(slots, *[1] * part.dim()) for part in self._first)
 
     def state(self) -> list[Tensor]:
         return [self.predictions, self.states]
 
     def wipe(self, slot: int) -> None:
         self.predictions[slot], self.states[slot] = self._first
+
+    def resize(self, slots: int) -> None:
+        self.predictions, self.states = (part.repeat(slots, *[1] * part.dim()) for part in self._first)
 
     def warm_up(self, right: int) -> None:
         """Nothing is prepared."""
@@ -207,6 +212,9 @@ class CtcDecoder:
 
     def wipe(self, slot: int) -> None:
         self._before[slot] = self._blank
+
+    def resize(self, slots: int) -> None:
+        self._before = torch.full((slots, 1), self._blank)
 
     def warm_up(self, right: int) -> None:
         """Nothing is prepared."""

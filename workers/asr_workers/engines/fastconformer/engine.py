@@ -8,7 +8,7 @@ tokens alone; then the state begins anew at a sample of the session, and to go o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -18,10 +18,8 @@ from asr_proto.messages import STATE_BYTES_MAX, Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
 from asr_workers.engines.fastconformer.load import load
 from asr_workers.engines.fastconformer.mel import StreamingMel
-from asr_workers.engines.fastconformer.names import check_language, languages_of, served_name
 from asr_workers.engines.fastconformer.sizing import sized
 from asr_workers.engines.fastconformer.snapshots import SlotState
-from asr_workers.engines.fastconformer.speaker import Speaker
 from asr_workers.engines.fastconformer.streaming import (
     DEFAULT_MODEL,
     Confidence,
@@ -34,9 +32,11 @@ from asr_workers.engines.fastconformer.streaming import (
     Precision,
     StreamingModel,
 )
-from asr_workers.engines.fastconformer.utterances import Heard, Utterance, UtteranceRules
 from asr_workers.engines.held_audio import HeldAudio
+from asr_workers.engines.nemo_names import check_language, languages_of, served_name
+from asr_workers.engines.token_speaker import Speaker
 from asr_workers.engines.token_text import TokenText
+from asr_workers.engines.token_utterances import Ending, Heard, Utterance, UtteranceRules
 
 FRAME_MS = 80
 RIGHT = 1
@@ -58,7 +58,7 @@ class FastConformerConfig:
     att_context: tuple[int, int] | None = None
     """Frames of 80 ms that the model sees before and behind: one of its own. None: its own left, and 1 behind."""
     decoder: Decoder = "rnnt"
-    confidence: Confidence = "max_prob"
+    confidence: Confidence = "max-prob"
     slots: int | None = None
     """None: as many as the device's memory holds and is sensible."""
     threads: int = 1
@@ -224,7 +224,7 @@ class FastConformerEngine:
         if ending is not None and ending.origin is not None:
             self._begin_anew(slot, ending.origin)
         if ending is not None:
-            outputs += speaker.final(ending.tokens, ending.endpoint, self._snapshot_at(slot, ending.origin), self._text)
+            outputs += speaker.final(ending.tokens, ending.endpoint, self._snapshot_behind(slot, ending), self._text)
         if tokens:
             outputs += speaker.partial(self._text)
         slot.audio.drop_before(speaker.utterance.needed)
@@ -250,11 +250,11 @@ class FastConformerEngine:
 
     # ---- Snapshots ----
 
-    def _snapshot_at(self, slot: _Slot, origin: int | None) -> Snapshot:
+    def _snapshot_behind(self, slot: _Slot, ending: Ending) -> Snapshot:
         """Where a state has just begun anew, its origin is enough, unless it lies before an earlier snapshot."""
-        if origin is None or origin < slot.snapshot_sample:
-            return self._snapshot(slot)
-        return Snapshot(origin, b"")
+        if ending.origin is None or ending.origin < slot.snapshot_sample:
+            return replace(self._snapshot(slot), unsaid_sample=ending.said_until)
+        return Snapshot(ending.origin, b"")
 
     def _snapshot(self, slot: _Slot) -> Snapshot:
         """The slot as it is."""

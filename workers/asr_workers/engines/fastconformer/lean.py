@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from asr_proto.errors import SetupError
-from asr_workers.engines.fastconformer.building import Unsupported, building
 from asr_workers.engines.fastconformer.cuda_graphs import GraphedEncoder, GraphedRnntDecoder
 from asr_workers.engines.fastconformer.decoding import CtcDecoder, GreedyDecoder, PredictionNet, RnntDecoder
 from asr_workers.engines.fastconformer.lean_encoder import LeanEncoder
 from asr_workers.engines.fastconformer.linear import make_linear
-from asr_workers.engines.fastconformer.nemo_file import Checkpoint
-from asr_workers.engines.fastconformer.shape import context, lean_shape
+from asr_workers.engines.fastconformer.shape import Unsupported, context, lean_shape
 from asr_workers.engines.fastconformer.slot_model import SlotModel, dtype_of
 from asr_workers.engines.fastconformer.streaming import ModelSettings
 from asr_workers.engines.fastconformer.weights import Weights
+from asr_workers.engines.nemo_building import building
+from asr_workers.engines.nemo_checkpoint import Checkpoint
 
 
 @torch.inference_mode()

@@ -52,6 +52,14 @@ class LeanEncoder:
         self.convolved = like.new_zeros(shape.layers, slots, shape.kernel - 1, shape.width)
         """The last inputs of each depthwise convolution."""
 
+    def resize(self, slots: int) -> None:
+        """So many slots, all wiped."""
+        self.keys, self.values, self.convolved = (
+            arena.new_zeros(arena.shape[0], slots, *arena.shape[2:])
+            for arena in (self.keys, self.values, self.convolved)
+        )
+        self.subsampling.resize(slots)
+
     def state(self) -> list[Tensor]:
         """Everything that belongs to slots, each [slots, ...]."""
         arenas = (self.keys, self.values, self.convolved)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 
 from asr_proto.errors import SetupError
-from asr_workers.engines.fastconformer.building import Unsupported, building, check_device
 from asr_workers.engines.fastconformer.lean import load_lean
-from asr_workers.engines.fastconformer.nemo_file import Checkpoint, read_checkpoint
-from asr_workers.engines.fastconformer.shape import context, is_tdt
+from asr_workers.engines.fastconformer.shape import Unsupported, context, is_tdt
 from asr_workers.engines.fastconformer.streaming import Decoder, ModelSettings, StreamingModel
+from asr_workers.engines.nemo_building import building, check_device
+from asr_workers.engines.nemo_checkpoint import Checkpoint, read_checkpoint
 from asr_workers.engines.token_text import TokenText
 
 OUTPUTS = {
@@ -41,9 +43,11 @@ def _loaded(checkpoint: Checkpoint, settings: ModelSettings) -> StreamingModel:
     if settings.implementation != "nemo":
         try:
             return load_lean(checkpoint, settings)
-        except Unsupported:
+        except Unsupported as error:
             if settings.implementation == "lean":
                 raise
+            if find_spec("nemo") is None:
+                raise SetupError(f"{error.detail}, which needs pip install 'asr-pool[nemo]'") from error
     # On demand: importing NeMo takes seconds and hundreds of megabytes.
     from asr_workers.engines.fastconformer.nemo_reference import load_reference  # noqa: PLC0415
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from asr_proto.audio import SAMPLE_RATE, Pcm16
 from asr_proto.errors import BadRequest, SetupError
 
-_HEADER = struct.Struct("<qqfI")
+_HEADER = struct.Struct("<qfI")
 _GUARD = 2.0**-24
 
 
@@ -82,14 +82,12 @@ class StreamingMel:
         self._kept = np.zeros((slots, 2 * window), np.float32)
         """Pre-emphasized samples from the next frame's window on; row b holds the first `_filled[b]`."""
         self._filled = np.full(slots, self._half, np.int64)
-        self._frames = np.zeros(slots, np.int64)
         self._previous = np.zeros(slots, np.float32)
 
     def reset(self, slot: int) -> None:
         """Ready for an utterance: before it lies silence."""
         self._kept[slot] = 0.0
         self._filled[slot] = self._half
-        self._frames[slot] = 0
         self._previous[slot] = 0.0
 
     def feed(self, slots: Sequence[int], pcm: Sequence[Pcm16], last: Sequence[bool]) -> list[Tensor]:
@@ -116,20 +114,20 @@ class StreamingMel:
     def export(self, slot: int) -> bytes:
         """The state of a slot."""
         filled = int(self._filled[slot])
-        head = _HEADER.pack(self._frames[slot], filled, self._previous[slot], self._window)
+        head = _HEADER.pack(filled, self._previous[slot], self._window)
         return head + self._kept[slot, :filled].tobytes()
 
     def restore(self, slot: int, exported: bytes) -> None:
         """Go on from an exported state. Raises BadRequest."""
         if len(exported) < _HEADER.size:
             raise BadRequest("the state of the features is cut short", slug="bad-snapshot")
-        frames, filled, previous, window = _HEADER.unpack_from(exported)
-        if window != self._window or frames < 0 or len(exported) != _HEADER.size + 4 * filled:
+        filled, previous, window = _HEADER.unpack_from(exported)
+        if window != self._window or len(exported) != _HEADER.size + 4 * filled:
             raise BadRequest("the state of the features is of another model", slug="bad-snapshot")
         self._room(filled)
         self._kept[slot] = 0.0
         self._kept[slot, :filled] = np.frombuffer(exported, np.float32, offset=_HEADER.size)
-        self._filled[slot], self._frames[slot], self._previous[slot] = filled, frames, previous
+        self._filled[slot], self._previous[slot] = filled, previous
 
     def _append(self, slot: int, pcm: Pcm16, end: bool) -> int:
         """Keeps the samples and says how many frames are ready now."""
@@ -155,7 +153,6 @@ class StreamingMel:
         row[:rest] = row[count * hop : count * hop + rest].copy()
         row[rest : int(self._filled[slot])] = 0.0
         self._filled[slot] = rest
-        self._frames[slot] += count
         return taken
 
     def _room(self, samples: int) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from asr_proto.errors import SetupError
-from asr_workers.engines.fastconformer.building import building
 from asr_workers.engines.fastconformer.decoding import (
     SYMBOLS_MAX,
     CtcDecoder,
@@ -22,10 +21,11 @@ from asr_workers.engines.fastconformer.decoding import (
     GreedyDecoder,
     confidences,
 )
-from asr_workers.engines.fastconformer.nemo_file import Checkpoint
 from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPLING, context
 from asr_workers.engines.fastconformer.slot_model import Batch, SlotModel, dtype_of
 from asr_workers.engines.fastconformer.streaming import Confidence, Emission, ModelSettings
+from asr_workers.engines.nemo_building import building
+from asr_workers.engines.nemo_checkpoint import Checkpoint
 
 HISTORY_FRAMES = 9
 """Feature frames before a chunk that its sub-sampling hears, where there are as many."""
@@ -94,6 +94,12 @@ class NemoEncoder:
     def wipe(self, slot: int) -> None:
         for arena in self.state():
             arena[slot].zero_()
+
+    def resize(self, slots: int) -> None:
+        inputs, convolved, heard = self._caches
+        wide = (arena.new_zeros(arena.shape[0], slots, *arena.shape[2:]) for arena in (inputs, convolved))
+        self._caches = (*wide, heard.new_zeros(slots))
+        self._history = self._history.new_zeros(slots, *self._history.shape[1:])
 
     def remembered(self, slot: int, frames: int) -> list[Tensor]:
         return [arena[slot] for arena in self.state()]
@@ -197,6 +203,9 @@ class NemoRnntDecoder:
     def wipe(self, slot: int) -> None:
         for arena, first in zip(self._arenas, self._first, strict=True):
             arena[slot] = first
+
+    def resize(self, slots: int) -> None:
+        self._arenas = [part.repeat(slots, *[1] * part.dim()) for part in self._first]
 
     def warm_up(self, right: int) -> None:
         """Nothing is prepared."""

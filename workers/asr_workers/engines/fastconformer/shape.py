@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr_proto.errors import BadRequest, SetupError
-from asr_workers.engines.fastconformer.building import Unsupported
 from asr_workers.engines.fastconformer.streaming import Geometry
 
 SUBSAMPLING = 8
 FIRST_SHORT_FRAMES = 7
 """The first encoder frame hears one feature frame, each later one eight more."""
+
+
+class Unsupported(SetupError):
+    """The lean implementation does not know a part of the model: another one may."""
 
 
 @dataclass(frozen=True, slots=True)

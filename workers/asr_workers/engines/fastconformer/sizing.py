@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from asr_proto.errors import SetupError
-from asr_workers.engines.fastconformer.building import building
 from asr_workers.engines.fastconformer.streaming import FeatureChunk, ModelSettings, StreamingModel
+from asr_workers.engines.memory import free_bytes
+from asr_workers.engines.nemo_building import building
 
 MEMORY_SHARE = 0.8
 """Of what is free: everything else wants some too."""
@@ -62,7 +62,7 @@ def sized(
     load: Callable[[ModelSettings], StreamingModel],
     right: Callable[[StreamingModel], int],
 ) -> Sized:
-    """Load the model with `wanted` slots, or with a sensible number. Raises SetupError when they do not fit.
+    """Load the model, and give it `wanted` slots or a sensible number. Raises SetupError when they do not fit.
 
     `right` says the look-ahead with which a model is used.
     """
@@ -74,10 +74,11 @@ def sized(
         sentence = f"{wanted or 1} slots of {model.name} do not fit on {settings.device}"
         raise SetupError(f"{sentence}: {fit} would, ask for fewer with --slots")
     slots = wanted or min(fit, _sensible(model, settings))
-    del model
+    with building(f"{slots} slots of {model.name} cannot be had on {settings.device}"):
+        model.resize(slots)
     if settings.device.startswith("cuda"):
         torch.cuda.empty_cache()
-    return Sized(load(replace(settings, slots=slots)), slots, look_ahead)
+    return Sized(model, slots, look_ahead)
 
 
 def _sensible(model: StreamingModel, settings: ModelSettings) -> int:
@@ -89,7 +90,7 @@ def _sensible(model: StreamingModel, settings: ModelSettings) -> int:
 def _fit(model: StreamingModel, device: torch.device) -> int:
     """Slots that the free memory holds, each with its part of the steps of all look-aheads."""
     if device.type != "cuda":
-        return int(MEMORY_SHARE * _free_bytes()) // model.bytes_per_slot()
+        return int(MEMORY_SHARE * free_bytes()) // model.bytes_per_slot()
     torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_allocated(device)
     for right in model.rights:
@@ -98,15 +99,3 @@ def _fit(model: StreamingModel, device: torch.device) -> int:
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(device)[0]
     return int(MEMORY_SHARE * free) // (model.bytes_per_slot() + RECORDED * step_bytes)
-
-
-def _free_bytes(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Of the machine or, where it has less, of the control group. Where nobody says it, more than anything needs."""
-    free = 1 << 62
-    if proc.exists():
-        lines = dict(line.split(":", maxsplit=1) for line in proc.read_text().splitlines())
-        free = 1024 * int(lines["MemAvailable"].split()[0])
-    limit, current = group / "memory.max", group / "memory.current"
-    if limit.exists() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - int(current.read_text()))
-    return free

@@ -14,9 +14,9 @@ from torch import Tensor
 from asr_proto.errors import BadRequest
 from asr_workers.engines.fastconformer.decoding import Encoded, GreedyDecoder, Ints
 from asr_workers.engines.fastconformer.mel import MelSettings, mel_settings
-from asr_workers.engines.fastconformer.nemo_file import Checkpoint
 from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPLING, context
 from asr_workers.engines.fastconformer.streaming import Emission, FeatureChunk, Geometry, ModelSettings
+from asr_workers.engines.nemo_checkpoint import Checkpoint
 
 _SNAPSHOT = struct.Struct("<4sB4s16s4s4sq")
 _MAGIC = b"fcsl"
@@ -49,6 +49,9 @@ class StreamingEncoder(Protocol):
 
     def wipe(self, slot: int) -> None:
         """As before an utterance."""
+
+    def resize(self, slots: int) -> None:
+        """So many slots, all wiped."""
 
     def state(self) -> list[Tensor]:
         """Everything that belongs to slots, each [slots, ...]."""
@@ -84,6 +87,12 @@ class SlotModel:
         self._starts = np.zeros(settings.slots, np.int64)
         """Encoder frames of each slot's utterance so far."""
         self._wiped = np.ones(settings.slots, np.bool_)
+
+    @torch.inference_mode()
+    def resize(self, slots: int) -> None:
+        self._encoder.resize(slots)
+        self._decoder.resize(slots)
+        self._starts, self._wiped = np.zeros(slots, np.int64), np.ones(slots, np.bool_)
 
     def bytes_per_slot(self) -> int:
         return sum(arena[0].numel() * arena.element_size() for arena in self._encoder.state() + self._decoder.state())

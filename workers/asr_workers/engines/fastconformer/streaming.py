@@ -22,7 +22,7 @@ DEFAULT_MODEL = "nvidia/stt_en_fastconformer_hybrid_large_streaming_multi"
 Implementation = Literal["auto", "lean", "nemo"]
 Decoder = Literal["rnnt", "ctc"]
 Precision = Literal["fp32", "bf16", "int8"]
-Confidence = Literal["max_prob", "entropy"]
+Confidence = Literal["max-prob", "entropy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,12 @@ class ModelSettings:
     device: str = "cpu"
     """`cpu`, `cuda` or `cuda:N`."""
     slots: int = 64
+    """To begin with: see `resize`."""
     threads: int | None = 1
     """Threads inside an operation, None for torch's own choice."""
-    confidence: Confidence = "max_prob"
-    """`max_prob`: the softmax probability of the token. `entropy`: 1 - H / log(V) of the distribution it came from."""
+    confidence: Confidence = "max-prob"
+    """`max-prob`: the softmax probability of the token. `entropy`: 1 - H / log(V), where H is the entropy of all V
+    outputs, the blank included: NeMo's Gibbs entropy with linear norm."""
     graphs: bool = True
     """On CUDA a step is recorded and replayed; False launches every kernel by itself."""
     trust_checkpoint: bool = False
@@ -121,6 +123,9 @@ class StreamingModel(Protocol):
 
     def bytes_per_slot(self) -> int:
         """Memory that one slot takes."""
+
+    def resize(self, slots: int) -> None:
+        """From now on so many slots, all empty. The weights stay where they are."""
 
     def geometry(self, right: int) -> Geometry:
         """Raises BadRequest for a look-ahead that the model was not trained with."""

@@ -57,6 +57,10 @@ class Subsampling:
         self.histories = [out.new_zeros(slots, bands, depth) for bands, depth in rows]
         """The last row of each convolution's input: [slots, bands, channels]."""
 
+    def resize(self, slots: int) -> None:
+        """So many slots, all wiped."""
+        self.histories = [rows.new_zeros(slots, *rows.shape[1:]) for rows in self.histories]
+
     def __call__(self, features: Tensor, slots: Tensor, masks: RowMasks | None) -> Tensor:
         """features [B, 8 * frames, mels] -> [B, frames, width], histories moved on. No masks: all rows exist."""
         x = F.relu_(self._convolved(0, features.unsqueeze(-1), slots))

@@ -8,7 +8,7 @@ chunk; at the end of an utterance it begins anew, and only the left context is k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
@@ -19,14 +19,14 @@ from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
-from asr_workers.engines.fastconformer.names import check_language, languages_of, served_name
-from asr_workers.engines.fastconformer.speaker import Speaker
-from asr_workers.engines.fastconformer.utterances import Heard, Utterance, UtteranceRules
 from asr_workers.engines.held_audio import HeldAudio
+from asr_workers.engines.nemo_names import check_language, languages_of, served_name
 from asr_workers.engines.parakeet.model import DEFAULT_MODEL, ModelSettings, ParakeetModel, Precision
 from asr_workers.engines.parakeet.sizing import batch_windows
 from asr_workers.engines.parakeet.tdt import TdtState
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context, Place, Window, next_window
+from asr_workers.engines.token_speaker import Speaker
+from asr_workers.engines.token_utterances import Heard, Utterance, UtteranceRules
 
 SNAPSHOT_VERSION = 1
 
@@ -201,7 +201,8 @@ class ParakeetEngine:
         if ending is not None:
             if ending.origin is not None:
                 self._begin_anew(slot, ending.origin)
-            outputs += speaker.final(ending.tokens, ending.endpoint, self._snapshot(slot), text)
+            snapshot = replace(self._snapshot(slot), unsaid_sample=ending.said_until)
+            outputs += speaker.final(ending.tokens, ending.endpoint, snapshot, text)
         if ending is None or ending.origin is None:
             maybe = [utterance.placed(_later(token, done + frames)) for token in ahead]
             outputs += speaker.partial(text, maybe)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from asr_proto.messages import EndpointKind
 from asr_workers.engines.base import Advanced, Hypothesis, Output, Snapshot, Voice
-from asr_workers.engines.fastconformer.utterances import Heard, Utterance
 from asr_workers.engines.token_text import TokenAt, TokenText, confidence
+from asr_workers.engines.token_utterances import Heard, Utterance
 
 TEXT_CHARACTERS_MAX = 65_536
 WORDS_MAX = 4096
@@ -42,8 +42,11 @@ class Speaker:
         said = text.text(tokens)[:TEXT_CHARACTERS_MAX] if self.partials else ""
         if not said:
             yield from self._taken_back()
-        elif self.said is None or said != self.said.text:
-            self.said = Hypothesis(self.slot, said, tokens[0].start_sample, tokens[-1].end_sample)
+            return
+        sure = text.text(self.utterance.tokens) if ahead else said
+        stable = len(sure) if said.startswith(sure) else 0
+        if self.said is None or (said, stable) != (self.said.text, self.said.stable):
+            self.said = Hypothesis(self.slot, said, tokens[0].start_sample, tokens[-1].end_sample, stable=stable)
             yield self.said
 
     def final(
@@ -64,5 +67,5 @@ class Speaker:
     def _taken_back(self) -> Iterator[Hypothesis]:
         """An empty partial, where one was said of what turned out to be nothing."""
         if self.said is not None:
-            yield replace(self.said, text="")
+            yield replace(self.said, text="", stable=None)
             self.said = None

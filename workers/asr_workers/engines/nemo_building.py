@@ -27,10 +27,6 @@ FAULTS: tuple[type[Exception], ...] = (
 REASON_CHARACTERS = 200
 
 
-class Unsupported(SetupError):
-    """The lean implementation does not know a part of the model: another one may."""
-
-
 @contextmanager
 def building(sentence: str, faults: tuple[type[Exception], ...] = FAULTS) -> Iterator[None]:
     """Raises SetupError with `sentence` and the first line of the reason, for whatever of `faults` is raised inside."""

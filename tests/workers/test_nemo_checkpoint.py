@@ -15,7 +15,7 @@ from asr_proto.errors import NotYet, SetupError
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 
-from asr_workers.engines.fastconformer import nemo_file  # noqa: E402 - needs torch
+from asr_workers.engines import nemo_checkpoint  # noqa: E402 - needs torch
 
 CONFIG: dict[str, Any] = {"tokenizer": {"model_path": "nemo:abc_tokenizer.model"}, "license": "CC-BY-4.0"}
 
@@ -51,7 +51,7 @@ def archive_of(folder: Path, mode: str = "w") -> Path:
 def test_reads_config_weights_tokenizer_and_licence(tmp_path: Path, form: str) -> None:
     folder = folder_of(tmp_path)
     path = folder if form == "folder" else archive_of(folder, "w" if form == "tar" else "w:gz")
-    checkpoint = nemo_file.read_checkpoint(str(path))
+    checkpoint = nemo_checkpoint.read_checkpoint(str(path))
     assert checkpoint.weights["encoder.w"].tolist() == [0, 1, 2]
     assert (checkpoint.tokenizer, checkpoint.licence) == (b"pieces", "CC-BY-4.0")
     digest = hashlib.sha256((folder / "model_weights.ckpt").read_bytes()).hexdigest()
@@ -62,7 +62,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
     made = tmp_path / "made"
     path = archive_of(folder_of(tmp_path, state={"encoder.w": Evil(made)}))
     with pytest.raises(SetupError, match="can run code"):
-        nemo_file.read_checkpoint(str(path))
+        nemo_checkpoint.read_checkpoint(str(path))
     assert not made.exists()
 
 
@@ -70,7 +70,7 @@ def test_a_trusted_pickle_is_run(tmp_path: Path) -> None:
     made = tmp_path / "made"
     path = archive_of(folder_of(tmp_path, state={"encoder.w": Evil(made)}))
     with pytest.raises(SetupError, match="no table of tensors"):
-        nemo_file.read_checkpoint(str(path), trusted=True)
+        nemo_checkpoint.read_checkpoint(str(path), trusted=True)
     assert made.exists()
 
 
@@ -78,7 +78,7 @@ def test_members_outside_the_archive_are_not_touched(tmp_path: Path) -> None:
     config = {"tokenizer": {"model_path": "nemo:../../secret.model"}}
     (tmp_path / "secret.model").write_bytes(b"secret")
     with pytest.raises(SetupError, match=r"no secret\.model"):
-        nemo_file.read_checkpoint(str(folder_of(tmp_path, config)))
+        nemo_checkpoint.read_checkpoint(str(folder_of(tmp_path, config)))
 
 
 @pytest.mark.parametrize(
@@ -91,27 +91,27 @@ def test_members_outside_the_archive_are_not_touched(tmp_path: Path) -> None:
 )
 def test_configurations_that_are_not_understood(tmp_path: Path, config: Any, sentence: str) -> None:
     with pytest.raises(SetupError, match=sentence):
-        nemo_file.read_checkpoint(str(folder_of(tmp_path, config)))
+        nemo_checkpoint.read_checkpoint(str(folder_of(tmp_path, config)))
 
 
 def test_damaged_files(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     (folder / "model_weights.ckpt").write_bytes(b"\x80\x02garbage")
     with pytest.raises(SetupError, match="weights in"):
-        nemo_file.read_checkpoint(str(folder))
+        nemo_checkpoint.read_checkpoint(str(folder))
     (folder / "model_weights.ckpt").unlink()
     with pytest.raises(SetupError, match=r"no model_weights\.ckpt"):
-        nemo_file.read_checkpoint(str(archive_of(folder)))
+        nemo_checkpoint.read_checkpoint(str(archive_of(folder)))
     no_archive = tmp_path / "x.nemo"
     no_archive.write_bytes(b"text")
     with pytest.raises(SetupError, match=r"no \.nemo archive"):
-        nemo_file.read_checkpoint(str(no_archive))
+        nemo_checkpoint.read_checkpoint(str(no_archive))
 
 
 @pytest.mark.parametrize("model", ["./gone", "gone.nemo", "/gone/model", "name"])
 def test_a_path_that_is_not_there(model: str) -> None:
     with pytest.raises(SetupError, match="there is no model at"):
-        nemo_file.read_checkpoint(model)
+        nemo_checkpoint.read_checkpoint(model)
 
 
 def test_a_hub_name_without_a_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_hub_name_without_a_network_is_one_sentence(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(hub, "hf_hub_download", offline)
     with pytest.raises(NotYet, match=r"^model nvidia/some_model is not on disk and the hub cannot be reached$"):
-        nemo_file.read_checkpoint("nvidia/some_model")
+        nemo_checkpoint.read_checkpoint("nvidia/some_model")
 
 
 def test_a_hub_name_is_fetched_with_its_cards_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,14 +142,14 @@ def test_a_hub_name_is_fetched_with_its_cards_licence(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: str(card))
-    checkpoint = nemo_file.read_checkpoint("nvidia/some_model")
+    checkpoint = nemo_checkpoint.read_checkpoint("nvidia/some_model")
     assert (checkpoint.name, checkpoint.licence) == ("nvidia/some_model", "cc-by-4.0")
     assert asked[:2] == [("nvidia/some_model", "some_model.nemo", local) for local in (True, False)]
 
 
 @pytest.mark.parametrize("card", ["no head", "---\n- list\n---\n", "---\n: [\n---\n", "---\ntitle: x\n---\n"])
 def test_cards_that_state_no_licence(card: str) -> None:
-    assert nemo_file.card_licence(card) is None
+    assert nemo_checkpoint.card_licence(card) is None
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, 100, 200, 400, 800])
@@ -158,7 +158,7 @@ def test_weights_that_end_early(tmp_path: Path, cut: int) -> None:
     file = folder / "model_weights.ckpt"
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(SetupError, match="weights in"):
-        nemo_file.read_checkpoint(str(folder))
+        nemo_checkpoint.read_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize("weights", [b"", b"\x80\x02.", b"\x80\x02]q\x00h\x05.", b"\x80\x02X\x01", b"\x80\x02J\x01."])
@@ -166,12 +166,12 @@ def test_weights_that_are_no_pickle(tmp_path: Path, weights: bytes) -> None:
     folder = folder_of(tmp_path)
     (folder / "model_weights.ckpt").write_bytes(weights)
     with pytest.raises(SetupError, match="weights in"):
-        nemo_file.read_checkpoint(str(folder))
+        nemo_checkpoint.read_checkpoint(str(folder))
 
 
 def test_weights_without_names(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no table of tensors"):
-        nemo_file.read_checkpoint(str(folder_of(tmp_path, state={3: torch.zeros(1)})))
+        nemo_checkpoint.read_checkpoint(str(folder_of(tmp_path, state={3: torch.zeros(1)})))
 
 
 def test_a_damaged_compressed_archive(tmp_path: Path) -> None:
@@ -180,4 +180,4 @@ def test_a_damaged_compressed_archive(tmp_path: Path) -> None:
     packed[len(packed) // 2 :] = bytes(len(packed) - len(packed) // 2)
     path.write_bytes(bytes(packed))
     with pytest.raises(SetupError, match=str(path)):
-        nemo_file.read_checkpoint(str(path))
+        nemo_checkpoint.read_checkpoint(str(path))

@@ -71,6 +71,11 @@ class Ending:
     origin: int | None
     """The sample at which the state is to begin anew; None: it goes on."""
 
+    @property
+    def said_until(self) -> int:
+        """Audio before this sample has all its words in finals."""
+        return self.tokens[-1].end_sample if self.origin is None else self.origin
+
 
 @dataclass(slots=True)
 class Utterance:

@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from asr_proto.errors import NotYet, SetupError
-from asr_workers.engines.fastconformer.building import FAULTS
+from asr_workers.engines.nemo_building import FAULTS
 
 CONFIG_NAME = "model_config.yaml"
 WEIGHTS_NAME = "model_weights.ckpt"

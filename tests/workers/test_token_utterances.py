@@ -1,17 +1,13 @@
-"""Where utterances end, from frames and tokens alone; and which languages a model's name tells of."""
+"""Where utterances end, from frames and tokens alone."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgpack
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_proto.errors import BadRequest
-from asr_workers.engines.fastconformer.names import check_language, languages_of, served_name
-from asr_workers.engines.fastconformer.utterances import (
+from asr_workers.engines.token_text import TokenAt
+from asr_workers.engines.token_utterances import (
     FRAME_SAMPLES,
     IDLE_FRAMES,
     KEPT_FRAMES,
@@ -21,7 +17,6 @@ from asr_workers.engines.fastconformer.utterances import (
     Utterance,
     UtteranceRules,
 )
-from asr_workers.engines.token_text import TokenAt
 
 RULES = UtteranceRules.of(960, 8.0)
 steps = st.lists(st.tuples(st.integers(1, 14), st.lists(st.integers(0, 13), max_size=3)), max_size=60)
@@ -111,33 +106,3 @@ def test_it_goes_on_from_its_fields(steps: list[tuple[int, list[int]]]) -> None:
     for frames, places in steps:
         hear(utterance, frames, *[place for place in set(places) if place < frames])
     assert Utterance.of(*msgpack.unpackb(msgpack.packb(utterance.fields()))) == utterance
-
-
-@pytest.mark.parametrize(
-    ("name", "languages"),
-    [
-        ("nvidia/stt_en_fastconformer_hybrid_large_streaming_multi", ("en",)),
-        ("nvidia/stt_de_fastconformer_hybrid_large_pc", ("de",)),
-        ("digits-fastconformer", ("en",)),
-        ("nvidia/parakeet-tdt-0.6b-v2", ("en",)),
-    ],
-)
-def test_the_language_is_in_the_name(name: str, languages: tuple[str, ...]) -> None:
-    assert languages_of(name) == languages
-
-
-def test_where_a_model_lies_is_nobodys_business(tmp_path: Path) -> None:
-    (tmp_path / "stt_it_small.nemo").touch()
-    assert served_name(str(tmp_path / "stt_it_small.nemo")) == "stt_it_small"
-    assert languages_of(str(tmp_path / "stt_it_small.nemo")) == ("it",)
-    assert served_name("nvidia/parakeet-tdt-0.6b-v2") == "nvidia/parakeet-tdt-0.6b-v2"
-
-
-def test_parakeet_of_many_languages() -> None:
-    """PAR-19. It finds out by itself which of them is spoken."""
-    languages = languages_of("nvidia/parakeet-tdt-0.6b-v3")
-    assert len(languages) == 25
-    for language in ("", "en", "de-AT", "UK"):
-        check_language(language, languages)
-    with pytest.raises(BadRequest):
-        check_language("zh", languages)
