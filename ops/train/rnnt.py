@@ -287,7 +287,7 @@ def main() -> None:
 @click.option("--voices", "cache", type=click.Path(path_type=Path), required=True, help="Cache of synthetic voices.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--init", type=click.Path(exists=True, path_type=Path), help="Go on from this checkpoint.")
-@click.option("--steps", default=2300, show_default=True)
+@click.option("--steps", default=6000, show_default=True)
 @click.option("--minutes", default=math.inf, help="Anneal and end within this time.")
 @click.option("--rate", default=1e-3, show_default=True, help="The highest learning rate.")
 @click.option("--voice-share", default=0.5, show_default=True, help="Share of strings spoken by synthetic voices.")
