@@ -329,8 +329,7 @@ class Session:
     def _on_final(self, final: m.Final, now: float) -> list[Command]:
         """The commit inside makes it exactly once: a move replays only what comes after."""
         self._commit_at(final.commit)
-        if self._partial is not None and self._partial.utterance <= final.utterance:
-            self._partial = None
+        self._partial = None
         return [Deliver(self.id, final), *self._credit(now)]
 
     def _commit_at(self, commit: m.Commit) -> None:

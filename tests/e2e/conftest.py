@@ -23,16 +23,17 @@ def fake(_fake_pool: Pool) -> Iterator[Pool]:
 
 
 @pytest.fixture(scope="session")
-def _impatient(_fake_pool: Pool) -> int:
+def impatient_port(_fake_pool: Pool) -> int:
+    """Of a second frontend of the same pool, which ends a session after two seconds of silence."""
     _, port = _fake_pool.add_frontend("--idle-s=2")
     _fake_pool.wait_ready(port)
     return port
 
 
 @pytest.fixture
-def impatient(fake: Pool, _impatient: int) -> str:
-    """Address of a second frontend of the same pool, which ends a session after two seconds of silence."""
-    return f"ws://127.0.0.1:{_impatient}"
+def impatient(fake: Pool, impatient_port: int) -> str:
+    """That frontend's address."""
+    return f"ws://127.0.0.1:{impatient_port}"
 
 
 @pytest.fixture(scope="session")

@@ -276,26 +276,18 @@ def test_a_second_channel_is_closed(fake: Pool) -> None:
 
 
 @pytest.fixture(scope="module")
-def impatient(_fake_pool: Pool) -> int:
-    """Port of a second frontend of the same pool: it ends silent sessions."""
-    _, port = _fake_pool.add_frontend("--idle-s=1")
-    _fake_pool.wait_ready(port)
-    return port
-
-
-@pytest.fixture(scope="module")
 def tight(_fake_pool: Pool) -> int:
-    """Port of another: it holds little ahead of the model."""
+    """Port of a second frontend of the same pool: it holds little ahead of the model."""
     _, port = _fake_pool.add_frontend("--credit-s=3")
     _fake_pool.wait_ready(port)
     return port
 
 
-def test_a_silent_session_is_ended(fake: Pool, impatient: int) -> None:
+def test_a_silent_session_is_ended(fake: Pool, impatient_port: int) -> None:
     """MOO-23: the idle timeout works."""
 
     async def conversation() -> None:
-        async with Client(impatient) as client:
+        async with Client(impatient_port) as client:
             client.say("init")
             assert (await client.rest())[-1] == {"op": "error", "reason": "idle_timeout"}
 
