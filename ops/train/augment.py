@@ -58,15 +58,30 @@ def vocal_tract(audio: Audio, factor: float) -> Audio:
     return whole[_HOP : _HOP + len(audio)]
 
 
+def cut(audio: Audio, rng: np.random.Generator) -> Audio:
+    """Lose up to 60 ms of the beginning and 100 ms of the end, as a recording begun late and ended early."""
+    start, end = (int(rng.uniform(0, most_s) * RATE_HZ) for most_s in (0.06, 0.1))
+    return audio[start : len(audio) - end] if len(audio) - start - end > 0.12 * RATE_HZ else audio
+
+
+def distort(audio: Audio, rng: np.random.Generator) -> Audio:
+    """Drive a microphone up to 24 dB too far: each sample through tanh, not quite around its middle."""
+    loudest = max(1e-4, float(np.abs(audio).max()))
+    drive = np.float32(10 ** (rng.uniform(0, 24) / 20) / loudest)
+    offset = np.float32(rng.uniform(-0.3, 0.3))
+    return (np.tanh(audio * drive + offset) - np.tanh(offset)) * np.float32(loudest)
+
+
 def line(audio: Audio, rng: np.random.Generator) -> Audio:
     """A random microphone and line: a tilt, three bumps, at times a telephone's band and a small room."""
     size = 1 << (len(audio) + RATE_HZ // 2 - 1).bit_length()
     spectrum = np.fft.rfft(audio, size)
     hertz = np.fft.rfftfreq(size, 1 / RATE_HZ).astype(np.float32)
     octaves = np.log2(np.maximum(hertz, 50.0) / 1000.0)
-    gain_db = rng.uniform(-4, 4) * octaves
+    gain_db = rng.uniform(-7, 7) * octaves
     for _ in range(3):
-        gain_db += rng.uniform(-8, 8) * np.exp(-0.5 * ((octaves - rng.uniform(-3.3, 2.6)) / rng.uniform(0.3, 1.0)) ** 2)
+        height_db, centre, width = rng.uniform(-10, 10), rng.uniform(-3.3, 2.6), rng.uniform(0.3, 1.0)
+        gain_db += height_db * np.exp(-0.5 * ((octaves - centre) / width) ** 2)
     if chance(rng, 0.5):
         gain_db -= 12 * np.maximum(0, np.log2(rng.uniform(60, 320) / np.maximum(hertz, 20.0)))
     if chance(rng, 0.5):
@@ -88,11 +103,11 @@ def _room(rng: np.random.Generator) -> Audio:
 
 
 def add_noise(audio: Audio, rng: np.random.Generator, babble: Callable[[int], Audio]) -> Audio:
-    """Add white, coloured or `babble(n)` noise 3 to 40 dB below the speech."""
+    """Add white, coloured or `babble(n)` noise 6 to 40 dB below the speech."""
     kind = rng.choice(3)
     noise = babble(len(audio)) if kind == 0 else coloured(len(audio), rng, 0.0 if kind == 1 else rng.uniform(0.3, 1.5))
     loud = np.sqrt(np.mean(audio**2))
-    gain = loud * 10 ** (-rng.uniform(3, 40) / 20) / max(1e-9, float(np.sqrt(np.mean(noise**2))))
+    gain = loud * 10 ** (-rng.uniform(6, 40) / 20) / max(1e-9, float(np.sqrt(np.mean(noise**2))))
     return audio + noise * np.float32(gain)
 
 

@@ -1,11 +1,9 @@
-"""Spoken digits for the training scripts: recordings, synthetic voices, and endless strings made of both.
+"""Spoken digits for the training scripts: recordings, and endless strings made of them and of synthetic voices.
 
 Recordings are a folder of wav files `DIGIT_SPEAKER_TAKE.wav`, as the Free Spoken Digit Dataset names them. Takes 0 to 4
 of every digit and speaker are the *unseen* recordings: they judge a model and never train one.
 """
 
-import subprocess
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +11,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from augment import RATE_HZ, Audio, add_noise, chance, coloured, line, log_uniform, speed, vocal_tract
+from augment import RATE_HZ, Audio, add_noise, chance, coloured, cut, distort, line, log_uniform, speed, vocal_tract
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 UNSEEN_TAKES = range(5)
-
-_ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-us-nyc", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
-_VARIANTS = (
-    *("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"),
-    *("klatt", "klatt2", "klatt3", "klatt4", "klatt5", "klatt6", "croak", "whisper", "grandma", "grandpa"),
-    *("adam", "Alex", "Alicia", "Andrea", "Andy", "Annie", "belinda", "benjamin", "boris", "caleb", "david", "ed"),
-    *("edward", "Gene", "Henrique", "Jacky", "john", "Lee", "linda", "marcelo", "max", "Michael", "miguel", "Mike"),
-    *("pablo", "paul", "quincy", "rob", "robert", "sandro", "shelby", "steph", "travis", "victor", "zac", "anika"),
-)
-# Mean pitch in Hz each flite voice was recorded near.
-_FLITE = {"kal": 105, "kal16": 105, "awb": 130, "rms": 100, "slt": 175}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,68 +53,14 @@ def trim(pcm: Audio, floor_db: float = -40.0, margin_s: float = 0.03) -> Audio:
     return pcm[max(0, loud[0] * hop - margin) : (loud[-1] + 1) * hop + margin]
 
 
-def voices(cache: Path) -> list[Recording]:
-    """The ten words in many synthetic voices: spoken on the first call (minutes), read from `cache` (.npz) after it."""
-    if not cache.exists():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        _save(cache, _speak())
-    with np.load(cache) as saved:
-        parts = np.split(saved["pcm"], np.cumsum(saved["lengths"])[:-1])
-        rows = zip(saved["digits"], saved["speakers"], parts, strict=True)
-        return [
-            Recording(int(digit), str(who), pcm.astype(np.float32) * np.float32(2**-15)) for digit, who, pcm in rows
-        ]
-
-
-def _save(cache: Path, spoken: Sequence[Recording]) -> None:
-    # Written aside and moved: two trainings may share a cache.
-    with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as file:
-        np.savez(
-            file,
-            pcm=np.concatenate([(voice.pcm * 32767).astype(np.int16) for voice in spoken]),
-            lengths=[len(voice.pcm) for voice in spoken],
-            digits=[voice.digit for voice in spoken],
-            speakers=[voice.speaker for voice in spoken],
-        )
-    Path(file.name).rename(cache)
-
-
-def _speak() -> list[Recording]:
-    spoken = []
-    with tempfile.TemporaryDirectory() as folder:
-        wav = Path(folder, "word.wav")
-        for speaker, command in _commands():
-            for digit, word in enumerate(WORDS):
-                wav.unlink(missing_ok=True)
-                subprocess.run([*command, word, "-w" if command[0] == "espeak-ng" else "-o", wav], check=True)
-                pcm = load(wav)
-                spoken.append(Recording(digit, speaker, pcm * np.float32(0.5 / max(1e-4, float(np.abs(pcm).max())))))
-    return spoken
-
-
-def _commands() -> Iterator[tuple[str, list[str]]]:
-    """Each voice's name and the command that speaks a word with it; pitch and rate are drawn with a fixed seed."""
-    rng = np.random.default_rng(0)
-    for accent in _ACCENTS:
-        for variant in rng.permutation(_VARIANTS)[:40]:
-            pitch, rate = int(rng.integers(10, 91)), int(rng.integers(120, 261))
-            name = f"espeak {accent}+{variant} {pitch} {rate}"
-            yield name, ["espeak-ng", "-v", f"{accent}+{variant}", "-p", str(pitch), "-s", str(rate)]
-    for voice, mean_hz in _FLITE.items():
-        for stretch in (0.7, 0.85, 1.0, 1.2, 1.4):
-            for raised in (0.8, 1.0, 1.25):
-                hertz = round(mean_hz * raised)
-                settings = ["--setf", f"duration_stretch={stretch}", "--setf", f"int_f0_target_mean={hertz}"]
-                yield f"flite {voice} {stretch} {hertz}", ["flite", "-voice", voice, *settings, "-t"]
-
-
 class Strings:
     """An endless, seeded iterator of (audio float32 [n] at 16 kHz, the digits in it).
 
     A string is 1 to `digits_max` digits, mostly of one speaker, with random gaps. `voices` are further recordings that
-    `voice_share` of the strings draw on (kept apart because their speakers outnumber the real ones). `repeat_share` of
-    the digits repeat the one before, beside those that chance repeats. Without `augment` the recordings are only put in
-    a row, as they are, between digital silences.
+    `voice_share` of the strings draw on (kept apart because their speakers outnumber the real ones); the engines among
+    them, the first words of `speaker`, come as often as the roots of their sizes have it. `repeat_share` of the digits
+    repeat the one before, beside those that chance repeats. Without `augment` the recordings are only put in a row, as
+    they are, between digital silences.
     """
 
     def __init__(
@@ -142,7 +75,9 @@ class Strings:
         augment: bool = True,
     ) -> None:
         self._rng = np.random.default_rng(seed)
-        self._real, self._voices = _by_speaker(recordings), _by_speaker(voices)
+        self._real, self._engines = _by_speaker(recordings), _by_engine(voices)
+        sizes = np.sqrt([len(engine) for engine in self._engines])
+        self._engine_shares = sizes / sizes.sum()
         self._all = [*recordings, *voices]
         self._voice_share = voice_share if voices else 0.0
         self._digits_max, self._repeat_share, self._augment = digits_max, repeat_share, augment
@@ -152,12 +87,15 @@ class Strings:
 
     def __next__(self) -> tuple[Audio, list[int]]:
         rng = self._rng
-        group = self._voices if chance(rng, self._voice_share) else self._real
+        group = self._real
+        if chance(rng, self._voice_share):
+            group = self._engines[rng.choice(len(self._engines), p=self._engine_shares)]
         row = self._row(group)
+        cut_share = float(rng.choice([0.0, 0.0, 0.2, 0.8]))
         gap_max_s = float(rng.choice([0.08, 0.3, 0.6]))
         parts = [self._pause(0.05, 0.6)]
         for recording in row:
-            parts += [self._word(recording.pcm), self._pause(0.0, gap_max_s)]
+            parts += [self._word(recording.pcm, cut_share), self._pause(0.0, gap_max_s)]
         parts[-1] = self._pause(0.1, 0.6)
         audio = np.concatenate(parts)
         return (self._change(audio) if self._augment else audio), [recording.digit for recording in row]
@@ -182,8 +120,10 @@ class Strings:
             most_s = 3.0
         return np.zeros(int(self._rng.uniform(least_s, most_s) * RATE_HZ), np.float32)
 
-    def _word(self, pcm: Audio) -> Audio:
+    def _word(self, pcm: Audio, cut_share: float) -> Audio:
         if self._augment:
+            if chance(self._rng, cut_share):
+                pcm = cut(pcm, self._rng)
             gain = np.float32(10 ** (self._rng.uniform(-4, 4) / 20))
             pcm = speed(pcm, log_uniform(self._rng, 0.93, 1.07)) * gain
         # 3 ms in and out: an edge in the middle of a wave would click.
@@ -197,9 +137,11 @@ class Strings:
         """One voice, room, line, noise and level for the whole string."""
         rng = self._rng
         if chance(rng, 0.8):
-            audio = speed(audio, log_uniform(rng, 0.8, 1.25))
+            audio = speed(audio, log_uniform(rng, 0.75, 1.33))
         if chance(rng, 0.6):
-            audio = vocal_tract(audio, log_uniform(rng, 0.85, 1.18))
+            audio = vocal_tract(audio, log_uniform(rng, 0.78, 1.28))
+        if chance(rng, 0.2):
+            audio = distort(audio, rng)
         if chance(rng, 0.7):
             audio = line(audio, rng)
         if chance(rng, 0.6):
@@ -238,3 +180,10 @@ def _by_speaker(recordings: Sequence[Recording]) -> list[dict[int, list[Recordin
     for recording in recordings:
         speakers.setdefault(recording.speaker, {}).setdefault(recording.digit, []).append(recording)
     return list(speakers.values())
+
+
+def _by_engine(voices: Sequence[Recording]) -> list[list[dict[int, list[Recording]]]]:
+    engines: dict[str, list[Recording]] = {}
+    for voice in voices:
+        engines.setdefault(voice.speaker.split()[0], []).append(voice)
+    return [_by_speaker(engine) for engine in engines.values()]

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name every torch program uses)
 from augment import Audio
-from digits import WORDS, Strings, recordings, unseen_strings, voices
+from digits import WORDS, Strings, recordings, unseen_strings
 from judge import word_error
 from nemo_small import WIDTH, pad, save, start_from, tokenizer, transcribe
 from torch import Tensor
+from voices import voices
 
 # Share of the training at which strings of up to so many digits begin: short ones are cheap and teach the words.
 # A model that goes on from another knows them.
@@ -237,7 +238,7 @@ def train(
         def source(most: int) -> Iterator[Batch]:
             # A transducer learns late that a word may follow itself: it meets more of that than chance would have.
             seed, repeats = plan.seed + most, 0.15
-            changed = Strings(heard, seed, voices=spoken, voice_share=0.4, digits_max=most, repeat_share=repeats)
+            changed = Strings(heard, seed, voices=spoken, voice_share=0.5, digits_max=most, repeat_share=repeats)
             plain = Strings(heard, seed, digits_max=most, repeat_share=repeats, augment=False)
             return batches(chain.from_iterable(zip(changed, changed, plain, strict=True)), token_of, plan.batch)
 

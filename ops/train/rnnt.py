@@ -17,10 +17,11 @@ import click
 import numpy as np
 import sentencepiece
 import torch
-from digits import WORDS, Audio, Recording, Strings, recordings, unseen_strings, voices
+from digits import WORDS, Audio, Recording, Strings, recordings, unseen_strings
 from rnnt_judge import as_heard, in_torch, long_strings, on_card, with_resets, word_error
 from rnnt_loss import transducer_loss
 from torch import Tensor, nn
+from voices import voices
 
 from asr_workers.cards.carm import PRECISIONS, CarmConfig, Precision
 from asr_workers.engines.rnnt import checkpoint, features

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "ops" / "train"))  # scripts,
 
 import augment
 import digits
+import voices
 from digits import Recording, Strings
 
 RATE_HZ = 16_000
@@ -93,8 +94,8 @@ def test_strings_are_finite_and_of_every_length(most: int) -> None:
         assert audio.dtype == np.float32
         assert np.isfinite(audio).all()
         assert 0 < float(np.abs(audio).max()) <= 1.0
-        # 0.25 s a digit, the fastest speech 1.25 x 1.07 as fast.
-        assert len(audio) >= 0.25 * RATE_HZ * len(said) / 1.4
+        # 0.25 s a digit, at most 0.13 s cut off, the fastest speech 1.33 x 1.07 as fast.
+        assert len(audio) >= 0.12 * RATE_HZ * len(said) / 1.43
     assert lengths == set(range(1, most + 1))
 
 
@@ -132,20 +133,60 @@ def test_unseen_strings_are_clean_and_seeded(folder: Path) -> None:
 
 def test_voices_come_from_the_cache_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = [Recording(3, "espeak en-us+f1 50 150", tone(440, 0.1)), Recording(4, "flite slt", tone(880, 0.2))]
-    monkeypatch.setattr(digits, "_speak", lambda: spoken)
+    monkeypatch.setattr(voices, "speak", lambda: spoken)
     cache = tmp_path / "new" / "voices.npz"
-    made = digits.voices(cache)
-    monkeypatch.setattr(digits, "_speak", lambda: pytest.fail("spoken twice"))
-    again = digits.voices(cache)
-    for voices in (made, again):
-        assert [(one.digit, one.speaker) for one in voices] == [(one.digit, one.speaker) for one in spoken]
-        for kept, original in zip(voices, spoken, strict=True):
+    made = voices.voices(cache)
+    monkeypatch.setattr(voices, "speak", lambda: pytest.fail("spoken twice"))
+    again = voices.voices(cache)
+    for found in (made, again):
+        assert [(one.digit, one.speaker) for one in found] == [(one.digit, one.speaker) for one in spoken]
+        for kept, original in zip(found, spoken, strict=True):
             assert np.allclose(kept.pcm, original.pcm, atol=1e-4)
 
 
-def test_every_synthetic_voice_has_a_name_of_its_own() -> None:
-    names = [name for name, _ in digits._commands()]
+def test_every_voice_by_rule_has_a_name_of_its_own() -> None:
+    names = [name for name, _ in voices._commands()]
     assert len(names) == len(set(names)) > 300
+
+
+def test_half_of_the_neural_voices_are_native() -> None:
+    """A native voice says all ten words in one of the first three ways; the others pick each word's way at random."""
+    rng = np.random.default_rng(0)
+    native = [[ways[index] for ways in voices._SAID] for index in range(3)]
+    said = [voices._pronunciation(rng) for _ in range(400)]
+    assert all(word in ways for one in said for word, ways in zip(one, voices._SAID, strict=True))
+    assert np.mean([one in native for one in said]) == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_large_engine_is_heard_as_often_as_the_root_of_its_size_has_it() -> None:
+    """Sixteen voices that only say zero to four beside one that says the others: 4 to 1."""
+    many = [Recording(one.digit, f"rule {one.speaker}", one.pcm) for one in row(16) if one.digit < 5]
+    few = [Recording(one.digit, "network 1", one.pcm) for one in row(1) if one.digit >= 5]
+    strings = Strings(row(1), 0, voices=[*many, *few], voice_share=1.0, digits_max=1, augment=False)
+    said = [next(strings)[1][0] for _ in range(500)]
+    # Sizes count words: 80 and 5.
+    assert np.mean(np.array(said) < 5) == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_cut_takes_little_from_both_ends_and_leaves_short_sounds_alone() -> None:
+    rng = np.random.default_rng(0)
+    ramp = np.arange(RATE_HZ // 2, dtype=np.float32)
+    for _ in range(20):
+        left = augment.cut(ramp, rng)
+        assert left[0] <= 0.06 * RATE_HZ and ramp[-1] - left[-1] <= 0.1 * RATE_HZ
+        assert np.array_equal(left, ramp[int(left[0]) : int(left[-1]) + 1])
+        assert len(augment.cut(ramp[: RATE_HZ // 10], rng)) == RATE_HZ // 10
+
+
+def test_an_overdriven_sound_has_harmonics_and_keeps_its_level() -> None:
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(20):
+        loud = augment.distort(tone(500, 0.5), rng)
+        assert loud.dtype == np.float32 and 0.2 < float(np.abs(loud).max()) < 0.8
+        power = np.abs(np.fft.rfft(loud)) ** 2
+        shares.append(power[745:755].sum() / power[245:255].sum())
+    assert max(shares) > 0.02
 
 
 def test_speed_moves_length_and_pitch() -> None:
