@@ -25,6 +25,13 @@ def test_a_library_that_is_not_there(tmp_path: Path) -> None:
         CardLibrary(tmp_path / "none.so")
 
 
+def test_a_library_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare name, as of ./card.so, would be looked for in the system's folders."""
+    shutil.copy(abi.simulator(), tmp_path / "card.so")
+    monkeypatch.chdir(tmp_path)
+    assert CardLibrary(Path("./card.so"), f"cards=3,{SIMULATED}").count() == 3
+
+
 def test_a_file_that_is_no_library(tmp_path: Path) -> None:
     path = tmp_path / "text.so"
     path.write_text("hello")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import stat
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -177,6 +179,13 @@ def test_an_issuer_that_is_none(folder: Path) -> None:
 
 
 # ---- asr-license ----
+
+
+def test_without_cryptography_one_sentence_names_the_extra() -> None:
+    blocked = "import sys; sys.modules['cryptography'] = None; import asr_workers.cards.license_cli"
+    result = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "asr-license: signatures need cryptography: pip install 'asr-pool[card]'\n"
 
 
 def test_issue_and_show(tmp_path: Path) -> None:

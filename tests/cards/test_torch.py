@@ -30,10 +30,12 @@ def test_fp32_tokens_are_torch_s(simulator: CardLibrary, tmp_path: Path, seed: t
     card = simulator.open(0)
     card.load(path)
     card.open(0)
-    found = []
+    found, log_probs = [], []
     for tag, chunk in enumerate(pcm):
         card.submit([(0, tag, chunk)])
         (completion,) = card.poll(30_000)
         found += [(token, completion.step) for token in completion.tokens]
+        log_probs += completion.log_probs
     card.close_card()
     assert found == [(emission.token, emission.step) for emission in expected]
+    np.testing.assert_allclose(log_probs, [emission.log_prob for emission in expected], atol=1e-4)

@@ -16,7 +16,12 @@ from asr_ops.cli import main
 from asr_proto import messages as m
 from asr_proto import settings, wire
 
-SPEC = m.Spec("moonshine", "moonshine-tiny", ("en",), 8, 8000, 30.0, "cpu")
+SPEC = m.Spec(
+    *("moonshine", "moonshine-tiny", ("en",), 8, 8000, 30.0, "cpu"),
+    checksum="0123abcd",
+    license="mit",
+    encode_factor=7.0,
+)
 LOAD = m.Load(1200, 3, 21.5, 48.25, 0.42, 0.087)
 STATUS = m.Status(
     uptime_s=3725.0,
@@ -74,7 +79,9 @@ def test_shows_workers_frontends_and_totals(broker: Broker, tmp_path: Path) -> N
     figures = ["0.087", "21.5", "/", "48.2", "42%", "3"]
     assert ["worker-1", "moonshine-tiny", "cpu", "5/8", *figures] in rows
     assert ["worker-2", "moonshine-tiny", "cpu", "0/8", *figures] in rows
-    assert rows.count(["draining"]) == 1
+    assert sum(row[:1] == ["draining"] for row in rows) == 1
+    assert "0123abcd, mit" in result.stdout
+    assert "encodes 7.0 times" in result.stdout
     assert ["frontend", "5"] in rows
     assert "5 of 16 slots taken · up 1 h 02 min · since then 71 sessions, 2 refused, 1 lost" in result.stdout
 

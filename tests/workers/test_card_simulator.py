@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -99,8 +100,22 @@ DIGITS = ROOT / "ops" / "models" / "digits-rnnt.pt"
 
 
 @pytest.mark.skipif(not DIGITS.exists(), reason="the model of spoken digits is not here")
+def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hardware checkpoint is compiled into the folder for temporary files first."""
+    pytest.importorskip("torch")
+    from asr_workers.engines.rnnt.checkpoint import Checkpoint
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Checkpoint, "compile", full)
+    with pytest.raises(SetupError, match=r"cannot be compiled into .*: No space left on device"):
+        engine(DIGITS)
+
+
+@pytest.mark.skipif(not DIGITS.exists(), reason="the model of spoken digits is not here")
 def test_digits_are_understood() -> None:
-    """Of speakers that it was not trained on; each recording ends with its last word, and the next begins anew."""
+    """Of recordings that it was not trained on; each ends with its last word, and the next begins anew."""
     pytest.importorskip("torch")
     it = engine(DIGITS)
     it.open(0, SlotOptions(), None)

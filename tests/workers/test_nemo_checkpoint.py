@@ -126,6 +126,40 @@ def test_a_hub_name_without_a_network_is_one_sentence(monkeypatch: pytest.Monkey
         nemo_checkpoint.read_checkpoint("nvidia/some_model")
 
 
+def _answer(status: int) -> Any:
+    httpx = pytest.importorskip("httpx")
+    return httpx.Response(status, request=httpx.Request("GET", "http://hub.test/x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "refused", "sentence"),
+    [
+        ("GatedRepoError", 403, SetupError, "the hub gives nvidia/some_model to those who accepted its terms"),
+        ("RepositoryNotFoundError", 404, SetupError, "neither on disk nor on the hub"),
+        ("RemoteEntryNotFoundError", 404, SetupError, "lacks the file that is asked for"),
+        ("HfHubHTTPError", 403, SetupError, "the hub refuses nvidia/some_model, with status 403"),
+        ("HfHubHTTPError", 429, NotYet, "the hub cannot be reached"),
+        ("HfHubHTTPError", 503, NotYet, "the hub cannot be reached"),
+    ],
+)
+def test_what_the_hub_has_answered_for_good_is_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch, error: str, status: int, refused: type[SetupError], sentence: str
+) -> None:
+    """A worker that ends with NotYet is started again and again."""
+    hub = pytest.importorskip("huggingface_hub", reason="needs the extra nemo")
+    errors = pytest.importorskip("huggingface_hub.errors")
+
+    def download(_: str, __: str, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError("not here")
+        raise getattr(errors, error)("it says so", response=_answer(status))
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    with pytest.raises(SetupError, match=sentence) as caught:
+        nemo_checkpoint.read_checkpoint("nvidia/some_model")
+    assert type(caught.value) is refused
+
+
 def test_a_hub_name_is_fetched_with_its_cards_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="needs the extra nemo")
     errors = pytest.importorskip("huggingface_hub.errors")

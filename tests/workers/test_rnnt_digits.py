@@ -95,6 +95,11 @@ def test_unseen_recordings_are_recognised_by_a_card(
     assert _word_error(digits, _on_card(card, digits, precision, tmp_path)) <= 0.03
 
 
+def test_int8_is_within_half_a_point_of_fp32(digits: Checkpoint, card: Card, tmp_path: Path) -> None:
+    int8, fp32 = (_word_error(digits, _on_card(card, digits, precision, tmp_path)) for precision in ("int8", "fp32"))
+    assert int8 <= fp32 + 0.005
+
+
 def test_the_card_in_fp32_agrees_with_torch(digits: Checkpoint, card: Card, tmp_path: Path) -> None:
     in_torch, on_card = _in_torch(digits), _on_card(card, digits, "fp32", tmp_path)
     for pcm, _ in _clips()[::4]:

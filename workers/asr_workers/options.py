@@ -104,7 +104,7 @@ OPTIONS = (
         type=click.Choice(["max-prob", "entropy"]),
         help="Of a token (fastconformer): its probability, or 1 - H / log V of them all.  [default: max-prob]",
     ),
-    click.option("--left-s", type=click.FloatRange(min=0), help="Left context of parakeet.  [default: 10]"),
+    click.option("--left-s", type=click.FloatRange(0, 60), help="Left context of parakeet.  [default: 10]"),
     click.option("--chunk-s", type=click.FloatRange(min=0.08), help="What parakeet encodes at a time.  [default: 2]"),
     click.option("--right-s", type=click.FloatRange(min=0), help="Right context of parakeet.  [default: 2]"),
     click.option("--card-library", type=PATH, help="The vendor's library behind asr_card.h.  [default: the simulator]"),

@@ -3,4 +3,4 @@
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 
-refuse "a card is flashed with its vendor's tools (JTAG and the bitstream), which this project does not have"
+refuse "a card is flashed with its vendor's tools (JTAG and the bitstream), which this project does not have: see ops/cards.md, Flashing"

@@ -137,6 +137,17 @@ def _durations(config: dict[str, Any], _: dict[str, Any]) -> None:
     config["joint"]["num_extra_outputs"] = 5
 
 
+def _prompt(_: dict[str, Any], weights: dict[str, Any]) -> None:
+    weights["prompt_kernel.0.weight"] = torch.zeros(2, 2)
+
+
+def _without_dropout(_: dict[str, Any], weights: dict[str, Any]) -> None:
+    for kind in ("weight", "bias"):
+        weights[f"joint.joint_net.1.{kind}"] = weights.pop(f"joint.joint_net.2.{kind}")
+    name = "joint.joint_net.1.weight"
+    weights[name] = torch.cat((weights[name], weights[name][:1]))
+
+
 def _vocabulary(_: dict[str, Any], weights: dict[str, Any]) -> None:
     name = "joint.joint_net.2.weight"
     weights[name] = torch.cat((weights[name], weights[name][:1]))
@@ -151,6 +162,8 @@ def _vocabulary(_: dict[str, Any], weights: dict[str, Any]) -> None:
         (_no_lstm, "does not know transducers without an LSTM: take nemo"),
         (_durations, "take the engine parakeet"),
         (_vocabulary, "a tokenizer of 96 tokens, but its rnnt decoder knows 97"),
+        (_without_dropout, "a tokenizer of 96 tokens, but its rnnt decoder knows 97"),
+        (_prompt, "has the part prompt_kernel: it is a kind of model that is not supported"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_together(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -270,6 +271,27 @@ def test_foreign_snapshots_and_languages_are_refused() -> None:
     with pytest.raises(BadRequest) as caught:
         it.open(0, SlotOptions("de"), None)
     assert caught.value.slug == "unsupported-language"
+
+
+def test_between_utterances_a_session_goes_on_with_another_checkpoint() -> None:
+    """As in a rolling update to a new file of the same name: only a state is bound to the file it came from."""
+    it, other = engine(), engine()
+    it.open(0, SlotOptions(), None)
+    before = feed(it, 0, TALK)
+    other._model.checksum = "another"
+    restored = 0
+    for snapshot in commits(before):
+        if not snapshot.state:
+            continue
+        _, _, fields, state = msgpack.unpackb(snapshot.state)
+        if state is None and not fields[-1]:
+            other.open(3, SlotOptions(), snapshot)
+            other.close(3)
+            restored += 1
+        else:
+            with pytest.raises(BadRequest):
+                other.open(3, SlotOptions(), snapshot)
+    assert restored
 
 
 def test_windows_that_cannot_be_do_not_start() -> None:

@@ -123,7 +123,8 @@ def new(kind: type[_Struct]) -> _Struct:
 
 def load(path: Path | None) -> Calls:
     """The library at `path`, or the simulator that was built with the package. Raises SetupError."""
-    found = path or simulator()
+    # Resolved: dlopen looks for a bare name in the system's folders only.
+    found = path.resolve() if path else simulator()
     if not found.is_file():
         raise SetupError(f"there is no card library {found}")
     try:

@@ -7,6 +7,7 @@ wrap the arrays for whoever has a few. Nothing here knows sessions, models or te
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,7 +114,7 @@ class Card:
 
     def load(self, model: Path) -> None:
         """Load a compiled model while no slot is open. May take seconds; meanwhile other calls but health are BUSY."""
-        self._call(self._calls.asr_card_load, str(model).encode())
+        self._call(self._calls.asr_card_load, os.fsencode(model))
         self._in_flight = np.zeros(self.identity().slots_max, np.int64)
 
     def slots(self, count: int) -> None:

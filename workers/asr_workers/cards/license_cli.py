@@ -10,8 +10,12 @@ import click
 
 from asr_proto import settings
 from asr_proto.errors import SetupError
-from asr_workers.cards import licence
-from asr_workers.cards.licence import Licence, Now
+
+try:
+    from asr_workers.cards import licence
+    from asr_workers.cards.licence import Licence, Now
+except ModuleNotFoundError as error:
+    raise SystemExit("asr-license: signatures need cryptography: pip install 'asr-pool[card]'") from error
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)

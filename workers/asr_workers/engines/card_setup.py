@@ -179,9 +179,13 @@ def _compiled(config: CardConfig) -> Iterator[Path]:
         raise SetupError(f"{config.model} is not compiled, and compiling needs torch: pip install 'asr-pool[card]'")
     from asr_workers.engines.rnnt import checkpoint  # noqa: PLC0415 - torch only where it is needed
 
+    found = checkpoint.load(config.model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.carm"
-        checkpoint.load(config.model).compile(path, "fp32")
+        try:
+            found.compile(path, "fp32")
+        except OSError as error:
+            raise SetupError(f"{config.model} cannot be compiled into {folder}: {error.strerror}") from error
         yield path
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
 
-from asr_proto.errors import NotYet, SetupError
+from asr_proto.errors import SetupError
 from asr_workers.engines.checksum import checksum
+from asr_workers.engines.hub import refusal
 
 FILES = ["*.json", "*.safetensors", "README.md"]
 """What is fetched: no weights in other forms, which may hold code."""
@@ -61,10 +61,8 @@ def _fetched(model: str) -> Path:
     """The hub's files, from its cache where they are there already."""
     try:
         return Path(snapshot_download(model, allow_patterns=FILES))
-    except (RepositoryNotFoundError, ValueError) as error:
-        raise SetupError(f"{model} is no folder here, and the hub does not have it: {first_line(error)}") from error
-    except OSError as error:
-        raise NotYet(f"{model} is no folder here, and the hub does not give it: {first_line(error)}") from error
+    except (ValueError, OSError) as error:
+        raise refusal(model, error) from error
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from typing import IO, Any, cast
 import torch
 import yaml
 
-from asr_proto.errors import NotYet, SetupError
+from asr_proto.errors import SetupError
+from asr_workers.engines.hub import refusal
 from asr_workers.engines.nemo_building import FAULTS
 
 CONFIG_NAME = "model_config.yaml"
@@ -29,6 +30,8 @@ WEIGHTS_NAME = "model_weights.ckpt"
 ARTIFACT_PREFIX = "nemo:"
 CONFIG_BYTES_MAX = 16 << 20
 TOKENIZER_BYTES_MAX = 64 << 20
+PARTS = ("preprocessor", "encoder", "decoder", "joint", "ctc_decoder")
+"""Of the models that are known here. Without another part, as a prompt's, a model would speak, but wrongly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ def _read(model: str, path: Path, card: str | None, opened: Callable[[str], IO[b
         checksum = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()[:16]
         file.seek(0)
         weights = _tensors(file, path, trusted)
+    if others := sorted({name.partition(".")[0] for name in weights} - set(PARTS)):
+        raise SetupError(f"{path} has the part {others[0]}: it is a kind of model that is not supported")
     with opened(_tokenizer_name(config, path)) as file:
         tokenizer = file.read(TOKENIZER_BYTES_MAX)
     licence = config.get("license") or card
@@ -144,12 +149,7 @@ def _locate(model: str) -> tuple[Path, str | None]:
 def _download(model: str) -> tuple[Path, str | None]:
     try:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - only for models that are not on disk
-        from huggingface_hub.errors import (  # noqa: PLC0415
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-        )
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
     except ImportError as error:
         raise SetupError(f"model {model} is not on disk and huggingface_hub is not installed") from error
     name = f"{model.rsplit('/', maxsplit=1)[-1]}.nemo"
@@ -160,11 +160,9 @@ def _download(model: str) -> tuple[Path, str | None]:
         pass
     try:
         archive = hf_hub_download(model, name)
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise SetupError(f"model {model} is neither on disk nor on the hub") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise NotYet(f"model {model} is not on disk and the hub cannot be reached") from error
-    with suppress(HfHubHTTPError, OSError):
+    except (HFValidationError, OSError) as error:
+        raise refusal(model, error) from error
+    with suppress(OSError):
         hf_hub_download(model, "README.md")
     return Path(archive), _cached_card(model)
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# In place of CAIMAN-ASR's compiler for checkpoints, which is not public.
+# Installs what run_docker.sh needs; there is no Docker image.
 # shellcheck source=../../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../lib.sh"
 
-refuse "checkpoints are compiled for a card by its vendor's compiler, which this project does not have"
+install_project
+install_extra card

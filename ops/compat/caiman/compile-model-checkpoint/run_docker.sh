@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# In place of CAIMAN-ASR's compiler for checkpoints, which is not public.
+# run_docker.sh IN OUT
+#
+# Compiles a hardware checkpoint for a card, or for its simulator.
 # shellcheck source=../../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../lib.sh"
 
-refuse "checkpoints are compiled for a card by its vendor's compiler, which this project does not have"
+(($# == 2)) || refuse "name a hardware checkpoint and the file to write" 2
+exec "$(program asr-compile)" "$1" "$2"

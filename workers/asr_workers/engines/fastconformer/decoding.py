@@ -8,7 +8,8 @@ CTC: the best token of each frame, unless it is blank or the one before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from asr_proto.errors import SetupError
 from asr_workers.engines.fastconformer.linear import Linear, make_linear
 from asr_workers.engines.fastconformer.shape import Unsupported
 from asr_workers.engines.fastconformer.streaming import Confidence, Emission
@@ -69,6 +71,11 @@ def confidences(logits: Tensor, kind: Confidence) -> Tensor:
     return (1 + (logs.exp() * logs).sum(1) / math.log(logs.shape[1])).clamp(0, 1)
 
 
+def joint_output(names: Iterable[str]) -> str | None:
+    """The weight of the joint network's last layer; its number depends on whether the network drops out."""
+    return max((name for name in names if re.fullmatch(r"joint\.joint_net\.\d\.weight", name)), default=None)
+
+
 class PredictionNet:
     """Embedding, LSTM and the joint network."""
 
@@ -91,7 +98,9 @@ class PredictionNet:
             self.recurrent.append(make_linear(recurrent, None))
         if not self.recurrent:
             raise Unsupported("the lean implementation does not know transducers without an LSTM: take nemo")
-        last = max(name for name in weights.names("joint.joint_net.") if name.endswith(".weight"))
+        last = joint_output(weights.names("joint."))
+        if last is None:
+            raise SetupError("the checkpoint has no joint network")
         final, bias = weights(last), weights(last.removesuffix("weight") + "bias")
         self.blank = final.shape[0] - 1
         if self.table.shape[0] != self.blank + 1:

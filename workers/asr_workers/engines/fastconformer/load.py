@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import torch
 
 from asr_proto.errors import SetupError
+from asr_workers.engines.fastconformer.decoding import joint_output
 from asr_workers.engines.fastconformer.lean import load_lean
 from asr_workers.engines.fastconformer.shape import Unsupported, context, is_tdt
 from asr_workers.engines.fastconformer.streaming import Decoder, ModelSettings, StreamingModel
@@ -14,11 +15,7 @@ from asr_workers.engines.nemo_building import building, check_device
 from asr_workers.engines.nemo_checkpoint import Checkpoint, read_checkpoint
 from asr_workers.engines.token_text import TokenText
 
-OUTPUTS = {
-    "rnnt": ("joint.joint_net.2.weight",),
-    "ctc": ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight"),
-}
-"""The weights of each decoder's last layer: a row for each token, then one for the blank."""
+CTC_OUTPUTS = ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight")
 
 
 def load(settings: ModelSettings) -> StreamingModel:
@@ -57,7 +54,9 @@ def _loaded(checkpoint: Checkpoint, settings: ModelSettings) -> StreamingModel:
 def _check_tokens(checkpoint: Checkpoint, decoder: Decoder) -> None:
     """Raises SetupError where the decoder's tokens are not those of the tokenizer."""
     pieces = len(TokenText(checkpoint.tokenizer))
-    for name in OUTPUTS[decoder]:
+    # The last layer's weights: a row for each token, then one for the blank.
+    last = joint_output(checkpoint.weights)
+    for name in CTC_OUTPUTS if decoder == "ctc" else (last,) if last else ():
         output = checkpoint.weights.get(name)
         if output is not None and output.shape[0] != pieces + 1:
             raise SetupError(

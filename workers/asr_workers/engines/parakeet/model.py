@@ -63,8 +63,9 @@ class ParakeetModel:
         self.device = check_device(settings.device)
         self.dtype = _dtype(settings)
         modules = _modules(checkpoint, len(self.text))
-        for part, module in modules.items():
-            module.eval().to(self.device, torch.float32 if part == "preprocessor" else self.dtype)
+        with building(f"{checkpoint.path} does not fit on {settings.device}"):
+            for part, module in modules.items():
+                module.eval().to(self.device, torch.float32 if part == "preprocessor" else self.dtype)
         if settings.precision == "int8":
             modules["encoder"] = _quantized(modules["encoder"])
         self._preprocessor, self._encoder = modules["preprocessor"], modules["encoder"]

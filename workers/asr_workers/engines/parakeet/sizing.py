@@ -32,14 +32,15 @@ class Batch:
 
 def batch_windows(model: ParakeetModel, context: Context, slots: int) -> Batch:
     """Raises SetupError where not even one window fits, or fewer slots than asked for."""
-    for missing in (0, FRAME_SAMPLES // 2 + 1):
-        _check_frames(model, context.frames * FRAME_SAMPLES - missing)
-    _run(model, context, 1)
-    if model.device.type == "cuda":
-        windows = min(WINDOWS_MAX, slots, _windows_that_fit(model, context, slots))
-    else:
-        windows = max(1, min(WINDOWS_MAX, slots, int(STEP_S_WANTED / _run(model, context, 1))))
-    return Batch(windows, max(STEP_S_MIN, STEP_S_MARGIN * _run(model, context, windows)))
+    with building(f"no slot fits on {model.device}: the model cannot encode a window"):
+        for missing in (0, FRAME_SAMPLES // 2 + 1):
+            _check_frames(model, context.frames * FRAME_SAMPLES - missing)
+        _run(model, context, 1)
+        if model.device.type == "cuda":
+            windows = min(WINDOWS_MAX, slots, _windows_that_fit(model, context, slots))
+        else:
+            windows = max(1, min(WINDOWS_MAX, slots, int(STEP_S_WANTED / _run(model, context, 1))))
+        return Batch(windows, max(STEP_S_MIN, STEP_S_MARGIN * _run(model, context, windows)))
 
 
 def _windows_that_fit(model: ParakeetModel, context: Context, slots: int) -> int:
@@ -58,8 +59,7 @@ def _windows_that_fit(model: ParakeetModel, context: Context, slots: int) -> int
 
 def _check_frames(model: ParakeetModel, samples: int) -> None:
     """Raises SetupError where the model makes other frames of a window than its parts are cut by."""
-    with building("the model cannot encode a window"):
-        _, frames = model.encode([np.zeros(samples, np.int16)])
+    _, frames = model.encode([np.zeros(samples, np.int16)])
     if frames.tolist() != [frames_of(samples)]:
         raise SetupError(
             f"the model makes {int(frames[0])} frames of {samples} samples, not {frames_of(samples)}: "

@@ -1,0 +1,24 @@
+"""What an error of the Hugging Face hub means for a model that is not on disk."""
+
+from __future__ import annotations
+
+from asr_proto.errors import AsrError, NotYet, SetupError
+
+_PASSING = (408, 425, 429)
+"""Answers of 4xx that another try may change: a time-out, too early, too many requests."""
+
+
+def refusal(model: str, error: Exception) -> AsrError:
+    """NotYet where the hub could not be asked, SetupError where it has answered and will answer the same again."""
+    from huggingface_hub import errors  # noqa: PLC0415 - only for models that are not on disk
+
+    if isinstance(error, errors.GatedRepoError):
+        return SetupError(f"the hub gives {model} to those who accepted its terms: do so, and set HF_TOKEN")
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return SetupError(f"model {model} is neither on disk nor on the hub")
+    if isinstance(error, errors.EntryNotFoundError) and isinstance(error, errors.HfHubHTTPError):
+        return SetupError(f"{model} on the hub lacks the file that is asked for: it is a model of another kind")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None and 400 <= status < 500 and status not in _PASSING:
+        return SetupError(f"the hub refuses {model}, with status {status}")
+    return NotYet(f"model {model} is not on disk and the hub cannot be reached")
