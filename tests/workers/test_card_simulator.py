@@ -47,6 +47,15 @@ def letters(text: str) -> str:
     return text.replace(" ", "")
 
 
+def test_a_released_card_is_free(model: Path) -> None:
+    it = engine(model, device="card:0")
+    with pytest.raises(CardFailed, match="is open already"):
+        engine(model, device="card:0")
+    it.release()
+    it.release()
+    engine(model, device="card:0").release()
+
+
 @pytest.mark.parametrize("resets", [True, False])
 def test_streaming_equals_offline(model: Path, resets: bool) -> None:
     """CAI-16, CAI-17: two state resets, a last chunk that is not whole, and neighbours."""

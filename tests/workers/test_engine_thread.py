@@ -48,6 +48,9 @@ class Noting:
     def in_flight(self) -> tuple[int, ...]:
         return self.held
 
+    def release(self) -> None:
+        self._note("release")
+
     def elective_s(self) -> float:
         return 0.0
 
@@ -234,3 +237,4 @@ def test_stop_waits_for_the_jobs_before() -> None:
     assert [type(result) for result in running.thread.results] == [Opened, Stepped]
     running.thread.submit(Step([]))
     assert len(running.thread.results) == 2
+    assert running.engine.calls[-1] == ("release",)

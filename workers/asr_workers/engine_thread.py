@@ -117,6 +117,7 @@ class EngineThread:
                 result = Crashed(error)
             self.results.append(result)
             self._wake()
+        self._engine.release()
 
     def _perform(self, job: Job) -> Result:
         if isinstance(job, Step):

@@ -135,3 +135,6 @@ class Engine(Protocol):
 
     def close(self, slot: int) -> None:
         """Forget the slot: wipe its state and pending work."""
+
+    def release(self) -> None:
+        """Give the device back. The last call."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import numpy as np
@@ -113,6 +113,11 @@ class CardEngine:
 
     def blocked(self, slot: int) -> bool:
         return False
+
+    def release(self) -> None:
+        """A card that has failed may refuse even this; the end of the process frees it too."""
+        with suppress(CardError):
+            self._card.close_card()
 
     def elective_s(self) -> float:
         """Waiting for the card costs the host nothing; how much the card can do, it has said."""

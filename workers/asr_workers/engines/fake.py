@@ -110,6 +110,9 @@ class FakeEngine:
     def in_flight(self) -> tuple[int, ...]:
         return ()
 
+    def release(self) -> None:
+        """The process's memory is all there is."""
+
     def elective_s(self) -> float:
         return 0.0
 

@@ -142,6 +142,9 @@ class UtteranceEngine(ABC):
     def in_flight(self) -> tuple[int, ...]:
         return ()
 
+    def release(self) -> None:  # noqa: B027 (most have nothing to do)
+        """The process's memory is all there is."""
+
     def elective_s(self) -> float:
         return self._elective_s
 

@@ -143,6 +143,9 @@ class ParakeetEngine:
     def in_flight(self) -> tuple[int, ...]:
         return ()
 
+    def release(self) -> None:
+        """The process's memory is all there is."""
+
     def elective_s(self) -> float:
         return 0.0
 
