@@ -1,7 +1,8 @@
 """Spoken digits for the training scripts: recordings, and endless strings made of them and of synthetic voices.
 
 Recordings are a folder of wav files `DIGIT_SPEAKER_TAKE.wav`, as the Free Spoken Digit Dataset names them. Takes 0 to 4
-of every digit and speaker are the *unseen* recordings: they judge a model and never train one.
+of every digit and speaker are the *unseen* recordings: they judge a model and never train one. So do all recordings of
+the data set's other speakers: they stay *unheard*.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -15,6 +16,8 @@ from augment import RATE_HZ, Audio, add_noise, chance, coloured, cut, distort, l
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 UNSEEN_TAKES = range(5)
+HEARD = ("george", "jackson", "lucas", "nicolas")
+"""The speakers that models are trained on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

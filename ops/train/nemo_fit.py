@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name every torch program uses)
 from augment import Audio
-from digits import WORDS, Strings, recordings, unseen_strings
+from digits import HEARD, WORDS, Strings, recordings, unseen_strings
 from judge import word_error
 from nemo_small import WIDTH, pad, save, start_from, tokenizer, transcribe
 from torch import Tensor
@@ -227,7 +227,7 @@ def train(
     random.seed(plan.seed)  # NeMo draws attention contexts and masks from it
     torch.manual_seed(plan.seed)
     torch.set_num_threads(1)
-    heard = [one for one in recordings(data.directory, unseen=False) if one.speaker not in data.leave_out]
+    heard = recordings(data.directory, unseen=False, speakers=set(HEARD) - set(data.leave_out))
     spoken = voices(data.cache)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer(Path(folder))

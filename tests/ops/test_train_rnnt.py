@@ -1,0 +1,33 @@
+"""What the RNN-T's training does after it: the price of silence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "ops" / "train"))  # scripts, not a package
+
+pytest.importorskip("torch", reason="needs the extra card")
+
+import rnnt
+from digits import load
+from rnnt_judge import as_heard, in_torch
+
+
+def tokens(offset: float) -> list[int]:
+    """Of one clip of four digits or so."""
+    found = rnnt.checkpoint.load(ROOT / "ops" / "models" / "digits-rnnt.pt")
+    clip = load(sorted((ROOT / "tests" / "data" / "digits").glob("*.flac"))[0])
+    heard = in_torch(rnnt.with_blank(found, offset))(as_heard(np.pad(clip, 8000)))
+    return [token for _, token in heard]
+
+
+def test_the_dearer_silence_is_the_more_is_said() -> None:
+    assert tokens(1e4) == []
+    plain = tokens(0.0)
+    assert plain
+    assert len(tokens(-6.0)) > len(plain)
