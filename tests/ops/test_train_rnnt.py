@@ -13,9 +13,9 @@ sys.path.insert(0, str(ROOT / "ops" / "train"))  # scripts, not a package
 
 pytest.importorskip("torch", reason="needs the extra card")
 
-import rnnt
-from digits import load
-from rnnt_judge import as_heard, in_torch
+import rnnt  # noqa: E402
+from digits import load  # noqa: E402
+from rnnt_judge import as_heard, in_torch  # noqa: E402
 
 
 def tokens(offset: float) -> list[int]:
