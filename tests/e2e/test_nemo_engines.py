@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jiwer
 import numpy as np
@@ -14,7 +17,7 @@ import soundfile
 
 from asr_proto.audio import Pcm16
 from tests.e2e.clients import Native, converse, cut
-from tests.e2e.service import ROOT, Pool, eventually
+from tests.e2e.service import ROOT, Pool, environment, eventually, free_port
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
@@ -143,6 +146,29 @@ def test_sessions_at_once_over_parakeet(parakeet: Pool) -> None:
     alone = [converse(parakeet.url, cut(pcm.tobytes(), 3200)).text for pcm in RECORDINGS[:4]]
     assert together[:4] == alone
     assert wer(together) <= WER_MAX
+
+
+@pytest.mark.parametrize("engine", ["fastconformer", "parakeet"])
+def test_a_model_that_does_not_load_is_one_sentence_and_never_tried_again(engine: str, tmp_path: Path) -> None:
+    """A cut file; with asr serve the whole service ends, and does not start its worker again and again."""
+    cut_off = tmp_path / "cut.nemo"
+    cut_off.write_bytes(FASTCONFORMER.read_bytes()[:100_000])
+    with Pool(workers=[]) as pool:
+        worker = pool.add_worker(f"--engine={engine}", f"--model={cut_off}")
+        assert worker.wait() == 2
+        worker.wait_for(f"asr-worker: {cut_off} ")
+        assert not any("Traceback" in line or "registered" in line for line in worker.lines)
+    options = (f"--engine={engine}", f"--worker-arg=--model={cut_off}", f"--listen=127.0.0.1:{free_port()}")
+    served = subprocess.run(
+        [sys.executable, "-m", "asr_ops.cli", "serve", *options],
+        env=environment() | {"ASR_RUN_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert served.returncode == 2
+    assert (served.stdout + served.stderr).count(f"asr-worker: {cut_off} ") == 1
 
 
 def test_a_lost_worker_costs_no_word() -> None:

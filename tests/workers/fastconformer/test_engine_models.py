@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import yaml
 
 from asr_proto.errors import SetupError
@@ -21,8 +22,9 @@ from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastCo
 from asr_workers.engines.fastconformer.shape import Unsupported  # noqa: E402
 from asr_workers.engines.token_text import TokenAt, TokenText  # noqa: E402
 from tests.workers.fastconformer import random_models as random  # noqa: E402
-from tests.workers.nemo_parts import feed, finals  # noqa: E402
+from tests.workers.nemo_parts import feed, finals, settle  # noqa: E402
 
+ROOT = Path(__file__).parents[3]
 RECORDINGS = ((4.0, 0), (2.3, 1), (5.1, 2), (3.7, 6))
 """Seconds and seeds."""
 
@@ -49,6 +51,38 @@ def engine(checkpoint: Path, **changes: Any) -> FastConformerEngine:
 
 def text(outputs: Sequence[Output]) -> str:
     return " ".join(final.text for final in finals(outputs))
+
+
+@pytest.mark.parametrize("context", [(70, 0), (70, 1), (70, 13)])
+@pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
+def test_lean_and_nemo_hear_the_same_digits(decoder: str, context: tuple[int, int]) -> None:
+    """The trained model, streaming: six sessions in one batch, words with their times."""
+    folder = ROOT / "tests" / "data" / "digits"
+    clips = sorted(folder.glob("*.flac"))[::3]
+    pcms = [soundfile.read(clip, dtype="int16")[0] for clip in clips]
+    said = []
+    for implementation in ("lean", "nemo"):
+        it = engine(
+            ROOT / "ops" / "models" / "digits-fastconformer.nemo",
+            implementation=implementation,
+            decoder=decoder,
+            att_context=context,
+            slots=len(pcms),
+            endpoint_ms=960,
+        )
+        size = it.spec.chunk_samples
+        for slot in range(len(pcms)):
+            it.open(slot, SlotOptions(), None)
+        outputs: list[Output] = []
+        for start in range(0, max(map(len, pcms)), size):
+            live = [slot for slot, pcm in enumerate(pcms) if start < len(pcm)]
+            chunks = [
+                Chunk(slot, pcms[slot][start : start + size], flush=start + size >= len(pcms[slot])) for slot in live
+            ]
+            outputs += it.step(chunks, 0.0) + settle(it)
+        said.append([(final.slot, final.text, final.start_sample, final.end_sample) for final in finals(outputs)])
+    assert said[0] == said[1]
+    assert sum(len(text.split()) for _, text, _, _ in said[0]) > 20
 
 
 @pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
