@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import shutil
 import subprocess
 import sys
@@ -48,16 +49,25 @@ def test_every_package_folder_has_an_init() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that the checkout stays as it is."""
-    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to build from, so that the checkout stays as it is."""
+    copy = tmp_path_factory.mktemp("source")
     for root in SOURCE_ROOTS:
-        shutil.copytree(ROOT / root, copy / root, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / root, copy / root, ignore=shutil.ignore_patterns("__pycache__", ".venv", "*.so"))
     for name in METADATA_FILES:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy)
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *_isolation(), f"--wheel-dir={out}", copy]
-    subprocess.run(build, check=True, capture_output=True, text=True)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(source, tmp_path_factory.mktemp("wheel"))
+
+
+def built(source: Path, out: Path, **more: str) -> Path:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *_isolation(), f"--wheel-dir={out}", source]
+    subprocess.run(build, check=True, capture_output=True, text=True, env=os.environ | more)
     return next(out.glob("asr_pool-*.whl"))
 
 
@@ -68,6 +78,25 @@ def _isolation() -> list[str]:
     except metadata.PackageNotFoundError:
         recent = False
     return ["--no-build-isolation"] if recent else []
+
+
+def names_in(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+def test_the_wheel_holds_the_simulator_and_the_card_interface(wheel: Path) -> None:
+    names = names_in(wheel)
+    assert any(name.startswith("asr_workers/cards/_simulator") for name in names)
+    assert "asr_workers/cards/include/asr_card.h" in names
+
+
+def test_without_a_compiler_there_is_a_wheel_without_the_simulator(source: Path, tmp_path: Path) -> None:
+    shutil.rmtree(source / "build", ignore_errors=True)
+    names = names_in(built(source, tmp_path, CC="false"))
+    assert not any(name.startswith("asr_workers/cards/_simulator") for name in names)
+    assert "asr_workers/cards/abi.py" in names
 
 
 def test_the_wheel_holds_every_module_and_command(wheel: Path) -> None:
