@@ -15,7 +15,7 @@ from asr_workers.cards.failure import EXIT_CODE
 from asr_workers.cards.library import CardLibrary
 from tests.cards.reference import speechlike
 from tests.e2e.clients import Caiman, Native, converse, cut
-from tests.e2e.service import Pool
+from tests.e2e.service import Pool, Serve
 from tests.workers.card_parts import recognised, write_model
 
 FRAME = 1920
@@ -145,6 +145,24 @@ def test_a_card_that_fails(model: Path, fault: str) -> None:
         assert [final["utterance"] for final in client.of("final")] == list(range(len(client.of("final"))))
         assert pool.workers[0].wait() == EXIT_CODE
         pool.workers[0].wait_for("card:0 (failed|hangs)")
+
+
+def test_a_card_that_failed_serves_again_after_its_self_test(model: Path) -> None:
+    """Under asr serve, with no other worker: the session waits for it, and says what an undisturbed one says."""
+    fault = f"--card-options=fault=ecc@{selftest.SUBMITS + 290}"
+    args = [f"--worker-arg={arg}" for arg in card(model, fault)[1:]]
+    with Serve(*args, engine="card") as serve:
+        before = serve.children()
+        with Native(serve.url) as client:
+            client.send(*cut(PCM, FRAME))
+            client.until("migrating")
+            client.stop()
+        assert letters(client.text) == expected(model, PCM)
+        serve.wait_whole()
+        (name,) = [name for name in before if name.startswith("worker")]
+        serve.wait_replaced(name, before)
+        assert letters(converse(serve.url, cut(PCM, FRAME)).text) == expected(model, PCM)
+        serve.wait_sessions(0)
 
 
 def test_a_card_that_fails_its_self_test_does_not_serve(model: Path) -> None:
