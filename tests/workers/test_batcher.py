@@ -14,9 +14,9 @@ CHUNK_S = 0.06
 
 def batcher(slots: int = 8, batch_max: int | None = None) -> Batcher:
     """All slots open."""
-    it = Batcher(slots, CHUNK_S, batch_max)
+    it = Batcher(slots, batch_max)
     for slot in range(slots):
-        it.open(slot)
+        it.open(slot, CHUNK_S)
     return it
 
 
@@ -145,7 +145,7 @@ def test_a_reused_slot_knows_nothing_of_its_last_user() -> None:
     it.close(0)
     assert it.waiting() == 0
     assert it.pick() == []
-    it.open(0)
+    it.open(0, CHUNK_S)
     assert it.pick() == []
     it.submit(0, 6.0)
     assert it.due(0) == 6.0
@@ -195,3 +195,16 @@ def test_uploads_share_what_is_left(batch_max: int, turns: int) -> None:
             counts[slot] += 1
             it.resubmit(slot)
     assert max(counts) - min(counts) <= 1
+
+
+def test_each_slot_has_its_own_pace() -> None:
+    """The chunk after the next is due a chunk of that session later, less what it wins back."""
+    it = Batcher(2)
+    for slot, chunk_s in ((0, 0.08), (1, 1.12)):
+        it.open(slot, chunk_s)
+        it.submit(slot, 5.0)
+    assert it.pick() == [0, 1]
+    for slot in (1, 0):
+        it.resubmit(slot)
+    assert close(it.due(0), 5.0 + PACE * 0.08) and close(it.due(1), 5.0 + PACE * 1.12)
+    assert it.pick() == [0, 1]

@@ -48,6 +48,9 @@ class Noting:
     def in_flight(self) -> tuple[int, ...]:
         return self.held
 
+    def chunk_samples(self, look_ahead_ms: int | None) -> int:
+        return self.spec.chunk_samples
+
     def release(self) -> None:
         self._note("release")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,20 @@ def test_a_worker_registers_until_it_is_welcome() -> None:
     assert isinstance(heartbeat.message, m.WorkerHeartbeat)
     assert it.tick(4.9) == []
     assert len(it.tick(0.1)) == 1
+
+
+def test_a_session_waits_for_a_chunk_of_its_own_look_ahead() -> None:
+    """YAP-24. Not for the worker's: words of a session that wants them early would come with those of the patient."""
+    it = Bench()
+    it.core = Sessions("w", SPEC, it.now, lambda look_ahead_ms: CHUNK if look_ahead_ms is None else CHUNK // 2)
+    it.tell(WELCOME)
+    for lease, look_ahead_ms in ((1, None), (2, 0)):
+        it.grant(lease, lease - 1, setup=replace(SETUP, look_ahead_ms=look_ahead_ms))
+        it.core.opened(lease - 1, lease)
+        it.audio(lease, CHUNK // 2)
+    assert [(chunk.slot, len(chunk.pcm)) for chunk in it.step()] == [(1, CHUNK // 2)]
+    it.audio(1, CHUNK // 2, first=CHUNK // 2)
+    assert [(chunk.slot, len(chunk.pcm)) for chunk in it.step()] == [(0, CHUNK)]
 
 
 def test_heartbeats_carry_the_load(bench: Bench) -> None:

@@ -20,31 +20,35 @@ PACE = 0.9
 class Batcher:
     """`slots` places, at most `batch_max` of them in one step. Times are seconds on one monotonic clock."""
 
-    def __init__(self, slots: int, chunk_s: float, batch_max: int | None = None) -> None:
-        assert slots > 0 and chunk_s > 0
-        self._chunk_s = chunk_s
+    def __init__(self, slots: int, batch_max: int | None = None) -> None:
+        assert slots > 0
+        self._pace_s: NDArray[np.float64] = np.zeros(slots)
         self._batch_max = batch_max or slots
         self._ready: NDArray[np.bool_] = np.zeros(slots, dtype=np.bool_)
         self._due: NDArray[np.float64] = np.full(slots, NEVER)
 
-    def open(self, slot: int) -> None:
-        """A fresh session took this slot."""
+    def open(self, slot: int, chunk_s: float) -> None:
+        """A fresh session took this slot; its chunks last so long."""
+        assert chunk_s > 0
+        self.close(slot)
+        self._pace_s[slot] = PACE * chunk_s
+
+    def close(self, slot: int) -> None:
+        """The slot is free."""
         self._ready[slot] = False
         self._due[slot] = NEVER
-
-    close = open
 
     def submit(self, slot: int, now: float) -> None:
         """The slot's next chunk is complete. Idempotent until it is picked."""
         if not self._ready[slot]:
             self._ready[slot] = True
-            self._due[slot] = max(self._due[slot] + PACE * self._chunk_s, now)
+            self._due[slot] = max(self._due[slot] + self._pace_s[slot], now)
 
     def resubmit(self, slot: int) -> None:
         """One more chunk was complete already when the last one was picked. Idempotent like `submit`."""
         if not self._ready[slot]:
             self._ready[slot] = True
-            self._due[slot] += PACE * self._chunk_s
+            self._due[slot] += self._pace_s[slot]
 
     def due(self, slot: int) -> float:
         """Deadline of the slot's next or last picked chunk."""

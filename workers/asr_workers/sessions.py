@@ -6,7 +6,7 @@ engine* when the step ran (`speaking`), not to the one that holds it now: a reus
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from asr_proto import messages as m
@@ -65,15 +65,19 @@ Command = Send | OpenSlot | CloseSlot | CheckpointSlot | Quit
 class Sessions:
     """The whole state of a worker outside its engine."""
 
-    def __init__(self, name: str, spec: m.Spec, now: float) -> None:
+    def __init__(
+        self, name: str, spec: m.Spec, now: float, chunk_samples: Callable[[int | None], int] | None = None
+    ) -> None:
+        """`chunk_samples`: of a session with that look-ahead in ms, where it is not the same for all."""
         self.name, self.spec = name, spec
+        self._chunk_samples = chunk_samples or (lambda _: spec.chunk_samples)
         self.load = LoadMeter(now)
         self.registered = False
         self.draining = False
         self._sessions: dict[int, Session] = {}
         self._by_slot: dict[int, Session] = {}
         self._speaking: dict[int, int] = {}
-        self._batcher = Batcher(spec.slots, spec.chunk_samples / SAMPLE_RATE)
+        self._batcher = Batcher(spec.slots)
         self._outbox: dict[bytes, list[m.FrameOut]] = {}
         self._heartbeat_s = REGISTER_S
         self._heartbeat_at = now
@@ -223,9 +227,10 @@ class Sessions:
 
     def _granted(self, grant: m.Grant, setup: m.Setup) -> list[Command]:
         setup = replace(setup, partials=setup.partials or (setup.appends and self.spec.appends))
-        session = Session(grant, setup, self.spec.chunk_samples)
+        chunk_samples = self._chunk_samples(setup.look_ahead_ms)
+        session = Session(grant, setup, chunk_samples)
         self._sessions[grant.lease] = self._by_slot[grant.slot] = session
-        self._batcher.open(grant.slot)
+        self._batcher.open(grant.slot, chunk_samples / SAMPLE_RATE)
         snapshot = Snapshot(setup.commit.samples, setup.commit.state) if setup.commit else None
         options = SlotOptions(setup.language, setup.partials, setup.look_ahead_ms)
         return [OpenSlot(grant.lease, grant.slot, options, snapshot)]

@@ -59,7 +59,7 @@ class Worker:
         self._links = [Link(self._context, broker) for broker in config.brokers]
         self._broken: set[int] = set()
         """Links whose connection ended."""
-        self._sessions = Sessions(config.name, engine.spec, time.monotonic())
+        self._sessions = Sessions(config.name, engine.spec, time.monotonic(), engine.chunk_samples)
         self._brokers = Brokers(self._sessions, len(self._links))
         self._collector = WorkerCollector(config.name)
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None

@@ -327,6 +327,13 @@ def test_a_reused_slot_is_wiped() -> None:
     assert feed(it, 0, TALK) == hear(TALK)
 
 
+def test_a_chunk_is_a_step_of_the_sessions_look_ahead() -> None:
+    """80 ms of audio are a frame; the look-ahead comes with it."""
+    it = engine()
+    assert it.chunk_samples(None) == it.spec.chunk_samples == 2 * 1280
+    assert [it.chunk_samples(ms) for ms in (0, 80, 480, 1040, 5000)] == [1280, 2560, 8960, 17_920, 17_920]
+
+
 def test_look_aheads_are_the_models() -> None:
     """YAP-04, YAP-24. The longest within what the session allows; other contexts do not start."""
     it = engine(att_context=(70, 13))

@@ -105,6 +105,9 @@ class Engine(Protocol):
     @property
     def spec(self) -> Spec: ...
 
+    def chunk_samples(self, look_ahead_ms: int | None) -> int:
+        """What one step takes from a session with this look-ahead. Asked from another thread than all else."""
+
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
         """Take a free slot into use, continuing from `snapshot` where given. Raises BadRequest."""
 

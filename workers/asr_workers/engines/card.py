@@ -114,6 +114,10 @@ class CardEngine:
     def blocked(self, slot: int) -> bool:
         return False
 
+    def chunk_samples(self, look_ahead_ms: int | None) -> int:
+        """The same for all."""
+        return self.spec.chunk_samples
+
     def release(self) -> None:
         """A card that has failed may refuse even this; the end of the process frees it too."""
         with suppress(CardError):

@@ -142,6 +142,10 @@ class UtteranceEngine(ABC):
     def in_flight(self) -> tuple[int, ...]:
         return ()
 
+    def chunk_samples(self, look_ahead_ms: int | None) -> int:
+        """The same for all."""
+        return self.spec.chunk_samples
+
     def release(self) -> None:  # noqa: B027 (most have nothing to do)
         """The process's memory is all there is."""
 

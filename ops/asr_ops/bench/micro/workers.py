@@ -25,7 +25,10 @@ def sessions_costs() -> list[Cost]:
 
 
 def _batcher(slots: int) -> list[Cost]:
-    laps, whole, part = Laps(), Batcher(slots, CHUNK_S), Batcher(slots, CHUNK_S, BATCH)
+    laps, whole, part = Laps(), Batcher(slots), Batcher(slots, BATCH)
+    for slot in range(slots):
+        whole.open(slot, CHUNK_S)
+        part.open(slot, CHUNK_S)
     submit, pick, pick_some = f"submit, {slots} slots", f"pick all of {slots}", f"pick {BATCH} of {slots}"
 
     def fill(batcher: Batcher) -> None:

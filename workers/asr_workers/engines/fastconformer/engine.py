@@ -133,14 +133,13 @@ class FastConformerEngine:
 
     @property
     def spec(self) -> Spec:
-        chunk_samples = self._model.geometry(self._right).later_frames * self._model.mel.hop_samples
         longest = max(self._model.rights) + 1
         return Spec(
             engine="fastconformer",
             model=served_name(self._config.model),
             languages=self._languages,
             slots=self._sized.slots,
-            chunk_samples=chunk_samples,
+            chunk_samples=self.chunk_samples(None),
             uncommitted_s_max=self._rules.uncommitted_s_max + longest * FRAME_MS / 1000,
             device=self._config.device,
             step_s_p99=self._step_s_p99,
@@ -173,6 +172,10 @@ class FastConformerEngine:
 
     def in_flight(self) -> tuple[int, ...]:
         return ()
+
+    def chunk_samples(self, look_ahead_ms: int | None) -> int:
+        """A step of the session's own look-ahead: waiting for more would make its words late."""
+        return self._model.geometry(self._right_for(look_ahead_ms)).later_frames * self._model.mel.hop_samples
 
     def release(self) -> None:
         """The process's memory is all there is."""

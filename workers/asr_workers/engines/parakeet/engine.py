@@ -143,6 +143,10 @@ class ParakeetEngine:
     def in_flight(self) -> tuple[int, ...]:
         return ()
 
+    def chunk_samples(self, look_ahead_ms: int | None) -> int:
+        """The same for all."""
+        return self.spec.chunk_samples
+
     def release(self) -> None:
         """The process's memory is all there is."""
 
