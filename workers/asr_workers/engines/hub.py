@@ -14,7 +14,7 @@ def refusal(model: str, error: Exception) -> AsrError:
 
     if isinstance(error, errors.GatedRepoError):
         return SetupError(f"the hub gives {model} to those who accepted its terms: do so, and set HF_TOKEN")
-    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+    if isinstance(error, errors.RepositoryNotFoundError | ValueError):
         return SetupError(f"model {model} is neither on disk nor on the hub")
     if isinstance(error, errors.EntryNotFoundError) and isinstance(error, errors.HfHubHTTPError):
         return SetupError(f"{model} on the hub lacks the file that is asked for: it is a model of another kind")
