@@ -30,7 +30,7 @@ CLIPS = [json.loads(line) for line in (DIGITS / "manifest.jsonl").read_text(enco
 FASTCONFORMER = ROOT / "ops" / "models" / "digits-fastconformer.nemo"
 PARAKEET = ROOT / "ops" / "models" / "digits-tdt.nemo"
 SESSIONS = 16
-WER_MAX = 0.05
+WER_MAX = 0.03
 
 
 def pcm_of(clip: dict[str, str]) -> Pcm16:
