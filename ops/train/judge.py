@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 import jiwer
-import numpy as np
 import torch
 from augment import Audio
 from digits import WORDS, unseen_strings
 from nemo_small import transcribe
 
+from asr_proto.audio import from_float32
 from asr_workers.engines.base import Chunk, Engine, Hypothesis, SlotOptions
 from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine
 from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine
@@ -48,7 +48,7 @@ def by_engine(name: str, model: Path, context: tuple[int, int] | None) -> Recogn
 
 
 def _streamed(engine: Engine, audio: Audio) -> str:
-    pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+    pcm = from_float32(audio)
     size, texts = engine.spec.chunk_samples, []
     engine.open(0, SlotOptions(), None)
     for start in range(0, len(pcm), size):

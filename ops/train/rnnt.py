@@ -330,7 +330,7 @@ def train(
     leave_out: str | None,
 ) -> None:
     """Train on the recordings and on synthetic voices; the checkpoint is written every 200 steps and at the end."""
-    heard = recordings(folder, unseen=False, speakers={speaker for speaker in HEARD if speaker != leave_out})
+    heard = recordings(folder, unseen=False, speakers=set(HEARD) - {leave_out})
     spoken = voices(cache)
     clean = Strings(heard, seed, digits_max=4, augment=False)
     full = Strings(heard, seed + 1, voices=spoken, voice_share=voice_share, digits_max=7)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +15,7 @@ import soundfile
 
 from asr_proto.audio import Pcm16
 from tests.e2e.clients import Native, converse, cut
-from tests.e2e.service import ROOT, Pool, environment, eventually, free_port
+from tests.e2e.service import ROOT, Pool, asr, eventually, free_port
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
@@ -158,15 +156,8 @@ def test_a_model_that_does_not_load_is_one_sentence_and_never_tried_again(engine
         assert worker.wait() == 2
         worker.wait_for(f"asr-worker: {cut_off} ")
         assert not any("Traceback" in line or "registered" in line for line in worker.lines)
-    options = (f"--engine={engine}", f"--worker-arg=--model={cut_off}", f"--listen=127.0.0.1:{free_port()}")
-    served = subprocess.run(
-        [sys.executable, "-m", "asr_ops.cli", "serve", *options],
-        env=environment() | {"ASR_RUN_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    place = (f"--listen=127.0.0.1:{free_port()}", f"--run-dir={tmp_path}")
+    served = asr("serve", f"--engine={engine}", f"--worker-arg=--model={cut_off}", *place)
     assert served.returncode == 2
     assert (served.stdout + served.stderr).count(f"asr-worker: {cut_off} ") == 1
 

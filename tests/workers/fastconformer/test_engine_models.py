@@ -175,16 +175,15 @@ def _prompt(_: dict[str, Any], weights: dict[str, Any]) -> None:
     weights["prompt_kernel.0.weight"] = torch.zeros(2, 2)
 
 
-def _without_dropout(_: dict[str, Any], weights: dict[str, Any]) -> None:
-    for kind in ("weight", "bias"):
-        weights[f"joint.joint_net.1.{kind}"] = weights.pop(f"joint.joint_net.2.{kind}")
-    name = "joint.joint_net.1.weight"
-    weights[name] = torch.cat((weights[name], weights[name][:1]))
-
-
 def _vocabulary(_: dict[str, Any], weights: dict[str, Any]) -> None:
     name = "joint.joint_net.2.weight"
     weights[name] = torch.cat((weights[name], weights[name][:1]))
+
+
+def _without_dropout(config: dict[str, Any], weights: dict[str, Any]) -> None:
+    _vocabulary(config, weights)
+    for kind in ("weight", "bias"):
+        weights[f"joint.joint_net.1.{kind}"] = weights.pop(f"joint.joint_net.2.{kind}")
 
 
 @pytest.mark.parametrize(

@@ -100,13 +100,14 @@ Output = Hypothesis | Advanced | Voice | Drained
 
 
 class Engine(Protocol):
-    """The whole interface between a worker and a model."""
+    """The whole interface between a worker and a model. Engines derive from it: what has a default, few need."""
 
     @property
     def spec(self) -> Spec: ...
 
     def chunk_samples(self, look_ahead_ms: int | None) -> int:
         """What one step takes from a session with this look-ahead. Asked from another thread than all else."""
+        return self.spec.chunk_samples
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
         """Take a free slot into use, continuing from `snapshot` where given. Raises BadRequest."""
@@ -132,12 +133,15 @@ class Engine(Protocol):
 
         Asked after every step. Empty where a step waits for its own chunks.
         """
+        return ()
 
     def elective_s(self) -> float:
         """Seconds of the last step that went into what is left out when there is too much to do."""
+        return 0.0
 
     def close(self, slot: int) -> None:
         """Forget the slot: wipe its state and pending work."""
 
     def release(self) -> None:
-        """Give the device back. The last call."""
+        """Give the device back, where more than the process's memory is held. The last call."""
+        return

@@ -17,10 +17,11 @@ import numpy as np
 
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
+from asr_proto.messages import Spec
 from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import CardError, CardStatus
 from asr_workers.cards.traffic import Decoded, Traffic
-from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
 from asr_workers.engines.card_setup import CardConfig, ready
 from asr_workers.engines.card_slots import CHUNKS_ON_THEIR_WAY_MAX, CardSlots, Segment, Speaker
 from asr_workers.engines.card_stream import Stream
@@ -31,12 +32,12 @@ POLL_S = 0.002
 """How long a step waits for what comes back: new audio waits no longer for the next one."""
 
 
-class CardEngine:
+class CardEngine(Engine):
     """See the module's docstring; the interface is engines.base.Engine. Raises SetupError when it cannot serve."""
 
     def __init__(self, config: CardConfig) -> None:
         made = ready(config)
-        self.spec = made.spec
+        self._spec = made.spec
         self._name, self._rule = config.device, config.rule
         self._card, self._text = made.card, made.text
         self._traffic = Traffic[tuple[Speaker, Segment]](made.card, config.device, made.tokens_max, made.hang_s)
@@ -51,6 +52,10 @@ class CardEngine:
         self._outputs: list[Output] = []
         """Of chunks that came back outside of a step."""
         self._waited_s = 0.0
+
+    @property
+    def spec(self) -> Spec:
+        return self._spec
 
     # ---- Slots ----
 
@@ -113,10 +118,6 @@ class CardEngine:
 
     def blocked(self, slot: int) -> bool:
         return False
-
-    def chunk_samples(self, look_ahead_ms: int | None) -> int:
-        """The same for all."""
-        return self.spec.chunk_samples
 
     def release(self) -> None:
         """A card that has failed may refuse even this; the end of the process frees it too."""

@@ -16,7 +16,7 @@ import msgpack
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
 from asr_proto.messages import EndpointKind, Spec
-from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Hypothesis, Output, SlotOptions, Snapshot
 
 CHUNK_SAMPLES = 960
 WORD_SAMPLES = 4000
@@ -65,13 +65,13 @@ class _Slot:
     words: list[str] = field(default_factory=list)
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """See the module's docstring; the interface is engines.base.Engine."""
 
     def __init__(self, config: FakeConfig) -> None:
         self._config = config
         self._slots: dict[int, _Slot] = {}
-        self.spec = Spec(
+        self._spec = Spec(
             engine="fake",
             model="fake",
             languages=("en",),
@@ -81,6 +81,10 @@ class FakeEngine:
             device="none",
             step_s_p99=max(STEP_S_MIN, (config.step_ms + config.chunk_ms * config.slots) / 1000),
         )
+
+    @property
+    def spec(self) -> Spec:
+        return self._spec
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
         if options.language.partition("-")[0].lower() not in ("", "en"):
@@ -106,19 +110,6 @@ class FakeEngine:
 
     def blocked(self, slot: int) -> bool:
         return False
-
-    def in_flight(self) -> tuple[int, ...]:
-        return ()
-
-    def chunk_samples(self, look_ahead_ms: int | None) -> int:
-        """The same for all."""
-        return self.spec.chunk_samples
-
-    def release(self) -> None:
-        """The process's memory is all there is."""
-
-    def elective_s(self) -> float:
-        return 0.0
 
     def close(self, slot: int) -> None:
         del self._slots[slot]

@@ -16,9 +16,9 @@ def refusal(model: str, error: Exception) -> AsrError:
         return SetupError(f"the hub gives {model} to those who accepted its terms: do so, and set HF_TOKEN")
     if isinstance(error, errors.RepositoryNotFoundError | ValueError):
         return SetupError(f"model {model} is neither on disk nor on the hub")
-    if isinstance(error, errors.EntryNotFoundError) and isinstance(error, errors.HfHubHTTPError):
+    if isinstance(error, errors.RemoteEntryNotFoundError):
         return SetupError(f"{model} on the hub lacks the file that is asked for: it is a model of another kind")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None and 400 <= status < 500 and status not in _PASSING:
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+    if 400 <= status < 500 and status not in _PASSING:
         return SetupError(f"the hub refuses {model}, with status {status}")
     return NotYet(f"model {model} is not on disk and the hub cannot be reached")

@@ -19,7 +19,7 @@ import onnxruntime
 from asr_proto.audio import SAMPLE_RATE, Pcm16
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Spec
-from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot, Voice
+from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Hypothesis, Output, SlotOptions, Snapshot, Voice
 from asr_workers.engines.decode_queue import BatchLimits, Decode, next_batch
 from asr_workers.engines.rolling import Settled
 from asr_workers.engines.segmenter import Found, Segment, Segmenter
@@ -81,7 +81,7 @@ class _Slot:
     partial: _Partial | None = None
 
 
-class UtteranceEngine(ABC):
+class UtteranceEngine(Engine, ABC):
     """Engine of asr_workers.engines.base, but for the model."""
 
     def __init__(
@@ -130,7 +130,7 @@ class UtteranceEngine(ABC):
         self._slots.pop(slot, None)
         self._segmenter.close(slot)
 
-    def checkpoint(self, slot: int) -> None:  # noqa: B027 - it is meant to do nothing
+    def checkpoint(self, slot: int) -> None:
         """The segmenter's own commits are never far: an utterance has a longest length."""
 
     def blocked(self, slot: int) -> bool:
@@ -138,16 +138,6 @@ class UtteranceEngine(ABC):
 
     def pending(self) -> bool:
         return next(self._decodes(), None) is not None
-
-    def in_flight(self) -> tuple[int, ...]:
-        return ()
-
-    def chunk_samples(self, look_ahead_ms: int | None) -> int:
-        """The same for all."""
-        return self.spec.chunk_samples
-
-    def release(self) -> None:  # noqa: B027 (most have nothing to do)
-        """The process's memory is all there is."""
 
     def elective_s(self) -> float:
         return self._elective_s

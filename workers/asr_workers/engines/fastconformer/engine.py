@@ -15,7 +15,7 @@ import torch
 
 from asr_proto.errors import SetupError
 from asr_proto.messages import STATE_BYTES_MAX, Spec
-from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
 from asr_workers.engines.fastconformer.load import load
 from asr_workers.engines.fastconformer.mel import StreamingMel
 from asr_workers.engines.fastconformer.sizing import sized
@@ -116,7 +116,7 @@ class _Slot:
         return chunk
 
 
-class FastConformerEngine:
+class FastConformerEngine(Engine):
     """Engine of asr_workers.engines.base. Raises SetupError where it cannot run."""
 
     def __init__(self, config: FastConformerConfig, load: Callable[[ModelSettings], StreamingModel] = load) -> None:
@@ -170,18 +170,9 @@ class FastConformerEngine:
     def pending(self) -> bool:
         return any(slot.ready for slot in self._slots.values())
 
-    def in_flight(self) -> tuple[int, ...]:
-        return ()
-
     def chunk_samples(self, look_ahead_ms: int | None) -> int:
         """A step of the session's own look-ahead: waiting for more would make its words late."""
         return self._model.geometry(self._right_for(look_ahead_ms)).later_frames * self._model.mel.hop_samples
-
-    def release(self) -> None:
-        """The process's memory is all there is."""
-
-    def elective_s(self) -> float:
-        return 0.0
 
     def checkpoint(self, slot: int) -> Advanced | None:
         return Advanced(slot, self._snapshot(self._slots[slot])) if self._rules.cuts else None

@@ -54,11 +54,10 @@ def _loaded(checkpoint: Checkpoint, settings: ModelSettings) -> StreamingModel:
 def _check_tokens(checkpoint: Checkpoint, decoder: Decoder) -> None:
     """Raises SetupError where the decoder's tokens are not those of the tokenizer."""
     pieces = len(TokenText(checkpoint.tokenizer))
+    names = CTC_OUTPUTS if decoder == "ctc" else (joint_output(checkpoint.weights),)
     # The last layer's weights: a row for each token, then one for the blank.
-    last = joint_output(checkpoint.weights)
-    for name in CTC_OUTPUTS if decoder == "ctc" else (last,) if last else ():
-        output = checkpoint.weights.get(name)
-        if output is not None and output.shape[0] != pieces + 1:
+    for output in (checkpoint.weights[name] for name in names if name in checkpoint.weights):
+        if output.shape[0] != pieces + 1:
             raise SetupError(
                 f"{checkpoint.path} has a tokenizer of {pieces} tokens, but its {decoder} decoder knows "
                 f"{output.shape[0] - 1}"

@@ -18,7 +18,7 @@ import torch
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Spec
-from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
 from asr_workers.engines.held_audio import HeldAudio
 from asr_workers.engines.nemo_names import check_language, languages_of, served_name
 from asr_workers.engines.parakeet.model import DEFAULT_MODEL, ModelSettings, ParakeetModel, Precision
@@ -89,7 +89,7 @@ class _Slot:
         return Place(min(place.sample, self.speaker.utterance.needed), self.first).needed(context)
 
 
-class ParakeetEngine:
+class ParakeetEngine(Engine):
     """Engine of asr_workers.engines.base. Raises SetupError where it cannot run."""
 
     def __init__(self, config: ParakeetConfig, load: Callable[[ModelSettings], ParakeetModel] = ParakeetModel) -> None:
@@ -139,19 +139,6 @@ class ParakeetEngine:
 
     def pending(self) -> bool:
         return any(slot.flushing or self._window(slot) is not None for slot in self._slots.values())
-
-    def in_flight(self) -> tuple[int, ...]:
-        return ()
-
-    def chunk_samples(self, look_ahead_ms: int | None) -> int:
-        """The same for all."""
-        return self.spec.chunk_samples
-
-    def release(self) -> None:
-        """The process's memory is all there is."""
-
-    def elective_s(self) -> float:
-        return 0.0
 
     def checkpoint(self, slot: int) -> Advanced:
         return Advanced(slot, self._snapshot(self._slots[slot]))
