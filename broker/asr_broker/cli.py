@@ -8,8 +8,8 @@ import click
 
 from asr_broker.loop import Broker, BrokerConfig, signals
 from asr_broker.peers import Timing
-from asr_proto import curve, settings
-from asr_proto.supervised import watch_parent
+from asr_process import curve, settings
+from asr_process.supervised import watch_parent
 
 
 @settings.command("asr-broker")

@@ -25,9 +25,9 @@ import structlog
 import zmq
 from zmq.utils import z85
 
-from asr_proto import certificates, settings
-from asr_proto.certificates import Pair
-from asr_proto.curve import FAILURES, BrokerKeys, Seldom
+from asr_process import certificates, settings
+from asr_process.certificates import Pair
+from asr_process.curve import FAILURES, BrokerKeys, Seldom
 from asr_proto.errors import SetupError, cannot_listen
 
 log = structlog.get_logger()

@@ -33,11 +33,12 @@ from asr_broker.leadership import Leadership, Role
 from asr_broker.metrics import BrokerCollector, Snapshot
 from asr_broker.peers import DEFAULT_TIMING, Timing
 from asr_broker.routing import Routing
-from asr_proto import curve, wire
+from asr_process import curve
+from asr_process.metrics import MetricsServer
+from asr_process.notify import Unit
 from asr_proto import messages as m
+from asr_proto import wire
 from asr_proto.errors import DecodeError, SetupError, cannot_listen
-from asr_proto.metrics import MetricsServer
-from asr_proto.notify import Unit
 
 log = structlog.get_logger()
 

@@ -17,11 +17,11 @@ from typing import Any
 import click
 import numpy as np
 
+from asr_audio.files import AudioFile
 from asr_client.dialects import DIALECTS, Dialect
 from asr_client.errors import ConnectionFailed, InvalidUrl
 from asr_client.figures import Figures, Run, figures
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Float32, from_float32
-from asr_proto.audio_file import AudioFile
 from asr_proto.errors import AsrError, AudioError, SetupError
 
 SERVER = "127.0.0.1:8000"

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import islice, pairwise
 
+from asr_audio.entries import Entry, Mark, Piece
 from asr_proto.audio import BYTES_PER_SAMPLE, OddByte
-from asr_proto.entries import Entry, Mark, Piece
 
 
 class Replay:

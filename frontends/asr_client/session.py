@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
+from asr_audio.entries import Entry, Mark, Piece
 from asr_client.connection import Broken, Connection
 from asr_client.continuity import Continuity
 from asr_client.dialer import Dialer, Outage
@@ -29,7 +30,6 @@ from asr_client.errors import ConnectionLost, InvalidUrl, ServerError
 from asr_client.events import End, Event, Ready, Reconnected
 from asr_client.inbox import Inbox
 from asr_proto.audio import SAMPLE_RATE
-from asr_proto.entries import Entry, Mark, Piece
 from asr_proto.errors import AsrError
 
 STREAM_PATH = "/v1/stream"

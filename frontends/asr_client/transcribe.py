@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from asr_audio.files import AudioFile
 from asr_client.display import Display, Done, Failed, Source, choose
 from asr_client.errors import ConnectionFailed, InvalidUrl, ServerError
 from asr_client.events import Ack, Event
@@ -24,7 +25,6 @@ from asr_client.microphone import Microphone
 from asr_client.session import connect, stream_url
 from asr_client.upload import paced, upload
 from asr_proto.audio import SAMPLE_RATE
-from asr_proto.audio_file import AudioFile
 from asr_proto.errors import AsrError, AudioError
 
 COMMAND = "asr transcribe"

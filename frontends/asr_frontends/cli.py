@@ -14,8 +14,8 @@ from asr_frontends.servers import webrtc_extra
 from asr_frontends.servers.amira import AmiraLimits
 from asr_frontends.servers.serve import FrontendConfig, serve
 from asr_frontends.session import Limits
-from asr_proto import curve, settings
-from asr_proto.supervised import watch_parent
+from asr_process import curve, settings
+from asr_process.supervised import watch_parent
 
 DEFAULTS = Limits()
 

@@ -20,8 +20,9 @@ from asr_frontends.journal import Budget
 from asr_frontends.link import Link
 from asr_frontends.session import Command, Credit, Deliver, Limits, ToBroker
 from asr_frontends.sessions import Sessions
-from asr_proto import curve, wire
+from asr_process import curve
 from asr_proto import messages as m
+from asr_proto import wire
 from asr_proto.errors import AsrError, DecodeError, ServiceError
 
 log = structlog.get_logger()

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from asr_audio.entries import Entry, Mark, Piece
 from asr_proto.audio import BYTES_PER_SAMPLE
-from asr_proto.entries import Entry, Mark, Piece
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from asr_proto import curve
+from asr_process import curve
 
 TURN_MESSAGES_MAX = 256
 WATCH_S = 1.0

@@ -15,11 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from asr_audio.entries import Entry, Mark
 from asr_frontends import events as e
 from asr_frontends.journal import Budget, Journal
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
-from asr_proto.entries import Entry, Mark
 from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
 
 PIECE_BYTES_MAX = 524_288

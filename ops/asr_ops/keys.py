@@ -1,6 +1,6 @@
 """`asr-keys`: the keys of links between hosts, as files. Nothing here talks to a pool.
 
-The processes read the files again by themselves (asr_broker.door, asr_proto.curve), so nothing has to be told.
+The processes read the files again by themselves (asr_broker.door, asr_process.curve), so nothing has to be told.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from asr_proto import certificates, settings
-from asr_proto.certificates import PUBLIC, SECRET
+from asr_process import certificates, settings
+from asr_process.certificates import PUBLIC, SECRET
 from asr_proto.errors import SetupError
 
 ALPHABET = frozenset(string.ascii_letters + string.digits + "._-")

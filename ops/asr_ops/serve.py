@@ -2,7 +2,7 @@
 
 The shell around asr_ops.supervisor: real processes, signals and the clock. Decides nothing about restarts and knows
 nothing of sessions. A child gets a session of its own, so that a terminal's Ctrl+C reaches only us, and a stdin that
-ends when we do (asr_proto.supervised).
+ends when we do (asr_process.supervised).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from click.core import ParameterSource
 from asr_ops import supervisor
 from asr_ops.status import listening
 from asr_ops.supervisor import Child
-from asr_proto import settings
+from asr_process import settings
+from asr_process.settings import Address
+from asr_process.supervised import VARIABLE as SUPERVISED
 from asr_proto.errors import SetupError
-from asr_proto.settings import Address
-from asr_proto.supervised import VARIABLE as SUPERVISED
 
 PROBE_TIMEOUT_S = 1.0
 CAIMAN_PORT = 3030

@@ -18,7 +18,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from asr_proto import settings, wire
+from asr_process import settings
+from asr_proto import wire
 from asr_proto.errors import AsrError, DecodeError
 from asr_proto.messages import PROTOCOL_VERSION, Rejected, Spec, Status, StatusRequest, WorkerStatus
 

@@ -24,10 +24,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from asr_audio.files import AudioFile
 from asr_client import connect, stream_url, upload
 from asr_client.upload import paced
 from asr_ops.own_service import serving
-from asr_proto.audio_file import AudioFile
 from asr_proto.errors import AsrError, SetupError
 
 READ_SENTENCES = ("speechbrain", "librivox_ps", "ljspeech", "harvard")

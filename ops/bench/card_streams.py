@@ -17,11 +17,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from asr_proto import collector
+from asr_process import garbage
 from asr_workers.batcher import Batcher
 from asr_workers.engines.base import Chunk, SlotOptions
-from asr_workers.engines.card import CardConfig, CardEngine
-from asr_workers.engines.card_resets import STEP_S, ResetRule
+from asr_workers.engines.card.engine import CardConfig, CardEngine
+from asr_workers.engines.card.resets import STEP_S, ResetRule
 
 WARM_S = 1.0
 DEADLINE_S = 0.06
@@ -67,7 +67,7 @@ def main(model: Path, streams: int, state_resets: bool, seconds: float, card_opt
     options = ",".join(filter(None, ["mode=timing", card_options]))
     config = CardConfig("card:0", model, state_resets=state_resets, options=options)
     engine = CardEngine(config)
-    collector.settle()  # as asr-worker does
+    garbage.settle()  # as asr-worker does
     for slot in range(streams):
         engine.open(slot, SlotOptions(partials=False), None)
     random = np.random.default_rng(1)

@@ -11,7 +11,7 @@ from digits import WORDS, Audio, Strings, recordings
 
 from asr_workers.cards.carm import Precision
 from asr_workers.cards.library import Card, CardLibrary
-from asr_workers.engines.card_resets import ResetRule, joined
+from asr_workers.engines.card.resets import ResetRule, joined
 from asr_workers.engines.rnnt.checkpoint import Checkpoint
 from asr_workers.engines.rnnt.features import CHUNK_SAMPLES, RATE_HZ, Floats, whole_chunks
 from asr_workers.engines.rnnt.model import Stream

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from asr_broker.door import Door, Watch, cut, peer_address
 from asr_broker.loop import Side
-from asr_proto import certificates
-from asr_proto.curve import BrokerKeys
+from asr_process import certificates
+from asr_process.curve import BrokerKeys
 from asr_proto.errors import SetupError
 
 WAIT_S = 30.0

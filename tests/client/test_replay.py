@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_audio.entries import Entry, Mark, Piece
 from asr_client import Ack, ConnectionLost, End, Event, Final, Flushed, Partial, Ready, Word
 from asr_client.continuity import Continuity
 from asr_client.replay import Replay
 from asr_proto.audio import to_int16
-from asr_proto.entries import Entry, Mark, Piece
 from asr_proto.errors import DecodeError
 
 RATE = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asr_proto import certificates
+from asr_process import certificates
 from tests.e2e.service import Pool, free_port
 
 

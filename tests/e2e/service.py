@@ -26,9 +26,9 @@ from typing import Any, Self
 import psutil
 
 from asr_ops.status import NoAnswer, ask
-from asr_proto import settings
+from asr_process import settings
+from asr_process.supervised import VARIABLE as SUPERVISED
 from asr_proto.messages import Status
-from asr_proto.supervised import VARIABLE as SUPERVISED
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [str(ROOT / root) for root in ("proto", "broker", "workers", "frontends", "ops")]
@@ -83,7 +83,7 @@ class Program:
         self.stdout: list[str] = []
         self._said = threading.Condition()
         self._open = 2
-        # Should the tests be killed, the end of its stdin tells a process to go (asr_proto.supervised).
+        # Should the tests be killed, the end of its stdin tells a process to go (asr_process.supervised).
         supervised = {} if role == "asr" else {SUPERVISED: "1"}
         self.process = subprocess.Popen(
             [*within, sys.executable, "-m", MODULES[role], *args],

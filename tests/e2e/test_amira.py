@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from asr_proto.audio_file import AudioFile
+from asr_audio.files import AudioFile
 from tests.e2e.clients import WAIT_S, cut, expected, noise, websocket
 from tests.e2e.service import Pool, eventually
 

@@ -20,8 +20,9 @@ import pytest
 import zmq
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from asr_process import settings
 from asr_proto import messages as m
-from asr_proto import settings, wire
+from asr_proto import wire
 from tests.e2e.clients import Caiman, Native, RawClient, converse, cut, expected, noise, websocket
 from tests.e2e.service import Pool, Service, eventually
 

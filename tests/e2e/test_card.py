@@ -16,7 +16,7 @@ from asr_workers.cards.library import CardLibrary
 from tests.cards.reference import speechlike
 from tests.e2e.clients import Caiman, Native, converse, cut
 from tests.e2e.service import Pool, Serve
-from tests.workers.card_parts import recognised, write_model
+from tests.workers.card.card_parts import recognised, write_model
 
 FRAME = 1920
 """60 ms."""

@@ -20,7 +20,7 @@ from tests.e2e.service import ROOT, Pool, asr, eventually, free_port
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
 
-from asr_workers.engines.token_text import TokenAt, TokenText  # noqa: E402
+from asr_workers.engines.transducer.token_text import TokenAt, TokenText  # noqa: E402
 from tests.workers.fastconformer import random_models as nemo  # noqa: E402
 
 DIGITS = ROOT / "tests" / "data" / "digits"

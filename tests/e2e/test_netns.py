@@ -18,7 +18,7 @@ from tests.e2e.network import Missing, Network
 from tests.e2e.service import Program, Service, eventually
 
 NOTICED_S = 20.0
-"""A silent link is given up after SILENT_MS and a ping or two (asr_proto.curve); a busy machine may be very late."""
+"""A silent link is given up after SILENT_MS and a ping or two (asr_process.curve); a busy machine may be very late."""
 pytestmark = pytest.mark.root
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from asr_ops.status import NoAnswer, ask
-from asr_proto import settings
+from asr_process import settings
 from asr_proto.messages import Status
 from tests.e2e.clients import Native, converse, cut, expected, noise
 from tests.e2e.service import Program, Serve, Service, asr, eventually

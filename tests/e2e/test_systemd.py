@@ -16,8 +16,9 @@ from typing import Self
 import pytest
 import zmq
 
+from asr_process import settings
 from asr_proto import messages as m
-from asr_proto import settings, wire
+from asr_proto import wire
 from asr_proto.errors import NotYet, SetupError
 from tests.e2e.address_families import SYSCALL_SOCKET
 from tests.e2e.clients import Native, noise

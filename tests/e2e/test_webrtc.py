@@ -29,9 +29,9 @@ import psutil
 import pytest
 import soxr
 
+from asr_audio.files import AudioFile
 from asr_frontends.codec import Close
 from asr_proto.audio import to_float32, to_int16
-from asr_proto.audio_file import AudioFile
 from tests.e2e.clients import cut, expected, noise
 from tests.e2e.service import WAIT_S, Pool, eventually
 

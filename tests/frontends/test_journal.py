@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr_audio.entries import Mark, Piece
 from asr_frontends.journal import Budget, Journal
-from asr_proto.entries import Mark, Piece
 
 operations = st.lists(
     st.tuples(st.just("append"), st.integers(1, 50))

@@ -20,7 +20,7 @@ from types import TracebackType
 import psutil
 
 from asr_ops.status import NoAnswer, ask
-from asr_proto import settings
+from asr_process import settings
 from asr_proto.messages import Status
 from tests.e2e.service import MODULES, environment, free_port
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asr_ops.keys import main
-from asr_proto.certificates import load_pair, load_public
+from asr_process.certificates import load_pair, load_public
 
 
 @pytest.fixture(autouse=True)

@@ -21,14 +21,14 @@ import pytest
 from click.testing import CliRunner
 
 from asr_ops.serve import PoolOptions, answers_ready, check_alone, check_free, children, serve
+from asr_process.settings import Address
 from asr_proto.errors import SetupError
-from asr_proto.settings import Address
 
 SUPERVISOR = """
 import asyncio, json, sys
 from asr_ops.serve import Shell
 from asr_ops.supervisor import Child
-from asr_proto import logs
+from asr_process import logs
 
 async def ready():
     return sys.argv[2] == "ready"
@@ -40,7 +40,7 @@ sys.exit(asyncio.run(Shell(children, ready, "ready: here").run()))
 
 SAY = """
 import os, signal, sys
-from asr_proto.supervised import watch_parent
+from asr_process.supervised import watch_parent
 
 def say(what):
     os.write(1, f"{sys.argv[1]} {what} {os.getpid()}\\n".encode())

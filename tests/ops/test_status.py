@@ -13,8 +13,9 @@ import zmq
 from click.testing import CliRunner, Result
 
 from asr_ops.cli import main
+from asr_process import settings
 from asr_proto import messages as m
-from asr_proto import settings, wire
+from asr_proto import wire
 
 SPEC = m.Spec(
     *("moonshine", "moonshine-tiny", ("en",), 8, 8000, 30.0, "cpu"),

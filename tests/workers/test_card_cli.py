@@ -11,7 +11,7 @@ from asr_proto.errors import SetupError
 from asr_workers.cards import card_cli
 from asr_workers.cards.failure import EXIT_CODE
 from asr_workers.cards.library import CardError, CardIdentity, CardLibrary, CardStatus
-from tests.workers.card_parts import write_model
+from tests.workers.card.card_parts import write_model
 
 
 @pytest.fixture(autouse=True)

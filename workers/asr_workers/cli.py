@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from asr_proto import curve, settings
-from asr_proto.notify import Unit
-from asr_proto.supervised import watch_parent
+from asr_process import curve, settings
+from asr_process.notify import Unit
+from asr_process.supervised import watch_parent
 from asr_workers.engines import registry
 from asr_workers.options import engine_options
 from asr_workers.worker import Worker, WorkerConfig, signals

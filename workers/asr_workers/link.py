@@ -7,7 +7,7 @@ from typing import Any
 
 import zmq
 
-from asr_proto import curve
+from asr_process import curve
 
 LINGER_MS = 1000
 

@@ -15,11 +15,12 @@ from typing import Any
 import structlog
 import zmq
 
-from asr_proto import collector, curve, wire
+from asr_process import curve, garbage
+from asr_process.metrics import MetricsServer
+from asr_process.notify import Unit
 from asr_proto import messages as m
+from asr_proto import wire
 from asr_proto.errors import DecodeError, NotYet
-from asr_proto.metrics import MetricsServer
-from asr_proto.notify import Unit
 from asr_workers import engine_thread as et
 from asr_workers.brokers import Brokers, Post
 from asr_workers.engines.base import Engine
@@ -90,7 +91,7 @@ class Worker:
             poller.register(link.socket, zmq.POLLIN)
             poller.register(link.monitor, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
-        collector.settle()
+        garbage.settle()
         log.info("worker ready", engine=self._spec.engine, model=self._spec.model, slots=self._spec.slots)
         self._check_watchdog(time.monotonic())
         ready_by = time.monotonic() + REGISTERED_S_MAX

@@ -27,10 +27,10 @@ from asr_frontends.servers.openai import OpenAiLimits
 from asr_frontends.servers.protocols import Http
 from asr_frontends.servers.websocket import WebSocket
 from asr_frontends.session import Limits
-from asr_proto import collector
-from asr_proto.curve import BrokerAt
+from asr_process import garbage
+from asr_process.curve import BrokerAt
+from asr_process.notify import Unit
 from asr_proto.errors import SetupError, cannot_listen
-from asr_proto.notify import Unit
 
 log = structlog.get_logger()
 
@@ -123,7 +123,7 @@ async def serve(config: FrontendConfig) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    collector.settle()
+    garbage.settle()
     serving = asyncio.create_task(server.serve(sockets))
     watching = asyncio.create_task(_watch(config, keyfile, gate))
     _announce(sockets)

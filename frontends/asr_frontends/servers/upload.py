@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from itertools import chain
 
+from asr_audio.files import AudioFile
 from asr_frontends import events as e
 from asr_frontends.frontend import Frontend
-from asr_proto.audio_file import AudioFile
 from asr_proto.errors import AudioError, LimitExceeded
 
 FRAME_MS = 1000

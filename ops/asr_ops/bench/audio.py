@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from asr_audio.files import AudioFile
 from asr_client import client_command
 from asr_ops.bench import websocket
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, from_float32, to_int16
-from asr_proto.audio_file import AudioFile
 from asr_proto.errors import AudioError
 
 NOISE_S = 60

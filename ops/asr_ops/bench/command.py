@@ -17,7 +17,7 @@ from asr_client.dialects import DIALECTS
 from asr_ops.bench import audio, compare, history, html, processes, report, run, scenario, search
 from asr_ops.bench.micro.command import micro
 from asr_ops.bench.options import FAKE, Options, check, ring
-from asr_proto import settings
+from asr_process import settings
 from asr_proto.errors import AsrError, SetupError
 
 HISTORY_FILE = "ops/bench/history.csv"

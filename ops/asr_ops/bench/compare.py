@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_ops.bench.difference import TOLERANCE, Difference, Verdict
-from asr_proto import settings
+from asr_process import settings
 from asr_proto.errors import SetupError
 
 MEASURES = ("ready_ms", "first_partial_ms", "partial_lag_ms", "final_ms", "end_ms", "avg_partial_gap_ms", "rtf")

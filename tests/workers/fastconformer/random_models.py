@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tests.workers.nemo_models import (
+from tests.workers.nemo.nemo_models import (
     Dimensions,
     nemo_asr,
     sentencepiece,

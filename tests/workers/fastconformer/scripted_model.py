@@ -17,7 +17,7 @@ import pytest
 
 from asr_proto.errors import BadRequest
 from asr_workers.engines.fastconformer.streaming import Emission, FeatureChunk, Geometry, ModelSettings
-from tests.workers.nemo_parts import vocabulary
+from tests.workers.nemo.nemo_parts import vocabulary
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 

@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
 
-from asr_workers.engines import nemo_checkpoint  # noqa: E402
 from asr_workers.engines.fastconformer import cuda_graphs as graphs  # noqa: E402
 from asr_workers.engines.fastconformer import decoding, load, shape, slot_model, streaming  # noqa: E402
 from asr_workers.engines.fastconformer import lean_encoder as encoder  # noqa: E402
 from asr_workers.engines.fastconformer import weights as weights_  # noqa: E402
+from asr_workers.engines.nemo import checkpoint as nemo_checkpoint  # noqa: E402
 from tests.workers.fastconformer import random_models as models  # noqa: E402
 from tests.workers.fastconformer import streams  # noqa: E402
 

@@ -23,7 +23,7 @@ from asr_workers.engines.base import (
     Voice,
 )
 from tests.workers.fastconformer.scripted_model import ScriptedModel
-from tests.workers.nemo_parts import commits, feed, finals, settle, silence, speech, talk
+from tests.workers.nemo.nemo_parts import commits, feed, finals, settle, silence, speech, talk
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine  # noqa: E402

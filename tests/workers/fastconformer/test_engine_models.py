@@ -20,9 +20,9 @@ pytest.importorskip("nemo", reason="needs the extra nemo")
 
 from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine  # noqa: E402
 from asr_workers.engines.fastconformer.shape import Unsupported  # noqa: E402
-from asr_workers.engines.token_text import TokenAt, TokenText  # noqa: E402
+from asr_workers.engines.transducer.token_text import TokenAt, TokenText  # noqa: E402
 from tests.workers.fastconformer import random_models as random  # noqa: E402
-from tests.workers.nemo_parts import feed, finals, settle  # noqa: E402
+from tests.workers.nemo.nemo_parts import feed, finals, settle  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS = ((4.0, 0), (2.3, 1), (5.1, 2), (3.7, 6))

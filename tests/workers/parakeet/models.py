@@ -15,8 +15,8 @@ pytest.importorskip("nemo", reason="needs the extra nemo")
 
 from omegaconf import OmegaConf  # noqa: E402
 
-from tests.workers.nemo_models import Dimensions, nemo_asr, speech_like, transducer, write_tokenizer  # noqa: E402
-from tests.workers.nemo_parts import vocabulary  # noqa: E402
+from tests.workers.nemo.nemo_models import Dimensions, nemo_asr, speech_like, transducer, write_tokenizer  # noqa: E402
+from tests.workers.nemo.nemo_parts import vocabulary  # noqa: E402
 
 DURATIONS = (0, 1, 2, 3, 4)
 DIMENSIONS = Dimensions(

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from asr_proto.audio import Pcm16
-from asr_workers.engines.token_text import TokenText
-from tests.workers.nemo_parts import vocabulary
+from asr_workers.engines.transducer.token_text import TokenText
+from tests.workers.nemo.nemo_parts import vocabulary
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 
 from asr_workers.engines.parakeet.tdt import TdtState  # noqa: E402
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, frames_of  # noqa: E402
-from asr_workers.engines.token_utterances import Heard  # noqa: E402
+from asr_workers.engines.transducer.token_utterances import Heard  # noqa: E402
 
 LOUD = 50
 

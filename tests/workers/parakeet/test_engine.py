@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="needs the extra nemo")
 
 from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine  # noqa: E402
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES  # noqa: E402
-from tests.workers.nemo_parts import commits, feed, finals, settle, talk  # noqa: E402
+from tests.workers.nemo.nemo_parts import commits, feed, finals, settle, talk  # noqa: E402
 from tests.workers.parakeet.scripted_model import ScriptedModel  # noqa: E402
 
 CHUNK = 7680

@@ -16,9 +16,9 @@ from asr_proto.errors import BadRequest, SetupError  # noqa: E402
 from asr_workers.engines.base import Chunk, Output, SlotOptions  # noqa: E402
 from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine  # noqa: E402
 from asr_workers.engines.parakeet.model import ParakeetModel  # noqa: E402
-from asr_workers.engines.token_text import TokenAt  # noqa: E402
-from tests.workers.nemo_models import speech_like  # noqa: E402
-from tests.workers.nemo_parts import commits, feed, finals  # noqa: E402
+from asr_workers.engines.transducer.token_text import TokenAt  # noqa: E402
+from tests.workers.nemo.nemo_models import speech_like  # noqa: E402
+from tests.workers.nemo.nemo_parts import commits, feed, finals  # noqa: E402
 from tests.workers.parakeet.models import decode_offline, encode_offline  # noqa: E402
 
 CONTEXTS = [(1.6, 0.48, 0.32), (0.8, 0.24, 0.16), (0.56, 0.56, 0.56)]

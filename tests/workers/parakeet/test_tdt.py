@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
 
 from asr_workers.engines.parakeet.tdt import TdtDecoder, TdtState  # noqa: E402
-from tests.workers.nemo_models import speech_like  # noqa: E402
+from tests.workers.nemo.nemo_models import speech_like  # noqa: E402
 from tests.workers.parakeet.models import DURATIONS, decode_offline, encode_offline  # noqa: E402
 
 Said = list[tuple[int, int]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from asr_proto import settings
+from asr_process import settings
 from asr_proto.errors import SetupError
 
 try:

@@ -105,7 +105,7 @@ def _fake(settings: EngineSettings) -> Engine:
 def _moonshine(settings: EngineSettings) -> Engine:
     if settings.device_kind != "cpu" or settings.model or settings.precision:
         return _moonshine_torch(settings)
-    from asr_workers.engines.moonshine import MoonshineConfig, MoonshineEngine  # noqa: PLC0415 - on demand
+    from asr_workers.engines.moonshine.engine import MoonshineConfig, MoonshineEngine  # noqa: PLC0415 - on demand
 
     return MoonshineEngine(MoonshineConfig(**settings.given("slots", "update_ms", "threads")))
 
@@ -114,7 +114,7 @@ def _moonshine_torch(settings: EngineSettings) -> Engine:
     missing = MOONSHINE_TORCH.missing()
     if missing:
         raise SetupError(f"engine moonshine with --model, --precision or on {settings.device} {missing}")
-    from asr_workers.engines.moonshine_torch import (  # noqa: PLC0415 - on demand
+    from asr_workers.engines.moonshine.torch_engine import (  # noqa: PLC0415 - on demand
         MoonshineTorchConfig,
         MoonshineTorchEngine,
     )
@@ -143,7 +143,7 @@ def _parakeet(settings: EngineSettings) -> Engine:
 
 
 def _card(settings: EngineSettings) -> Engine:
-    from asr_workers.engines.card import CardConfig, CardEngine  # noqa: PLC0415 - on demand
+    from asr_workers.engines.card.engine import CardConfig, CardEngine  # noqa: PLC0415 - on demand
 
     if settings.model is None:
         raise SetupError("engine card needs a model: name a .carm file with --model")

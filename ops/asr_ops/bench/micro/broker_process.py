@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_ops.bench.processes import psutil
-from asr_proto.settings import frontends_endpoint, workers_endpoint
-from asr_proto.supervised import VARIABLE
+from asr_process.settings import frontends_endpoint, workers_endpoint
+from asr_process.supervised import VARIABLE
 
 STOP_S_MAX = 5.0
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from asr_ops.bench.micro import broker, codec, frontends, report, wire, workers
 from asr_ops.bench.micro.costs import Cost
-from asr_proto import settings
+from asr_process import settings
 
 PARTS: dict[str, Callable[[], list[Cost]]] = {
     "wire": wire.costs,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from asr_audio.files import AudioFile
 from asr_proto.audio import SAMPLE_RATE, Pcm16, to_int16
-from asr_proto.audio_file import AudioFile
 from asr_proto.errors import SetupError
-from asr_workers.engines.wheel_models import wheel_file
+from asr_workers.engines.weights.wheel_models import wheel_file
 
 DATA = Path(__file__).resolve().parents[4] / "tests" / "data"
 SILENCE = np.zeros(SAMPLE_RATE, np.int16)

@@ -26,7 +26,7 @@ from side_by_side import Figures, Pair, middle
 
 from asr_ops.bench import processes, schedule
 from asr_ops.bench.run import FILES_SPARE, allow_files
-from asr_proto import settings
+from asr_process import settings
 from asr_proto.errors import AsrError, SetupError
 
 CHUNKS_MS = click.Choice([str(chunk_ms) for chunk_ms in toy_model.CHUNKS_MS])

@@ -33,10 +33,10 @@ from asr_workers.engines.fastconformer.streaming import (
     StreamingModel,
 )
 from asr_workers.engines.held_audio import HeldAudio
-from asr_workers.engines.nemo_names import check_language, languages_of, served_name
-from asr_workers.engines.token_speaker import Speaker
-from asr_workers.engines.token_text import TokenText
-from asr_workers.engines.token_utterances import Ending, Heard, Utterance, UtteranceRules
+from asr_workers.engines.nemo.names import check_language, languages_of, served_name
+from asr_workers.engines.transducer.token_speaker import Speaker
+from asr_workers.engines.transducer.token_text import TokenText
+from asr_workers.engines.transducer.token_utterances import Ending, Heard, Utterance, UtteranceRules
 
 FRAME_MS = 80
 RIGHT = 1

@@ -13,8 +13,8 @@ from asr_workers.engines.fastconformer.shape import Unsupported, context, lean_s
 from asr_workers.engines.fastconformer.slot_model import SlotModel, dtype_of
 from asr_workers.engines.fastconformer.streaming import ModelSettings
 from asr_workers.engines.fastconformer.weights import Weights
-from asr_workers.engines.nemo_building import building
-from asr_workers.engines.nemo_checkpoint import Checkpoint
+from asr_workers.engines.nemo.building import building
+from asr_workers.engines.nemo.checkpoint import Checkpoint
 
 
 @torch.inference_mode()

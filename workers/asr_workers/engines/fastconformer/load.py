@@ -11,9 +11,9 @@ from asr_workers.engines.fastconformer.decoding import joint_output
 from asr_workers.engines.fastconformer.lean import load_lean
 from asr_workers.engines.fastconformer.shape import Unsupported, context, is_tdt
 from asr_workers.engines.fastconformer.streaming import Decoder, ModelSettings, StreamingModel
-from asr_workers.engines.nemo_building import building, check_device
-from asr_workers.engines.nemo_checkpoint import Checkpoint, read_checkpoint
-from asr_workers.engines.token_text import TokenText
+from asr_workers.engines.nemo.building import building, check_device
+from asr_workers.engines.nemo.checkpoint import Checkpoint, read_checkpoint
+from asr_workers.engines.transducer.token_text import TokenText
 
 CTC_OUTPUTS = ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight")
 

@@ -24,8 +24,8 @@ from asr_workers.engines.fastconformer.decoding import (
 from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPLING, context
 from asr_workers.engines.fastconformer.slot_model import Batch, SlotModel, dtype_of
 from asr_workers.engines.fastconformer.streaming import Confidence, Emission, ModelSettings
-from asr_workers.engines.nemo_building import building
-from asr_workers.engines.nemo_checkpoint import Checkpoint
+from asr_workers.engines.nemo.building import building
+from asr_workers.engines.nemo.checkpoint import Checkpoint
 
 HISTORY_FRAMES = 9
 """Feature frames before a chunk that its sub-sampling hears, where there are as many."""

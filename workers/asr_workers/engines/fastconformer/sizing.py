@@ -11,7 +11,7 @@ import torch
 from asr_proto.errors import SetupError
 from asr_workers.engines.fastconformer.streaming import FeatureChunk, ModelSettings, StreamingModel
 from asr_workers.engines.memory import free_bytes
-from asr_workers.engines.nemo_building import building
+from asr_workers.engines.nemo.building import building
 
 MEMORY_SHARE = 0.8
 """Of what is free: everything else wants some too."""

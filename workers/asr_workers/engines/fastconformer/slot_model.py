@@ -16,7 +16,7 @@ from asr_workers.engines.fastconformer.decoding import Encoded, GreedyDecoder, I
 from asr_workers.engines.fastconformer.mel import MelSettings, mel_settings
 from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPLING, context
 from asr_workers.engines.fastconformer.streaming import Emission, FeatureChunk, Geometry, ModelSettings
-from asr_workers.engines.nemo_checkpoint import Checkpoint
+from asr_workers.engines.nemo.checkpoint import Checkpoint
 
 _SNAPSHOT = struct.Struct("<4sB4s16s4s4sq")
 _MAGIC = b"fcsl"

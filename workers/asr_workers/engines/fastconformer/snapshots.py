@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from asr_proto.audio import Pcm16, to_int16
 from asr_proto.errors import BadRequest
-from asr_workers.engines.token_utterances import Utterance
+from asr_workers.engines.transducer.token_utterances import Utterance
 
 VERSION = 2
 

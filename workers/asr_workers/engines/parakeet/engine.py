@@ -20,13 +20,13 @@ from asr_proto.errors import BadRequest
 from asr_proto.messages import Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
 from asr_workers.engines.held_audio import HeldAudio
-from asr_workers.engines.nemo_names import check_language, languages_of, served_name
+from asr_workers.engines.nemo.names import check_language, languages_of, served_name
 from asr_workers.engines.parakeet.model import DEFAULT_MODEL, ModelSettings, ParakeetModel, Precision
 from asr_workers.engines.parakeet.sizing import batch_windows
 from asr_workers.engines.parakeet.tdt import TdtState
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context, Place, Window, next_window
-from asr_workers.engines.token_speaker import Speaker
-from asr_workers.engines.token_utterances import Heard, Utterance, UtteranceRules
+from asr_workers.engines.transducer.token_speaker import Speaker
+from asr_workers.engines.transducer.token_utterances import Heard, Utterance, UtteranceRules
 
 SNAPSHOT_VERSION = 1
 

@@ -17,11 +17,11 @@ import torch
 
 from asr_proto.audio import Pcm16, to_float32
 from asr_proto.errors import SetupError
-from asr_workers.engines.nemo_building import building, check_device
-from asr_workers.engines.nemo_checkpoint import Checkpoint, read_checkpoint
+from asr_workers.engines.nemo.building import building, check_device
+from asr_workers.engines.nemo.checkpoint import Checkpoint, read_checkpoint
 from asr_workers.engines.parakeet.tdt import JointNetwork, PredictionNetwork, TdtDecoder
 from asr_workers.engines.parakeet.windows import FEATURE_SAMPLES, FRAME_FEATURES
-from asr_workers.engines.token_text import TokenText
+from asr_workers.engines.transducer.token_text import TokenText
 
 if TYPE_CHECKING:
     from torch import nn

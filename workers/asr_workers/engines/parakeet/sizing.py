@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from asr_proto.errors import SetupError
-from asr_workers.engines.nemo_building import building
+from asr_workers.engines.nemo.building import building
 from asr_workers.engines.parakeet.model import ParakeetModel
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context, frames_of
 

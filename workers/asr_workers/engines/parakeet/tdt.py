@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from asr_workers.engines.token_utterances import Heard
+from asr_workers.engines.transducer.token_utterances import Heard
 
 
 class PredictionNetwork(Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from asr_proto import settings
+from asr_process import settings
 from asr_proto.errors import SetupError
 from asr_workers.cards import carm
 from asr_workers.cards.errors import CardError

@@ -1,0 +1,50 @@
+"""The log of a process, from a process of its own: the set-up is for a whole process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import logging, sys, structlog
+from asr_process import logs
+
+log = structlog.get_logger()  # before the set-up, as modules do
+logs.set_up("asr-worker", level="info", output=sys.argv[1])
+secret = "spoken"
+log.debug("unseen")
+log.info("registered", slots=8, name="two\\nlines")
+logging.getLogger("uvicorn").warning("from a library")
+try:
+    raise ValueError("broken")
+except ValueError:
+    log.exception("failed")
+"""
+
+
+def lines(output: str) -> list[str]:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SCRIPT, output]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
+    assert result.stdout == ""
+    return result.stderr.splitlines()
+
+
+def test_json_is_one_object_per_event() -> None:
+    registered, library, failed = map(json.loads, lines("json"))
+    assert (registered["event"], registered["slots"], registered["name"]) == ("registered", 8, "two\nlines")
+    assert {event["process"] for event in (registered, library, failed)} == {"asr-worker"}
+    assert [event["level"] for event in (registered, library, failed)] == ["info", "warning", "error"]
+    assert registered["timestamp"].endswith("Z")
+    assert "ValueError: broken" in failed["exception"]
+
+
+def test_console_is_for_people_and_never_shows_local_variables() -> None:
+    registered, library, *traceback = lines("console")
+    assert "registered" in registered
+    assert "slots=8" in registered
+    assert "from a library" in library
+    assert traceback[-1] == "ValueError: broken"
+    assert not any("spoken" in line for line in traceback)

@@ -1,0 +1,1 @@
+"""The card: an RNN-T on an accelerator behind asr_card.h."""

@@ -1,0 +1,243 @@
+"""A card is made ready: found, licensed, loaded, tested. Every reason not to serve on it is one sentence.
+
+`cpu` is the simulator as a backend of its own: it takes hardware checkpoints too and needs no licence. `card:N` is a
+card of the vendor's library, or of the simulator where none is given.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import structlog
+
+from asr_proto.errors import SetupError
+from asr_proto.messages import STATE_BYTES_MAX, Spec
+from asr_workers.cards import carm, licence, selftest
+from asr_workers.cards.errors import FOR_GOOD
+from asr_workers.cards.failure import CardFailed
+from asr_workers.cards.library import Card, CardError, CardIdentity, CardLibrary
+from asr_workers.cards.traffic import HANG_S, Traffic
+from asr_workers.engines.card.resets import ResetRule
+from asr_workers.engines.card.stream import STEP_SAMPLES
+from asr_workers.engines.transducer.token_text import TokenText
+from asr_workers.engines.weights.checksum import DIGITS
+
+log = structlog.get_logger()
+
+UNCOMMITTED_S_MAX = 30.0
+"""A segment of 15 s, an utterance of 12 s that began in it, a word and a pause."""
+STEP_S = 0.06
+SLOW_TIMES = 4
+"""A card is given this many times the slowest round of its self-test before it counts as hung."""
+SELFTEST_HANG_S = 30.0
+"""Before it is known how slow a simulator is."""
+COMPUTED_SLOTS = 64
+"""Sessions on the cpu backend where nothing else is said; the broker lets in what the processor keeps up with."""
+STATE_ROOM = 16384
+"""Of a commit, for what is in it beside the card's state."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardConfig:
+    """How the engine uses its card."""
+
+    device: str
+    """cpu or card:N."""
+    model: Path
+    """A .carm file; with `cpu` also a hardware checkpoint."""
+    library: Path | None = None
+    """The vendor's; None: the simulator."""
+    license_dir: Path | None = None
+    state_resets: bool = True
+    slots: int | None = None
+    """Sessions served at once; None: what the card's capacity is good for."""
+    threads: int | None = None
+    """Of the simulator."""
+    options: str = ""
+    """Passed to the library: "key=value,..."."""
+
+    @property
+    def index(self) -> int:
+        """Of the card in its library. Raises SetupError."""
+        if self.device == "cpu":
+            return 0
+        number = re.fullmatch(r"card:([0-9]{1,9})", self.device)
+        if number is None:
+            raise SetupError(f"{self.device} is no card: name one with --device card:N, or cpu")
+        return int(number[1])
+
+    @property
+    def rule(self) -> ResetRule | None:
+        return ResetRule() if self.state_resets else None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyCard:
+    """A card with its model, its self-test behind it and no slot open."""
+
+    card: Card
+    tokens_max: int
+    hang_s: float
+    """How long a chunk may take."""
+    text: TokenText
+    spec: Spec
+    card_slots: int
+    """Reserved: one for each of the engine's slots, and others for the overlaps of state resets."""
+
+
+def ready(config: CardConfig) -> ReadyCard:
+    """Raises SetupError where it can never serve like this, CardFailed where the card is not well."""
+    library = _library(config)
+    try:
+        listed = _identity(library, config)
+        _check_license(listed, config)
+        card = library.open(config.index)
+        try:
+            _check_opened(listed, card.identity(), config)
+            return _load(card, config)
+        except BaseException:
+            card.close_card()
+            raise
+    except CardError as error:
+        if error.code in FOR_GOOD:
+            raise SetupError(f"{config.device} does not serve: {error}") from error
+        raise CardFailed(f"{config.device} does not serve: {error}") from error
+
+
+def _library(config: CardConfig) -> CardLibrary:
+    if config.device == "cpu" and config.library:
+        raise SetupError("a card's library drives cards: name one with --device card:N")
+    return CardLibrary(config.library, _options(config))
+
+
+def _options(config: CardConfig) -> str:
+    parts = []
+    if config.threads and config.library is None:
+        parts.append(f"threads={config.threads}")
+    if config.device == "cpu":
+        parts.append("shared=1")  # it is nobody's card
+    return ",".join([*parts, *([config.options] if config.options else [])])
+
+
+def _identity(library: CardLibrary, config: CardConfig) -> CardIdentity:
+    count = library.count()
+    if config.device != "cpu" and config.index >= count:
+        raise SetupError(f"there is no {config.device}: {count or 'no'} cards were found; see asr-card list")
+    identity = library.identity(config.index)
+    log.info("card", device=config.device, card=identity.id, name=identity.name, firmware=identity.firmware)
+    return identity
+
+
+def _check_license(identity: CardIdentity, config: CardConfig) -> None:
+    """Whether we may use this card. A simulator needs no licence."""
+    if not identity.is_physical:
+        return
+    if config.license_dir is None:
+        raise SetupError(f"card {identity.id} needs a licence: name its folder with --license-dir")
+    found = licence.find(config.license_dir, identity.id, licence.Now.here())
+    log.info("licence", id=found.id, holder=found.holder, expires=found.expires.isoformat())
+
+
+def _check_opened(listed: CardIdentity, opened: CardIdentity, config: CardConfig) -> None:
+    """A licence is for one card: the one that is then used."""
+    if (opened.id, opened.is_physical) != (listed.id, listed.is_physical):
+        raise SetupError(f"{config.device} is {_described(opened)}, and was {_described(listed)} when it was looked up")
+
+
+def _described(identity: CardIdentity) -> str:
+    return f"{'physical' if identity.is_physical else 'simulated'} card {identity.id}"
+
+
+def slot_counts(identity: CardIdentity, config: CardConfig) -> tuple[int, int]:
+    """Sessions served at once, and slots of the card for them. Raises SetupError.
+
+    Segments overlap: a session takes a second slot for 3 s of every 12 s. There may be too few for all that overlap at
+    a time; then the later segment waits for a slot, at the latest for that of the segment before it.
+    """
+    rule = config.rule
+    most = identity.capacity * rule.hop_steps // rule.segment_steps if rule else identity.capacity
+    slots = config.slots or (min(most, COMPUTED_SLOTS) if config.device == "cpu" else most)
+    if not 1 <= slots <= most:
+        resets = "with" if rule else "without"
+        raise SetupError(f"{config.device} serves {most} sessions {resets} state resets, not {slots}")
+    return slots, min(2 * slots, identity.slots_max) if rule else slots
+
+
+@contextmanager
+def _compiled(config: CardConfig) -> Iterator[Path]:
+    """The compiled model: as given, or for the time of loading compiled from a hardware checkpoint."""
+    if config.device != "cpu" or _is_compiled(config.model):
+        yield config.model
+        return
+    if find_spec("torch") is None:
+        raise SetupError(f"{config.model} is not compiled, and compiling needs torch: pip install 'asr-pool[card]'")
+    from asr_workers.engines.rnnt import checkpoint  # noqa: PLC0415 - torch only where it is needed
+
+    found = checkpoint.load(config.model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.carm"
+        try:
+            found.compile(path, "fp32")
+        except OSError as error:
+            raise SetupError(f"{config.model} cannot be compiled into {folder}: {error.strerror}") from error
+        yield path
+
+
+def _is_compiled(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(carm.MAGIC)) == carm.MAGIC
+    except OSError as error:
+        raise SetupError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _load(card: Card, config: CardConfig) -> ReadyCard:
+    with _compiled(config) as path:
+        model = carm.read(path)
+        text = _vocabulary(model, config)
+        card.load(path)
+    if model.config.name == "testing":
+        log.warning("the model `testing` is for tests, not for production", model=str(config.model))
+    identity = card.identity()
+    slots, card_slots = slot_counts(identity, config)
+    card.slots(card_slots)
+    tokens_max = model.config.n_classes - 1
+    test = selftest.run(card, Traffic(card, config.device, tokens_max, SELFTEST_HANG_S), card_slots)
+    if not config.state_resets and test.state_bytes + STATE_ROOM > STATE_BYTES_MAX:
+        raise SetupError(f"the state of {model.config.name} is too large for a commit: serve it with state resets")
+    log.info(
+        "self-test passed", chunk_ms=_ms(test.chunk_s), round_ms=_ms(test.round_s), temperature_c=test.temperature_c
+    )
+    spec = Spec(
+        engine="card",
+        model=model.config.name,
+        languages=("en",),
+        slots=slots,
+        chunk_samples=STEP_SAMPLES,
+        uncommitted_s_max=UNCOMMITTED_S_MAX,
+        device=config.device,
+        step_s_p99=max(STEP_S, test.round_s),
+        checksum=model.checksum[:DIGITS],
+        appends=True,
+        encode_factor=config.rule.cost if config.rule else 1.0,
+    )
+    hang_s = max(HANG_S, SLOW_TIMES * test.round_s)
+    return ReadyCard(card, tokens_max, hang_s, text, spec, card_slots)
+
+
+def _vocabulary(model: carm.Carm, config: CardConfig) -> TokenText:
+    text = TokenText(model.sentencepiece)
+    tokens = model.config.n_classes - 1
+    if len(text) != tokens:
+        raise SetupError(f"{config.model} has a vocabulary of {len(text)} tokens, and its network knows {tokens}")
+    return text
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)

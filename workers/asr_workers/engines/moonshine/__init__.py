@@ -1,0 +1,1 @@
+"""Moonshine: the embedded model on ONNX Runtime, and checkpoints of a hub on torch."""

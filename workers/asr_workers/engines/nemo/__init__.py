@@ -1,0 +1,1 @@
+"""What the engines of NeMo checkpoints share: reading them, building their parts, their names."""

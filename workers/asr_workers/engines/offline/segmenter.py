@@ -1,0 +1,209 @@
+"""Utterances of all slots out of their chunks: held audio, voice activity detection and endpointing, put together.
+
+It serves engines that decode whole utterances. What it finds depends on a session's samples alone: windows lie on a
+grid that starts with the session and anew at each flush, wherever chunks end. It must not know what decodes them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnxruntime
+
+from asr_proto.audio import SAMPLE_RATE, Pcm16, to_float32
+from asr_proto.errors import BadRequest
+from asr_proto.messages import EndpointKind
+from asr_workers.engines.base import Advanced, Chunk, Drained, Snapshot
+from asr_workers.engines.held_audio import HeldAudio
+from asr_workers.engines.offline.endpoint import Ended, EndpointConfig, Endpointer
+from asr_workers.engines.offline.silero import STATE_BYTES, WINDOW_SAMPLES, SileroVad
+
+ADVANCE_SAMPLES = SAMPLE_RATE
+"""A silent slot is snapshot this often."""
+PAUSE_WINDOWS_MIN = 3
+"""Shorter silences lie inside words."""
+_HEADER = struct.Struct("<BI")
+"""Version of a snapshot's state, and how many samples of its audio the VAD has heard already."""
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The audio of one utterance, and where the slot can be continued behind it."""
+
+    slot: int
+    pcm: Pcm16
+    start_sample: int
+    endpoint: EndpointKind
+    snapshot: Snapshot
+
+    @property
+    def end_sample(self) -> int:
+        return self.start_sample + len(self.pcm)
+
+
+Found = Segment | Advanced | Drained
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Where one slot is."""
+
+    audio: HeldAudio
+    heard: int
+    """The sample up to which the VAD has heard."""
+    snapshot_sample: int
+    """Where the latest snapshot lies."""
+    silent: int = 0
+    """Silent windows in a row, up to now."""
+    pauses: list[int] = field(default_factory=list)
+    """The middle samples of the pauses in `audio` that are over, in order. No snapshot has them."""
+
+
+class Segmenter:
+    """All slots share one VAD session; state is per slot."""
+
+    def __init__(self, config: EndpointConfig, slots: int, options: onnxruntime.SessionOptions) -> None:
+        self._vad = SileroVad(slots, options)
+        self._endpointer = Endpointer(config, slots)
+        self._streams: dict[int, _Stream] = {}
+
+    # ---- Slots ----
+
+    def open(self, slot: int, snapshot: Snapshot | None) -> None:
+        """Begin, or go on from a snapshot. Raises BadRequest, and leaves the slot closed then."""
+        self._forget(slot)
+        sample = snapshot.sample if snapshot else 0
+        heard = sample + (self._restore(slot, snapshot.state) if snapshot else 0)
+        self._streams[slot] = _Stream(HeldAudio(sample), heard, sample)
+
+    def close(self, slot: int) -> None:
+        self._streams.pop(slot, None)
+
+    def utterance(self, slot: int) -> tuple[int, int] | None:
+        """First and last sample so far of the utterance in progress, without the silence at its end."""
+        if not self._endpointer.speaking(slot):
+            return None
+        return self._span(slot, self._endpointer.held(slot), self._endpointer.end(slot))
+
+    def read(self, slot: int, start_sample: int, end_sample: int) -> Pcm16:
+        """Samples of the utterance in progress."""
+        return self._streams[slot].audio.read(start_sample, end_sample)
+
+    def pauses(self, slot: int) -> Sequence[int]:
+        """The middle samples of the pauses between words of the utterance in progress, in order."""
+        return self._streams[slot].pauses
+
+    # ---- Audio ----
+
+    def feed(self, chunks: Sequence[Chunk]) -> list[Found]:
+        """Hear the chunks of a step; what they complete, in order for each slot."""
+        for chunk in chunks:
+            self._streams[chunk.slot].audio.append(chunk.pcm)
+        found: list[Found] = []
+        while ready := [chunk.slot for chunk in chunks if self._ready(chunk.slot)]:
+            found += self._hear(ready)
+        for chunk in chunks:
+            found += self._flush(chunk.slot) if chunk.flush else self._advance(chunk.slot)
+            self._drop_unneeded(chunk.slot)
+        return found
+
+    def _ready(self, slot: int) -> bool:
+        stream = self._streams[slot]
+        return stream.audio.end - stream.heard >= WINDOW_SAMPLES
+
+    def _hear(self, slots: Sequence[int]) -> list[Segment]:
+        """Hear the next window of each of these slots; a window that audio does not fill is filled with silence."""
+        batch = np.array(slots, np.intp)
+        windows = np.zeros((len(slots), WINDOW_SAMPLES), np.float32)
+        for window, slot in zip(windows, slots, strict=True):
+            stream = self._streams[slot]
+            pcm = stream.audio.read(stream.heard, min(stream.heard + WINDOW_SAMPLES, stream.audio.end))
+            window[: len(pcm)] = to_float32(pcm)
+            stream.heard += WINDOW_SAMPLES
+        speech = self._vad.hear(batch, windows)
+        for slot, silent in zip(slots, (speech < self._endpointer.config.speech_off).tolist(), strict=True):
+            self._note_pause(self._streams[slot], silent)
+        return [self._segment(ended) for ended in self._endpointer.feed(batch, speech)]
+
+    @staticmethod
+    def _note_pause(stream: _Stream, silent: bool) -> None:
+        """Take notice of a window that has just been heard."""
+        if silent:
+            stream.silent += 1
+            return
+        if stream.silent >= PAUSE_WINDOWS_MIN:
+            stream.pauses.append(stream.heard - WINDOW_SAMPLES * (stream.silent + 2) // 2)
+        stream.silent = 0
+
+    def _flush(self, slot: int) -> list[Found]:
+        """End the utterance at the last sample; the slot goes on like a new one from there."""
+        stream = self._streams[slot]
+        found: list[Found] = []
+        if stream.audio.end > stream.heard:
+            found += self._hear([slot])
+        ended = self._endpointer.flush(slot)
+        span = self._span(slot, ended.start, ended.end) if ended else None
+        stream.heard, stream.silent = stream.audio.end, 0
+        self._forget(slot)
+        snapshot = self._snapshot(slot)
+        found.append(
+            Segment(slot, self.read(slot, *span), span[0], "flush", snapshot) if span else Advanced(slot, snapshot)
+        )
+        return [*found, Drained(slot)]
+
+    def _advance(self, slot: int) -> list[Found]:
+        """A snapshot of a silent slot where the latest is old."""
+        stream = self._streams[slot]
+        moved = self._needed(slot) - stream.snapshot_sample
+        if self._endpointer.speaking(slot) or moved < ADVANCE_SAMPLES:
+            return []
+        return [Advanced(slot, self._snapshot(slot))]
+
+    def _segment(self, ended: Ended) -> Segment:
+        start, end = self._span(ended.slot, ended.start, ended.end)
+        return Segment(ended.slot, self.read(ended.slot, start, end), start, ended.endpoint, self._snapshot(ended.slot))
+
+    def _span(self, slot: int, start: int, end: int) -> tuple[int, int]:
+        """Samples at `start` and `end` windows before now."""
+        stream = self._streams[slot]
+        return stream.heard - WINDOW_SAMPLES * start, min(stream.heard - WINDOW_SAMPLES * end, stream.audio.end)
+
+    def _drop_unneeded(self, slot: int) -> None:
+        stream, needed = self._streams[slot], self._needed(slot)
+        stream.audio.drop_before(needed)
+        while stream.pauses and stream.pauses[0] < needed:
+            del stream.pauses[0]
+
+    def _needed(self, slot: int) -> int:
+        """The first sample that the utterance in progress, or the next one, may consist of."""
+        return self._streams[slot].heard - WINDOW_SAMPLES * self._endpointer.held(slot)
+
+    # ---- Snapshots ----
+
+    def _snapshot(self, slot: int) -> Snapshot:
+        stream = self._streams[slot]
+        stream.snapshot_sample = self._needed(slot)
+        heard = stream.heard - stream.snapshot_sample
+        state = _HEADER.pack(_VERSION, heard) + self._vad.export(slot) + self._endpointer.export(slot)
+        return Snapshot(stream.snapshot_sample, state)
+
+    def _restore(self, slot: int, state: bytes) -> int:
+        """Take over a state; how many samples the VAD has heard already. Raises BadRequest."""
+        vad_at, endpointer_at = _HEADER.size, _HEADER.size + STATE_BYTES
+        try:
+            version, heard = _HEADER.unpack(state[:vad_at])
+            if version != _VERSION:
+                raise ValueError(f"unknown version {version}")
+            self._endpointer.restore(slot, state[endpointer_at:])
+            self._vad.restore(slot, state[vad_at:endpointer_at])
+        except (ValueError, struct.error) as error:
+            raise BadRequest(f"the snapshot is not of this engine: {error}", slug="bad-snapshot") from error
+        return int(heard)
+
+    def _forget(self, slot: int) -> None:
+        self._vad.reset(slot)
+        self._endpointer.reset(slot)

@@ -1,0 +1,274 @@
+"""An engine around a model that decodes whole utterances: voice activity detection, partials, what is decoded when.
+
+Every chunk is segmented at once; decoding, which costs 10 to 100 times as much, is done in batches, the most urgent
+first. Partials wait while live audio does: when the machine cannot keep up they get rarer first, then slots with a
+waiting final take no chunks. No audio is dropped. This module must not know sessions or sockets, nor what a token is;
+the step brings the time.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import onnxruntime
+
+from asr_proto.audio import SAMPLE_RATE, Pcm16
+from asr_proto.errors import BadRequest
+from asr_proto.messages import Spec
+from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Hypothesis, Output, SlotOptions, Snapshot, Voice
+from asr_workers.engines.offline.decode_queue import BatchLimits, Decode, next_batch
+from asr_workers.engines.offline.rolling import Settled
+from asr_workers.engines.offline.segmenter import Found, Segment, Segmenter
+from asr_workers.engines.offline.silero import WINDOW_SAMPLES
+from asr_workers.engines.offline.utterance_config import UtteranceConfig
+
+CHUNK_SAMPLES = 2 * WINDOW_SAMPLES
+BACKGROUND_LEAD_S = 1.0
+"""A chunk whose deadline lies further ahead came faster than real time."""
+WINDOW_SAMPLES_MIN = 3 * SAMPLE_RATE
+"""A partial decodes at least this much speech anew: the model understands less of short pieces."""
+WINDOW_SAMPLES_MOVE = SAMPLE_RATE
+"""What is to be gained before its beginning moves: the decode that moves it cannot build on the one before."""
+UNCOMMITTED_S_MARGIN = 5.0
+"""Beyond the longest utterance: a second between two snapshots in silence, and chunks that wait for the final."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Samples to decode, int16 [samples]; `draft` are tokens that they probably have."""
+
+    pcm: Pcm16
+    draft: Sequence[int] = ()
+
+
+Task = Generator[Asked, list[int], list[Output]]
+"""A decode in progress: asks for tokens once or more often, one after the other, and ends with the outputs."""
+
+
+@dataclass(slots=True)
+class _Partial:
+    """What was said about the utterance in progress."""
+
+    start_sample: int
+    window_sample: int
+    """From here on it is decoded again; what was said before is settled."""
+    settled: Settled = field(default_factory=Settled)
+    tokens: list[int] = field(default_factory=list)
+    """Of the window."""
+    text: str = ""
+    refused_sample: int = -1
+    """Where the window could not begin, because the texts did not fit together."""
+    end_sample: int = 0
+    decoded_s: float = float("-inf")
+    due_s: float | None = None
+    """When the next became due; None while it is not."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One session's open work. `waiting` holds what was found behind a final that is not decoded yet, in order."""
+
+    partials: bool
+    live: bool = True
+    speaking: bool = False
+    spoke_until: int = 0
+    """Where the latest utterance ended."""
+    waiting: deque[tuple[Found, float]] = field(default_factory=deque)
+    partial: _Partial | None = None
+
+
+class UtteranceEngine(Engine, ABC):
+    """Engine of asr_workers.engines.base, but for the model."""
+
+    def __init__(
+        self,
+        config: UtteranceConfig,
+        spec: Spec,
+        options: onnxruntime.SessionOptions,
+        batch: BatchLimits,
+        live_late_s_max: float = float("-inf"),
+    ) -> None:
+        """Partials are decoded in a step with live audio only if that is no later than `live_late_s_max`."""
+        self._spec = spec
+        self._update_ms = config.update_ms
+        self._batch = batch
+        self._live_late_s_max = live_late_s_max
+        self._segmenter = Segmenter(config.endpointing, spec.slots, options)
+        self._slots: dict[int, _Slot] = {}
+        self._elective_s = 0.0
+
+    @abstractmethod
+    def _decode(self, asked: Sequence[Asked]) -> list[list[int]]:
+        """The tokens of each, together."""
+
+    @abstractmethod
+    def _text(self, tokens: Sequence[int]) -> str:
+        """What tokens say."""
+
+    # ---- The engine's interface ----
+
+    @property
+    def spec(self) -> Spec:
+        return self._spec
+
+    def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
+        if options.language.partition("-")[0].lower() not in ("", *self._spec.languages):
+            known = ", ".join("English" if language == "en" else language for language in self._spec.languages)
+            raise BadRequest(
+                f"language {options.language!r} is not supported: this model knows {known} only",
+                slug="unsupported-language",
+            )
+        assert slot not in self._slots and 0 <= slot < self._spec.slots
+        self._segmenter.open(slot, snapshot)
+        self._slots[slot] = _Slot(options.partials)
+
+    def close(self, slot: int) -> None:
+        self._slots.pop(slot, None)
+        self._segmenter.close(slot)
+
+    def checkpoint(self, slot: int) -> None:
+        """The segmenter's own commits are never far: an utterance has a longest length."""
+
+    def blocked(self, slot: int) -> bool:
+        return bool(self._slots[slot].waiting)
+
+    def pending(self) -> bool:
+        return next(self._decodes(), None) is not None
+
+    def elective_s(self) -> float:
+        return self._elective_s
+
+    def step(self, chunks: Sequence[Chunk], now: float) -> list[Output]:
+        self._elective_s = 0.0
+        for chunk in chunks:
+            assert not self.blocked(chunk.slot), "a slot whose final waits takes no chunk"
+            self._slots[chunk.slot].live = chunk.deadline_s - now <= BACKGROUND_LEAD_S
+        for found in self._segmenter.feed(chunks):
+            self._slots[found.slot].waiting.append((found, now))
+            if isinstance(found, Segment):
+                self._slots[found.slot].spoke_until = found.end_sample
+        outputs: list[Output] = [voice for chunk in chunks for voice in self._listen(chunk.slot)]
+        outputs += [output for chunk in chunks for output in self._ready(chunk.slot)]
+        for chunk in chunks:
+            self._follow(chunk.slot, now)
+        keeping_up = all(self._in_time(chunk, now) for chunk in chunks)
+        decodes = [decode for decode in self._decodes() if decode.final or keeping_up]
+        # A step without audio decodes what there is: waiting in it would be nothing but turning round.
+        others = len(self._slots) - len(decodes) if chunks else 0
+        return outputs + self._run(next_batch(decodes, self._batch, others, now), now)
+
+    # ---- What waits ----
+
+    def _in_time(self, chunk: Chunk, now: float) -> bool:
+        return not self._slots[chunk.slot].live or now - chunk.deadline_s <= self._live_late_s_max
+
+    def _decodes(self) -> Iterator[Decode]:
+        """The next decode of every slot that has one."""
+        for number, slot in self._slots.items():
+            if slot.waiting:
+                yield Decode(number, True, slot.live, slot.waiting[0][1])
+            elif slot.partial and slot.partial.due_s is not None:
+                yield Decode(number, False, slot.live, slot.partial.due_s)
+
+    def _ready(self, number: int) -> Iterator[Output]:
+        """What a slot found, up to the first utterance that must be decoded."""
+        waiting = self._slots[number].waiting
+        while waiting and not isinstance(waiting[0][0], Segment):
+            found, _ = waiting.popleft()
+            assert isinstance(found, Advanced | Drained)
+            yield found
+
+    def _listen(self, number: int) -> Iterator[Voice]:
+        """Whether the speaker began or ceased to speak. A cut for length is neither."""
+        slot, utterance = self._slots[number], self._segmenter.utterance(number)
+        if slot.speaking != (utterance is not None):
+            slot.speaking = utterance is not None
+            yield Voice(number, slot.speaking, utterance[0] if utterance else slot.spoke_until)
+
+    def _follow(self, number: int, now: float) -> None:
+        """See whether a partial of this slot has become due."""
+        slot = self._slots[number]
+        utterance = self._segmenter.utterance(number) if slot.partials else None
+        if utterance is None:
+            slot.partial = None
+            return
+        start, end = utterance
+        if slot.partial is None or slot.partial.start_sample != start:
+            slot.partial = _Partial(start, start, end_sample=start)
+        partial = slot.partial
+        heard = (end - partial.end_sample) * 1000 >= self._update_ms * SAMPLE_RATE
+        if partial.due_s is None and heard and (now - partial.decoded_s) * 1000 >= self._update_ms:
+            partial.due_s = now
+
+    # ---- Decoding ----
+
+    def _run(self, decodes: Sequence[Decode], now: float) -> list[Output]:
+        """Run decodes side by side: what all of them ask for at a time is one batch."""
+        tasks = {d.slot: self._final(d.slot) if d.final else self._update(d.slot, now) for d in decodes}
+        asked = {slot: next(task) for slot, task in tasks.items()}
+        outputs: dict[int, list[Output]] = {slot: [] for slot in tasks}
+        partials = {decode.slot for decode in decodes if not decode.final}
+        while asked:
+            started = time.perf_counter()
+            answers = zip(list(asked), self._decode(list(asked.values())), strict=True)
+            self._elective_s += (time.perf_counter() - started) * _share(asked, partials)
+            for slot, tokens in answers:
+                try:
+                    asked[slot] = tasks[slot].send(tokens)
+                except StopIteration as ended:
+                    del asked[slot]
+                    outputs[slot] = ended.value
+        return [output for found in outputs.values() for output in found]
+
+    def _final(self, number: int) -> Task:
+        """Decode the utterance that waits longest in this slot; an empty one only moves the snapshot on."""
+        segment, _ = self._slots[number].waiting.popleft()
+        assert isinstance(segment, Segment)
+        text = self._text((yield Asked(segment.pcm)))
+        final: Output = Advanced(number, segment.snapshot)
+        if text:
+            final = Hypothesis(
+                number, text, segment.start_sample, segment.end_sample, segment.endpoint, segment.snapshot
+            )
+        return [final, *self._ready(number)]
+
+    def _update(self, number: int, now: float) -> Task:
+        """Decode the utterance in progress; nothing where its text has not changed."""
+        partial, utterance = self._slots[number].partial, self._segmenter.utterance(number)
+        assert partial is not None and utterance is not None
+        start, end = utterance
+        moved = yield from self._move_window(number, partial, end)
+        if not moved:
+            partial.tokens = yield Asked(self._segmenter.read(number, partial.window_sample, end), partial.tokens)
+        partial.end_sample, partial.decoded_s, partial.due_s = end, now, None
+        text = partial.settled.joined(self._text(partial.tokens))
+        if text in ("", partial.text):
+            return []
+        partial.text = text
+        return [Hypothesis(number, text, start, end)]
+
+    def _move_window(self, number: int, partial: _Partial, end: int) -> Generator[Asked, list[int], bool]:
+        """Decode from a later pause on, where there is one and the texts fit together."""
+        pauses = [at for at in self._segmenter.pauses(number) if end - at >= WINDOW_SAMPLES_MIN]
+        if not pauses or pauses[-1] - partial.window_sample < WINDOW_SAMPLES_MOVE:
+            return False
+        begin = pauses[-1]
+        if begin == partial.refused_sample:
+            return False
+        tokens = yield Asked(self._segmenter.read(number, begin, end))
+        settled = partial.settled.moved(partial.text, self._text(tokens))
+        if settled is None:
+            partial.refused_sample = begin
+            return False
+        partial.window_sample, partial.settled, partial.tokens = begin, settled, tokens
+        return True
+
+
+def _share(asked: dict[int, Asked], slots: set[int]) -> float:
+    """How much of the audio that is asked for is these slots'."""
+    samples = {slot: len(one.pcm) for slot, one in asked.items()}
+    return sum(samples[slot] for slot in slots & asked.keys()) / max(sum(samples.values()), 1)

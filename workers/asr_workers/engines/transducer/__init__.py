@@ -1,0 +1,1 @@
+"""What engines share that emit tokens frame by frame: their text, their utterances, their endpoints."""
