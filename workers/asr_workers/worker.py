@@ -25,7 +25,7 @@ from asr_workers import engine_thread as et
 from asr_workers.brokers import Brokers, Post
 from asr_workers.engines.base import Engine
 from asr_workers.link import Link
-from asr_workers.metrics import Snapshot, WorkerCollector
+from asr_workers.metrics import WorkerCollector
 from asr_workers.sessions import CheckpointSlot, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
 
 log = structlog.get_logger()
@@ -120,7 +120,7 @@ class Worker:
             for number in range(len(self._links)):
                 self._look_at(number)
             self._perform(self._brokers.tick(now))
-            self._collector.latest = Snapshot.of(self._sessions, self._spec)
+            self._collector.publish(self._sessions)
         if self._stop_at is not None and self._stop_at <= now:
             self._running = False
         self._flush()
