@@ -15,7 +15,7 @@ from asr_proto.errors import BadRequest, PeerError
 from asr_workers.batcher import Batcher
 from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
 from asr_workers.load import LoadMeter
-from asr_workers.session import Session
+from asr_workers.session import FAILED, Session
 
 REGISTER_S = 1.0
 """How often an unanswered registration is repeated."""
@@ -152,7 +152,7 @@ class Sessions:
         """The engine was asked for a snapshot, which it may not have."""
         session = self._speaker(slot)
         if session is not None and advanced is not None:
-            self._post(session, session.checkpointed(advanced.snapshot))
+            self._post(session, session.snapshot_taken(advanced.snapshot))
 
     def closed(self, slot: int, lease: int) -> list[Command]:
         """The engine wiped `slot`."""
@@ -243,7 +243,7 @@ class Sessions:
         opening = self._granted(grant, replace(setup, commit=before.commit if before else None))
         session = self._sessions[transfer.lease]
         try:
-            if before is None or before.failed:
+            if before is None or before.machine.state is FAILED:
                 raise BadRequest("the session is not here any more", slug="resume-unavailable")
             self._post(session, session.resume(before, transfer.utterance))
         except BadRequest as error:
@@ -260,7 +260,7 @@ class Sessions:
 
     def _frame(self, frame: m.Frame, now: float) -> Command | None:
         session = self._sessions.get(frame.lease)
-        if session is None or session.failed or not isinstance(frame, m.FrameIn):
+        if session is None or session.machine.state is FAILED or not isinstance(frame, m.FrameIn):
             return None
         if isinstance(frame, m.Checkpoint):
             return CheckpointSlot(session.slot)
@@ -275,8 +275,7 @@ class Sessions:
 
     def _fail(self, session: Session, error: PeerError) -> None:
         """Tell the frontend, which closes the lease; until then the session's frames are dropped."""
-        session.failed = True
-        self._post(session, [m.Failed(session.lease, error.slug, error.detail[:128])])
+        self._post(session, session.fail(error))
         self._batcher.close(session.slot)
 
     def _drained(self) -> bool:
@@ -284,7 +283,7 @@ class Sessions:
 
     def _speaker(self, slot: int) -> Session | None:
         session = self._sessions.get(self._speaking.get(slot, 0))
-        return None if session is None or session.failed else session
+        return None if session is None or session.machine.state is FAILED else session
 
     def _post(self, session: Session, frames: list[m.FrameOut]) -> None:
         if frames:
