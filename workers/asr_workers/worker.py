@@ -35,13 +35,12 @@ from asr_workers.link import Link
 from asr_workers.metrics import WorkerCollector
 from asr_workers.outbox import Command, Post, Quit
 from asr_workers.sessions import Sessions
+from asr_workers.unit_report import UnitReport
 
 log = structlog.get_logger()
 
 TURN_MESSAGES_MAX = 256
 """Messages that one turn takes from one link."""
-REGISTERED_S_MAX = 5.0
-"""A worker reports itself ready after this long even if no broker answers: that is no failure of the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +73,9 @@ class Worker:
         self._collector = WorkerCollector(config.name)
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
         self._engine = EngineThread(engine, self._nudge)
-        self._jobs_unanswered = 0
-        """Engine jobs submitted and not answered yet."""
-        self._engine_answered = True
-        """Whether the engine has answered a job since the watchdog was fed last."""
-        self._unit = Unit()
-        self._reported: bool | None = None
-        """Whether the last report to systemd was that a broker has registered the worker; None before the first."""
-        self._stop_at: float | None = None
+        self._report = UnitReport(Unit())
+        self._stop_at = math.inf
+        """When draining has taken too long."""
         self._signalled = False
         self._running = True
 
@@ -99,15 +93,15 @@ class Worker:
         poller.register(self._wake, zmq.POLLIN)
         garbage.settle()
         log.info("worker ready", engine=self._spec.engine, model=self._spec.model, slots=self._spec.slots)
-        self._check_watchdog(time.monotonic())
-        ready_by = time.monotonic() + REGISTERED_S_MAX
+        self._report.start(time.monotonic(), self._spec.step_s_p99)
         while self._running:
             self._turn(poller)
-            self._report(time.monotonic(), ready_by)
+            self._report.report(time.monotonic(), registered=self._is_registered())
 
     def _turn(self, poller: zmq.Poller) -> None:
         """Wait for something to do; pass in what arrived; do what the core answers."""
-        wait_s = self._next_deadline() - time.monotonic()
+        deadline = min(self._sessions.next_deadline(), self._report.next_deadline(), self._stop_at)
+        wait_s = deadline - time.monotonic()
         readable = dict(poller.poll(max(0, math.ceil(wait_s * 1000))))
         with suppress(BlockingIOError):
             self._wake.recv(4096)
@@ -123,17 +117,14 @@ class Worker:
         self._sessions.step()
         self._flush()
 
-    def _next_deadline(self) -> float:
-        return min(self._sessions.next_deadline(), self._unit.feed_at if self._is_responsive() else math.inf)
-
     def _check_stop(self, now: float) -> None:
         """Begin to drain after `stop`; end when draining has taken too long."""
-        if self._signalled and self._stop_at is None:
+        if self._signalled and not self._sessions.draining:
             self._stop_at = now + self._config.drain_s
             log.info("draining", sessions=len(self._sessions))
-            self._unit.stopping(f"draining {len(self._sessions)} sessions")
+            self._report.draining(len(self._sessions))
             self._sessions.drain(now)
-        if self._stop_at is not None and self._stop_at <= now:
+        if self._stop_at <= now:
             self._running = False
 
     def _tick(self, now: float) -> None:
@@ -148,35 +139,8 @@ class Worker:
             result = self._engine.results.popleft()
             if isinstance(result, EngineFailed):
                 raise result.error
-            self._jobs_unanswered -= 1
-            self._engine_answered = True
+            self._report.answered()
             self._sessions.answered(result)
-
-    # ---- systemd ----
-
-    def _check_watchdog(self, now: float) -> None:
-        """Warn at the start when steps may take longer than the watchdog allows."""
-        self._unit.feed(now)
-        if 2 * self._spec.step_s_p99 > self._unit.feed_at - now:
-            log.warning(
-                "steps may starve the watchdog: raise WatchdogSec= of the unit",
-                step_s_p99=round(self._spec.step_s_p99, 1),
-                watchdog_s=round(2 * (self._unit.feed_at - now), 1),
-            )
-
-    def _report(self, now: float, ready_by: float) -> None:
-        """Report to systemd whether a broker has registered the worker, when that changes, and feed the watchdog."""
-        registered = self._sessions.registered and len(self._broken) < len(self._links)
-        if registered is not self._reported and (registered or self._reported or now >= ready_by):
-            report = self._unit.ready if self._reported is None else self._unit.status
-            report("registered with a broker" if registered else "no broker answers")
-            self._reported = registered
-        if self._is_responsive() and self._unit.feed(now):
-            self._engine_answered = False
-
-    def _is_responsive(self) -> bool:
-        """Whether the engine has nothing to do, or has answered. One that hangs in a step starves the watchdog."""
-        return self._engine_answered or not self._jobs_unanswered
 
     # ---- Links ----
 
@@ -189,6 +153,10 @@ class Worker:
             else:
                 self._broken.add(number)
                 self._brokers.broken(number, now)
+
+    def _is_registered(self) -> bool:
+        """With a broker whose connection may be up."""
+        return self._sessions.registered and len(self._broken) < len(self._links)
 
     def _receive_all(self) -> None:
         """The leader first: after a stall its claim may wait here beside the claim of another broker."""
@@ -228,7 +196,7 @@ class Worker:
         elif isinstance(command, Quit):
             self._quit(command.detail)
         else:
-            self._jobs_unanswered += 1
+            self._report.submitted()
             self._engine.submit(command)
 
     def _send(self, post: Post) -> None:
