@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from asr_broker.leadership import LEASE_S
 from asr_proto import messages as m
 from asr_workers.brokers import VOTE_S, WorkerBrokers
 from asr_workers.jobs import CloseSlot, OpenSlot
@@ -97,6 +98,21 @@ def test_a_renewed_vote_lives_on(worker: Worker) -> None:
     assert worker.claim(B, 2)[B].boot == 11
 
 
+def test_a_vote_lives_as_long_as_a_broker_counts_on_it(worker: Worker) -> None:
+    """Until then it is repeated; from then on the worker votes for nobody."""
+    assert VOTE_S == LEASE_S
+    worker.claim(A, 1)
+    worker.now = LEASE_S - 0.01
+    assert votes(worker.deliver(B, m.Standby(BOOTS[B]))) == {B: m.Vote(1, 11, 1)}
+    worker.now = LEASE_S
+    assert votes(worker.deliver(B, m.Standby(BOOTS[B]))) == {B: m.Vote(1, 0, 1)}
+
+
+def test_a_broker_that_has_not_answered_yet_receives_the_vote_that_it_asked_for() -> None:
+    worker = Worker()
+    assert worker.claim(A, 1) == {A: m.Vote(1, 11, 1)}
+
+
 def test_a_term_has_one_broker(worker: Worker) -> None:
     """Nobody else gets the vote in the same term; the same broker may, should it only have been slow."""
     worker.claim(A, 1)
@@ -168,6 +184,11 @@ def test_a_leader_that_stands_by_is_served_no_longer(serving: Worker) -> None:
     assert serving.grant(A, 2) == []
 
 
+def test_any_broker_may_reject_a_worker(serving: Worker) -> None:
+    """Also one that does not lead: a worker of another version is of no use in this pool."""
+    assert serving.deliver(B, m.Rejected("version", "version 9 is spoken here")) == [Quit("version 9 is spoken here")]
+
+
 # ---- Registering ----
 
 
@@ -202,3 +223,46 @@ def test_one_broker_alone_needs_no_vote() -> None:
     assert len(worker.core.sessions) == 1
     (closed,) = worker.deliver(A, m.Unregistered())
     assert isinstance(closed, CloseSlot)
+
+
+def test_one_broker_that_claims_votes_is_served_for_them_alone() -> None:
+    """It shares a pool, though this worker has only its address."""
+    worker = Worker(links=1)
+    assert worker.claim(A, 1) == {A: m.Vote(1, 11, 1)}
+    worker.deliver(A, m.Welcome(12, 1.0, 1))
+    assert worker.core.leader is None
+    worker.welcome(A)
+    assert [type(command) for command in worker.grant(A)] == [OpenSlot]
+    assert isinstance(worker.broken(A)[0], CloseSlot)
+
+
+def test_nothing_is_sent_over_a_broken_connection(serving: Worker) -> None:
+    serving.broken(B)
+    serving.now = 10.0
+    beats = [post for post in serving.tick() if isinstance(post, Post)]
+    assert [(post.link, type(post.message)) for post in beats] == [(A, m.WorkerHeartbeat)]
+
+
+def test_messages_of_the_sessions_are_for_the_leader(serving: Worker) -> None:
+    serving.core.sessions.drain(serving.now)
+    assert serving.outgoing() == [Post(A, m.Drain())]
+
+
+def test_frames_go_to_the_leader_before_the_jobs_of_the_same_turn(serving: Worker) -> None:
+    """The last frames of a lease are sent before its slot is closed, and so before Closed."""
+    lease = BOOTS[A] << 32 | 1
+    broken_off = m.Audio(lease, 5, b"")
+    serving.core.handle(A, m.Bundle(b"W", (lease,)), None, [broken_off], serving.now)
+    post, closed = serving.deliver(A, m.Release(lease))
+    assert isinstance(post, Post) and post.message == m.Bundle(b"F", (lease,))
+    assert [type(frame) for frame in post.frames or []] == [m.Failed]
+    assert closed == CloseSlot(lease, 0)
+
+
+def test_a_leader_that_is_gone_receives_nothing_that_was_queued_for_it(serving: Worker) -> None:
+    lease = BOOTS[A] << 32 | 1
+    serving.core.handle(A, m.Bundle(b"W", (lease,)), None, [m.Audio(lease, 5, b"")], serving.now)
+    serving.core.sessions.drain(serving.now)
+    commands = serving.broken(A)
+    assert [type(command) for command in commands] == [CloseSlot, Post]
+    assert votes(commands) == {B: m.Vote(1, 0, 1)}
