@@ -10,6 +10,8 @@ from dataclasses import replace
 from enum import Enum
 from typing import cast
 
+from msgspec import structs
+
 from asr_process.states import StateMachine, TransitionTable
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_int16
@@ -123,7 +125,7 @@ class Session:
     def resume(self, before: Session, utterance: int) -> list[m.FrameOut]:
         """The first frames of this lease, which continues the lease of `before` for a client that needs the finals
         from `utterance` on. Raises BadRequest when `before` has dropped some of them."""
-        self.finals = [replace(final, lease=self.lease) for final in before.finals]
+        self.finals = [structs.replace(final, lease=self.lease) for final in before.finals]
         missed = [final for final in self.finals if final.utterance >= utterance]
         if len(missed) != max(0, self._utterance - utterance):
             raise BadRequest("too much was said since", slug="resume-unavailable")
@@ -134,7 +136,7 @@ class Session:
         by one without a state."""
         if self.commit is None or final.commit.samples != self.commit.samples:
             return final
-        return replace(final, commit=self.commit)
+        return structs.replace(final, commit=self.commit)
 
     # ---- Chunks ----
 
@@ -203,7 +205,7 @@ class Session:
             output.words,
             self._commit(cast(Snapshot, output.snapshot)),
         )
-        kept = replace(final, commit=replace(final.commit, state=b""))
+        kept = structs.replace(final, commit=structs.replace(final.commit, state=b""))
         self.finals = [*self.finals[1 - FINALS_KEPT :], kept]
         return final
 

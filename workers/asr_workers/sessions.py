@@ -9,7 +9,8 @@ slot reaches another client.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+
+from msgspec import structs
 
 from asr_proto import messages as m
 from asr_proto.audio import SAMPLE_RATE
@@ -160,7 +161,7 @@ class Sessions:
     # ---- Private: leases ----
 
     def _grant(self, grant: m.Grant, setup: m.Setup) -> None:
-        setup = replace(setup, partials=setup.partials or (setup.appends and self.spec.appends))
+        setup = structs.replace(setup, partials=setup.partials or (setup.appends and self.spec.appends))
         chunk_samples = self._chunk_samples(setup.look_ahead_ms)
         session = Session(grant, setup, chunk_samples)
         self._sessions[grant.lease] = self._by_slot[grant.slot] = session
@@ -174,7 +175,7 @@ class Sessions:
         before = self._sessions.get(transfer.from_lease)
         self._release(transfer.from_lease)
         grant = m.Grant(transfer.lease, transfer.slot, transfer.session, transfer.frontend)
-        self._grant(grant, replace(setup, commit=before.commit if before else None))
+        self._grant(grant, structs.replace(setup, commit=before.commit if before else None))
         session = self._sessions[transfer.lease]
         try:
             if before is None or before.machine.state is FAILED:
