@@ -732,3 +732,38 @@ def test_a_worker_registers_again_when_its_engine_has_let_go(bench: Bench) -> No
     assert bench.tick(2.0) == []
     bench.closed(1, 0)
     assert bench.tick(1.0) == [REGISTER]
+
+
+def test_a_worker_does_not_register_again_while_a_step_runs(bench: Bench) -> None:
+    """Though the engine had not opened its slot yet."""
+    bench.grant(1, 0)
+    bench.audio(1)
+    chunks = bench.begin()
+    bench.deliver(m.Unregistered())
+    assert bench.tick(2.0) == []
+    bench.end(chunks)
+    assert bench.tick(1.0) == [REGISTER]
+
+
+def test_a_broker_that_does_not_know_the_worker_does_not_hasten_its_registration() -> None:
+    """Each registration may cross an Unregistered: answering each at once would be a storm."""
+    it = Bench()
+    assert it.tick() == [REGISTER]
+    assert it.deliver(m.Unregistered()) == []
+    assert it.tick(REGISTER_S - 0.01) == []
+    assert it.tick(0.01) == [REGISTER]
+
+
+def test_a_draining_worker_sends_drain_to_each_broker_that_welcomes_it(bench: Bench) -> None:
+    bench.hold(1, 0)
+    assert bench.drain() == [Send(m.Drain())]
+    assert bench.deliver(WELCOME) == [CloseSlot(1, 0), Send(m.Drain())]
+
+
+def test_a_session_that_has_failed_cannot_be_transferred(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.send(m.Audio(1, 5, pcm(2)))
+    bench.sent()
+    transfer(bench, utterance=0)
+    (failed,) = bench.sent()
+    assert isinstance(failed, m.Failed) and (failed.lease, failed.slug) == (2, "resume-unavailable")
