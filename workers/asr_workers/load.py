@@ -34,7 +34,7 @@ class ChunkCost:
         self._sums *= FADES
 
     def seconds(self) -> float:
-        """The slope. 0 while it is unknown: too few steps, all of one size, or a size that explains little of the time."""
+        """The slope. 0 while unknown: too few steps, all of one size, or a size that explains little of the time."""
         n, x, y, xx, xy, yy = self._sums
         if n < STEPS_MIN:
             return 0.0
