@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.leadership import Leadership, Role
-from asr_broker.peers import NO_LOAD, Counts, LeaseState
+from asr_broker.peers import NO_LOAD, Counts, Lease
 from asr_broker.routing import Routing
 from asr_proto import messages as m
 
@@ -51,7 +51,7 @@ class Candidate:
         return self.routing.counts
 
     @property
-    def leases(self) -> dict[int, LeaseState]:
+    def leases(self) -> dict[int, Lease]:
         return self.routing.leases
 
     # ---- The four verbs ----

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
-from asr_broker.peers import NO_LOAD, Timing
+from asr_broker.peers import NO_LOAD, LeaseState, Timing
 from asr_broker.routing import Routing
 from asr_proto import messages as m
 
@@ -425,7 +425,7 @@ def test_other_sessions_do_not_wait(broker: Broker) -> None:
     """A client that cannot come back leaves no slot taken."""
     pinned = broker.pin("a")
     broker.frontend(F1, m.Detach(pinned.lease))
-    assert not broker.core.leases[pinned.lease].detached
+    assert broker.core.leases[pinned.lease].state is LeaseState.PINNED
     (refused,) = broker.frontend(F1, m.Resume("a", 0), b"setup")
     assert isinstance(refused.message, m.Refused)
     assert ToWorker(W1, m.Release(pinned.lease)) in broker.gone(F1)
