@@ -19,7 +19,7 @@ from asr_proto.messages import Status
 class Snapshot:
     status: Status
     counts: Counts
-    sessions: int
+    leases: int
 
     @classmethod
     def of(cls, routing: Routing | Candidate, now: float) -> Snapshot:
@@ -41,7 +41,7 @@ class BrokerCollector(Collector):
         yield _gauge("asr_broker_workers", "Registered workers.", len(workers))
         yield _gauge("asr_broker_frontends", "Registered frontends.", len(latest.status.frontends))
         yield _gauge("asr_broker_slots", "Slots of all workers.", slots)
-        yield _gauge("asr_broker_sessions", "Leases that hold a slot.", latest.sessions)
+        yield _gauge("asr_broker_leases", "Leases that hold a slot.", latest.leases)
         yield _gauge("asr_broker_leads", "1 where this broker leads, 0 for a standby.", latest.status.leads)
         counts = latest.counts
         yield _counter("asr_broker_sessions", "Sessions pinned for the first time.", counts.sessions)
