@@ -300,7 +300,7 @@ class TwoBrokers(RuleBasedStateMachine):
             if isinstance(message, m.RegisterWorker):
                 self.posted(w, self.workers[w].handle(b, m.Standby(self.brokers[b].boot), None, (), self.now))
                 self.claimed(b, self.brokers[b].joined(peer, f"w{w}", self.now))
-            elif isinstance(message, m.Vote) and self.brokers[b].knows(peer):
+            elif isinstance(message, m.Vote) and self.brokers[b].has_voter(peer):
                 self.claimed(b, self.brokers[b].voted(peer, message, self.now))
 
     @rule(b=st.integers(0, 1), w=st.integers(0, 2))
