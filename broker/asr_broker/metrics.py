@@ -1,4 +1,4 @@
-"""What the broker exposes to Prometheus. The loop publishes a snapshot; a scrape only reads the latest one."""
+"""The broker's metrics for Prometheus. The loop publishes snapshots; a scrape reads the latest one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from asr_broker.candidate import Candidate
+from asr_broker.candidate import Core
 from asr_broker.peers import Counts
-from asr_broker.routing import Routing
 from asr_proto.messages import Status
 
 
@@ -22,8 +21,8 @@ class Snapshot:
     leases: int
 
     @classmethod
-    def of(cls, routing: Routing | Candidate, now: float) -> Snapshot:
-        return cls(routing.status(now), replace(routing.counts), len(routing.leases))
+    def of(cls, core: Core, now: float) -> Snapshot:
+        return cls(core.status(now), replace(core.counts), len(core.leases))
 
 
 class BrokerCollector(Collector):
