@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.leadership import Leadership, Role
 from asr_broker.peers import NO_LOAD, Counts, Lease
@@ -91,8 +93,8 @@ class Candidate:
         """The answer to `asr status`. A standby lists the registered peers."""
         status = self.routing.status(now)
         if self.leadership.role in HOLDING:
-            return replace(status, leads=self.leadership.role is Role.LEADING)
-        return replace(
+            return structs.replace(status, leads=self.leadership.role is Role.LEADING)
+        return structs.replace(
             status,
             leads=False,
             workers=tuple(
@@ -188,7 +190,7 @@ class Candidate:
         """Add the term to a Welcome, so that peers can tell which of two leaders is the later one."""
         if not isinstance(command.message, m.Welcome):
             return command
-        return replace(command, message=replace(command.message, term=self.leadership.term))
+        return replace(command, message=structs.replace(command.message, term=self.leadership.term))
 
     def _drop(self, peer: bytes, now: float) -> list[Command]:
         """End the leases of one peer, which has dropped them itself and gets no message about it."""

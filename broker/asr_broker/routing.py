@@ -14,7 +14,7 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, ToFrontend, ToWorker
 from asr_broker.peers import (
@@ -244,7 +244,7 @@ class Routing:
         lease = self._grant(frontend, worker, held.slot, held.session, held.epoch + 1, True, now)
         self.counts.resumes += 1
         transfer = m.Transfer(held.lease, lease.lease, lease.slot, lease.session, frontend.peer, message.utterance)
-        pinned = replace(self._pinned(lease), resumed=True)
+        pinned = structs.replace(self._pinned(lease), resumed=True)
         return [*commands, ToWorker(worker.peer, transfer, body), ToFrontend(frontend.peer, pinned)]
 
     def _close(self, frontend: bytes, message: m.Close, now: float) -> list[Command]:
