@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from prometheus_client import Metric
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -68,7 +68,7 @@ def test_every_value_comes_from_the_snapshot(collector: BrokerCollector) -> None
 
 
 def test_a_standby_does_not_lead(collector: BrokerCollector) -> None:
-    collector.latest = Snapshot(replace(STATUS, leads=False), COUNTS, 0)
+    collector.latest = Snapshot(structs.replace(STATUS, leads=False), COUNTS, 0)
     assert values(iter(collector.collect()))["asr_broker_leads", ()] == 0.0
 
 

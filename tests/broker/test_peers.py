@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 
 from asr_broker.peers import COST_DECAY, NO_LOAD, Timing, Worker
 from asr_proto import messages as m
@@ -15,7 +14,7 @@ TIMING = Timing()
 
 
 def worker(leases: int = 0, detached: int = 0, step_s_p99: float = 0.0) -> Worker:
-    one = Worker(b"W", "w", replace(SPEC, step_s_p99=step_s_p99), list(range(20 - leases)), 100.0)
+    one = Worker(b"W", "w", structs.replace(SPEC, step_s_p99=step_s_p99), list(range(20 - leases)), 100.0)
     one.leases = set(range(leases))
     one.detached = dict.fromkeys(range(detached))
     return one

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec import structs
 
 from asr_broker.placement import AT_CAPACITY_RETRY_S, NO_WORKER_RETRY_S, place, supports
 from asr_proto.errors import AtCapacity, BadRequest, ServiceError
 from asr_proto.messages import Spec
 
 SPEC = Spec("fake", "one", ("en", "pt-BR"), 4, 960, 1.0, "none")
-OTHER = replace(SPEC, model="two", languages=("de",))
+OTHER = structs.replace(SPEC, model="two", languages=("de",))
 
 
 @dataclass
@@ -32,7 +33,7 @@ def chosen(*workers: Worker, model: str = "", language: str = "", moving: bool =
 
 
 def test_the_largest_share_of_free_slots_wins_not_their_number() -> None:
-    roomy = Worker("roomy", 5, spec=replace(SPEC, slots=20))
+    roomy = Worker("roomy", 5, spec=structs.replace(SPEC, slots=20))
     assert chosen(roomy, Worker("small", 2)) == "small"
 
 
@@ -82,7 +83,7 @@ def test_an_unknown_model_names_those_that_are_served() -> None:
 
 
 def test_a_language_is_refused_only_when_no_worker_of_the_model_has_it() -> None:
-    german = Worker("german", spec=replace(SPEC, languages=("de",)))
+    german = Worker("german", spec=structs.replace(SPEC, languages=("de",)))
     assert chosen(Worker("english"), german, language="de") == "german"
     with pytest.raises(BadRequest) as raised:
         chosen(Worker("english"), Worker("other", spec=OTHER), language="de")

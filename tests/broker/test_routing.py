@@ -486,7 +486,7 @@ def test_a_frontend_that_resumes_its_own_session_does_not_lose_it(broker: Broker
 
 def test_with_a_worker_only_leases_in_use_are_lost(broker: Broker) -> None:
     """One is being released, one is detached and has no frontend to notify, one is served."""
-    broker.register(W2, spec=replace(SPEC, slots=3))
+    broker.register(W2, spec=structs.replace(SPEC, slots=3))
     broker.gone(W1)
     released, detached = broker.pin("r"), resumable(broker, "d")
     served = broker.pin("s")
