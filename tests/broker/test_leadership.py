@@ -299,6 +299,26 @@ def test_after_a_lost_round_a_broker_pauses() -> None:
     assert len(broker.claims) == claims + 2 and broker.core.term == 2
 
 
+def test_a_minority_claims_nothing() -> None:
+    broker = Broker(W1, W2, W3)
+    for worker in (W2, W3):
+        broker.take(broker.core.left(worker, broker.now))
+    broker.advance(2.0)
+    assert not broker.claims
+
+
+def test_a_worker_that_comes_back_counts_once() -> None:
+    """It has a new connection and its old name."""
+    broker = Broker(W1, W2, W3)
+    for worker in (W2, W3):
+        broker.take(broker.core.left(worker, broker.now))
+    for worker in (W2, W3):
+        broker.take(broker.core.joined(worker + b" again", worker.decode(), broker.now))
+    broker.advance(FIRST_S)
+    broker.vote(W1, b"W2 again")
+    assert broker.leads
+
+
 # ---- Two brokers and their voters ----
 
 
