@@ -264,6 +264,62 @@ def test_all_is_quiet_while_a_leader_leads(workers: int) -> None:
     assert len(broker.claims) - before <= 10.0 / CLAIM_S * workers + workers
 
 
+def test_a_majority_that_comes_after_the_round_still_counts() -> None:
+    """Its votes are valid for a while after the broker gave up."""
+    broker = Broker(W1, W2)
+    broker.advance(FIRST_S)
+    broker.advance(ROUND_S)
+    assert broker.core.role is Role.FOLLOWING
+    broker.vote(W1, W2)
+    assert broker.leads
+
+
+def test_who_loses_the_lead_claims_as_soon_as_the_next_leader_is_gone() -> None:
+    broker = leader(W1, W2)
+    broker.vote(W1, W2, boot=OTHER, term=9)
+    claims = len(broker.claims)
+    broker.vote(W1, W2, boot=0)
+    assert len(broker.claims) == claims + 2 and broker.claims[-1].term == 10
+
+
+def test_a_supporter_that_leaves_a_leader_does_not_count_against_it() -> None:
+    broker = leader(W1, W2, W3)
+    broker.vote(W3, boot=0)
+    broker.take(broker.core.left(W2, broker.now))
+    assert broker.leads
+
+
+def test_after_a_lost_round_a_broker_pauses() -> None:
+    """Its votes expire meanwhile, and chance keeps two brokers apart: 0.5 to 1.5 times the time of a vote."""
+    broker = Broker(W1, W2)
+    broker.advance(FIRST_S + ROUND_S)
+    claims = len(broker.claims)
+    broker.advance(LEASE_S - 0.05)
+    assert len(broker.claims) == claims
+    broker.advance(0.1)
+    assert len(broker.claims) == claims + 2 and broker.core.term == 2
+
+
+def test_a_minority_claims_nothing() -> None:
+    broker = Broker(W1, W2, W3)
+    for worker in (W2, W3):
+        broker.take(broker.core.left(worker, broker.now))
+    broker.advance(2.0)
+    assert not broker.claims
+
+
+def test_a_worker_that_comes_back_counts_once() -> None:
+    """It has a new connection and its old name."""
+    broker = Broker(W1, W2, W3)
+    for worker in (W2, W3):
+        broker.take(broker.core.left(worker, broker.now))
+    for worker in (W2, W3):
+        broker.take(broker.core.joined(worker + b" again", worker.decode(), broker.now))
+    broker.advance(FIRST_S)
+    broker.vote(W1, b"W2 again")
+    assert broker.leads
+
+
 # ---- Two brokers and their voters ----
 
 
@@ -302,7 +358,7 @@ class TwoBrokers(RuleBasedStateMachine):
                 self.workers[w].handle(b, m.Standby(self.brokers[b].boot), None, (), self.now)
                 self.post(w)
                 self.claimed(b, self.brokers[b].joined(peer, f"w{w}", self.now))
-            elif isinstance(message, m.Vote) and self.brokers[b].knows(peer):
+            elif isinstance(message, m.Vote) and self.brokers[b].has_voter(peer):
                 self.claimed(b, self.brokers[b].voted(peer, message, self.now))
 
     @rule(b=st.integers(0, 1), w=st.integers(0, 2))

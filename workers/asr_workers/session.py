@@ -52,7 +52,7 @@ RECEIVING, STOPPED, ENDED, FAILED = WorkerSessionState
 tenth of that for a global."""
 
 WORKER_SESSION = TransitionTable(
-    "worker session",
+    "worker-session",
     RECEIVING,
     {
         RECEIVING: {WorkerSessionEvent.STOP: STOPPED, WorkerSessionEvent.FAIL: FAILED},
