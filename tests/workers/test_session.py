@@ -267,7 +267,7 @@ def test_a_failed_session_has_no_end() -> None:
     it.take(0.0)
     it.stepped()
     it.fail(DecodeError("half a sample"))
-    with pytest.raises(ForbiddenTransition, match=r"worker session: drained is not allowed in state failed; .*stop"):
+    with pytest.raises(ForbiddenTransition, match=r"worker-session: drained is not allowed in state failed; .*stop"):
         it.output(Drained(SLOT))
 
 
