@@ -20,10 +20,11 @@ from torch import nn
 from asr_proto.audio import Pcm16
 from asr_proto.errors import SetupError
 from asr_workers.engines.moonshine import torch_files as moonshine_torch_files
+from asr_workers.engines.moonshine.config import PRECISIONS
 from asr_workers.engines.moonshine.model import MoonshineModel, session_options
 from asr_workers.engines.moonshine.torch_files import Checkpoint
 from asr_workers.engines.moonshine.torch_int8 import Int8Linear
-from asr_workers.engines.moonshine.torch_model import PRECISIONS, TorchMoonshine
+from asr_workers.engines.moonshine.torch_model import TorchMoonshine
 from asr_workers.engines.offline.utterance_engine import Asked
 from tests.workers.moonshine.moonshine_checkpoint import write_checkpoint, write_tokenizer
 

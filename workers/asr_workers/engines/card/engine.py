@@ -1,9 +1,9 @@
 """The engine `card`: a CAIMAN-ASR RNN-T on an accelerator card behind asr_card.h, or on its simulator.
 
-The card decodes; what its tokens mean is decided in `card_stream`, which audio goes to which of its slots in
-`card_slots`. Chunks of many steps are on their way at a time: a step gives the card what is new and takes what has
-come back. When the card fails or hangs, the step raises CardFailed: the process ends, its sessions move, and the next
-process begins with the card's self-test.
+The card decodes; `stream` decides what its tokens mean, and `slots` which audio goes to which of its slots. Chunks of
+many steps are in the card at a time: a step submits what is new and collects what has come back. When the card fails or
+hangs, the step raises CardFailed: the process ends, its sessions move, and the next process begins with the card's
+self-test.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import CardError, CardStatus
 from asr_workers.cards.traffic import Decoded, Traffic
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
-from asr_workers.engines.card.setup import CardConfig, ready
+from asr_workers.engines.card.config import CardConfig
+from asr_workers.engines.card.setup import ready
 from asr_workers.engines.card.slots import CHUNKS_ON_THEIR_WAY_MAX, CardSlots, Segment, Speaker
 from asr_workers.engines.card.stream import Stream
-
-__all__ = ["CardConfig", "CardEngine"]
 
 POLL_S = 0.002
 """How long a step waits for what comes back: new audio waits no longer for the next one."""

@@ -27,7 +27,6 @@ from asr_workers.engines.moonshine.torch_int8 import to_int8
 from asr_workers.engines.offline.utterance_engine import Asked
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PRECISIONS = (*DTYPES, "int8")
 CLASSES = {
     "moonshine": "MoonshineForConditionalGeneration",
     "moonshine_streaming": "MoonshineStreamingForConditionalGeneration",

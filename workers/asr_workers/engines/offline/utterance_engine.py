@@ -23,8 +23,7 @@ from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Hypothesi
 from asr_workers.engines.offline.decode_queue import BatchLimits, Decode, next_batch
 from asr_workers.engines.offline.rolling import Settled
 from asr_workers.engines.offline.segmenter import Found, Segment, Segmenter
-from asr_workers.engines.offline.silero import WINDOW_SAMPLES
-from asr_workers.engines.offline.utterance_config import UtteranceConfig
+from asr_workers.engines.offline.utterance_config import WINDOW_SAMPLES, UtteranceConfig
 
 CHUNK_SAMPLES = 2 * WINDOW_SAMPLES
 BACKGROUND_LEAD_S = 1.0
