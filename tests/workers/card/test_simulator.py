@@ -123,12 +123,12 @@ DIGITS = ROOT / "ops" / "models" / "digits-rnnt.pt"
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hardware checkpoint is compiled into the folder for temporary files first."""
     pytest.importorskip("torch")
-    from asr_workers.engines.rnnt.checkpoint import Checkpoint
+    from asr_workers.engines.rnnt.checkpoint import RnntCheckpoint
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Checkpoint, "compile", full)
+    monkeypatch.setattr(RnntCheckpoint, "compile", full)
     with pytest.raises(SetupError, match=r"cannot be compiled into .*: No space left on device"):
         engine(DIGITS)
 
@@ -214,7 +214,9 @@ def test_the_cpu_backend_takes_a_hardware_checkpoint(tmp_path: Path, model: Path
     }
     means, variances = torch.full((80,), -8.0).numpy(), torch.full((80,), 9.0).numpy()
     path, compiled = tmp_path / "small.pt", tmp_path / "small.carm"
-    checkpoint.save(path, checkpoint.Checkpoint(config, tensors, means, variances, vocabulary()), step=1, best_wer=1.0)
+    checkpoint.save(
+        path, checkpoint.RnntCheckpoint(config, tensors, means, variances, vocabulary()), step=1, best_wer=1.0
+    )
     checkpoint.load(path).compile(compiled, "fp32")
     pcm = speechlike(3, 60).reshape(-1)
     texts = []

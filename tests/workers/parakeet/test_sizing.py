@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch", reason="needs the extra nemo")
 
 from asr_workers.engines.parakeet.config import ParakeetConfig  # noqa: E402
 from asr_workers.engines.parakeet.sizing import batch_windows  # noqa: E402
-from asr_workers.engines.parakeet.windows import Context  # noqa: E402
+from asr_workers.engines.parakeet.windows import WindowContext  # noqa: E402
 from tests.workers.parakeet.scripted_model import ScriptedDecoder, ScriptedModel  # noqa: E402
 
-CONTEXT = Context.of(0.8, 0.32, 0.32)
+CONTEXT = WindowContext.of(0.8, 0.32, 0.32)
 
 
 class Gpu(ScriptedModel):

@@ -9,7 +9,7 @@ import click
 
 from asr_workers.engines.nemo.config import PRECISION_SHOWN, NemoConfig, model_option
 from asr_workers.engines.options import option, precision_option, slots_option
-from asr_workers.engines.parakeet.windows import Context
+from asr_workers.engines.parakeet.windows import WindowContext
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 """`int8` quantizes the linear layers as they run, on CPU only; `fp16` needs CUDA."""
@@ -36,8 +36,8 @@ class ParakeetConfig(NemoConfig):
     )
 
     @property
-    def context(self) -> Context:
-        return Context.of(self.left_s, self.chunk_s, self.right_s)
+    def context(self) -> WindowContext:
+        return WindowContext.of(self.left_s, self.chunk_s, self.right_s)
 
     @property
     def weights_precision(self) -> Precision:

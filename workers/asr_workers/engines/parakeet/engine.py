@@ -25,7 +25,7 @@ from asr_workers.engines.parakeet.config import ParakeetConfig
 from asr_workers.engines.parakeet.model import ParakeetModel
 from asr_workers.engines.parakeet.sizing import batch_windows
 from asr_workers.engines.parakeet.tdt import TdtState
-from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context, Place, Window, next_window
+from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Place, Window, WindowContext, next_window
 from asr_workers.engines.transducer.token_speaker import Speaker
 from asr_workers.engines.transducer.token_utterances import Heard, Utterance, UtteranceRules
 
@@ -49,7 +49,7 @@ class _Slot:
         utterance = self.speaker.utterance
         return Place(utterance.sample(utterance.frames), self.first)
 
-    def needed(self, context: Context) -> int:
+    def needed(self, context: WindowContext) -> int:
         """The first sample of the left context of wherever the state may begin anew."""
         place = self.place
         return Place(min(place.sample, self.speaker.utterance.needed), self.first).needed(context)

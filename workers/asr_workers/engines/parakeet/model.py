@@ -17,7 +17,7 @@ import torch
 from asr_proto.audio import Pcm16, to_float32
 from asr_proto.errors import SetupError
 from asr_workers.engines.nemo.building import building, check_device
-from asr_workers.engines.nemo.checkpoint import Checkpoint, read_checkpoint
+from asr_workers.engines.nemo.checkpoint import NemoCheckpoint, read_checkpoint
 from asr_workers.engines.parakeet.config import ParakeetConfig
 from asr_workers.engines.parakeet.tdt import JointNetwork, PredictionNetwork, TdtDecoder
 from asr_workers.engines.parakeet.windows import FEATURE_SAMPLES, FRAME_FEATURES
@@ -84,7 +84,7 @@ def _dtype(config: ParakeetConfig) -> torch.dtype:
     return _DTYPES[config.weights_precision]
 
 
-def _modules(checkpoint: Checkpoint, vocabulary: int) -> dict[str, nn.Module]:
+def _modules(checkpoint: NemoCheckpoint, vocabulary: int) -> dict[str, nn.Module]:
     """The four parts with the checkpoint's weights in them."""
     with building(f"the configuration of {checkpoint.path} is not understood"):
         options = {part: _options(checkpoint, part) for part in _CLASSES}
@@ -105,7 +105,7 @@ def _modules(checkpoint: Checkpoint, vocabulary: int) -> dict[str, nn.Module]:
         }
 
 
-def _built(checkpoint: Checkpoint, part: str, make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+def _built(checkpoint: NemoCheckpoint, part: str, make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
     prefix = f"{part}."
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint.weights.items() if name.startswith(prefix)
@@ -116,7 +116,7 @@ def _built(checkpoint: Checkpoint, part: str, make: Callable[..., nn.Module], op
     return module
 
 
-def _options(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
+def _options(checkpoint: NemoCheckpoint, part: str) -> dict[str, Any]:
     options = checkpoint.config.get(part)
     target = options.get("_target_", "") if isinstance(options, dict) else ""
     if not isinstance(options, dict) or target.rsplit(".", maxsplit=1)[-1] != _CLASSES[part]:
@@ -124,7 +124,7 @@ def _options(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "_target_"}
 
 
-def _check_shape(checkpoint: Checkpoint, options: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_shape(checkpoint: NemoCheckpoint, options: Mapping[str, Mapping[str, Any]]) -> None:
     """What windows and decoder rely on."""
     factor = options["encoder"].get("subsampling_factor")
     stride = round(float(options["preprocessor"].get("window_stride", 0.0)) * 16000)
