@@ -74,7 +74,6 @@ class EngineProcess(settings.Process):
         with suppress(SetupError):
             config.handle_parse_result(probe, given, [])
         name, _ = engine.handle_parse_result(probe, given, [])
-        registry.find(name)
         return str(name)
 
 
