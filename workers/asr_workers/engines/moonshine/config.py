@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import click
 
-from asr_workers.engines.offline.utterance_config import UtteranceConfig
+from asr_workers.engines.offline.config import UtteranceConfig
 from asr_workers.engines.options import device_option, option, precision_option, slots_option
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")

@@ -20,10 +20,10 @@ from asr_proto.audio import SAMPLE_RATE, Pcm16
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Hypothesis, Output, SlotOptions, Snapshot, Voice
+from asr_workers.engines.offline.config import WINDOW_SAMPLES, UtteranceConfig
 from asr_workers.engines.offline.decode_queue import BatchLimits, Decode, next_batch
 from asr_workers.engines.offline.rolling import Settled
 from asr_workers.engines.offline.segmenter import Found, Segment, Segmenter
-from asr_workers.engines.offline.utterance_config import WINDOW_SAMPLES, UtteranceConfig
 
 CHUNK_SAMPLES = 2 * WINDOW_SAMPLES
 BACKGROUND_LEAD_S = 1.0
