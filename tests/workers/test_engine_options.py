@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asr_process import settings
-from asr_workers.engine_options import LEFT_ALONE, EngineProcess
+from asr_workers.engine_options import LEFT_ALONE, EngineProcess, others_options
 from asr_workers.engines import registry
 from asr_workers.engines.entry import Entry
 from asr_workers.engines.fake import FakeConfig, FakeEngine
@@ -163,6 +163,13 @@ def test_help_shows_the_engine_s_options_and_no_others(name: str, start: Start) 
     assert "--name" in words
     others = [other for other in registry.ENGINES if other != name]
     assert f"asr-worker --engine NAME --help, where NAME is one of {', '.join(others)}." in " ".join(shown.split())
+
+
+def test_completion_proposes_no_options_of_others() -> None:
+    """click completes what is not hidden."""
+    others = {one.name: one.hidden for one in others_options(registry.find("fake").options())}
+    assert others.keys() >= {"left_s", "decoder", "card_library", "update_ms", "model"}
+    assert all(others.values())
 
 
 def test_help_without_an_engine_shows_the_default_one_s(start: Start) -> None:
