@@ -11,9 +11,12 @@ from typing import Any
 
 import click
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from asr_process import settings
+from asr_proto.errors import SetupError
+from asr_workers import cli
 from asr_workers.engine_options import LEFT_ALONE, EngineProcess, others_options
 from asr_workers.engines import registry
 from asr_workers.engines.entry import Entry
@@ -40,8 +43,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     monkeypatch.setattr(settings, "CONFIG_DIRS", (Path(),))
     monkeypatch.setattr("asr_process.logs.set_up", lambda *_, **__: None)  # it would outlive the test
 
-    def run(*args: str, **env: str) -> Result:
-        return CliRunner(env={"ASR_RUN_DIR": str(tmp_path / "run"), **env}).invoke(worker, args)
+    def run(*args: str, process: click.Command = worker, **env: str) -> Result:
+        return CliRunner(env={"ASR_RUN_DIR": str(tmp_path / "run"), **env}).invoke(process, args)
 
     return run
 
@@ -143,6 +146,24 @@ def test_so_does_one_environment(start: Start) -> None:
     env = {"ASR_WORKER_UPDATE_MS": "no number", "ASR_WORKER_TRUST_CHECKPOINT": "maybe", "ASR_DECODER": "ctc"}
     assert start("--engine=fake", **env).stdout.endswith(" | update_ms trust_checkpoint decoder\n")
     assert "decoder=ctc" in start("--engine=fastconformer", ASR_DECODER="ctc", ASR_WORKER_UPDATE_MS="x").stdout
+
+
+def test_the_log_names_what_is_left_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what reaches the engine is what the process was given."""
+    loaded: list[tuple[str, dict[str, Any]]] = []
+
+    def load(name: str, **given: Any) -> None:
+        loaded.append((name, given))
+        raise SetupError("enough")
+
+    monkeypatch.setattr(registry, "load", load)
+    with structlog.testing.capture_logs() as logged:
+        result = start("--engine=fake", "--slots=2", process=cli.main, ASR_WORKER_UPDATE_MS="300")
+        start("--engine=fake", process=cli.main)
+    assert result.stderr == "asr-worker: enough\n"
+    assert loaded[0] == ("fake", {"device": "cpu", "slots": 2, "step_ms": 0.0, "chunk_ms": 0.0})
+    event = "settings of other engines are left alone"
+    assert logged == [{"event": event, "log_level": "info", "engine": "fake", "settings": ["update_ms"]}]
 
 
 # ---- Help ----
