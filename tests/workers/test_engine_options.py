@@ -123,6 +123,12 @@ def test_on_the_command_line_they_are_refused(args: list[str], sentence: str, st
     assert (result.exit_code, result.stderr) == (2, f"asr-worker: {sentence}\n")
 
 
+def test_a_second_name_of_others_does_not_take_the_setting_itself(start: Start) -> None:
+    """--rnnt-checkpoint is card's name for --model, which parakeet has, too."""
+    shown = start("--engine=parakeet", ASR_WORKER_MODEL="mine").stdout
+    assert "model=mine" in shown and shown.endswith(" | \n")
+
+
 def test_what_no_engine_has_is_unknown(start: Start) -> None:
     assert "No such option" in start("--engine=fake", "--colour=red").stderr
     Path("config.yaml").write_text("worker: {engine: fake, atten_context: 5}")
