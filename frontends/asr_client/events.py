@@ -1,8 +1,8 @@
-"""What the server says, as values: one frozen dataclass a message, and the parser of the `/v1/stream` JSON.
+"""The server's messages as values: one frozen dataclass for each type, and the parser of the `/v1/stream` JSON.
 
-This module must not know about sockets or sessions: it can be used on a recorded conversation. All times are seconds
-of audio since the session's start. Message types and fields that it does not know are skipped, so that an older client
-goes on working with a newer server; a known message that lacks a field is a DecodeError.
+The parser needs no socket and no session, so it also reads a recorded conversation. All times are seconds of audio
+since the session's start. Unknown message types and fields are skipped, so that an older client works with a newer
+server; a known message without a required field is a DecodeError.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word of a hypothesis; `confidence` is 0..1, None where the engine does not measure it."""
+    """One word of a hypothesis; `confidence` is 0..1, None if the engine does not measure it."""
 
     text: str
     start_s: float
@@ -30,7 +30,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Audio is being taken. `sample_rate` is the client's, in Hz."""
+    """The session accepts audio. `sample_rate` is that of the client's audio, in Hz."""
 
     session: str
     model: str
@@ -38,14 +38,14 @@ class Ready:
     sample_rate: int
     engine: str
     from_sample: int | None = None
-    """Set in the answer to `resume`: from where the server wants the audio again."""
+    """First sample that the client must send again; set only in the answer to `resume`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The utterance so far: cumulative, may change.
+    """The text of the utterance so far: cumulative, may change.
 
-    `stable` characters of the text will come in a final as they are; None where the engine does not know.
+    The first `stable` characters of the text will not change; None if the engine does not report this.
     """
 
     seq: int
@@ -59,9 +59,9 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """A whole utterance; never changes. `endpoint` says what ended it: `silence`, `length` or `flush`.
+    """A whole utterance; never changes. `endpoint` is what ended it: `silence`, `length` or `flush`.
 
-    `committed` is the sample from which audio must be kept behind it, None from a server that does not say.
+    `committed`: the client may drop audio before this sample. None from a server that does not report it.
     """
 
     seq: int
@@ -84,7 +84,7 @@ class Flushed:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Samples taken over so far, and the sample from which audio must be kept; both at the client's sample rate."""
+    """Samples accepted so far, and the sample before which audio may be dropped; at the client's sample rate."""
 
     samples: int
     committed: int
@@ -92,22 +92,22 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Migrating:
-    """The worker was lost; the session goes on with another one. Nothing to do."""
+    """The worker was lost; the session continues on another worker. The program need not react."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """The server will close within `time_left_s`; the session goes on with another one. Nothing to do."""
+    """The server closes within `time_left_s`; the session continues on another server. The program need not react."""
 
     time_left_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """The connection had broken `gap_s` ago; the session goes on over another one. Nothing to do, nothing is lost.
+    """The connection broke `gap_s` seconds ago; the session continues over a new one, and nothing is lost.
 
-    Not a message of the server. `resumed`: the server had kept the session; otherwise it began a new one with the
-    audio that was not confirmed, which is shown as the continuation that it is.
+    Not a message of the server; the program need not react. `resumed`: the server had kept the session. Otherwise the
+    client began a new one with the unconfirmed audio, and its results continue the numbers of the old one.
     """
 
     resumed: bool
@@ -116,7 +116,7 @@ class Reconnected:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Everything was sent. `reason` is `stopped`."""
+    """The server has sent all results. `reason` is `stopped`."""
 
     reason: str
 
@@ -125,14 +125,14 @@ Event = Ready | Partial | Final | Flushed | Ack | Migrating | GoAway | Reconnect
 
 
 def parse(message: str | bytes) -> Event | ServerError | None:
-    """The event in one JSON text frame; a ServerError (not raised) for `error`; None for a type that is not known.
+    """The event in one JSON text frame; a ServerError (returned, not raised) for `error`; None for an unknown type.
 
-    Raises DecodeError for what is not JSON, not an object, or lacks a field of its type.
+    Raises DecodeError for a frame that is not JSON, is no object, or lacks a required field.
     """
     try:
         fields = json.loads(message)
     except (ValueError, RecursionError) as error:  # ValueError includes text that is not UTF-8
-        raise DecodeError(f"the server sent what is not JSON: {error}") from None
+        raise DecodeError(f"the server sent a message that is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise DecodeError("the server sent JSON that is no object")
     build = _BUILDERS.get(str(fields.get("type")))
@@ -143,7 +143,7 @@ _REQUIRED: Any = object()
 
 
 def _take(fields: Fields, name: str, kind: type | tuple[type, ...], default: Any = _REQUIRED) -> Any:
-    """The field, checked for its type; null counts as absent."""
+    """The field if it has the right type; null counts as absent. Raises DecodeError."""
     value = fields.get(name)
     if value is None:
         if default is _REQUIRED:

@@ -9,8 +9,8 @@ import click
 COMMANDS = {
     "serve": ("asr_ops.serve:serve", "Serve speech recognition on this machine."),
     "transcribe": ("asr_client.transcribe:transcribe", "Turn a file or the microphone into text, live."),
-    "client": ("asr_client.client_command:client", "Speak a file in any dialect and print the session's figures."),
-    "warmup": ("asr_client.client_command:warmup", "Warm a running service up, and see that it answers."),
+    "client": ("asr_client.client_command:client", "Send a file in any dialect and print the session's figures."),
+    "warmup": ("asr_client.client_command:warmup", "Warm up a running service and check that it answers."),
     "key": ("asr_ops.key:key", "Make an API key for a client."),
     "bench": ("asr_ops.bench.command:bench", "Measure how long speakers wait and what serving them costs."),
     "status": ("asr_ops.status:status", "Show the workers, frontends and sessions of a running pool."),

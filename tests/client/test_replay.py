@@ -32,7 +32,7 @@ def final(utterance: int, committed: int | None, seq: int = 0) -> Final:
 
 def told(replay: Replay) -> list[Entry]:
     entries = []
-    while replay.told < replay.added:
+    while replay.sent < replay.added:
         entries.append(replay.next())
     return entries
 
@@ -114,7 +114,7 @@ def test_a_flush_that_was_done_before_the_break_is_not_told_again_but_passed() -
     told(replay)
     assert replay.passed(9) == []
     replay.begin(1)
-    assert replay.told == 1
+    assert replay.sent == 1
     assert replay.passed(0) == []
     assert replay.passed(9) == ["first"]
     assert replay.passed(9) == []
@@ -141,8 +141,8 @@ def test_the_first_session_is_shown_as_it_is() -> None:
     assert continuity.resume() is None
     assert not continuity.begin(ready())
     partial = Partial(0, 0, "wor", 0.0, 0.5)
-    assert continuity.heard(partial) == [partial]
-    assert continuity.heard(final(0, 0)) == [final(0, 0)]
+    assert continuity.received(partial) == [partial]
+    assert continuity.received(final(0, 0)) == [final(0, 0)]
     assert continuity.resume() == {"session": "s", "finals": 1}
 
 
@@ -151,19 +151,19 @@ def test_a_session_that_begins_anew_is_shown_as_a_continuation() -> None:
     continuity.begin(ready())
     continuity.replay.add_audio(bytes(2 * 3 * RATE))
     told(continuity.replay)
-    continuity.heard(final(0, 2 * RATE, seq=4))
+    continuity.received(final(0, 2 * RATE, seq=4))
     continuity.lost()
     assert continuity.resume() is None
     assert not continuity.begin(ready("t"))
     assert told(continuity.replay) == [Piece(2 * RATE, bytes(2 * RATE))]
-    assert continuity.heard(Ack(100, 40)) == [Ack(2 * RATE + 100, 2 * RATE + 40)]
-    (shown,) = continuity.heard(final(0, 600, seq=1))
+    assert continuity.received(Ack(100, 40)) == [Ack(2 * RATE + 100, 2 * RATE + 40)]
+    (shown,) = continuity.received(final(0, 600, seq=1))
     word = Word("word", 2.25, 2.5)
     assert shown == Final(6, 1, "word", 2.25, 2.5, "silence", (word,), committed=2 * RATE + 600)
     assert continuity.resume() == {"session": "t", "finals": 1}
     assert continuity.begin(ready("t", 600))
     assert told(continuity.replay) == [Piece(2 * RATE + 600, bytes(2 * (RATE - 600)))]
-    (shown,) = continuity.heard(final(1, 700, seq=0))
+    (shown,) = continuity.received(final(1, 700, seq=0))
     assert isinstance(shown, Final)
     assert (shown.seq, shown.utterance) == (7, 2)
 
@@ -171,10 +171,10 @@ def test_a_session_that_begins_anew_is_shown_as_a_continuation() -> None:
 def test_what_is_not_the_next_final_is_no_message_of_the_dialect() -> None:
     continuity = Continuity(RATE, 1.0)
     continuity.begin(ready())
-    continuity.heard(final(0, 0))
+    continuity.received(final(0, 0))
     for utterance in (0, 2):
         with pytest.raises(DecodeError, match=f"utterance {utterance}, 1 is next"):
-            continuity.heard(final(utterance, 0))
+            continuity.received(final(utterance, 0))
 
 
 def test_a_server_cannot_want_what_it_has_confirmed() -> None:
@@ -182,7 +182,7 @@ def test_a_server_cannot_want_what_it_has_confirmed() -> None:
     continuity.begin(ready())
     continuity.replay.add_audio(b"aabb")
     told(continuity.replay)
-    continuity.heard(Ack(2, 2))
+    continuity.received(Ack(2, 2))
     with pytest.raises(DecodeError, match="sample 1"):
         continuity.begin(ready("s", 1))
 
@@ -191,10 +191,10 @@ def test_without_commits_no_session_begins_anew() -> None:
     """Nobody could say which audio the last final was of."""
     continuity = Continuity(RATE, 1.0)
     continuity.begin(ready())
-    continuity.heard(final(0, None))
-    with pytest.raises(ConnectionLost, match="did not say what to repeat"):
+    continuity.received(final(0, None))
+    with pytest.raises(ConnectionLost, match="did not report what to repeat"):
         continuity.begin(ready("t"))
-    continuity.heard(Ack(0, 0))
+    continuity.received(Ack(0, 0))
     continuity.begin(ready("t"))
 
 
@@ -286,7 +286,7 @@ class Conversation:
 
     def tell(self, most: int) -> None:
         replay = self.continuity.replay
-        while most and replay.told < replay.added:
+        while most and replay.sent < replay.added:
             self.incoming.append(self.local(replay.next()))
             most -= 1
 
@@ -302,7 +302,7 @@ class Conversation:
 
     def hear(self, most: int) -> None:
         for _ in range(min(most, len(self.outgoing))):
-            self.shown += self.continuity.heard(self.outgoing.popleft())
+            self.shown += self.continuity.received(self.outgoing.popleft())
             self.continuity.replay.check()
 
     def finish(self) -> None:
