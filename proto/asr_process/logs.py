@@ -1,6 +1,6 @@
-"""How every process logs: one line per event on stderr, with time, level and the process's name.
+"""Logging for every process: one line per event on stderr, with time, level and the process's name.
 
-Libraries that log through the standard module come out in the same form. Knows no event of any one process.
+Libraries that log through the standard `logging` module appear in the same form.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FORMATS = ("console", "json")
 
 
 def set_up(process: str, *, level: str = "info", output: str = "console") -> None:
-    """From here on `structlog.get_logger()` and `logging` write to stderr. Call once, before the first event."""
+    """Set up `structlog` and `logging` to write to stderr. Call it once, before the first event."""
     number = getattr(logging, level.upper())
     steps = _steps(process)
     structlog.configure(
@@ -53,6 +53,6 @@ def _steps(process: str) -> list[Processor]:
 def _rendering(output: str) -> list[Processor]:
     if output == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    # The default traceback shows local variables: what people said does not belong in a log.
+    # The default traceback shows local variables, which may hold transcripts: these must not be logged.
     plain = structlog.dev.plain_traceback
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]

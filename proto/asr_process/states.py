@@ -1,8 +1,8 @@
 """State machines as data: a table of transitions, and one object's state in it. Pure.
 
-All transitions of a machine stand in its table, as in h11's `_state.py`: a pair of state and event that has no entry is
-forbidden. A forbidden transition is a bug of ours, so it raises an error that is no AsrError, with the events that led
-to it. `make docs` draws the tables into ARCHITECTURE.md.
+The table holds all transitions of a machine, as in h11's `_state.py`: a pair of state and event without an entry is
+forbidden. A forbidden transition is a bug, so it raises an error that is no AsrError, with the events that led to it.
+`make docs` draws the tables into ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
 
 STORY_EVENTS_MAX = 12
-"""Transitions that an object remembers for its error."""
+"""Number of past transitions that an object keeps for its error message."""
 
 
 class ForbiddenTransition(Exception):
