@@ -124,13 +124,13 @@ def test_changed(folder: Path, field: str, value: str) -> None:
     document = json.loads(path.read_text())
     document["licence"][field] = value
     path.write_text(json.dumps(document))
-    assert "one.license was changed, or is of another issuer" in refusal(folder)
+    assert "one.license was changed, or is from another issuer" in refusal(folder)
 
 
 def test_of_another_issuer(folder: Path) -> None:
     other = Licence(CARD, "Example", date(2027, 12, 31), "", date(2027, 1, 1))
     (folder / f"one{licence.SUFFIX}").write_text(other.encode(Ed25519PrivateKey.generate()))
-    assert "is of another issuer" in refusal(folder)
+    assert "is from another issuer" in refusal(folder)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
