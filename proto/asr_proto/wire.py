@@ -8,6 +8,7 @@ limited; whatever the bytes are, decoding returns a message or raises DecodeErro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar, get_args
 
 from msgspec import DecodeError as Malformed
@@ -31,18 +32,27 @@ class _Tagged(Struct, array_like=True):
     tag: m.Natural
 
 
+class _Versioned(_Tagged):
+    """The beginning of a registration or a StatusRequest, of whatever version."""
+
+    version: m.Natural
+
+
 def tags(union: Any) -> dict[int, type[m.Value]]:
     """The classes of a union of messages, or of frames, by their tags."""
     return {cls.__struct_config__.tag: cls for cls in get_args(union)}
 
 
 _FRAME_TAGS = tags(m.Frame)
+_VERSIONED_TAGS = tags(m.RegisterFrontend | m.RegisterWorker | m.StatusRequest)
 _MESSAGE: Decoder[m.Message] = Decoder(m.Message)
 _SETUP = Decoder(m.Setup)
 _FRAME: Decoder[m.Frame] = Decoder(m.Frame)
 _FRAMES: Decoder[list[m.Frame]] = Decoder(Annotated[list[m.Frame], Meta(max_length=FRAMES_MAX)])
 _RAW_FRAMES = Decoder(Annotated[list[Raw], Meta(max_length=FRAMES_MAX)])
 _TAGGED = Decoder(_Tagged)
+_VERSIONED = Decoder(_Versioned)
+_HELLO = Decoder(m.Hello)
 
 
 def _plain(value: Any) -> float:
@@ -63,6 +73,27 @@ def encode(message: m.Message) -> bytes:
 def decode(data: bytes | memoryview) -> m.Message:
     """The message of a routing part. Raises DecodeError."""
     return _read(_MESSAGE, data, ROUTING_BYTES_MAX)
+
+
+def encode_hello(name: str) -> bytes:
+    """The part that a process of this release sends beside its registrations and status requests."""
+    return _encode(m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION_MIN, name))
+
+
+def decode_hello(parts: Sequence[bytes | memoryview]) -> m.Hello | None:
+    """Which versions the sender of a registration or status request understands. None: these parts are neither.
+
+    No other part need be readable. A process from before Hello sends one version, first in its registration.
+    """
+    for part in parts:
+        with suppress(DecodeError):
+            return _read(_HELLO, part, ROUTING_BYTES_MAX)
+    for part in parts:
+        with suppress(DecodeError):
+            sent = _read(_VERSIONED, part, ROUTING_BYTES_MAX)
+            if sent.tag in _VERSIONED_TAGS:
+                return m.Hello(sent.version, sent.version, "")
+    return None
 
 
 def encode_frames(frames: Sequence[m.Frame]) -> bytes:

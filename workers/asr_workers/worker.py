@@ -16,6 +16,7 @@ import structlog
 import zmq
 
 from asr_process import curve, garbage
+from asr_process.logs import Seldom
 from asr_process.metrics import MetricsServer
 from asr_process.notify import Unit
 from asr_proto import messages as m
@@ -58,6 +59,8 @@ class Worker:
             end.setblocking(False)
         self._context: zmq.Context[Any] = zmq.Context()
         self._links = [Link(self._context, broker) for broker in config.brokers]
+        self._hello = wire.encode_hello(config.name)
+        self._seldom = Seldom()
         self._broken: set[int] = set()
         """Links whose connection ended."""
         self._sessions = Sessions(config.name, engine.spec, time.monotonic(), engine.chunk_samples)
@@ -214,7 +217,8 @@ class Worker:
             try:
                 commands = self._decoded(number, parts)
             except DecodeError as error:
-                log.warning("undecodable message from the broker", reason=error.detail)
+                if self._seldom.due((number, error.detail), time.monotonic()):
+                    log.warning("undecodable message from the broker", reason=error.detail)
                 continue
             self._perform(commands)
 
@@ -246,7 +250,8 @@ class Worker:
         for command in commands:
             match command:
                 case Post():
-                    self._send(command.link, command.message)
+                    is_registration = isinstance(command.message, m.RegisterWorker)
+                    self._send(command.link, command.message, self._hello if is_registration else None)
                 case Send():
                     self._perform(self._brokers.route(command.message, time.monotonic()))
                 case OpenSlot():
