@@ -7,7 +7,7 @@ limited; whatever the bytes are, decoding returns a message or raises DecodeErro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -53,6 +53,7 @@ _RAW_FRAMES = Decoder(Annotated[list[Raw], Meta(max_length=FRAMES_MAX)])
 _TAGGED = Decoder(_Tagged)
 _VERSIONED = Decoder(_Versioned)
 _HELLO = Decoder(m.Hello)
+_ANY = Decoder()
 
 
 def _plain(value: Any) -> float:
@@ -80,20 +81,28 @@ def encode_hello(name: str) -> bytes:
     return _encode(m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION_MIN, name))
 
 
-def decode_hello(parts: Sequence[bytes | memoryview]) -> m.Hello | None:
-    """Which versions the sender of a registration or status request understands. None: these parts are neither.
-
-    No other part need be readable. A process from before Hello sends one version, first in its registration.
-    """
+def decode_hello(parts: Iterable[bytes | memoryview]) -> m.Hello | None:
+    """The Hello among the parts of a message, of which no other need be readable; None if there is none."""
     for part in parts:
         with suppress(DecodeError):
             return _read(_HELLO, part, ROUTING_BYTES_MAX)
-    for part in parts:
-        with suppress(DecodeError):
-            sent = _read(_VERSIONED, part, ROUTING_BYTES_MAX)
-            if sent.tag in _VERSIONED_TAGS:
-                return m.Hello(sent.version, sent.version, "")
     return None
+
+
+def decode_version(data: bytes | memoryview) -> int | None:
+    """The one version in a registration or status request, of which nothing else need be readable; None in all else."""
+    with suppress(DecodeError):
+        sent = _read(_VERSIONED, data, ROUTING_BYTES_MAX)
+        return sent.version if sent.tag in _VERSIONED_TAGS else None
+    return None
+
+
+def is_exact(data: bytes | memoryview) -> bool:
+    """Whether a routing part has all fields that we know, in nested classes too, and no other."""
+    try:
+        return bool(_ANY.decode(_encode(decode(data))) == _read(_ANY, data, ROUTING_BYTES_MAX))
+    except DecodeError:
+        return False
 
 
 def encode_frames(frames: Sequence[m.Frame]) -> bytes:

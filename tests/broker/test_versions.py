@@ -9,6 +9,7 @@ from asr_broker import versions
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import DecodeError
+from tests.proto import shapes
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
 ERROR = DecodeError("Expected `int`, got `str` - at `$[1]`")
@@ -51,6 +52,23 @@ REQUESTS = (m.RegisterWorker(3, "w", SPEC), m.RegisterFrontend(3, "f"), m.Status
 def test_a_peer_from_before_hello_has_the_version_of_its_request(request_: m.Message) -> None:
     rejected = versions.rejection([wire.encode(request_)])
     assert rejected and rejected.detail == "its protocol version is 3, the broker's is 4 to 6"
+
+
+@pytest.mark.parametrize("change", [shapes.cut, shapes.grown(None), shapes.grown([1])])
+def test_a_peer_from_before_hello_must_have_the_same_fields(change: shapes.Change) -> None:
+    """It reads no shorter or longer messages, so it could not serve here."""
+    registration = shapes.plain(m.RegisterWorker(5, "w", SPEC))
+    assert versions.rejection([msgpack.packb(registration)]) is None
+    other = msgpack.packb(shapes.changed(m.RegisterWorker, registration, change))
+    assert versions.rejection([other]) == m.Rejected("version-mismatch", versions.OTHER_FIELDS)
+    assert versions.rejection([other, hello(4, 6)[1]]) is None
+
+
+def test_a_whole_number_may_stand_for_a_float() -> None:
+    registration = shapes.plain(m.RegisterWorker(5, "w", SPEC))
+    assert registration[3][5] == 1.0
+    registration[3][5] = 1
+    assert versions.rejection([msgpack.packb(registration)]) is None
 
 
 @pytest.mark.parametrize("tag", [1, 6, 20])

@@ -174,6 +174,7 @@ def test_a_worker_logs_a_cause_once() -> None:
         for _ in range(3):
             peer, *_ = broker.recv_multipart()
             broker.send_multipart([peer, GARBAGE])
+        worker.wait_for("no broker answers the registration")
         broker.send_multipart([peer, wire.encode(m.Welcome(1, 1.0))])
         worker.wait_for("registered")
         assert sum(UNDECODABLE in line for line in worker.lines) == 1, worker.story()

@@ -182,6 +182,8 @@ class Worker:
         """How we stand with the broker, when that changes; and that we move."""
         registered = self._sessions.registered and len(self._broken) < len(self._links)
         if registered is not self._registered and (registered or self._registered or now >= ready_by):
+            if self._registered is None and not registered:
+                log.warning("no broker answers the registration: is one there, and of a release that can read it?")
             tell = self._unit.ready if self._registered is None else self._unit.status
             tell("registered with a broker" if registered else "no broker answers")
             self._registered = registered
