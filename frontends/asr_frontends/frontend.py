@@ -21,6 +21,7 @@ from asr_frontends.link import Link
 from asr_frontends.session import Command, Credit, Deliver, Limits, ToBroker
 from asr_frontends.sessions import Sessions
 from asr_process import curve
+from asr_process.logs import Seldom
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import AsrError, DecodeError, ServiceError
@@ -56,6 +57,8 @@ class Frontend:
             Link(broker, partial(self._on_message, number), partial(self._on_change, number))
             for number, broker in enumerate(brokers)
         ]
+        self._hello = wire.encode_hello(name)
+        self._seldom = Seldom()
         self._flushing = False
         self._closes: list[ToBroker] = []
         self._closed = False
@@ -122,9 +125,11 @@ class Frontend:
             message = wire.decode(parts[0])
             frames = wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) and len(parts) > 1 else []
         except DecodeError as error:
-            log.warning("undecodable message from the broker", reason=error.detail)
+            if self._seldom.due((link, error.detail), self._loop.time()):
+                log.warning("undecodable message from the broker", reason=error.detail)
             return
-        _log(message)
+        if not isinstance(message, m.Rejected) or self._seldom.due((link, message), self._loop.time()):
+            _log(message)
         self._perform(self._brokers.handle(link, message, frames, self._loop.time()))  # type: ignore[arg-type]
 
     def _perform(self, commands: Sequence[Command | Post]) -> None:
@@ -162,6 +167,8 @@ class Frontend:
         parts = [wire.encode(post.message)]
         if post.setup:
             parts.append(wire.encode_setup(post.setup))
+        elif isinstance(post.message, m.RegisterFrontend):
+            parts.append(self._hello)
         self._send(post.link, parts)
 
     def _deliver(self, command: Deliver) -> None:

@@ -19,6 +19,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from asr_process import certificates, settings
+from asr_process.logs import Seldom
 from asr_proto.errors import SetupError
 from asr_proto.wire import BODY_BYTES_MAX
 
@@ -34,8 +35,6 @@ CONNECT_MS = 2000
 """Longest wait for one TCP connect: the system's own retries double their pauses, and would miss the healing."""
 REDIAL_S = 0.5
 """After a refusal, at least; links are looked at once a second."""
-SAY_AGAIN_S = 30.0
-SAID_MAX = 256
 
 FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
@@ -135,20 +134,6 @@ def tune(socket: zmq.Socket[Any], endpoint: str) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, SILENT_MS)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
-
-
-class Seldom:
-    """Whether something is worth a line in the log: once per SAY_AGAIN_S. Beyond SAID_MAX things nothing is."""
-
-    def __init__(self) -> None:
-        self._again_at: dict[Any, float] = {}
-
-    def due(self, thing: Any, now: float) -> bool:
-        self._again_at = {said: at for said, at in self._again_at.items() if at > now}
-        if thing in self._again_at or len(self._again_at) >= SAID_MAX:
-            return False
-        self._again_at[thing] = now + SAY_AGAIN_S
-        return True
 
 
 class Dialer:
