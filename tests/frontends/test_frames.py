@@ -81,6 +81,10 @@ def test_bytes_that_the_library_rejects(held: bytes) -> None:
     assert frames.find(b"before" + held + b"after", 6, SIZE_MAX) == ("broken", b"", 6 + len(held) + 5)
 
 
+def test_two_bytes_suffice_for_a_rejection() -> None:
+    assert frames.find(b"\x83\x80", 0, SIZE_MAX) == ("broken", b"", 2)
+
+
 @given(st.binary(max_size=30), st.integers(0, 3))
 def test_any_bytes_at_all(held: bytes, begin: int) -> None:
     found = frames.find(held, begin, SIZE_MAX)

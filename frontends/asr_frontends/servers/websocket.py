@@ -87,8 +87,7 @@ class WebSocket(asyncio.Protocol):
 
     def resume(self) -> None:
         self._is_paused = False
-        if self._stage == MESSAGES:
-            self._take()
+        self._take()
         if not self._is_paused and not self._transport.is_closing():
             self._transport.resume_reading()
 
