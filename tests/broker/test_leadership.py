@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asr_broker.events import ToWorker
 from asr_broker.leadership import CLAIM_S, FORGET_S, LAPSE_S, LEASE_S, ROUND_S, START_S, Leadership, Role
 from asr_proto import messages as m
-from asr_workers.brokers import Brokers, Post
+from asr_workers.brokers import WorkerBrokers
+from asr_workers.outbox import Post
 from asr_workers.sessions import Sessions
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
@@ -273,7 +274,7 @@ class TwoBrokers(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.brokers = [Leadership(boot, 0.0, lambda: 0.37) for boot in (11, 12)]
-        self.workers = [Brokers(Sessions(f"w{n}", SPEC, 0.0), 2) for n in range(3)]
+        self.workers = [WorkerBrokers(Sessions(f"w{n}", SPEC, 0.0), 2) for n in range(3)]
         self.links = {(b, w): True for b in range(2) for w in range(3)}
         self.down: dict[tuple[int, int], deque[m.Claim]] = {link: deque() for link in self.links}
         self.up: dict[tuple[int, int], deque[m.FromWorker]] = {link: deque() for link in self.links}
@@ -287,8 +288,8 @@ class TwoBrokers(RuleBasedStateMachine):
                 assert isinstance(command.message, m.Claim)
                 self.down[link].append(command.message)
 
-    def posted(self, w: int, commands: list[object]) -> None:
-        for command in commands:
+    def post(self, w: int) -> None:
+        for command in self.workers[w].outgoing(self.now):
             if isinstance(command, Post):
                 self.up[command.link, w].append(command.message)
 
@@ -298,7 +299,8 @@ class TwoBrokers(RuleBasedStateMachine):
             message = self.up[b, w].popleft()
             peer = str(w).encode()
             if isinstance(message, m.RegisterWorker):
-                self.posted(w, self.workers[w].handle(b, m.Standby(self.brokers[b].boot), None, (), self.now))
+                self.workers[w].handle(b, m.Standby(self.brokers[b].boot), None, (), self.now)
+                self.post(w)
                 self.claimed(b, self.brokers[b].joined(peer, f"w{w}", self.now))
             elif isinstance(message, m.Vote) and self.brokers[b].knows(peer):
                 self.claimed(b, self.brokers[b].voted(peer, message, self.now))
@@ -307,7 +309,8 @@ class TwoBrokers(RuleBasedStateMachine):
     def deliver_down(self, b: int, w: int) -> None:
         if self.links[b, w] and self.down[b, w]:
             claim = self.down[b, w].popleft()
-            self.posted(w, self.workers[w].handle(b, claim, None, (), self.now))
+            self.workers[w].handle(b, claim, None, (), self.now)
+            self.post(w)
 
     @rule()
     def deliver_all(self) -> None:
@@ -330,14 +333,16 @@ class TwoBrokers(RuleBasedStateMachine):
             self.up[b, w].clear()
             self.down[b, w].clear()
             self.claimed(b, self.brokers[b].left(str(w).encode(), self.now))
-            self.posted(w, self.workers[w].broken(b, self.now))
+            self.workers[w].broken(b, self.now)
+            self.post(w)
 
     @rule(b=st.integers(0, 1), w=st.integers(0, 2))
     def connection_heals(self, b: int, w: int) -> None:
         if not self.links[b, w]:
             self.links[b, w] = True
             self.up[b, w].clear()
-            self.posted(w, self.workers[w].restored(b))
+            self.workers[w].restored(b)
+            self.post(w)
 
     @precondition(lambda self: all(self.links.values()))
     @rule()
