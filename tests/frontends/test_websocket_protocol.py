@@ -487,10 +487,15 @@ async def test_a_close_of_the_client(payload: bytes) -> None:
 
 @in_loop
 async def test_a_connection_that_breaks() -> None:
+    """Messages that were not taken until then are lost with it."""
     peer = await opened()
+    peer.websocket.pause()
+    peer.websocket.data_received(text(b"1"))
     peer.socket.close()
     peer.websocket.connection_lost(ConnectionResetError())
+    peer.websocket.resume()
     assert peer.gone == [True]
+    assert peer.received == []
     await peer.end()
 
 
