@@ -23,7 +23,7 @@ from asr_frontends.metrics import FrontendCollector, Requests
 from asr_frontends.servers import openai
 from asr_frontends.servers.amira import Amira
 from asr_frontends.servers.connection import Connection
-from asr_frontends.servers.websocket import EXTENSION, Receive, Scope, Send, refuse, request_of
+from asr_frontends.servers.handshake import EXTENSION, Receive, Scope, Send, refuse, request_of
 from asr_proto.errors import BadRequest, PeerError
 
 OPEN_PATHS = frozenset({"/health", "/health/detailed", "/ready", "/metrics", "/status"})

@@ -37,8 +37,8 @@ from asr_frontends.codecs.moonshine import MoonshineCodec
 from asr_frontends.frontend import Frontend
 from asr_frontends.resample import Resampler
 from asr_frontends.servers.connection import Connection, Receiver
+from asr_frontends.servers.handshake import request_of
 from asr_frontends.servers.webrtc_extra import PATH
-from asr_frontends.servers.websocket import request_of
 from asr_proto.audio import from_float32
 from asr_proto.errors import BadRequest, LimitExceeded, PeerError
 
