@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from asr_client.dialects import DIALECTS, conversation, webrtc
 from asr_client.dialects.conversation import converse
 from asr_client.dialects.recorder import Recorder
-from asr_client.dialects.talks import Heard, Talk
+from asr_client.dialects.talk import Meaning, Talk
 from asr_client.errors import ConnectionFailed, ConnectionLost, InvalidUrl, ServerError
 from asr_client.figures import Run
 from asr_proto.errors import DecodeError, SetupError
@@ -160,7 +160,7 @@ def test_yap_and_moonshine_name_their_session() -> None:
 def test_the_final_ends_the_session(name: str) -> None:
     talk = DIALECTS[name].talk(None)
     final = op("final", "a") if name in ("yap", "moonshine") else partial("a", "final")
-    assert talk.hear(final) == Heard("a", ended=True)
+    assert talk.hear(final) == Meaning("a", ended=True)
 
 
 @pytest.mark.parametrize("name", DIALECTS)

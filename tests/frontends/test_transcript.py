@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_frontends.codecs.transcript import Transcript
+from asr_frontends.transcript import Transcript
 from asr_proto import messages as m
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from asr_client.dialects.recorder import BYTES_PER_S, Recorder
-from asr_client.dialects.talks import Message, Talk
+from asr_client.dialects.talk import Talk
 from asr_client.errors import ConnectionLost, ServerError
+from asr_dialects.client import Message
 
 READY_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 30.0

@@ -7,12 +7,12 @@ again, which costs as much as the sending itself; it is used where the socket ta
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from typing import cast
 from urllib.parse import urlsplit
 
+from asr_dialects.client import parse
 from asr_ops.bench import websocket
 from asr_ops.bench.dialects import Dialect
 from asr_ops.bench.statistics import Session
@@ -157,11 +157,11 @@ class Connection(asyncio.Protocol):
             self._on_close(frame.payload, now)
 
     def _on_text(self, payload: bytes, now: float) -> None:
-        heard, session = self._dialect.hear(json.loads(payload)), self.session
-        if heard.partial:
+        heard, session = self._dialect.hear(parse(payload)), self.session
+        if heard.end_s is not None or (heard.text and not heard.final):
             session.partials.append((now, heard.end_s))
-        if heard.final is not None:
-            session.finals.append((now, heard.final))
+        if heard.final and heard.text is not None:
+            session.finals.append((now, heard.text.strip()))
         if heard.ready:
             session.engine = heard.engine
             self._on_ready(now)

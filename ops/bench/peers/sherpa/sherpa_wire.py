@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from asr_dialects.client import NOTHING, Heard
 from asr_ops.bench import audio, websocket
-from asr_ops.bench.dialects import NOTHING, Dialect, Heard
+from asr_ops.bench.dialects import Dialect
 from asr_proto.audio import Pcm16
 
 DONE = b"Done!"
@@ -33,7 +34,7 @@ def payload(pcm: Pcm16) -> bytes:
 
 def hear(fields: Mapping[str, Any]) -> Heard:
     """What a JSON message means for the figures that are compared."""
-    return Heard(final=fields["text"], ended=True) if fields["is_eof"] else NOTHING
+    return Heard(fields["text"], final=True, ended=True) if fields["is_eof"] else NOTHING
 
 
 DIALECT = Dialect(
