@@ -23,13 +23,8 @@ from asr_frontends.audio.g711 import ALAW, MULAW, from_alaw, from_mulaw
 from asr_frontends.audio.resample import Resampler
 from asr_frontends.audio.wav_stream import HEADER_BYTES_MAX
 from asr_frontends.codec import Close, Frame, Request
-from asr_frontends.dialects.deepgram.codec import (
-    PIECE_BYTES,
-    DeepgramCodec,
-    Options,
-    UtteranceEnd,
-    parse_options,
-)
+from asr_frontends.dialects.deepgram.codec import PIECE_BYTES, DeepgramCodec, UtteranceEnd
+from asr_frontends.dialects.deepgram.options import Options, parse_options
 from asr_proto import messages as m
 from asr_proto.errors import AudioError, BadRequest, DecodeError, LimitExceeded, PeerError
 from tests.frontends import golden

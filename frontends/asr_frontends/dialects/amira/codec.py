@@ -1,4 +1,4 @@
-"""AMIRA's streams, `/v2/decode/stream/{model}` (AMI-04..07, 28, 29, 31).
+"""AMIRA's streams, `/v2/decode/stream/{model}` (AMI-05..07, AMI-28, AMI-29).
 
 A stream's text is cumulative: all finals so far and the current partial; one `final` ends it (decisions 9, 17). Two
 forms of every answer: the document's, and with `?schema=v1` the one of AMIRA's code (decision 7). A field that the

@@ -1,4 +1,4 @@
-"""The bodies of AMIRA's HTTP side, and what its streams share with it (AMI-03, AMI-13, 29, 31)."""
+"""The bodies of AMIRA's HTTP side, and what its streams share with it (AMI-03, AMI-04, AMI-29, AMI-31)."""
 
 from __future__ import annotations
 

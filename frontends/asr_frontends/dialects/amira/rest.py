@@ -1,4 +1,4 @@
-"""AMIRA's side of HTTP: batches, and the limit on streams (AMI-02, AMI-13, 29, 31, 32)."""
+"""AMIRA's side of HTTP: batches, and the limit on streams (AMI-03, AMI-04, AMI-13, AMI-31, AMI-32)."""
 
 from __future__ import annotations
 

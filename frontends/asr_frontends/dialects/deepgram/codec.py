@@ -10,23 +10,13 @@ import hashlib
 import json
 import uuid
 from collections import deque
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl
 
 from asr_dialects import deepgram
-from asr_frontends.audio import ogg_opus
-from asr_frontends.audio.wav_stream import (
-    CHANNELS_MAX,
-    ENCODINGS,
-    RATE_MAX,
-    RATE_MIN,
-    Layout,
-    SampleStream,
-    WavHeader,
-)
 from asr_frontends.codec import Close, Frame, Request
+from asr_frontends.dialects.deepgram.audio import AudioStream
+from asr_frontends.dialects.deepgram.options import parse_options
 from asr_frontends.events import (
     Audio,
     Bye,
@@ -42,13 +32,9 @@ from asr_frontends.events import (
 )
 from asr_frontends.words import spread
 from asr_proto.audio import SAMPLE_RATE, seconds
-from asr_proto.errors import AudioError, BadRequest, DecodeError
+from asr_proto.errors import DecodeError
 from asr_proto.messages import Final, Flushed, Partial, Speech
 
-OPUS = ("opus", "ogg-opus")
-LANGUAGE_MAX = 128
-UTTERANCE_END_MS_MIN, UTTERANCE_END_MS_MAX = 1000, 5000
-ENDPOINTING_MS_MAX = 60_000
 PROGRESS_SAMPLES = 1600
 """How often the end of an utterance is looked for."""
 PIECE_BYTES = 64_000
@@ -58,155 +44,6 @@ NOT_MEASURED = 0.0
 CLIENT_FAULT, SERVICE_FAULT = 1008, 1011
 EDGES = ".,;:!?\"'()[]{}<>«»“”‘’„…¿¡-–—"  # noqa: RUF001
 """What a word is stripped of for its plain form."""
-
-
-# ---- The request ----
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the query asks for; an empty encoding is found out from the audio, rate 0 was not said."""
-
-    encoding: str = ""
-    rate: int = 0
-    channels: int = 1
-    language: str = ""
-    interim_results: bool = False
-    endpointing: bool = True
-    utterance_end_ms: int = 0
-    vad_events: bool = False
-
-
-def parse_options(query: str) -> Options:
-    """Raises BadRequest. Any model is the default one; options that are not known are ignored."""
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    if "callback" in given:
-        raise BadRequest("callback is not supported: results are sent on this connection")
-    if _boolean(given, "multichannel", False):
-        raise BadRequest("multichannel is not supported: channels are mixed into one")
-    options = Options(
-        _encoding(given),
-        _integer(given, "sample_rate", RATE_MIN, RATE_MAX, 0),
-        _integer(given, "channels", 1, CHANNELS_MAX, 1),
-        _language(given),
-        _boolean(given, "interim_results", False),
-        _endpointing(given),
-        _integer(given, "utterance_end_ms", UTTERANCE_END_MS_MIN, UTTERANCE_END_MS_MAX, 0),
-        _boolean(given, "vad_events", False),
-    )
-    if options.encoding in ENCODINGS and not options.rate:
-        raise BadRequest(f"encoding={options.encoding} needs a sample_rate")
-    if options.utterance_end_ms and not options.interim_results:
-        raise BadRequest("utterance_end_ms needs interim_results=true")
-    return options
-
-
-def _encoding(given: dict[str, str]) -> str:
-    encoding = given.get("encoding", "")
-    if encoding in OPUS and not ogg_opus.available():
-        raise BadRequest(ogg_opus.MISSING)
-    if encoding and encoding not in ENCODINGS and encoding not in OPUS:
-        raise BadRequest(f"encoding must be {', '.join(ENCODINGS)} or ogg-opus; leave it out for a WAV file")
-    return encoding
-
-
-def _language(given: dict[str, str]) -> str:
-    """`multi` asks for a model of many languages: the default is what there is."""
-    language = given.get("language", "")
-    if len(language) > LANGUAGE_MAX or not language.isprintable():
-        raise BadRequest("language is a language tag")
-    return "" if language == "multi" else language
-
-
-def _endpointing(given: dict[str, str]) -> bool:
-    """Whether silence is reported as the end of speech; how long it must last is the engine's business."""
-    if given.get("endpointing", "").lower() in ("true", "false"):
-        return _boolean(given, "endpointing", True)
-    _integer(given, "endpointing", 0, ENDPOINTING_MS_MAX, 0)
-    return True
-
-
-def _boolean(given: dict[str, str], name: str, default: bool) -> bool:
-    value = given.get(name, str(default)).lower()
-    if value not in ("true", "false"):
-        raise BadRequest(f"{name} must be true or false")
-    return value == "true"
-
-
-def _integer(given: dict[str, str], name: str, least: int, most: int, default: int) -> int:
-    if name not in given:
-        return default
-    value = given[name]
-    if len(value) > 9 or not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
-        raise BadRequest(f"{name} is an integer from {least} to {most}")
-    return int(value)
-
-
-# ---- Audio ----
-
-
-class AudioStream:
-    """The client's audio, raw as the options say, or in the container that its first bytes name."""
-
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._stream: SampleStream | ogg_opus.OggOpus | None = None
-        self._header: WavHeader | None = None
-        self._first = b""
-        if options.encoding in ENCODINGS:
-            self._stream = SampleStream(Layout(options.encoding, options.rate, options.channels))
-        elif options.encoding in OPUS:
-            self._stream = ogg_opus.OggOpus()
-
-    @property
-    def seconds(self) -> float:
-        """Audio so far."""
-        return self._stream.seconds if self._stream else 0.0
-
-    @property
-    def channels(self) -> int:
-        """0 while there is no audio."""
-        if isinstance(self._stream, SampleStream):
-            return self._stream.layout.channels if self._stream.seconds else 0
-        return self._stream.channels if self._stream else 0
-
-    def feed(self, data: bytes) -> bytes:
-        """PCM16 mono 16 kHz. Raises PeerError."""
-        if self._stream:
-            return self._stream.feed(data)
-        if self._header:
-            return self._read_header(self._header, data)
-        self._first += data
-        return self._recognize() if len(self._first) >= 4 else b""
-
-    def end(self) -> bytes:
-        """What is still in filters; more may follow."""
-        return self._stream.end() if self._stream else b""
-
-    def _recognize(self) -> bytes:
-        first, self._first = self._first, b""
-        if first[:4] == b"RIFF":
-            self._header = WavHeader()
-            return self._read_header(self._header, first)
-        if first[:4] == b"OggS":
-            if not ogg_opus.available():
-                raise AudioError(ogg_opus.MISSING)
-            self._stream = ogg_opus.OggOpus()
-        elif self._options.rate:
-            self._stream = SampleStream(Layout("linear16", self._options.rate, self._options.channels))
-        else:
-            raise AudioError("the audio is no WAV file and no Ogg stream: raw audio needs encoding and sample_rate")
-        return self._stream.feed(first)
-
-    def _read_header(self, header: WavHeader, data: bytes) -> bytes:
-        start = header.feed(data)
-        if start is None:
-            return b""
-        self._stream = SampleStream(start.layout, start.bytes_max)
-        return self._stream.feed(start.samples)
-
-
-# ---- The conversation ----
 
 
 class DeepgramCodec:
