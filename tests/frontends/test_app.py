@@ -160,12 +160,19 @@ class Service:
 
 
 EVERYBODY = Rules()
+ADDRESS = ("192.0.2.1", 4000)
 
 
 def request(path: str, headers: Mapping[str, str] | None) -> dict[str, Any]:
     path, _, query = path.partition("?")
     given = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    return {"path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": given, "client": None}
+    return {
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": given,
+        "client": ADDRESS,
+    }
 
 
 def run(
@@ -246,11 +253,12 @@ def test_a_toy_dialect_has_settings_and_reports(tmp_path: Path) -> None:
 
 
 def test_a_dialect_may_serve_a_conversation_its_own_way(tmp_path: Path) -> None:
-    served: list[Connection] = []
+    services: list[Service] = []
+    active: list[str | None] = []
     closed: list[bool] = []
 
     async def converse(connection: Connection) -> None:
-        served.append(connection)
+        active.append(await services[0].metric("asr_active_connections"))
         await connection.run()
 
     async def close() -> None:
@@ -260,8 +268,10 @@ def test_a_dialect_may_serve_a_conversation_its_own_way(tmp_path: Path) -> None:
         return Serving(converse=converse, close=close)
 
     async def test(service: Service) -> None:
+        services.append(service)
         await service.connect("/own", Script())
-        assert len(served) == 1
+        assert active == ["1.0"]
+        assert await service.metric("asr_active_connections") == "0.0"
         assert not closed
 
     own = Dialect(name="own", transport="websocket", path="/own", codec=ToyCodec, serve=serve)
@@ -280,6 +290,40 @@ def test_dialects_that_share_a_path_are_told_apart_by_the_request() -> None:
     assert dialect_for(Request("/shared", "model=a"), dialects) is first
     assert dialect_for(Request("/shared", "model=b"), dialects) is second
     assert dialect_for(Request("/shared/", "model=b"), dialects) is None
+
+
+# ---- The gate ----
+
+
+def test_a_client_that_has_left_is_no_longer_counted(tmp_path: Path) -> None:
+    async def test(service: Service) -> None:
+        for _ in range(2):
+            assert (await service.get("/toys")).status == 200
+
+    run(test, tmp_path, rules=Rules(sessions_per_address_max=1))
+
+
+PREFLIGHT = {"origin": "https://here.example", "access-control-request-method": "POST"}
+
+
+def test_a_browser_of_an_allowed_origin_may_ask_first(tmp_path: Path) -> None:
+    """A browser's question has no key."""
+
+    async def test(service: Service) -> None:
+        answer = await service.get("/toys", "OPTIONS", PREFLIGHT)
+        assert answer.status == 200
+        assert dict(answer.messages[0]["headers"])[b"access-control-allow-origin"] == b"https://here.example"
+
+    run(test, tmp_path, rules=Rules(keys=KEYS.keys, origins=frozenset({"https://here.example"})))
+
+
+def test_without_origins_there_are_no_headers_for_browsers(tmp_path: Path) -> None:
+    async def test(service: Service) -> None:
+        answer = await service.get("/toys", "GET", PREFLIGHT)
+        assert answer.status == 200
+        assert b"access-control-allow-origin" not in dict(answer.messages[0]["headers"])
+
+    run(test, tmp_path)
 
 
 # ---- What is served today ----
