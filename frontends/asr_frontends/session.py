@@ -12,8 +12,10 @@ delivered twice and none is lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import structs
 
 from asr_audio.entries import Entry, Mark
 from asr_frontends import events as e
@@ -324,7 +326,7 @@ class Session:
         if partial is None or confirmed < partial.end_sample:
             return []
         self._partial = None
-        return [Deliver(self.id, replace(partial, text="", stable=None))]
+        return [Deliver(self.id, structs.replace(partial, text="", stable=None))]
 
     def _on_final(self, final: m.Final, now: float) -> list[Command]:
         """The commit inside makes it exactly once: a move replays only what comes after."""

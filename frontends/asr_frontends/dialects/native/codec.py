@@ -27,8 +27,7 @@ from asr_frontends.events import (
 )
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
 from asr_proto.errors import BadRequest, DecodeError, OutOfOrder
-from asr_proto.messages import Final, Flushed, Partial, Word
-from asr_proto.schema import INT_MAX
+from asr_proto.messages import INT_MAX, Final, Flushed, Partial, Word
 
 RATE_MIN, RATE_MAX = 8_000, 192_000
 NAME_MAX, MARKER_MAX, SESSION_MAX = 128, 256, 64
