@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from asr_dialects.client import NOTHING, Client, Fields, Heard, string
+from asr_dialects.client import NOTHING, Client, Fields, Meaning, string
 
 PATH = "/v2/decode/stream/{model}"
 BATCH_PATH = "/v2/decode/batch/{model}"
@@ -45,15 +45,15 @@ def to_json(fields: Fields) -> str:
     return json.dumps(fields, separators=(",", ":"))
 
 
-def _hear(fields: Fields) -> Heard:
+def _read(fields: Fields) -> Meaning:
     match fields.get("type"):
         case "partial":
-            return Heard(string(fields, "text"))
+            return Meaning(string(fields, "text"))
         case "final":
-            return Heard(string(fields, "text"), final=True, ended=True)
+            return Meaning(string(fields, "text"), final=True, ended=True)
         case "error":
-            return Heard(error=str(fields.get("code", "error")), detail=str(fields.get("message", "")))
+            return Meaning(error=str(fields.get("code", "error")), detail=str(fields.get("message", "")))
     return NOTHING
 
 
-CLIENT = Client(name="amira", path=PATH, messages_per_s_max=MESSAGES_PER_S_MAX, ending=(END,), hear=_hear)
+CLIENT = Client(name="amira", path=PATH, messages_per_s_max=MESSAGES_PER_S_MAX, ending=(END,), read=_read)

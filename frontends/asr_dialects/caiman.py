@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from asr_dialects.client import Client, Fields, Heard, first, number, string
+from asr_dialects.client import Client, Fields, Meaning, first, number, string
 
 PATH = "/asr/v0.1/stream"
 SUBPROTOCOL = "stream.asr.api.myrtle.ai"
@@ -31,11 +31,11 @@ def response(start_s: float, end_s: float, text: str) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _hear(fields: Fields) -> Heard:
+def _read(fields: Fields) -> Meaning:
     best = first(fields, "alternatives")
     text = None if best is None else string(best, "transcript")
     is_final = bool(text) and not fields.get("is_provisional")
-    return Heard(text, final=is_final, end_s=number(fields, "end"))
+    return Meaning(text, final=is_final, end_s=number(fields, "end"))
 
 
 CLIENT = Client(
@@ -45,5 +45,5 @@ CLIENT = Client(
     ending=(END,),
     ends_with_close=True,
     texts="increments",
-    hear=_hear,
+    read=_read,
 )

@@ -23,7 +23,7 @@ SID = "asr-client"
 """A client's own label of its session, in dialects that want one. It must be unique only within its connection."""
 
 
-class Heard(NamedTuple):
+class Meaning(NamedTuple):
     """What one message of the server means."""
 
     text: str | None = None
@@ -43,10 +43,10 @@ class Heard(NamedTuple):
     """The reason for people."""
 
 
-NOTHING = Heard()
+NOTHING = Meaning()
 
 
-def says_nothing(_model: str | None) -> list[Message]:
+def no_opening(_model: str | None) -> list[Message]:
     """The opening of a dialect without one."""
     return []
 
@@ -63,7 +63,7 @@ class Client:
     channel: Literal["websocket", "webrtc"] = "websocket"
     messages_per_s_max: int | None = None
     """The dialect's own limit on a client's messages."""
-    opening: Callable[[str | None], list[Message]] = says_nothing
+    opening: Callable[[str | None], list[Message]] = no_opening
     """What is sent before the audio, by the model that is asked for."""
     ending: tuple[Message, ...]
     """What is sent after the audio."""
@@ -73,7 +73,7 @@ class Client:
     """The server's orderly close means that the text is complete; no message does."""
     texts: Literal["whole", "utterances", "increments"] = "whole"
     """A message's text is all text so far, that of the current utterance, or what is new since the last final text."""
-    hear: Callable[[Fields], Heard]
+    read: Callable[[Fields], Meaning]
     """What a message of the server means. Raises DecodeError for a message that lacks what it must have."""
 
     def path_for(self, model: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, TypedDict
 
-from asr_dialects.client import NOTHING, Client, Fields, Heard, first, number, string
+from asr_dialects.client import NOTHING, Client, Fields, Meaning, first, number, string
 
 PATH = "/v1/listen"
 SUBPROTOCOL = "token"
@@ -134,21 +134,21 @@ def _to_json(fields: Fields) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def _hear(fields: Fields) -> Heard:
+def _read(fields: Fields) -> Meaning:
     match fields.get("type"):
         case "Results":
-            return _hear_results(fields)
+            return _read_results(fields)
         case "Error":
-            return Heard(error=str(fields.get("variant", "error")), detail=str(fields.get("description", "")))
+            return Meaning(error=str(fields.get("variant", "error")), detail=str(fields.get("description", "")))
     return NOTHING
 
 
-def _hear_results(fields: Fields) -> Heard:
+def _read_results(fields: Fields) -> Meaning:
     best = first(fields.get("channel", {"alternatives": []}), "alternatives")
     text = string(best, "transcript") if best is not None else ""
     if fields.get("is_final") is True:
-        return Heard(text, final=True)
-    return Heard(text, end_s=number(fields, "start", 0.0) + number(fields, "duration", 0.0))
+        return Meaning(text, final=True)
+    return Meaning(text, end_s=number(fields, "start", 0.0) + number(fields, "duration", 0.0))
 
 
 CLIENT = Client(
@@ -158,5 +158,5 @@ CLIENT = Client(
     ending=(from_client(CLOSE_STREAM),),
     ends_with_close=True,
     texts="utterances",
-    hear=_hear,
+    read=_read,
 )

@@ -75,5 +75,5 @@ CLIENT = Client(
     opening=_opening,
     ending=(close(),),
     waits_for_ready=True,
-    hear=yap.hear,
+    read=yap.read,
 )

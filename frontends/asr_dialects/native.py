@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, TypedDict
 
-from asr_dialects.client import NOTHING, Client, Fields, Heard, Message, number, string
+from asr_dialects.client import NOTHING, Client, Fields, Meaning, Message, number, string
 from asr_proto.audio import SAMPLE_RATE
 
 PATH = "/v1/stream"
@@ -162,18 +162,18 @@ def _opening(model: str | None) -> list[Message]:
     return [start({"sample_rate": SAMPLE_RATE, "model": model} if model else {"sample_rate": SAMPLE_RATE})]
 
 
-def _hear(fields: Fields) -> Heard:
+def _read(fields: Fields) -> Meaning:
     match fields.get("type"):
         case "partial":
-            return Heard(string(fields, "text"), end_s=number(fields, "end_s"))
+            return Meaning(string(fields, "text"), end_s=number(fields, "end_s"))
         case "final":
-            return Heard(string(fields, "text"), final=True)
+            return Meaning(string(fields, "text"), final=True)
         case "ready":
-            return Heard(ready=True, engine=string(fields, "engine"))
+            return Meaning(ready=True, engine=string(fields, "engine"))
         case "error":
-            return Heard(error=string(fields, "code"), detail=str(fields.get("message", "")))
+            return Meaning(error=string(fields, "code"), detail=str(fields.get("message", "")))
         case "end":
-            return Heard(ended=True)
+            return Meaning(ended=True)
     return NOTHING
 
 
@@ -184,5 +184,5 @@ CLIENT = Client(
     ending=(stop(),),
     waits_for_ready=True,
     texts="utterances",
-    hear=_hear,
+    read=_read,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from asr_dialects.client import NOTHING, Client, Fields, Heard, string
+from asr_dialects.client import NOTHING, Client, Fields, Meaning, string
 
 PATH = "/ws"
 STATUS_PATH = "/status"
@@ -39,13 +39,13 @@ def _message(fields: Fields) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _hear(fields: Fields) -> Heard:
+def _read(fields: Fields) -> Meaning:
     match fields.get("type"):
         case "partial":
-            return Heard(string(fields, "text"))
+            return Meaning(string(fields, "text"))
         case "final":
-            return Heard(string(fields, "text"), final=True, ended=True)
+            return Meaning(string(fields, "text"), final=True, ended=True)
     return NOTHING
 
 
-CLIENT = Client(name="parakeet", path=PATH, ending=(control(EOS),), hear=_hear)
+CLIENT = Client(name="parakeet", path=PATH, ending=(control(EOS),), read=_read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TypedDict
 
-from asr_dialects.client import NOTHING, SID, Client, Fields, Heard, Message, string
+from asr_dialects.client import NOTHING, SID, Client, Fields, Meaning, Message, string
 from asr_proto.audio import SAMPLE_RATE
 
 PATH = "/"
@@ -43,17 +43,17 @@ def hypothesis(op: str, sid: str | None, text: str, ts: int) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def hear(fields: Fields) -> Heard:
+def read(fields: Fields) -> Meaning:
     """What a message of the server means; Moonshine's are the same."""
     match fields.get("op"):
         case "interim":
-            return Heard(string(fields, "text"))
+            return Meaning(string(fields, "text"))
         case "final":
-            return Heard(string(fields, "text"), final=True, ended=True)
+            return Meaning(string(fields, "text"), final=True, ended=True)
         case "ready":
-            return Heard(ready=True)
+            return Meaning(ready=True)
         case "error":
-            return Heard(error=str(fields.get("reason", "error")), detail="the server reports an error")
+            return Meaning(error=str(fields.get("reason", "error")), detail="the server reports an error")
     return NOTHING
 
 
@@ -61,4 +61,4 @@ def _opening(_model: str | None) -> list[Message]:
     return [init(SID, SAMPLE_RATE)]
 
 
-CLIENT = Client(name="yap", path=PATH, opening=_opening, ending=(close(SID),), hear=hear)
+CLIENT = Client(name="yap", path=PATH, opening=_opening, ending=(close(SID),), read=read)

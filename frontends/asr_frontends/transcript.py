@@ -6,7 +6,7 @@ from asr_proto.messages import Final, Partial
 
 
 class Transcript:
-    """Cumulative text since the start or the last `clear`. `hear` says whether it changed."""
+    """Cumulative text since the start or the last `clear`. `update` returns whether it has changed."""
 
     def __init__(self) -> None:
         self._finals = ""
@@ -16,7 +16,7 @@ class Transcript:
     def text(self) -> str:
         return _joined(self._finals, self._partial)
 
-    def hear(self, event: Partial | Final) -> bool:
+    def update(self, event: Partial | Final) -> bool:
         """Take over a hypothesis; a final replaces the partial."""
         changed = event.text != self._partial
         if isinstance(event, Final):

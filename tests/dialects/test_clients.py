@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asr_dialects.client import NOTHING, Heard
+from asr_dialects.client import NOTHING, Meaning
 from asr_dialects.clients import CLIENTS
 from asr_proto.errors import DecodeError
 
@@ -18,39 +18,39 @@ def alternatives(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("dialect", "message", "meaning"),
     [
-        ("native", {"type": "ready", "engine": "fake"}, Heard(ready=True, engine="fake")),
-        ("native", {"type": "partial", "text": "one", "end_s": 0.5}, Heard("one", end_s=0.5)),
-        ("native", {"type": "final", "text": "one", "end_s": 0.5}, Heard("one", final=True)),
-        ("native", {"type": "error", "code": "at-capacity"}, Heard(error="at-capacity")),
-        ("native", {"type": "end"}, Heard(ended=True)),
+        ("native", {"type": "ready", "engine": "fake"}, Meaning(ready=True, engine="fake")),
+        ("native", {"type": "partial", "text": "one", "end_s": 0.5}, Meaning("one", end_s=0.5)),
+        ("native", {"type": "final", "text": "one", "end_s": 0.5}, Meaning("one", final=True)),
+        ("native", {"type": "error", "code": "at-capacity"}, Meaning(error="at-capacity")),
+        ("native", {"type": "end"}, Meaning(ended=True)),
         ("native", {"type": "ack"}, NOTHING),
-        ("caiman", {"end": 0.06, **alternatives("")}, Heard("", end_s=0.06)),
-        ("caiman", {"end": 0.12, **alternatives(" two")}, Heard(" two", final=True, end_s=0.12)),
-        ("caiman", {"end": 0.12, "is_provisional": True, **alternatives("a")}, Heard("a", end_s=0.12)),
-        ("caiman", {"end": 0.12, "alternatives": []}, Heard(end_s=0.12)),
-        ("yap", {"op": "interim", "text": ""}, Heard("")),
-        ("yap", {"op": "interim", "text": "one"}, Heard("one")),
-        ("yap", {"op": "final", "text": "one two"}, Heard("one two", final=True, ended=True)),
-        ("yap", {"op": "error", "reason": "busy"}, Heard(error="busy", detail="the server reports an error")),
+        ("caiman", {"end": 0.06, **alternatives("")}, Meaning("", end_s=0.06)),
+        ("caiman", {"end": 0.12, **alternatives(" two")}, Meaning(" two", final=True, end_s=0.12)),
+        ("caiman", {"end": 0.12, "is_provisional": True, **alternatives("a")}, Meaning("a", end_s=0.12)),
+        ("caiman", {"end": 0.12, "alternatives": []}, Meaning(end_s=0.12)),
+        ("yap", {"op": "interim", "text": ""}, Meaning("")),
+        ("yap", {"op": "interim", "text": "one"}, Meaning("one")),
+        ("yap", {"op": "final", "text": "one two"}, Meaning("one two", final=True, ended=True)),
+        ("yap", {"op": "error", "reason": "busy"}, Meaning(error="busy", detail="the server reports an error")),
         ("yap", {"op": "pong"}, NOTHING),
-        ("moonshine", {"op": "ready", "sid": "s"}, Heard(ready=True)),
-        ("parakeet", {"type": "partial", "text": "one"}, Heard("one")),
-        ("parakeet", {"type": "final", "text": "one two"}, Heard("one two", final=True, ended=True)),
+        ("moonshine", {"op": "ready", "sid": "s"}, Meaning(ready=True)),
+        ("parakeet", {"type": "partial", "text": "one"}, Meaning("one")),
+        ("parakeet", {"type": "final", "text": "one two"}, Meaning("one two", final=True, ended=True)),
         ("parakeet", {"type": "reset"}, NOTHING),
-        ("amira", {"type": "error", "code": "overloaded", "message": "m"}, Heard(error="overloaded", detail="m")),
-        ("amira", {"type": "final", "text": "one"}, Heard("one", final=True, ended=True)),
+        ("amira", {"type": "error", "code": "overloaded", "message": "m"}, Meaning(error="overloaded", detail="m")),
+        ("amira", {"type": "final", "text": "one"}, Meaning("one", final=True, ended=True)),
         (
             "deepgram",
             {"type": "Results", "is_final": False, "start": 1.0, "duration": 0.5, "channel": alternatives("one")},
-            Heard("one", end_s=1.5),
+            Meaning("one", end_s=1.5),
         ),
-        ("deepgram", {"type": "Results", "is_final": True, "channel": alternatives("one")}, Heard("one", final=True)),
-        ("deepgram", {"type": "Error", "variant": "DATA-0000"}, Heard(error="DATA-0000")),
+        ("deepgram", {"type": "Results", "is_final": True, "channel": alternatives("one")}, Meaning("one", final=True)),
+        ("deepgram", {"type": "Error", "variant": "DATA-0000"}, Meaning(error="DATA-0000")),
         ("deepgram", {"type": "Metadata"}, NOTHING),
     ],
 )
-def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: Heard) -> None:
-    assert CLIENTS[dialect].hear(message) == meaning
+def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: Meaning) -> None:
+    assert CLIENTS[dialect].read(message) == meaning
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: He
 )
 def test_a_message_without_what_it_must_have(dialect: str, message: dict[str, Any]) -> None:
     with pytest.raises(DecodeError):
-        CLIENTS[dialect].hear(message)
+        CLIENTS[dialect].read(message)
 
 
 def test_a_model_is_named_in_the_path_or_in_the_query() -> None:

@@ -62,11 +62,11 @@ def test_both_servers_are_sent_the_same_audio() -> None:
     [
         (said("la"), client.NOTHING),
         (said("la", is_final=True), client.NOTHING),
-        (said("la la", is_final=True, is_eof=True), client.Heard("la la", final=True, ended=True)),
+        (said("la la", is_final=True, is_eof=True), client.Meaning("la la", final=True, ended=True)),
     ],
 )
-def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: client.Heard) -> None:
-    assert sherpa_wire.hear(message) == meaning
+def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: client.Meaning) -> None:
+    assert sherpa_wire.read(message) == meaning
 
 
 @pytest.mark.parametrize("done_first", [False, True])

@@ -3,10 +3,10 @@
     run = await DIALECTS["yap"].speak("ws://127.0.0.1:8000/", frames, pace=1.0)
     figures(run)
 
-    talk          one session's side of a dialect: pure
-    conversation  one session over any channel: send at a pace, read up to the end
-    websocket, webrtc   the channels; `webrtc` needs the extra of that name
-    recorder      when things happened
+    dialect_session   one session's side of a dialect: pure
+    conversation      one session over any channel: send at a pace, read up to the end
+    websocket, webrtc the channels; `webrtc` needs the extra of that name
+    recorder          when things happened
 
 Programs that want the service's events rather than figures use `asr_client.connect`.
 """
@@ -21,8 +21,8 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from asr_client.dialects import webrtc, websocket
 from asr_client.dialects.conversation import converse
+from asr_client.dialects.dialect_session import DialectSession
 from asr_client.dialects.recorder import OnText, Recorder, ignore
-from asr_client.dialects.talk import Talk
 from asr_client.errors import InvalidUrl
 from asr_client.figures import Run
 from asr_dialects.client import Client
@@ -46,12 +46,12 @@ class Dialect:
     def channel(self) -> Literal["websocket", "webrtc"]:
         return self.client.channel
 
-    def talk(self, model: str | None) -> Talk:
+    def session(self, model: str | None) -> DialectSession:
         """One session's side of it."""
-        return Talk(self.client, model)
+        return DialectSession(self.client, model)
 
     def url(self, address: str, *, secure: bool = False, path: str | None = None, model: str | None = None) -> str:
-        """The URL meant by HOST:PORT or by a URL; what the URL already says stays. Raises InvalidUrl."""
+        """The URL meant by HOST:PORT or by a URL; what the URL already has stays. Raises InvalidUrl."""
         parts = _split(address)
         encrypted = secure or parts.scheme in ("https", "wss")
         scheme = "http" if self.channel == "webrtc" else "ws"
@@ -82,11 +82,11 @@ class Dialect:
         `on_text` is called with the whole text whenever it has changed. Raises ClientError, DecodeError.
         """
         recorder = Recorder(on_text)
-        talk = self.talk(model)
+        session = self.session(model)
         open_channel = webrtc.open_channel if self.channel == "webrtc" else websocket.open_channel
         async with open_channel(url, api_key) as channel:
             recorder.connected()
-            await converse(channel, talk, frames, pace, recorder)
+            await converse(channel, session, frames, pace, recorder)
         return recorder.run()
 
 

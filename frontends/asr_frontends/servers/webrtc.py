@@ -1,6 +1,6 @@
 """WebRTC clients: an SDP offer over HTTP, then one conversation on the data channel that the client has created.
 
-A client that sends an audio track too (what browsers do with a microphone) is heard on it from its `init` on; the
+A client may send an audio track too, as browsers do with a microphone. The track is read from its `init` on; the
 track is one more source of the same PCM16 that others send as binary messages.
 
 A data channel cannot be left unread as a socket can: what a client sends beyond its credit is held here, up to

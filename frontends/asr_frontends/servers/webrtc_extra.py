@@ -1,4 +1,4 @@
-"""WebRTC where the extra `webrtc` is installed; where it is not, one sentence that says so."""
+"""WebRTC where the extra `webrtc` is installed; where it is not, the answer is one sentence that names the extra."""
 
 from __future__ import annotations
 

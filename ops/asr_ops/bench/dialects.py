@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from asr_dialects.client import Fields, Heard, Message
+from asr_dialects.client import Fields, Meaning, Message
 from asr_dialects.clients import CLIENTS
 from asr_ops.bench import websocket
 
@@ -22,11 +22,11 @@ class Dialect:
     """What is sent first, as it goes over the wire."""
     ending: bytes
     """What is sent after the audio."""
-    says_ready: bool
+    waits_for_ready: bool
     """Whether the server sends a message when it takes audio; otherwise it takes audio from the beginning."""
     ends_with_close: bool
     """The server's orderly close, not a message, says that the text is complete."""
-    hear: Callable[[Fields], Heard]
+    read: Callable[[Fields], Meaning]
 
 
 def prepared(name: str) -> Dialect:
@@ -35,9 +35,9 @@ def prepared(name: str) -> Dialect:
     return Dialect(
         opening=_on_the_wire(client.opening(None)),
         ending=_on_the_wire(client.ending),
-        says_ready=client.waits_for_ready,
+        waits_for_ready=client.waits_for_ready,
         ends_with_close=client.ends_with_close,
-        hear=client.hear,
+        read=client.read,
     )
 
 

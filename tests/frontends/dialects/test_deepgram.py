@@ -698,7 +698,7 @@ def test_errors(slug: str, code: int, name: str) -> None:
 def test_utterance_end(story: list[Any], ends: list[tuple[int, float]]) -> None:
     """Which event of the story is answered with the end of which word."""
     watch = UtteranceEnd(1000)
-    answers = [(number, watch.hear(event)) for number, event in enumerate(story)]
+    answers = [(number, watch.update(event)) for number, event in enumerate(story)]
     assert [answer for answer in answers if answer[1] is not None] == ends
     silent = UtteranceEnd(0)
-    assert [silent.hear(event) for event in story] == [None] * len(story)
+    assert [silent.update(event) for event in story] == [None] * len(story)

@@ -2,7 +2,7 @@
 
 A stream's text is cumulative: all finals so far and the current partial; one `final` ends it (decisions 9, 17). Two
 forms of every answer: the document's, and with `?schema=v1` the one of AMIRA's code (decision 7). A field that the
-engine has nothing to say about is null, or empty for lists: nothing is invented.
+engine does not measure is null, or empty for lists: nothing is invented.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class AmiraCodec:
 
     def _hypothesis(self, event: Partial | Final) -> list[Frame]:
         if isinstance(event, Final):
-            self._confidence.hear(event)
-        if not self._transcript.hear(event):
+            self._confidence.add(event)
+        if not self._transcript.update(event):
             return []
         return [self._text(amira.PARTIAL, amira.ACTIVE, None)]
 
@@ -103,10 +103,10 @@ class AmiraCodec:
         if event.slug == "going-away":
             code = GOING_AWAY
         if self._is_v1:
-            said = self._status(amira.FAILED, message=reason)
+            message = self._status(amira.FAILED, message=reason)
         else:
-            said = amira.error(self._transcript.text, event.slug, reason, event.retry_after_s)
-        return [said, Close.because(code, f"{event.slug}: {reason}")]
+            message = amira.error(self._transcript.text, event.slug, reason, event.retry_after_s)
+        return [message, Close.because(code, f"{event.slug}: {reason}")]
 
 
 class _Confidence:
@@ -116,7 +116,7 @@ class _Confidence:
         self._sum, self._characters = 0.0, 0
         self._is_known = True
 
-    def hear(self, final: Final) -> None:
+    def add(self, final: Final) -> None:
         self._is_known = self._is_known and final.confidence is not None
         self._sum += (final.confidence or 0.0) * len(final.text)
         self._characters += len(final.text)

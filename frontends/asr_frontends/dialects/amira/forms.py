@@ -35,7 +35,7 @@ STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """A batch as its JSON body says it."""
+    """A batch as its JSON body has it."""
 
     pcm: bytes
     opaque: Any = None

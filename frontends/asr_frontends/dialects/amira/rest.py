@@ -16,7 +16,7 @@ from asr_frontends import events as e
 from asr_frontends.dialects.amira import forms
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers.connection import Connection
-from asr_frontends.servers.rest import Places, hear, read_body, unless_gone
+from asr_frontends.servers.rest import Places, read_body, transcribe, unless_gone
 from asr_frontends.servers.upload import decode
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from asr_proto.errors import AsrError, AtCapacity, BadRequest, LimitExceeded
@@ -72,10 +72,10 @@ class Amira:
     async def _batch(self, request: Request) -> Response:
         schema = forms.schema_of(request.url.query)
         batch = await self._read(request)
-        heard = await unless_gone(
-            request, hear(self._frontend, e.Start(partials=False, whole=True), batch.frames, self._batches)
+        transcription = await unless_gone(
+            request, transcribe(self._frontend, e.Start(partials=False, whole=True), batch.frames, self._batches)
         )
-        return _json(forms.batch_body(heard.text, heard.samples, batch.opaque, schema))
+        return _json(forms.batch_body(transcription.text, transcription.samples, batch.opaque, schema))
 
     async def _read(self, request: Request) -> _Batch:
         """The audio by the content's type, and a WAV file also by its first bytes (decision 7). Raises PeerError."""

@@ -2,7 +2,7 @@
 
 One response per 60 ms of audio, empty or not, so that a client in lock-step (send one frame, receive one) never waits:
 after the step for engines with steps of at most 60 ms, as soon as the worker has the audio for others. A response's
-text is what became final since the response before, and of engines whose text only grows what was said since; the
+text is what became final since the response before, or, with engines whose text only grows, what was added since; the
 concatenation of all is the whole text. `confidence` is a constant of the dialect ("currently unused").
 """
 
@@ -46,9 +46,9 @@ class CaimanCodec:
         self._responses = 0
         self._text = ""
         """Not sent yet."""
-        self._heard = 0
+        self._taken = 0
         """Characters of the utterance that were taken into it."""
-        self._said = False
+        self._has_text = False
         self._stopped = False
         self._early = False
 
@@ -79,10 +79,10 @@ class CaimanCodec:
             case Ready():
                 self._early = event.chunk_samples > FRAME_SAMPLES
             case Partial():
-                self._hear(event.text)
+                self._take(event.text)
             case Final():
-                self._hear(event.text)
-                self._heard = 0
+                self._take(event.text)
+                self._taken = 0
             case Progress():
                 return self._respond_until((event.taken if self._early else event.done) // FRAME_SAMPLES)
             case Bye():
@@ -91,17 +91,17 @@ class CaimanCodec:
                 return [self._error(event)]
         return []
 
-    def _hear(self, text: str) -> None:
-        """Take what is new of the utterance; after a move it is said again from its start.
+    def _take(self, text: str) -> None:
+        """Take what is new of the utterance. After a move its text comes again from the start.
 
-        What was taken back cannot be unsaid; what comes in its place is new.
+        Text that the engine withdraws has been sent already; what comes in its place counts as new.
         """
-        new = text[self._heard :]
-        if new and not self._heard and self._said:
+        new = text[self._taken :]
+        if new and not self._taken and self._has_text:
             new = " " + new
         self._text += new
-        self._heard = max(self._heard, len(text)) if text else 0
-        self._said = self._said or bool(new)
+        self._taken = max(self._taken, len(text)) if text else 0
+        self._has_text = self._has_text or bool(new)
 
     def _respond_until(self, count: int) -> list[Frame]:
         responses: list[Frame] = []

@@ -142,13 +142,13 @@ class DeepgramCodec:
             self._result_metadata(),
             is_final=is_final,
             speech_final=by_flush or by_silence,
-            from_finalize=by_flush and self._finalizes.hear(),
+            from_finalize=by_flush and self._finalizes.ended(),
         )
 
     def _flushed(self) -> list[Frame]:
         """A Finalize that ended no utterance is answered without words."""
-        at_s, heard = self._finalizes.answered()
-        if heard:
+        at_s, has_ended = self._finalizes.answered()
+        if has_ended:
             return []
         at_s = round(at_s, 3)
         nothing: deepgram.Alternative = {"transcript": "", "confidence": NOT_MEASURED, "words": []}
@@ -174,7 +174,7 @@ class DeepgramCodec:
         return [deepgram.speech_started(seconds(event.sample))]
 
     def _utterance_ends(self, event: Partial | Final | Speech | Progress) -> list[Frame]:
-        last_word_end = self._utterance_end.hear(event)
+        last_word_end = self._utterance_end.update(event)
         return [] if last_word_end is None else [deepgram.utterance_end(last_word_end)]
 
     def _metadata(self) -> str:
@@ -196,7 +196,7 @@ class Finalizes:
     def __init__(self) -> None:
         self._asked_at_s: deque[float] = deque()
         self._asked = 0
-        self._heard = False
+        self._has_ended = False
 
     def ask(self, at_s: float) -> str:
         """One more, after so much audio; the marker of its flush."""
@@ -204,15 +204,15 @@ class Finalizes:
         self._asked += 1
         return str(self._asked)
 
-    def hear(self) -> bool:
+    def ended(self) -> bool:
         """A flush ended an utterance: whether a Finalize was the reason, and not the end of the stream."""
-        self._heard = self._heard or bool(self._asked_at_s)
+        self._has_ended = self._has_ended or bool(self._asked_at_s)
         return bool(self._asked_at_s)
 
     def answered(self) -> tuple[float, bool]:
         """The oldest is done: where it was asked for, and whether it ended an utterance."""
-        heard, self._heard = self._heard, False
-        return self._asked_at_s.popleft(), heard
+        has_ended, self._has_ended = self._has_ended, False
+        return self._asked_at_s.popleft(), has_ended
 
 
 class UtteranceEnd:
@@ -222,11 +222,11 @@ class UtteranceEnd:
         self._gap_s = gap_ms / 1000
         self._word_end_s: float | None = None
         self._in_utterance = False
-        """The last partial has words, which no final has said yet."""
+        """The last partial has words that are in no final yet."""
         self._speaking = False
         self._done_s = 0.0
 
-    def hear(self, event: Partial | Final | Speech | Progress) -> float | None:
+    def update(self, event: Partial | Final | Speech | Progress) -> float | None:
         """The end of the last word before a gap that has become long enough, once."""
         if not self._gap_s:
             return None

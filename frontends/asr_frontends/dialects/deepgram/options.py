@@ -17,7 +17,7 @@ ENDPOINTING_MS_MAX = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the query asks for; an empty encoding is found out from the audio, rate 0 was not said."""
+    """What the query asks for. An empty encoding is found out from the audio; rate 0 was not given."""
 
     encoding: str = ""
     rate: int = 0

@@ -2,7 +2,7 @@
 
 JSON messages with an `op`, PCM16 in binary ones. An error ends the conversation, except `bad_json` and `unknown_op`,
 which are only answered. `close` and `flush` both ask for the final, which is the last message. The text is everything
-since the start: the dialect knows no utterances, and a pause never ends a turn.
+since the start: the dialect has no utterances, and a pause never ends a turn.
 
 `inference_ms` is how far the text is behind the audio that has come, in milliseconds of audio: what a client sees of
 the model's work. `max_batch` is the dialect's constant; batches are sized by the engine.
@@ -46,7 +46,7 @@ class MoonshineCodec:
 
     def __init__(self, request: Request) -> None:
         self._sid: str | None = None
-        """As the client said it; empty to use the session's id."""
+        """As the client sent it; empty to use the session's id."""
         self._stopped = False
         self._odd = OddByte()
         self._samples = self._done = 0
@@ -55,7 +55,7 @@ class MoonshineCodec:
 
     @property
     def takes_audio(self) -> bool:
-        """Whether the client has said `init`, and neither `close` nor `flush`."""
+        """Whether the client has sent `init`, and neither `close` nor `flush`."""
         return self._sid is not None and not self._stopped
 
     # ---- Receiving ----
@@ -125,7 +125,7 @@ class MoonshineCodec:
                 self._done = max(self._done, event.done)
             case Partial() | Final():
                 self._done = max(self._done, event.end_sample)
-                return [self._hypothesis(moonshine.INTERIM)] if self._transcript.hear(event) else []
+                return [self._hypothesis(moonshine.INTERIM)] if self._transcript.update(event) else []
             case Bye():
                 self._done = self._samples
                 return [self._hypothesis(moonshine.FINAL), Close(closes.NORMAL)]

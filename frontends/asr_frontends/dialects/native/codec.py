@@ -167,8 +167,8 @@ class NativeCodec:
         code = SERVICE_FAULT if event.is_service else CLIENT_FAULT
         if event.slug == events.GOING_AWAY:
             code = GOING_AWAY
-        said = native.error(event.slug, event.detail or event.slug, event.retry_after_s)
-        return [said, Close.because(code, f"{event.slug}: {event.detail}")]
+        message = native.error(event.slug, event.detail or event.slug, event.retry_after_s)
+        return [message, Close.because(code, f"{event.slug}: {event.detail}")]
 
 
 def _word(word: Word) -> native.Word:

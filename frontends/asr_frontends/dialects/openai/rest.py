@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from asr_frontends import events as e
 from asr_frontends.dialects.openai import forms
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.rest import Heard, Places, finals, hear, limited, unless_gone
+from asr_frontends.servers.rest import Places, Transcription, finals, limited, transcribe, unless_gone
 from asr_frontends.servers.upload import decode
 from asr_proto.errors import AsrError, BadRequest, PeerError, ServiceError
 from asr_proto.messages import Final
@@ -38,7 +38,7 @@ class OpenAiLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Recording:
-    """A request, ready to be heard."""
+    """A request, ready to be transcribed."""
 
     options: forms.Options
     frames: Iterator[bytes]
@@ -68,8 +68,10 @@ class _OpenAi:
         recording = await self._read(request)
         if recording.options.stream:
             return await unless_gone(request, self._stream(recording))
-        heard = await unless_gone(request, hear(self._frontend, recording.start, recording.frames, self._places))
-        return _response(heard, recording.options)
+        transcription = await unless_gone(
+            request, transcribe(self._frontend, recording.start, recording.frames, self._places)
+        )
+        return _response(transcription, recording.options)
 
     async def _read(self, request: Request) -> _Recording:
         """Raises PeerError for fields or a file that cannot be used."""
@@ -89,14 +91,14 @@ class _OpenAi:
 
     async def _stream(self, recording: _Recording) -> Response:
         """The response begins once the session has its slot: a refusal still has a status of its own."""
-        heard = Heard()
-        results = finals(self._frontend, recording.start, recording.frames, self._places, heard)
+        transcription = Transcription()
+        results = finals(self._frontend, recording.start, recording.frames, self._places, transcription)
         try:
             await anext(results)
         except BaseException:
             await results.aclose()
             raise
-        return _EventStream(_sent(results, heard), results)
+        return _EventStream(_sent(results, transcription), results)
 
     async def translate(self, _: Request) -> Response:
         raise BadRequest("translations are not offered, only transcriptions", slug="not-offered")
@@ -110,35 +112,35 @@ class _OpenAi:
         return JSONResponse(forms.model_body(id))
 
     def _models(self) -> tuple[str, ...]:
-        """Raises ServiceError while no broker has said what there is."""
+        """Raises ServiceError while no broker has reported its models."""
         pool = self._frontend.sessions.pool
         if pool is None:
             raise ServiceError("no broker is connected", slug="no-broker")
         return pool.models
 
 
-def _response(heard: Heard, options: forms.Options) -> Response:
+def _response(transcription: Transcription, options: forms.Options) -> Response:
     match options.response_format:
         case "text":
-            return PlainTextResponse(forms.joined(heard.finals) + "\n")
+            return PlainTextResponse(forms.joined(transcription.finals) + "\n")
         case "srt":
-            return PlainTextResponse(forms.srt(heard.finals))
+            return PlainTextResponse(forms.srt(transcription.finals))
         case "vtt":
-            return Response(forms.vtt(heard.finals), media_type="text/vtt")
+            return Response(forms.vtt(transcription.finals), media_type="text/vtt")
         case "verbose_json":
-            return JSONResponse(forms.verbose_body(heard.finals, heard.duration_s, options))
-    return JSONResponse(forms.json_body(heard.finals, heard.duration_s))
+            return JSONResponse(forms.verbose_body(transcription.finals, transcription.duration_s, options))
+    return JSONResponse(forms.json_body(transcription.finals, transcription.duration_s))
 
 
 # ---- Streams ----
 
 
-async def _sent(results: AsyncIterator[Final | None], heard: Heard) -> AsyncIterator[str]:
+async def _sent(results: AsyncIterator[Final | None], transcription: Transcription) -> AsyncIterator[str]:
     """Each final as it comes; an error in the middle is the last event."""
     said = ""
     try:
         async for _ in results:
-            text = forms.joined(heard.finals)
+            text = forms.joined(transcription.finals)
             if text != said:
                 yield forms.delta(text[len(said) :])
             said = text

@@ -2,7 +2,7 @@
 
 The socket is the session: no handshake, PCM16 in frames of any even length, and two control frames, binary like the
 audio. `__CTRL__:EOS` is answered with the final text, `__CTRL__:RESET` with a reset; the socket stays usable after
-both. Inside, each is a flush: its answer tells which text belongs before it. A reset is answered at once, except when
+both. Inside, each is a flush: its answer marks which text belongs before it. A reset is answered at once, except when
 the final of an EOS before it is still to come: that comes first, so that no client takes old words for new ones.
 
 Partials carry the whole text since the start or the last control frame; with `?partials=delta` only its new
@@ -58,7 +58,7 @@ class ParakeetCodec:
         # A delta that replaced another would take its characters away.
         self.coalesces = frozenset() if self._delta else frozenset({Partial})
         self._transcript = Transcript()
-        self._told = ""
+        self._sent = ""
         self._unanswered: deque[str] = deque()
         """Markers of the flushes that are still to be answered, in their order."""
         self._replies: list[Frame] = []
@@ -107,28 +107,28 @@ class ParakeetCodec:
         return []
 
     def _hear(self, event: Partial | Final) -> list[Frame]:
-        """Text before a reset is nobody's: the client has been told that it is gone."""
+        """Text before a reset is dropped: the reset was answered already."""
         if self._unanswered and self._unanswered[0] == parakeet.RESET:
             return []
-        return self._partial() if self._transcript.hear(event) else []
+        return self._partial() if self._transcript.update(event) else []
 
     def _partial(self) -> list[Frame]:
         text = self._transcript.text
         if not self._delta:
             return [parakeet.partial(text)]
-        new, self._told = text[_same(self._told, text) :], text
+        new, self._sent = text[_same(self._sent, text) :], text
         return [parakeet.partial(new)] if new else []
 
     def _flushed(self) -> list[Frame]:
         answered = self._unanswered.popleft()
-        text, self._told = self._transcript.text, ""
+        text, self._sent = self._transcript.text, ""
         self._transcript.clear()
         if answered == parakeet.RESET:
             return []
         return [parakeet.final(text), *self._held_resets()]
 
     def _held_resets(self) -> list[Frame]:
-        """Replies to the resets that waited for the final that has just been said."""
+        """Replies to the resets that waited for this final."""
         markers = list(self._unanswered)
         held = markers.index(parakeet.EOS) if parakeet.EOS in markers else len(markers)
         return [parakeet.reset() for _ in range(held)]

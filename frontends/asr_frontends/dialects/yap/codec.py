@@ -1,14 +1,14 @@
 """Yap's WebSocket dialect for FastConformer, `/` (YAP-09..13, 25).
 
-The client says `init`, sends PCM16 of any length and says `close`. It hears an interim whenever the text has changed,
-and at least once a second while it sends audio. Where the original server just closed the socket, this one says a
-`final` first, which clients that know no such message ignore.
+The client sends `init`, PCM16 of any length and `close`. It receives an interim whenever the text has changed, and at
+least once a second while it sends audio. The original server only closed the socket at the end; this one sends a
+`final` first. Clients that have no such message ignore it.
 
-The text is everything since the start: the dialect knows no utterances, and a pause never ends a turn. Words still
-inside the model come with the audio after them or with `close`.
+The text is everything since the start: the dialect has no utterances, and a pause never ends a turn. Words that are
+still inside the model come with the audio after them or with `close`.
 
 `ts` is Unix time in milliseconds, of the audio: the time of the request plus the length of the audio taken so far. A
-codec knows no clock, and for a client that sends as it records the two are the same.
+codec has no clock, and for a client that sends as it records the two are the same.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class YapCodec:
         self._stopped = False
         self._odd = OddByte()
         self._samples = 0
-        self._samples_told = 0
+        self._samples_sent = 0
         """Audio taken at the last interim."""
         self._transcript = Transcript()
 
@@ -99,9 +99,9 @@ class YapCodec:
     def send(self, event: ServiceEvent) -> list[Frame]:
         match event:
             case Partial() | Final():
-                return [self._interim()] if self._transcript.hear(event) else []
+                return [self._interim()] if self._transcript.update(event) else []
             case Progress():
-                return [self._interim()] if self._samples > self._samples_told else []
+                return [self._interim()] if self._samples > self._samples_sent else []
             case Bye():
                 return [self._hypothesis(yap.FINAL), Close(closes.NORMAL)]
             case Error():
@@ -109,7 +109,7 @@ class YapCodec:
         return []
 
     def _interim(self) -> str:
-        self._samples_told = self._samples
+        self._samples_sent = self._samples
         return self._hypothesis(yap.INTERIM)
 
     def _hypothesis(self, op: str) -> str:

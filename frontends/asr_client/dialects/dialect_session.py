@@ -12,7 +12,7 @@ SEPARATORS = {"utterances": " ", "increments": ""}
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class Update:
     """What one message of the server means for the session."""
 
     text: str | None = None
@@ -22,7 +22,7 @@ class Meaning:
     """The text is complete."""
 
 
-class Talk:
+class DialectSession:
     """Puts the texts of the server's messages together."""
 
     def __init__(self, client: Client, model: str | None) -> None:
@@ -48,13 +48,13 @@ class Talk:
         """What is sent after the audio."""
         return list(self._client.ending)
 
-    def hear(self, message: Message) -> Meaning:
+    def read(self, message: Message) -> Update:
         """What the server's message means. Raises ServerError where it ends the session, and DecodeError."""
-        heard = self._client.hear(parse(message))
-        if heard.error is not None:
-            raise ServerError(heard.error, heard.detail)
-        text = None if heard.text is None else self._whole(heard.text, final=heard.final)
-        return Meaning(text, heard.ready, heard.ended)
+        meaning = self._client.read(parse(message))
+        if meaning.error is not None:
+            raise ServerError(meaning.error, meaning.detail)
+        text = None if meaning.text is None else self._whole(meaning.text, final=meaning.final)
+        return Update(text, meaning.ready, meaning.ended)
 
     def _whole(self, text: str, *, final: bool) -> str:
         separator = SEPARATORS.get(self._client.texts)
