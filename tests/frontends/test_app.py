@@ -133,9 +133,11 @@ class Service:
 
     app: App
 
-    async def get(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
+    async def get(
+        self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Answer:
         scope = {"type": "http", "method": method, "http_version": "1.1", "root_path": "", **request(path, headers)}
-        return await self._ask(scope, {"type": "http.request", "body": b"", "more_body": False})
+        return await self._ask(scope, {"type": "http.request", "body": body, "more_body": False})
 
     async def connect(self, path: str, client: Script, headers: Mapping[str, str] | None = None) -> Answer:
         scope = {"type": "websocket", "subprotocols": [], "extensions": {EXTENSION: client}, **request(path, headers)}
@@ -247,9 +249,32 @@ def test_a_toy_dialect_has_settings_and_reports(tmp_path: Path) -> None:
             "max_concurrent_batches",
             "toys",
         ]
-        assert (health["max_concurrent_streams"], health["toys"]) == (3, 7)
+        assert (health["max_concurrent_streams"], health["max_concurrent_batches"], health["toys"]) == (3, 50, 7)
 
     run(test, tmp_path, settings={"toys": 7, "amira_streams_max": 3})
+
+
+AMIRA_SETTINGS = {"amira_streams_max": 1, "amira_batches_max": 2, "amira_batch_s_max": 3.0}
+
+
+def test_the_options_of_amira_are_its_limits(tmp_path: Path) -> None:
+    async def test(service: Service) -> None:
+        health = json.loads((await service.get("/health/detailed")).body)
+        assert (health["max_concurrent_streams"], health["max_concurrent_batches"]) == (1, 2)
+        too_long = await service.get("/v2/decode/batch/m", "POST", body=bytes(2 * 16_000 * 4))
+        assert json.loads(too_long.body)["error"] == "4.0 s of audio exceed 3 s"
+        too_large = await service.get("/v2/decode/batch/m", "POST", body=bytes(200_001))
+        assert json.loads(too_large.body)["error"] == "the request's body has more than 200000 bytes"
+
+    run(test, tmp_path, settings=AMIRA_SETTINGS | {"amira_request_bytes_max": 200_000})
+
+
+def test_moonshines_offers_may_be_posted_elsewhere(tmp_path: Path) -> None:
+    async def test(service: Service) -> None:
+        assert (await service.get("/offers", "POST")).status in (400, 501)
+        assert (await service.get("/webrtc", "POST")).status == 404
+
+    run(test, tmp_path, settings={"webrtc_path": "/offers"})
 
 
 def test_a_dialect_may_serve_a_conversation_its_own_way(tmp_path: Path) -> None:
@@ -331,8 +356,8 @@ def test_without_origins_there_are_no_headers_for_browsers(tmp_path: Path) -> No
 
 def test_a_path_that_no_dialect_has(tmp_path: Path) -> None:
     async def test(service: Service) -> None:
-        answer = await service.connect("/nowhere", Script())
-        assert (answer.status, answer.body) == (404, "no dialect is served at /nowhere")
+        answer = await service.connect("/nowhere" + "x" * 200, Script())
+        assert (answer.status, answer.body) == (404, "no dialect is served at /nowhere" + "x" * 92)
         assert (await service.get("/nowhere")).status == 404
         assert await service.metric('asr_requests_total{endpoint="other"}') == "2.0"
 
