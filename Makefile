@@ -11,7 +11,7 @@ SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test check format sim nemesis golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test check format docs sim nemesis golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -24,10 +24,15 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m asr_ops.docs --check
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The diagrams in ARCHITECTURE.md, from the transition tables.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m asr_ops.docs
 
 sim: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) $(ARGS)

@@ -1,1 +1,1 @@
-"""asr-broker: pins each session to a worker, grants a lease on a slot, forwards, notices death, says no when full."""
+"""asr-broker: pins each session to a slot of a worker, forwards messages, detects dead peers, refuses when full."""

@@ -1,12 +1,13 @@
-"""A broker that shares its pool with another: the routing core behind the votes of the workers. Pure.
+"""A broker that shares its pool with another: `Routing`, in use only while this broker leads. Pure.
 
-Registrations are kept whether it leads or not. `Routing` knows only peers that are *adopted*: workers that vote for us,
-and frontends, while we lead; the others hear `Standby`. So a standby grants nothing because it has nothing to grant.
+Registrations are kept in every role. Only *adopted* peers are passed to `Routing`: while this broker leads, the workers
+that vote for it, and all frontends. Every other peer gets `Standby`. So a standby has no worker on which to grant.
 
-- Winning adopts everybody: each peer hears `Welcome` and holds nothing, as from a broker that has just started.
-- Losing forgets everybody: each peer hears `Standby`, and no lease is left.
-- A worker whose vote goes to another broker has dropped our sessions: its leases are lost, as if it had died.
-- Lapsed, what would grant a lease waits; the rest goes on: a worker that has gone over drops what is not its leader's.
+- When this broker wins, it adopts all: each peer gets `Welcome` and holds nothing, as after a start of the broker.
+- When it loses, it drops all: each peer gets `Standby`, and no lease is left.
+- When a worker votes for another broker, it has dropped its sessions: their leases are lost, as if the worker had died.
+- While this broker is lapsed, messages that would grant a lease wait. All others are handled: a worker that votes for
+  another broker drops what does not come from its leader.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec import structs
 
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.leadership import Leadership, Role
-from asr_broker.peers import NO_LOAD, Counts, LeaseState
+from asr_broker.peers import NO_LOAD, Counts, Lease
 from asr_broker.routing import Routing
 from asr_proto import messages as m
 
@@ -26,7 +27,7 @@ HOLDING = (Role.LEADING, Role.LAPSED)
 
 
 class Candidate:
-    """Has the verbs of `Routing` and stands in its place."""
+    """Has the methods of `Routing` that the shell calls."""
 
     def __init__(self, routing: Routing, leadership: Leadership) -> None:
         self.routing, self.leadership = routing, leadership
@@ -34,7 +35,7 @@ class Candidate:
         self._frontends: dict[bytes, FromFrontend] = {}
         self._adopted: set[bytes] = set()
         self._waiting: list[FromFrontend] = []
-        """What would have granted leases while we were lapsed."""
+        """Messages that would grant a lease, kept while this broker is lapsed."""
 
     @property
     def boot(self) -> int:
@@ -53,13 +54,13 @@ class Candidate:
         return self.routing.counts
 
     @property
-    def leases(self) -> dict[int, LeaseState]:
+    def leases(self) -> dict[int, Lease]:
         return self.routing.leases
 
     # ---- The four verbs ----
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """Take one event; return what to do. Time comes first: a broker that stood still does not lead any more."""
+        """Take one event; return the commands. Time is handled first: a broker that stood still leads no more."""
         commands = self._lead(list(self.leadership.tick(now)), now) if now >= self.leadership.next_deadline() else []
         if isinstance(event, Gone):
             return [*commands, *self._gone(event, now)]
@@ -70,16 +71,16 @@ class Candidate:
         return [*commands, *self._from_frontend(event, now)]
 
     def tick(self, now: float) -> list[Command]:
-        """What time alone makes due."""
+        """Claims to send, votes that expired, and what is due in `Routing`."""
         claims: list[Command] = list(self.leadership.tick(now))
         return self._lead([*claims, *self.routing.tick(now)], now)
 
     def next_deadline(self) -> float:
-        """When `tick` has something to do at the latest."""
+        """The latest time for the next `tick`."""
         return min(self.leadership.next_deadline(), self.routing.next_deadline())
 
     def check(self) -> None:
-        """The invariants: only who is adopted is routed, and nobody is where we hold nothing."""
+        """The invariants: `Routing` has the adopted peers, and none unless this broker leads or is lapsed."""
         self.routing.check()
         self.leadership.check()
         assert self._adopted == self.routing.workers.keys() | self.routing.frontends.keys()
@@ -89,7 +90,7 @@ class Candidate:
         assert not self._waiting or self.leadership.role is Role.LAPSED
 
     def status(self, now: float) -> m.Status:
-        """The answer to `asr status`; a standby names who would serve and be served."""
+        """The answer to `asr status`. A standby lists the registered peers."""
         status = self.routing.status(now)
         if self.leadership.role in HOLDING:
             return structs.replace(status, leads=self.leadership.role is Role.LEADING)
@@ -114,7 +115,7 @@ class Candidate:
         peer, message = event.peer, event.message
         if isinstance(message, m.RegisterWorker):
             return self._register_worker(event, message, now)
-        if isinstance(message, m.Vote) and self.leadership.knows(peer):
+        if isinstance(message, m.Vote) and self.leadership.has_voter(peer):
             return self._voted(peer, message, now)
         if peer in self._adopted:
             return self._lead(self.routing.handle(event, now), now)
@@ -129,9 +130,9 @@ class Candidate:
         return self._lead([*dropped, ToWorker(event.peer, m.Standby(self.boot)), *claims], now)
 
     def _voted(self, peer: bytes, vote: m.Vote, now: float) -> list[Command]:
-        # Nobody's is no loss yet: it may be ours again, and till then its sessions live.
-        gone_over = peer in self._adopted and vote.boot not in (0, self.boot)
-        dropped = self._drop(peer, now) if gone_over else []
+        # A worker that votes for no broker (0) keeps its sessions: it may vote for this broker again.
+        has_defected = peer in self._adopted and vote.boot not in (0, self.boot)
+        dropped = self._drop(peer, now) if has_defected else []
         return self._lead([*dropped, *self.leadership.voted(peer, vote, now)], now)
 
     def _from_frontend(self, event: FromFrontend, now: float) -> list[Command]:
@@ -158,18 +159,18 @@ class Candidate:
         commands = self.routing.handle(gone, now)
         return self._lead([*commands, *self.leadership.left(gone.peer, now)], now)
 
-    # ---- What the votes mean ----
+    # ---- Adopting and dropping ----
 
     def _lead(self, commands: list[Command], now: float) -> list[Command]:
-        """Adopt or forget peers as our role has it now; `commands` go first."""
-        # Whom routing has given up itself must register again before it is of use.
+        """Adopt or drop peers as the role demands now; `commands` go first."""
+        # A peer that routing has evicted must register again before it is adopted again.
         for peer in self._adopted - self.routing.workers.keys() - self.routing.frontends.keys():
             self._adopted.discard(peer)
             self._workers.pop(peer, None)
         if self.leadership.role is Role.LEADING:
             return [*commands, *self._adopt(now)]
         if self.leadership.role is not Role.LAPSED and (self._adopted or self._waiting):
-            return [*commands, *self._forget(now)]
+            return [*commands, *self._drop_all(now)]
         return commands
 
     def _adopt(self, now: float) -> list[Command]:
@@ -186,19 +187,19 @@ class Candidate:
         return [self._dated(command) for command in commands]
 
     def _dated(self, command: Command) -> Command:
-        """A Welcome says in which term we lead, so that peers can tell which of two is the later one."""
+        """Add the term to a Welcome, so that peers can tell which of two leaders is the later one."""
         if not isinstance(command.message, m.Welcome):
             return command
         return replace(command, message=structs.replace(command.message, term=self.leadership.term))
 
     def _drop(self, peer: bytes, now: float) -> list[Command]:
-        """Its leases are lost; it knows so itself."""
+        """End the leases of one peer, which has dropped them itself and gets no message about it."""
         if peer not in self._adopted:
             return []
         self._adopted.discard(peer)
         return [command for command in self.routing.handle(Gone(peer), now) if command.peer != peer]
 
-    def _forget(self, now: float) -> list[Command]:
+    def _drop_all(self, now: float) -> list[Command]:
         for peer in sorted(self._adopted):
             self.routing.handle(Gone(peer), now)
         self._adopted.clear()
@@ -206,3 +207,7 @@ class Candidate:
         standby = m.Standby(self.boot)
         workers: list[Command] = [ToWorker(peer, standby) for peer in self._workers]
         return [*workers, *(ToFrontend(peer, standby) for peer in self._frontends)]
+
+
+Core = Routing | Candidate
+"""What the shell runs: without another broker, or with one."""

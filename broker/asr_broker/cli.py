@@ -23,20 +23,20 @@ from asr_process.supervised import watch_parent
 @click.option(
     "--curve-key",
     type=click.Path(path_type=Path),
-    help="Our key pair (NAME.key_secret, made with `asr-keys new`) for tcp endpoints; read again when it changes.",
+    help="Key pair for tcp endpoints (NAME.key_secret, made with `asr-keys new`); read again when it changes.",
 )
 @click.option(
     "--curve-allow",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Public keys (*.key) of the workers and frontends that tcp endpoints let in; read again when it changes.",
+    help="Public keys (*.key) of the workers and frontends that may connect by tcp; read again when it changes.",
 )
 @settings.insecure_option
 @click.option(
     "--shared-lead",
     is_flag=True,
     help="Another broker shares the pool: lead only while most workers vote for this one, stand by otherwise. "
-    "Workers and frontends name both with --broker.",
+    "Give workers and frontends both with --broker.",
 )
 @click.option("--metrics", type=settings.ADDRESS, help="Serve Prometheus metrics on HOST:PORT.")
 @click.option(
@@ -49,7 +49,7 @@ from asr_process.supervised import watch_parent
     "--grace-s",
     type=click.FloatRange(min=0),
     default=Timing().grace_s,
-    help="How long a session waits for a client whose connection broke; its slot yields to others meanwhile.",
+    help="How long a session waits for a client whose connection broke. A new session may take its slot meanwhile.",
 )
 def main(
     run_dir: Path,

@@ -1,7 +1,8 @@
-"""The broker's shell: polls its sockets until the core's next deadline, hands in what came, performs what comes back.
+"""The broker's shell: passes received messages to the core and sends the messages that the core returns.
 
-No decision is taken here. Three ROUTER sockets: frontends, workers, control. The death of a peer is seen from the
-sockets' monitors, matched by file descriptor to the peer that registered over it.
+It waits at its sockets until the core's next deadline, and makes no decision. It has three ROUTER sockets: frontends,
+workers, control. The sockets' monitors report the end of a connection by its file descriptor, which identifies the peer
+that registered over it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import structlog
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from asr_broker import door as doors
-from asr_broker.candidate import Candidate
-from asr_broker.door import Door
+from asr_broker import authentication
+from asr_broker.authentication import Authenticator, HandshakeMonitor
+from asr_broker.candidate import Candidate, Core
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToWorker
 from asr_broker.leadership import Leadership, Role
 from asr_broker.metrics import BrokerCollector, Snapshot
@@ -53,7 +54,7 @@ MORE_NOW = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """How one broker runs. Endpoints are ZeroMQ's: ipc://PATH or tcp://HOST:PORT."""
+    """Settings of one broker. Endpoints are ZeroMQ's: ipc://PATH or tcp://HOST:PORT."""
 
     frontends: str
     workers: str
@@ -64,24 +65,25 @@ class BrokerConfig:
     """HOST:PORT of the Prometheus endpoint, or None."""
     timing: Timing = DEFAULT_TIMING
     shared_lead: bool = False
-    """Whether another broker shares the pool: then this one leads by the workers' votes only."""
+    """Whether another broker shares the pool. Then this one leads only while the workers vote for it."""
 
 
-class Side:
-    """One ROUTER socket with its monitor: messages in, messages out, peers that went away."""
+class RouterSocket:
+    """One ROUTER socket with its monitor: receives, sends, and reports peers that disconnected."""
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str, door: Door | None = None) -> None:
+    def __init__(self, context: zmq.Context[Any], endpoint: str, authenticator: Authenticator | None = None) -> None:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.LINGER, 0)
         curve.tune(self.socket, endpoint)
-        self._door = door if curve.is_tcp(endpoint) else None
-        self._watch = doors.Watch() if self._door else None
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | (doors.EVENTS if self._door else 0))
+        self._authenticator = authenticator if curve.is_tcp(endpoint) else None
+        self._handshakes = HandshakeMonitor() if self._authenticator else None
+        events = zmq.EVENT_DISCONNECTED | (authentication.EVENTS if self._authenticator else 0)
+        self.monitor = self.socket.get_monitor_socket(events)
         self._peers: dict[int, bytes] = {}
         self._keys: dict[int, bytes] = {}
-        if self._door:
-            self._door.listen(self.socket, endpoint)
+        if self._authenticator:
+            self._authenticator.listen(self.socket, endpoint)
         else:
             _bind(self.socket, endpoint)
 
@@ -97,7 +99,7 @@ class Side:
         return peer, parts
 
     def send(self, peer: bytes, parts: Sequence[Any]) -> bool:
-        """Queue a message for a peer; False when it is unknown or its queue is full, which its first part finds out."""
+        """Queue a message for a peer. False when it is unknown or its queue is full: sending the first part fails."""
         try:
             self.socket.send(peer, MORE_NOW)
             for part in parts[:-1]:
@@ -110,11 +112,11 @@ class Side:
         return True
 
     def connected(self, peer: bytes, frame: zmq.Frame) -> list[Gone]:
-        """Remember over which descriptor `peer` came. Disconnects seen before belong to the descriptor's last user."""
+        """Store the descriptor of `peer`. Disconnects reported before this belong to the descriptor's last user."""
         gone = self.disconnected()
         descriptor = frame.get(zmq.SRCFD)
         self._peers[descriptor] = peer
-        if self._door:
+        if self._authenticator:
             self._keys[descriptor] = str(frame.get("User-Id")).encode()
             self.revoke()
         return gone
@@ -125,8 +127,8 @@ class Side:
         with suppress(zmq.Again):
             while True:
                 event = recv_monitor_message(self.monitor, NOW)
-                if self._watch:
-                    self._watch.note(event)
+                if self._handshakes:
+                    self._handshakes.observe(event)
                 if event["event"] != zmq.EVENT_DISCONNECTED:
                     continue
                 self._keys.pop(event["value"], None)
@@ -136,11 +138,11 @@ class Side:
         return gone
 
     def revoke(self) -> None:
-        """Cut the connections of peers whose key is allowed no longer; `disconnected` tells of them next."""
+        """Disconnect the peers whose key is no longer allowed; `disconnected` returns them next."""
         for descriptor, key in self._keys.items():
-            if self._door and not self._door.allows(key):
-                log.error("cut off a peer: its key is allowed no longer", peer=self._peers[descriptor].hex())
-                doors.cut(descriptor)
+            if self._authenticator and not self._authenticator.allows(key):
+                log.error("disconnected a peer: its key is no longer allowed", peer=self._peers[descriptor].hex())
+                authentication.disconnect(descriptor)
 
     def close(self) -> None:
         self.socket.disable_monitor()
@@ -155,14 +157,14 @@ class Broker:
         self._config = config
         self._context: zmq.Context[Any] = zmq.Context()
         self._lock = _lock(config.control)
-        self._door = Door(self._context, config.keys) if config.keys else None
-        self._frontends = Side(self._context, config.frontends, self._door)
-        self._workers = Side(self._context, config.workers, self._door)
+        self._authenticator = Authenticator(self._context, config.keys) if config.keys else None
+        self._frontends = RouterSocket(self._context, config.frontends, self._authenticator)
+        self._workers = RouterSocket(self._context, config.workers, self._authenticator)
         self._control = self._context.socket(zmq.ROUTER)
         self._control.setsockopt(zmq.LINGER, 200)
         _bind(self._control, config.control)
         boot = secrets.randbelow(2**31 - 1) + 1
-        self.routing = _core(boot, time.monotonic(), config)
+        self.core = _core(boot, time.monotonic(), config)
         self._role: Role | None = None
         self._collector = BrokerCollector()
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
@@ -179,10 +181,15 @@ class Broker:
 
     def run(self) -> None:
         """Serve until stopped."""
-        log.info("broker ready", boot=self.routing.boot, frontends=self._config.frontends, workers=self._config.workers)
+        log.info("broker ready", boot=self.core.boot, frontends=self._config.frontends, workers=self._config.workers)
         poller = zmq.Poller()
         readers = (self._frontends.socket, self._workers.socket, self._frontends.monitor, self._workers.monitor)
-        for reader in (*readers, self._control, self._wake, *((self._door.zap,) if self._door else ())):
+        for reader in (
+            *readers,
+            self._control,
+            self._wake,
+            *((self._authenticator.zap,) if self._authenticator else ()),
+        ):
             poller.register(reader, zmq.POLLIN)
         self._unit.ready("serving")
         while self._wake.fileno() not in self._turn(poller):
@@ -190,40 +197,40 @@ class Broker:
         self._unit.stopping("ending")
 
     def _turn(self, poller: zmq.Poller) -> set[Any]:
-        wait_s = min(self.routing.next_deadline(), self._publish_at, self._unit.feed_at) - time.monotonic()
+        wait_s = min(self.core.next_deadline(), self._publish_at, self._unit.feed_at) - time.monotonic()
         readable = {reader for reader, _ in poller.poll(max(0, math.ceil(wait_s * 1000)))}
         for side, event_type in ((self._workers, FromWorker), (self._frontends, FromFrontend)):
             if side.monitor in readable:
                 self._gone(side.disconnected())
             if side.socket in readable:
                 self._receive(side, event_type)
-        if self._door and self._door.zap in readable:
-            self._door.answer()
+        if self._authenticator and self._authenticator.zap in readable:
+            self._authenticator.answer()
         if self._control in readable:
             self._answer()
         now = time.monotonic()
-        if self.routing.next_deadline() <= now:
-            self._perform(self.routing.tick(now))
-        if isinstance(self.routing, Candidate):
-            self._note_role(self.routing)
+        if self.core.next_deadline() <= now:
+            self._perform(self.core.tick(now))
+        if isinstance(self.core, Candidate):
+            self._log_role(self.core)
         if self._publish_at <= now:
             self._publish_at = now + PUBLISH_S
-            self._collector.latest = Snapshot.of(self.routing, now)
-            self._look_at_keys()
+            self._collector.latest = Snapshot.of(self.core, now)
+            self._poll_keys()
         return readable
 
-    def _note_role(self, candidate: Candidate) -> None:
+    def _log_role(self, candidate: Candidate) -> None:
         if candidate.role is not self._role:
             self._role = candidate.role
             log.info(self._role.value, term=candidate.leadership.term, boot=candidate.boot)
             self._unit.status(self._role.value)
 
-    def _look_at_keys(self) -> None:
-        if self._door and self._door.poll():
+    def _poll_keys(self) -> None:
+        if self._authenticator and self._authenticator.poll():
             for side in (self._frontends, self._workers):
                 side.revoke()
 
-    def _receive(self, side: Side, event_type: type[FromWorker] | type[FromFrontend]) -> None:
+    def _receive(self, side: RouterSocket, event_type: type[FromWorker] | type[FromFrontend]) -> None:
         for _ in range(TURN_MESSAGES_MAX):
             received = side.receive()
             if received is None:
@@ -238,27 +245,26 @@ class Broker:
                 self._gone(side.connected(peer, parts[0]))
                 log.info("registered", name=message.name, peer=peer.hex())
             body: Any = parts[1] if len(parts) > 1 else None
-            commands = self.routing.handle(event_type(peer, message, body), time.monotonic())  # type: ignore[arg-type]
+            commands = self.core.handle(event_type(peer, message, body), time.monotonic())  # type: ignore[arg-type]
             self._perform(commands, message, parts[0])
 
     def _gone(self, peers: list[Gone]) -> None:
         for gone in peers:
-            self._perform(self.routing.handle(gone, time.monotonic()))
+            self._perform(self.core.handle(gone, time.monotonic()))
 
     def _perform(
         self, commands: list[Command], received: m.Message | None = None, part: zmq.Frame | None = None
     ) -> None:
-        """A message that is passed on as it was `received` leaves as the `part` it came in."""
+        """Send the messages of `commands`: the only way out. The `received` one is sent as the `part` it came in."""
         queue = deque(commands)
         while queue:
             command = queue.popleft()
-            message = command.message
+            if isinstance(command.message, m.Lost):
+                log.warning("lease lost", lease=command.message.lease, reason=command.message.slug)
             side = self._workers if isinstance(command, ToWorker) else self._frontends
-            routing = part if message is received else wire.encode(message)
-            if isinstance(message, m.Lost):
-                log.warning("lease lost", lease=message.lease, reason=message.slug)
-            if not side.send(command.peer, (routing,) if command.body is None else (routing, command.body)):
-                queue.extend(self.routing.handle(Gone(command.peer), time.monotonic()))
+            head = part if command.message is received else wire.encode(command.message)
+            if not side.send(command.peer, (head,) if command.body is None else (head, command.body)):
+                queue.extend(self.core.handle(Gone(command.peer), time.monotonic()))
 
     def _answer(self) -> None:
         peer, *parts = self._control.recv_multipart()
@@ -267,18 +273,18 @@ class Broker:
         except DecodeError:
             return
         if isinstance(request, m.StatusRequest):
-            status = self.routing.status(time.monotonic())
+            status = self.core.status(time.monotonic())
             with suppress(zmq.Again):
                 self._control.send_multipart([peer, *parts[:-1], wire.encode(status)], zmq.DONTWAIT)
 
     def close(self) -> None:
-        """Release the sockets, the metrics port and the run directory's lock."""
+        """Close the sockets and the metrics port; release the lock on the run directory."""
         if self._metrics:
             self._metrics.close()
         self._frontends.close()
         self._workers.close()
-        if self._door:
-            self._door.close()
+        if self._authenticator:
+            self._authenticator.close()
         self._control.close()
         self._context.term()
         self._wake.close()
@@ -298,7 +304,7 @@ def signals(broker: Broker) -> Iterator[None]:
             signal.signal(sign, handler)
 
 
-def _core(boot: int, now: float, config: BrokerConfig) -> Routing | Candidate:
+def _core(boot: int, now: float, config: BrokerConfig) -> Core:
     routing = Routing(boot, now, config.timing)
     return Candidate(routing, Leadership(boot, now, random.random)) if config.shared_lead else routing
 
@@ -311,7 +317,7 @@ def _bind(sock: zmq.Socket[Any], endpoint: str) -> None:
 
 
 def _lock(control: str) -> IO[bytes] | None:
-    """Binding an ipc path silently takes it from a living broker; a file lock beside it does not."""
+    """A second broker that binds an ipc path takes it over silently, so a lock on a file beside it comes first."""
     if not control.startswith("ipc://"):
         return None
     path = Path(control.removeprefix("ipc://") + ".lock")

@@ -1,4 +1,4 @@
-"""What the broker exposes to Prometheus. The loop publishes a snapshot; a scrape only reads the latest one."""
+"""The broker's metrics for Prometheus. The loop publishes snapshots; a scrape reads the latest one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from asr_broker.candidate import Candidate
+from asr_broker.candidate import Core
 from asr_broker.peers import Counts
-from asr_broker.routing import Routing
 from asr_proto.messages import Status
 
 
@@ -19,11 +18,11 @@ from asr_proto.messages import Status
 class Snapshot:
     status: Status
     counts: Counts
-    sessions: int
+    leases: int
 
     @classmethod
-    def of(cls, routing: Routing | Candidate, now: float) -> Snapshot:
-        return cls(routing.status(now), replace(routing.counts), len(routing.leases))
+    def of(cls, core: Core, now: float) -> Snapshot:
+        return cls(core.status(now), replace(core.counts), len(core.leases))
 
 
 class BrokerCollector(Collector):
@@ -41,7 +40,7 @@ class BrokerCollector(Collector):
         yield _gauge("asr_broker_workers", "Registered workers.", len(workers))
         yield _gauge("asr_broker_frontends", "Registered frontends.", len(latest.status.frontends))
         yield _gauge("asr_broker_slots", "Slots of all workers.", slots)
-        yield _gauge("asr_broker_sessions", "Leases that hold a slot.", latest.sessions)
+        yield _gauge("asr_broker_leases", "Leases that hold a slot.", latest.leases)
         yield _gauge("asr_broker_leads", "1 where this broker leads, 0 for a standby.", latest.status.leads)
         counts = latest.counts
         yield _counter("asr_broker_sessions", "Sessions pinned for the first time.", counts.sessions)

@@ -1,21 +1,28 @@
-"""What a broker knows of its workers, its frontends and the leases between them. Pure: times are handed in."""
+"""The broker's records of its workers, its frontends and the leases between them. Pure: times are arguments.
+
+A lease changes its state only by `fire`, along the table LEASE. Bundles are checked against sets of lease numbers
+(`Routing`), so the path of audio never reads a state.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
+from asr_process.states import StateMachine, TransitionTable
 from asr_proto import messages as m
 from asr_proto.audio import SAMPLE_RATE
 
 NO_LOAD = m.Load(0, 0, 0.0, 0.0, 0.0, 0.0)
 
 UTILISATION_MAX = 0.7
-"""Of the time between two chunks, by the chunks of all sessions: beyond it, queues grow faster than the work."""
+"""Largest share of the time between two chunks that the chunks of all sessions may take: above it, queues grow."""
 MEASURED_BUSY_MIN = 0.3
-"""Share of its time that a worker spends in steps when their times tell anything."""
-COST_FADES = 0.995
-"""With each heartbeat of a worker that has little to do: bad times are not held against it for long."""
+"""A worker's step times are a measurement only when it spends at least this share of its time in steps."""
+COST_DECAY = 0.995
+"""Factor on the cost of a chunk at each heartbeat without a measurement: a bad time does not count for ever."""
 LATE_MS_MAX = 250.0
+"""A worker whose chunks go into their steps later than this (95th percentile) gets no new session."""
 
 Pair = tuple[bytes, bytes]
 """A frontend and a worker, by their identities."""
@@ -33,9 +40,9 @@ class Timing:
     release_s: float = 1.0
     """Release is repeated this often until it is answered."""
     hang_s: float = 1.5
-    """A worker with work that makes no step for this long, or for four times its engine's longest, is given up."""
+    """A worker that has work is evicted after this long without a step, or four times its engine's longest step."""
     silent_s: float = 10.0
-    """So is one that says nothing at all for this long; after a quarter of it, it gets no new session."""
+    """A worker is evicted after this long without a message; after a quarter of it, it gets no new session."""
     sweep_s: float = 0.25
     stall_s: float = 0.5
     """A sweep so much later than due means that the broker itself stood still."""
@@ -52,15 +59,15 @@ class Worker:
     name: str
     spec: m.Spec
     free: list[int]
-    heard_at: float
+    last_message_at: float
     waiting_since: float | None = None
-    """Since when it has had work without making a step, as far as we know."""
+    """Since when it has had work and reported no step."""
     leases: set[int] = field(default_factory=set)
     detached: dict[int, None] = field(default_factory=dict)
-    """Leases whose clients are gone and may come back, the longest gone first."""
+    """Leases in state DETACHED, the longest detached first."""
     load: m.Load = NO_LOAD
     chunk_ms: float = 0.0
-    """What a live session's chunk adds to a step; 0 until the worker was busy enough to tell."""
+    """Milliseconds that one more chunk adds to a step; 0 until the worker was busy enough to measure it."""
     draining: bool = False
 
     @property
@@ -73,31 +80,31 @@ class Worker:
 
     @property
     def overloaded(self) -> bool:
-        """Whether one more live session would make all wait: by what each adds to a step, or by late chunks."""
+        """Whether one more session would make the others wait: its chunks cost too much, or chunks are late already."""
         live = len(self.leases) - len(self.detached)
         chunk_ms = self.spec.chunk_samples * 1000 / SAMPLE_RATE
         is_full = (live + 1) * self.chunk_ms > UTILISATION_MAX * chunk_ms
         return live > 0 and (is_full or self.load.late_ms_p95 > LATE_MS_MAX)
 
     def reported(self, load: m.Load, now: float) -> None:
-        """A heartbeat came."""
-        is_telling = load.busy >= MEASURED_BUSY_MIN and load.chunk_ms
-        self.chunk_ms = load.chunk_ms if is_telling else self.chunk_ms * COST_FADES
+        """Store the load of a heartbeat."""
+        is_measured = load.busy >= MEASURED_BUSY_MIN and load.chunk_ms
+        self.chunk_ms = load.chunk_ms if is_measured else self.chunk_ms * COST_DECAY
         if not load.pending_chunks:
             self.waiting_since = None
         elif load.steps != self.load.steps or self.waiting_since is None:
             self.waiting_since = now
         self.load = load
 
-    def offers(self, now: float, timing: Timing) -> bool:
-        """Whether it takes new sessions, if it has a slot."""
-        return not self.draining and now - self.heard_at <= timing.silent_s / 4
+    def accepts(self, now: float, timing: Timing) -> bool:
+        """Whether it may get new sessions, if it has a slot."""
+        return not self.draining and now - self.last_message_at <= timing.silent_s / 4
 
     def hangs(self, now: float, timing: Timing) -> bool:
-        """Whether it is to be given up: a busy worker makes steps, and one without work owes none."""
+        """Whether to evict it: it has work and makes no step, or it sends nothing at all."""
         hang_s = max(timing.hang_s, 4 * self.spec.step_s_p99)
         waits = self.waiting_since is not None and now - self.waiting_since > hang_s
-        return waits or now - self.heard_at > timing.silent_s
+        return waits or now - self.last_message_at > timing.silent_s
 
 
 @dataclass(slots=True)
@@ -109,9 +116,71 @@ class Frontend:
     leases: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class LeaseState:
-    """One grant. `release_at` is set once the lease is being released: when to repeat Release."""
+# ---- Leases ----
+
+
+class LeaseState(Enum):
+    PINNED = "pinned"
+    """Its frontend serves the session. It ends with its frontend."""
+    RESUMABLE = "resumable"
+    """Its frontend serves the session, and its client may resume it at any frontend."""
+    DETACHED = "detached"
+    """No client is connected. The worker keeps the session until the client resumes it or the lease expires."""
+    RELEASING = "releasing"
+    """Release was sent; the slot is taken until Closed arrives."""
+    ENDED = "ended"
+
+
+class LeaseEvent(Enum):
+    ALLOW_RESUME = "allow-resume"
+    DETACH = "detach"
+    """Its client or its frontend is gone. A repeated Detach starts the grace period again."""
+    RELEASE = "release"
+    """Closed by its frontend, replaced by a later epoch, or expired."""
+    RESUME = "resume"
+    """The slot passes to a new lease of the same session."""
+    RECLAIM = "reclaim"
+    """The slot passes to another session."""
+    CLOSED = "closed"
+    """The worker has wiped the slot. Workers may do so unasked."""
+    WORKER_LOST = "worker-lost"
+
+
+_ENDS = {LeaseEvent.CLOSED: LeaseState.ENDED, LeaseEvent.WORKER_LOST: LeaseState.ENDED}
+
+LEASE: TransitionTable[LeaseState, LeaseEvent] = TransitionTable(
+    "lease",
+    LeaseState.PINNED,
+    {
+        LeaseState.PINNED: {
+            LeaseEvent.ALLOW_RESUME: LeaseState.RESUMABLE,
+            LeaseEvent.RELEASE: LeaseState.RELEASING,
+            **_ENDS,
+        },
+        LeaseState.RESUMABLE: {
+            LeaseEvent.DETACH: LeaseState.DETACHED,
+            LeaseEvent.RELEASE: LeaseState.RELEASING,
+            LeaseEvent.RESUME: LeaseState.ENDED,
+            **_ENDS,
+        },
+        LeaseState.DETACHED: {
+            LeaseEvent.DETACH: LeaseState.DETACHED,
+            LeaseEvent.RELEASE: LeaseState.RELEASING,
+            LeaseEvent.RESUME: LeaseState.ENDED,
+            LeaseEvent.RECLAIM: LeaseState.ENDED,
+            **_ENDS,
+        },
+        LeaseState.RELEASING: _ENDS,
+    },
+)
+
+SERVED = (LeaseState.PINNED, LeaseState.RESUMABLE)
+"""The states in which a frontend serves the session."""
+
+
+@dataclass(slots=True, eq=False)
+class Lease(StateMachine[LeaseState, LeaseEvent]):
+    """One grant of a slot to a session."""
 
     lease: int
     session: str
@@ -119,11 +188,11 @@ class LeaseState:
     slot: int
     worker: bytes
     frontend: bytes
-    expires_at: float
-    resumable: bool = False
-    detached: bool = False
-    """Nobody listens: its client may come back until it expires."""
-    release_at: float | None = None
+    due_at: float
+    """When it expires; in RELEASING, when Release is sent again."""
+
+    def __post_init__(self) -> None:
+        StateMachine.__init__(self, LEASE)
 
     @property
     def pair(self) -> Pair:

@@ -1,14 +1,15 @@
-"""The broker's brain: who is registered, which lease pins which session to which slot. Pure: events in, commands out.
+"""The broker's core: which peers are registered, and which lease pins which session to which slot. Pure: events in,
+commands out.
 
 Rules
-- A lease is granted on a free slot and named once; its id is never used again. It ends by Closed (the worker wiped the
-  slot), by the worker's death, or never: until then its slot is taken.
-- `Release` is repeated until `Closed` comes, and a lease that its frontend stops renewing releases itself: a lost Close
-  leaks nothing.
-- A peer is one process incarnation on one connection. When the connection ends, the peer is dead: what was under way
-  is lost without a trace, so its sessions move or end. Should the process live, it registers again with nothing held.
-- A bundle is forwarded whole when its destination lives; leases in its header that are not current between these two
-  peers are answered with Stale. The destination drops frames of leases it does not hold.
+- A lease is granted on a free slot, under a number that is never used again. Its states are the table `peers.LEASE`.
+  The slot stays taken until the worker has wiped it (Closed), is gone, or gets another lease for the same slot.
+- `Release` is repeated until `Closed` arrives, and a lease that its frontend does not renew is released: a lost Close
+  leaks no slot.
+- A peer is one process on one connection. When the connection ends, the peer counts as dead and the messages under way
+  are lost, so its sessions move or end. If the process is alive, it registers again and holds nothing.
+- A bundle is forwarded whole when its destination is registered. The broker answers Stale for each lease in the header
+  that is not current between these two peers. The destination drops frames of leases that it does not hold.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from __future__ import annotations
 from msgspec import structs
 
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, ToFrontend, ToWorker
-from asr_broker.peers import DEFAULT_TIMING, Counts, Frontend, LeaseState, Pair, Timing, Worker
+from asr_broker.peers import (
+    DEFAULT_TIMING,
+    SERVED,
+    Counts,
+    Frontend,
+    Lease,
+    LeaseEvent,
+    LeaseState,
+    Pair,
+    Timing,
+    Worker,
+)
 from asr_broker.placement import place
 from asr_proto import messages as m
 from asr_proto.errors import AsrError, ServiceError
@@ -30,11 +42,11 @@ class Routing:
         self.boot, self.timing = boot, timing
         self.workers: dict[bytes, Worker] = {}
         self.frontends: dict[bytes, Frontend] = {}
-        self.leases: dict[int, LeaseState] = {}
+        self.leases: dict[int, Lease] = {}
         self._pairs: dict[Pair, set[int]] = {}
-        """The leases between a frontend and a worker: what their bundles may name."""
+        """The leases between a frontend and a worker: those that their bundles may name."""
         self._resumable: dict[str, int] = {}
-        """The lease of each session whose client may come back."""
+        """The lease of each session that a client may resume: in state RESUMABLE or DETACHED."""
         self.counts = Counts()
         self._announced = self._pool(now)
         self._next_lease = boot << 32
@@ -44,7 +56,7 @@ class Routing:
     # ---- The four verbs ----
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """Take one event; return what to do. Messages of a type that its side never sends are ignored."""
+        """Take one event; return the commands. A message that its side never sends is ignored."""
         if isinstance(event, FromFrontend):
             return self._from_frontend(event, now)
         if isinstance(event, FromWorker):
@@ -52,27 +64,28 @@ class Routing:
         return self._fence(event.peer, now)
 
     def tick(self, now: float) -> list[Command]:
-        """What time alone makes due: expired leases, repeated releases."""
+        """Expired leases, repeated releases, workers that hang."""
         if now < self._sweep_at:
             return []
         if now - self._sweep_at > self.timing.stall_s:
-            self._excuse(now)
+            self._extend_deadlines(now)
         self._sweep_at = now + self.timing.sweep_s
         commands = self._sweep(now)
-        # A worker that falls silent sends no message on which to say so.
-        is_changed = len(self._offering(now)) != self._announced.workers
+        # A worker that falls silent changes the pool without a message.
+        is_changed = len(self._accepting(now)) != self._announced.workers
         return [*commands, *self._announce(now)] if is_changed else commands
 
-    def _excuse(self, now: float) -> None:
-        """We stood still ourselves: what was said meanwhile lies unread, and nobody is late until it is read."""
+    def _extend_deadlines(self, now: float) -> None:
+        """This broker stood still: messages that arrived meanwhile are unread, so no peer is late yet."""
         for worker in self.workers.values():
-            worker.heard_at = now
+            worker.last_message_at = now
             worker.waiting_since = now if worker.waiting_since is not None else None
         for lease in self.leases.values():
-            lease.expires_at = max(lease.expires_at, now + self.timing.lease_s / 2)
+            if lease.state is not LeaseState.RELEASING:
+                lease.due_at = max(lease.due_at, now + self.timing.lease_s / 2)
 
     def next_deadline(self) -> float:
-        """When `tick` has something to do at the latest."""
+        """The latest time for the next `tick`."""
         return self._sweep_at
 
     def check(self) -> None:
@@ -80,19 +93,22 @@ class Routing:
         for worker in self.workers.values():
             taken = [self.leases[lease].slot for lease in worker.leases]
             assert sorted(taken + worker.free) == list(range(worker.spec.slots)), f"slots of {worker.name}"
-            assert all(self.leases[lease].detached and not self.leases[lease].release_at for lease in worker.detached)
+            detached = {lease for lease in worker.leases if self.leases[lease].state is LeaseState.DETACHED}
+            assert worker.detached.keys() == detached
         for lease in self.leases.values():
+            assert lease.state is not LeaseState.ENDED
             assert lease.lease in self.workers[lease.worker].leases
             assert lease.lease >> 32 == self.boot
             assert lease.lease in self._pairs[lease.pair]
         assert sum(map(len, self._pairs.values())) == len(self.leases) and all(self._pairs.values())
-        for session, held in self._resumable.items():
-            assert self.leases[held].session == session and self.leases[held].resumable
+        waiting = (LeaseState.RESUMABLE, LeaseState.DETACHED)
+        assert self._resumable == {one.session: one.lease for one in self.leases.values() if one.state in waiting}
         for frontend in self.frontends.values():
-            for session, held in frontend.leases.items():
-                assert not self.leases[held].detached
-                assert (self.leases[held].session, self.leases[held].frontend) == (session, frontend.peer)
-                assert self.leases[held].release_at is None
+            mine = [one for one in self.leases.values() if one.frontend == frontend.peer and one.state in SERVED]
+            assert frontend.leases == {one.session: one.lease for one in mine}
+        assert sum(one.state in SERVED for one in self.leases.values()) == sum(
+            len(frontend.leases) for frontend in self.frontends.values()
+        )
 
     def status(self, now: float) -> m.Status:
         """The answer to `asr status`."""
@@ -115,7 +131,7 @@ class Routing:
         if isinstance(message, m.RegisterFrontend):
             return self._register_frontend(event.peer, message, now)
         if frontend is None:
-            # The end of its connection may be seen before the last that it said.
+            # The end of its connection may be noticed before its last message.
             closed = self._close(event.peer, message, now) if isinstance(message, m.Close) else []
             return [*closed, ToFrontend(event.peer, m.Unregistered())]
         match message:
@@ -148,23 +164,21 @@ class Routing:
                 return [ToFrontend(frontend.peer, self._pinned(held))]
             commands += self._release(held, now)
         other = self.leases.get(self._resumable.get(message.session, -1))
-        if other is not None and other.release_at is None:
+        if other is not None:
             if other.epoch >= message.epoch:
                 detail = "its client has resumed it elsewhere"
                 return [ToFrontend(frontend.peer, m.Refused(message.session, message.epoch, m.RESUMED, detail, 0.0))]
-            commands += [*self._resumed_elsewhere(other), *self._release(other, now)]
+            commands += [*self._notify_resumed(other), *self._release(other, now)]
         try:
-            worker = place(self._offering(now), message.model, message.language, moving=message.epoch > 0)
+            worker = place(self._accepting(now), message.model, message.language, moving=message.epoch > 0)
         except AsrError as error:
             self.counts.refused += 1
             retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
             refused = m.Refused(message.session, message.epoch, error.slug, error.detail, retry_after_s)
             return [*commands, ToFrontend(frontend.peer, refused)]
-        commands += self._yield(worker)
+        commands += self._reclaim(worker, now)
         slot = worker.free.pop()
-        lease = self._grant(frontend, worker, slot, message.session, message.epoch, now)
-        lease.resumable = message.resumable
-        self._remember(lease)
+        lease = self._grant(frontend, worker, slot, message.session, message.epoch, message.resumable, now)
         if message.epoch:
             self.counts.moves += 1
         else:
@@ -176,61 +190,58 @@ class Routing:
             ToFrontend(frontend.peer, self._pinned(lease)),
         ]
 
-    def _grant(self, frontend: Frontend, worker: Worker, slot: int, session: str, epoch: int, now: float) -> LeaseState:
+    def _grant(
+        self, frontend: Frontend, worker: Worker, slot: int, session: str, epoch: int, is_resumable: bool, now: float
+    ) -> Lease:
         self._next_lease += 1
-        expires_at = now + self.timing.lease_s
-        lease = LeaseState(self._next_lease, session, epoch, slot, worker.peer, frontend.peer, expires_at)
+        lease = Lease(self._next_lease, session, epoch, slot, worker.peer, frontend.peer, now + self.timing.lease_s)
         self.leases[lease.lease] = lease
         self._pairs.setdefault(lease.pair, set()).add(lease.lease)
         worker.leases.add(lease.lease)
         frontend.leases[session] = lease.lease
+        if is_resumable:
+            lease.fire(LeaseEvent.ALLOW_RESUME, now)
+            self._resumable[session] = lease.lease
         return lease
 
     # ---- Clients that come back ----
 
-    def _yield(self, worker: Worker) -> list[Command]:
-        """Without a free slot, one of a client that is gone: the worker wipes it before it opens it again."""
+    def _reclaim(self, worker: Worker, now: float) -> list[Command]:
+        """Where no slot is free, free that of the longest detached lease. The worker wipes it before its next open."""
         if worker.free:
             return []
         lease = self.leases[next(iter(worker.detached))]
         self.counts.lost += 1
-        self._forget(lease)
+        self._end(lease, LeaseEvent.RECLAIM, now)
         worker.free.append(lease.slot)
         return [ToWorker(worker.peer, m.Release(lease.lease))]
 
-    def _remember(self, lease: LeaseState) -> None:
-        if lease.resumable:
-            self._resumable[lease.session] = lease.lease
-
     def _detach(self, frontend: Frontend, message: m.Detach, now: float) -> None:
         lease = self.leases.get(message.lease)
-        if lease is not None and lease.frontend == frontend.peer and lease.release_at is None and lease.resumable:
-            self._leave(lease, now)
+        if lease is not None and lease.frontend == frontend.peer and lease.can(LeaseEvent.DETACH):
+            self._suspend(lease, now)
 
-    def _leave(self, lease: LeaseState, now: float) -> None:
-        """Nobody listens to this session now. Its worker keeps it; what it says meanwhile it keeps too."""
-        lease.detached, lease.expires_at = True, now + self.timing.grace_s
+    def _suspend(self, lease: Lease, now: float) -> None:
+        """No frontend serves this session now. Its worker keeps the session and stores its results meanwhile."""
+        lease.fire(LeaseEvent.DETACH, now)
+        lease.due_at = now + self.timing.grace_s
         self.workers[lease.worker].detached[lease.lease] = None
-        frontend = self.frontends.get(lease.frontend)
-        if frontend is not None and frontend.leases.get(lease.session) == lease.lease:
-            del frontend.leases[lease.session]
+        self._unserve(lease)
 
-    def _resumed_elsewhere(self, lease: LeaseState) -> list[Command]:
-        """Tell the frontend that serves it, if one does: its client is not there any more."""
-        return [] if lease.detached else [ToFrontend(lease.frontend, m.Lost(lease.lease, m.RESUMED))]
+    def _notify_resumed(self, lease: Lease) -> list[Command]:
+        """Send Lost to the frontend that serves the session, if one does: its client is at another frontend."""
+        return [ToFrontend(lease.frontend, m.Lost(lease.lease, m.RESUMED))] if lease.state in SERVED else []
 
     def _resume(self, frontend: Frontend, message: m.Resume, body: bytes | None, now: float) -> list[Command]:
         held = self.leases.get(self._resumable.get(message.session, -1))
-        if held is None or held.release_at is not None:
+        if held is None:
             self.counts.refused += 1
             detail = "no such session is waiting here"
             return [ToFrontend(frontend.peer, m.Refused(message.session, 0, "resume-unavailable", detail, 0.0))]
-        commands = self._resumed_elsewhere(held) if held.frontend != frontend.peer else []
+        commands = self._notify_resumed(held) if held.frontend != frontend.peer else []
         worker = self.workers[held.worker]
-        self._forget(held)
-        lease = self._grant(frontend, worker, held.slot, held.session, held.epoch + 1, now)
-        lease.resumable = True
-        self._remember(lease)
+        self._end(held, LeaseEvent.RESUME, now)
+        lease = self._grant(frontend, worker, held.slot, held.session, held.epoch + 1, True, now)
         self.counts.resumes += 1
         transfer = m.Transfer(held.lease, lease.lease, lease.slot, lease.session, frontend.peer, message.utterance)
         pinned = structs.replace(self._pinned(lease), resumed=True)
@@ -238,7 +249,7 @@ class Routing:
 
     def _close(self, frontend: bytes, message: m.Close, now: float) -> list[Command]:
         lease = self.leases.get(message.lease)
-        if lease is None or lease.frontend != frontend or lease.release_at is not None:
+        if lease is None or lease.frontend != frontend or not lease.can(LeaseEvent.RELEASE):
             return []
         return self._release(lease, now)
 
@@ -246,10 +257,10 @@ class Routing:
         commands: list[Command] = [ToFrontend(frontend.peer, self._pool(now))]
         for held in message.leases:
             lease = self.leases.get(held)
-            if lease is None or lease.frontend != frontend.peer or lease.release_at is not None:
+            if lease is None or lease.frontend != frontend.peer or lease.state is LeaseState.RELEASING:
                 commands.append(ToFrontend(frontend.peer, self._stale(held)))
             else:
-                lease.expires_at = now + self.timing.lease_s
+                lease.due_at = now + self.timing.lease_s
         return commands
 
     # ---- Workers ----
@@ -261,14 +272,14 @@ class Routing:
             return self._register_worker(event.peer, message, now)
         if worker is None:
             return [ToWorker(event.peer, m.Unregistered())]
-        worker.heard_at = now
+        worker.last_message_at = now
         match message:
             case m.Bundle():
                 return self._forward_out(worker, message, event.body)
             case m.WorkerHeartbeat():
                 worker.reported(message.load, now)
             case m.Closed():
-                self._closed(worker, message)
+                self._closed(worker, message, now)
             case m.Drain():
                 worker.draining = True
                 return self._announce(now)
@@ -282,19 +293,19 @@ class Routing:
         self.workers[peer] = Worker(peer, message.name, message.spec, free, now)
         return [*gone, ToWorker(peer, self._welcome()), *self._announce(now)]
 
-    def _closed(self, worker: Worker, message: m.Closed) -> None:
+    def _closed(self, worker: Worker, message: m.Closed, now: float) -> None:
         lease = self.leases.get(message.lease)
         if lease is not None and lease.worker == worker.peer:
             worker.free.append(lease.slot)
-            self._forget(lease)
+            self._end(lease, LeaseEvent.CLOSED, now)
 
     # ---- Bundles ----
 
     def _forward_in(self, frontend: Frontend, bundle: m.Bundle, body: bytes | None, now: float) -> list[Command]:
-        foreign = self._foreign(bundle.leases, (frontend.peer, bundle.to))
-        commands: list[Command] = [ToFrontend(frontend.peer, self._stale(lease)) for lease in foreign]
+        stale = self._not_current(bundle.leases, (frontend.peer, bundle.to))
+        commands: list[Command] = [ToFrontend(frontend.peer, self._stale(lease)) for lease in stale]
         worker = self.workers.get(bundle.to)
-        if worker is not None and len(foreign) < len(bundle.leases):
+        if worker is not None and len(stale) < len(bundle.leases):
             self.counts.bundles += 1
             if worker.waiting_since is None:
                 worker.waiting_since = now
@@ -302,43 +313,47 @@ class Routing:
         return commands
 
     def _forward_out(self, worker: Worker, bundle: m.Bundle, body: bytes | None) -> list[Command]:
-        foreign = self._foreign(bundle.leases, (bundle.to, worker.peer))
-        commands: list[Command] = [ToWorker(worker.peer, self._stale(lease)) for lease in foreign]
-        if bundle.to in self.frontends and len(foreign) < len(bundle.leases):
+        stale = self._not_current(bundle.leases, (bundle.to, worker.peer))
+        commands: list[Command] = [ToWorker(worker.peer, self._stale(lease)) for lease in stale]
+        if bundle.to in self.frontends and len(stale) < len(bundle.leases):
             self.counts.bundles += 1
             commands.append(ToFrontend(bundle.to, bundle, body))
         return commands
 
-    def _foreign(self, leases: tuple[int, ...], pair: Pair) -> list[int]:
-        """Those that are not current between these two. Mostly there are none, which one call finds out for all."""
+    def _not_current(self, leases: tuple[int, ...], pair: Pair) -> list[int]:
+        """The leases that are not current between these two peers. One call covers the usual case, none."""
         current = self._pairs.get(pair) or set()
         return [] if current.issuperset(leases) else [lease for lease in leases if lease not in current]
 
     # ---- Ends ----
 
-    def _release(self, lease: LeaseState, now: float) -> list[Command]:
-        lease.release_at = now + self.timing.release_s
-        self.workers[lease.worker].detached.pop(lease.lease, None)
-        frontend = self.frontends.get(lease.frontend)
-        if frontend is not None and frontend.leases.get(lease.session) == lease.lease:
-            del frontend.leases[lease.session]
+    def _release(self, lease: Lease, now: float) -> list[Command]:
+        lease.fire(LeaseEvent.RELEASE, now)
+        self._withdraw(lease)
+        return self._send_release(lease, now)
+
+    def _send_release(self, lease: Lease, now: float) -> list[Command]:
+        lease.due_at = now + self.timing.release_s
         return [ToWorker(lease.worker, m.Release(lease.lease))]
 
     def _sweep(self, now: float) -> list[Command]:
         hung = [worker.peer for worker in self.workers.values() if worker.hangs(now, self.timing)]
         commands = [command for peer in hung for command in self._fence(peer, now, "worker-hangs")]
-        for lease in list(self.leases.values()):
-            if lease.release_at is None and lease.expires_at <= now:
-                self.counts.lost += 1
-                if not lease.detached:
-                    commands.append(ToFrontend(lease.frontend, m.Lost(lease.lease, "lease-expired")))
-                commands += self._release(lease, now)
-            elif lease.release_at is not None and lease.release_at <= now:
-                commands += self._release(lease, now)
+        for lease in [lease for lease in self.leases.values() if lease.due_at <= now]:
+            is_releasing = lease.state is LeaseState.RELEASING
+            commands += self._send_release(lease, now) if is_releasing else self._expire(lease, now)
         return commands
 
+    def _expire(self, lease: Lease, now: float) -> list[Command]:
+        return [*self._lose(lease, "lease-expired"), *self._release(lease, now)]
+
+    def _lose(self, lease: Lease, reason: str) -> list[Command]:
+        """Count the session as lost; send Lost to the frontend that serves it, if one does."""
+        self.counts.lost += 1
+        return [ToFrontend(lease.frontend, m.Lost(lease.lease, reason))] if lease.state in SERVED else []
+
     def _fence(self, peer: bytes, now: float, reason: str = "worker-lost") -> list[Command]:
-        """Evict a peer; should it live after all, it must register again, with nothing held."""
+        """Evict a peer. If it is alive after all, Unregistered makes it register again with nothing held."""
         if peer in self.workers:
             return [*self._evict_worker(self.workers[peer], now, reason), ToWorker(peer, m.Unregistered())]
         if peer in self.frontends:
@@ -354,35 +369,40 @@ class Routing:
 
     def _evict_frontend(self, frontend: Frontend, now: float) -> list[Command]:
         commands: list[Command] = []
-        for held in frontend.leases.values():
-            if self.leases[held].resumable:
-                self._leave(self.leases[held], now)
+        for lease in [self.leases[held] for held in frontend.leases.values()]:
+            if lease.can(LeaseEvent.DETACH):
+                self._suspend(lease, now)
             else:
-                commands += self._release(self.leases[held], now)
+                commands += self._release(lease, now)
         return commands
 
     def _evict_worker(self, worker: Worker, now: float, reason: str = "worker-lost") -> list[Command]:
         commands: list[Command] = []
-        for held in sorted(worker.leases):
-            lease = self.leases[held]
-            if lease.release_at is None:
-                self.counts.lost += 1
-                if not lease.detached:
-                    commands.append(ToFrontend(lease.frontend, m.Lost(held, reason)))
-            self._forget(lease)
+        for lease in [self.leases[held] for held in sorted(worker.leases)]:
+            if lease.state is not LeaseState.RELEASING:
+                commands += self._lose(lease, reason)
+            self._end(lease, LeaseEvent.WORKER_LOST, now)
         del self.workers[worker.peer]
         return [*commands, *self._announce(now)]
 
-    def _forget(self, lease: LeaseState) -> None:
+    def _end(self, lease: Lease, event: LeaseEvent, now: float) -> None:
+        """Remove the lease. `event` leads to ENDED; what becomes of its slot is up to the caller."""
+        lease.fire(event, now)
+        self._withdraw(lease)
         del self.leases[lease.lease]
+        self.workers[lease.worker].leases.discard(lease.lease)
         self._pairs[lease.pair].discard(lease.lease)
         if not self._pairs[lease.pair]:
             del self._pairs[lease.pair]
+
+    def _withdraw(self, lease: Lease) -> None:
+        """Neither a frontend nor a returning client may use the lease any more."""
         if self._resumable.get(lease.session) == lease.lease:
             del self._resumable[lease.session]
-        worker = self.workers[lease.worker]
-        worker.leases.discard(lease.lease)
-        worker.detached.pop(lease.lease, None)
+        self.workers[lease.worker].detached.pop(lease.lease, None)
+        self._unserve(lease)
+
+    def _unserve(self, lease: Lease) -> None:
         frontend = self.frontends.get(lease.frontend)
         if frontend is not None and frontend.leases.get(lease.session) == lease.lease:
             del frontend.leases[lease.session]
@@ -392,15 +412,15 @@ class Routing:
     def _welcome(self) -> m.Welcome:
         return m.Welcome(self.boot, self.timing.heartbeat_s)
 
-    def _pinned(self, lease: LeaseState) -> m.Pinned:
+    def _pinned(self, lease: Lease) -> m.Pinned:
         spec = self.workers[lease.worker].spec
         return m.Pinned(lease.session, lease.epoch, lease.lease, lease.worker, spec)
 
-    def _offering(self, now: float) -> list[Worker]:
-        return [worker for worker in self.workers.values() if worker.offers(now, self.timing)]
+    def _accepting(self, now: float) -> list[Worker]:
+        return [worker for worker in self.workers.values() if worker.accepts(now, self.timing)]
 
     def _pool(self, now: float) -> m.Pool:
-        workers = self._offering(now)
+        workers = self._accepting(now)
         open_to_all = [worker for worker in workers if not worker.overloaded]
         return m.Pool(
             workers=len(workers),

@@ -1,6 +1,6 @@
 """`asr-keys`: the keys of links between hosts, as files. Nothing here talks to a pool.
 
-The processes read the files again by themselves (asr_broker.door, asr_process.curve), so nothing has to be told.
+The processes read the files again by themselves (asr_broker.authentication, asr_process.curve).
 """
 
 from __future__ import annotations

@@ -81,7 +81,10 @@ log = structlog.get_logger()
     "--slots", type=click.IntRange(1), metavar="N", show_default="the engine's own", help="Sessions per worker at once."
 )
 @click.option(
-    "--update-ms", type=click.IntRange(1), metavar="MS", help="How often a speaker's text is brought up to date."
+    "--update-ms",
+    type=click.IntRange(1),
+    metavar="MS",
+    help="Shortest time between two partials of a speaker, for workers of the engine moonshine.",
 )
 @click.option(
     "--metrics-port",
@@ -96,7 +99,12 @@ log = structlog.get_logger()
 @click.option(
     "--broker-arg", multiple=True, metavar="ARG", help="Pass this on to asr-broker, as in --broker-arg=--x=1."
 )
-@click.option("--worker-arg", multiple=True, metavar="ARG", help="Pass this on to each asr-worker.")
+@click.option(
+    "--worker-arg",
+    multiple=True,
+    metavar="ARG",
+    help="Pass this on to each asr-worker, as in --worker-arg=--threads=2.",
+)
 @click.option("--frontend-arg", multiple=True, metavar="ARG", help="Pass this on to asr-frontend.")
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 from asr_process import garbage
 from asr_workers.batcher import Batcher
 from asr_workers.engines.base import Chunk, SlotOptions
-from asr_workers.engines.card.engine import CardConfig, CardEngine
+from asr_workers.engines.card.config import CardConfig
+from asr_workers.engines.card.engine import CardEngine
 from asr_workers.engines.card.resets import STEP_S, ResetRule
 
 WARM_S = 1.0
@@ -65,7 +66,7 @@ class Streams:
 def main(model: Path, streams: int, state_resets: bool, seconds: float, card_options: str) -> None:
     """Serve STREAMS for SECONDS and print the latencies."""
     options = ",".join(filter(None, ["mode=timing", card_options]))
-    config = CardConfig("card:0", model, state_resets=state_resets, options=options)
+    config = CardConfig(device="card:0", model=model, state_resets=state_resets, card_options=options)
     engine = CardEngine(config)
     garbage.settle()  # as asr-worker does
     for slot in range(streams):

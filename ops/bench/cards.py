@@ -28,7 +28,7 @@ from asr_workers.cards import carm, limits
 from asr_workers.cards.carm import CarmConfig, Precision
 from asr_workers.cards.library import Card, CardLibrary
 from asr_workers.engines.rnnt import checkpoint
-from asr_workers.engines.rnnt.model import EncoderState, LstmState, Rnnt, Stream
+from asr_workers.engines.rnnt.model import EncoderState, LstmState, Rnnt, RnntStream
 
 CONSOLE = Console(width=110)
 ARCHITECTURES = {
@@ -270,8 +270,8 @@ def _recording(path: Path) -> NDArray[np.int16]:
     return np.pad(pcm, (0, 4000 + -(len(pcm) + 4000) % 960)).reshape(-1, 960)
 
 
-def _torch_tokens(model: Rnnt, loaded: checkpoint.Checkpoint, pcm: NDArray[np.int16]) -> list[int]:
-    stream = Stream(model, loaded.means, loaded.variances)
+def _torch_tokens(model: Rnnt, loaded: checkpoint.RnntCheckpoint, pcm: NDArray[np.int16]) -> list[int]:
+    stream = RnntStream(model, loaded.means, loaded.variances)
     return [emission.token for emission in stream.feed(pcm.ravel().astype(np.float32) / 32768)]
 
 

@@ -16,8 +16,10 @@ from nemo_small import transcribe
 
 from asr_proto.audio import from_float32
 from asr_workers.engines.base import Chunk, Engine, Hypothesis, SlotOptions
-from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine
-from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine
+from asr_workers.engines.fastconformer.config import FastConformerConfig
+from asr_workers.engines.fastconformer.engine import FastConformerEngine
+from asr_workers.engines.parakeet.config import ParakeetConfig
+from asr_workers.engines.parakeet.engine import ParakeetEngine
 
 Recognise = Callable[[Sequence[Audio]], list[str]]
 

@@ -25,7 +25,7 @@ from voices import voices
 
 from asr_workers.cards.carm import PRECISIONS, CarmConfig, Precision
 from asr_workers.engines.rnnt import checkpoint, features
-from asr_workers.engines.rnnt.checkpoint import Checkpoint
+from asr_workers.engines.rnnt.checkpoint import RnntCheckpoint
 from asr_workers.engines.rnnt.model import EncoderState, Rnnt
 
 SIZES = CarmConfig(
@@ -135,7 +135,7 @@ def collate(mels: list[features.Floats], tokens: list[list[int]]) -> tuple[Tenso
 class Trainer:
     """The model, its average, and what one step of training does."""
 
-    def __init__(self, start: Checkpoint, seed: int) -> None:
+    def __init__(self, start: RnntCheckpoint, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = model = Rnnt(start.sizes, dropout=(0.1, 0.3, 0.0))
         model.load_state_dict(start.tensors)
@@ -190,7 +190,7 @@ class Trainer:
             slow.lerp_(fast.detach(), 1 - decay)
 
 
-def beginning(strings: Strings, seed: int) -> Checkpoint:
+def beginning(strings: Strings, seed: int) -> RnntCheckpoint:
     """Random weights, the forget gates open, with the statistics of these strings."""
     torch.manual_seed(seed)
     model = Rnnt(SIZES)
@@ -199,10 +199,10 @@ def beginning(strings: Strings, seed: int) -> Checkpoint:
             hidden = len(weights) // 4
             nn.init.constant_(weights[hidden : 2 * hidden], 0.5)
     means, variances = statistics(strings)
-    return Checkpoint(SIZES, dict(model.state_dict()), means, variances, word_pieces())
+    return RnntCheckpoint(SIZES, dict(model.state_dict()), means, variances, word_pieces())
 
 
-def with_blank(found: Checkpoint, offset: float) -> Checkpoint:
+def with_blank(found: RnntCheckpoint, offset: float) -> RnntCheckpoint:
     """The same model with `offset` added to the blank's score, before the softmax."""
     bias = found.tensors["joint_net.2.bias"].clone()
     bias[-1] += offset
@@ -222,7 +222,7 @@ class Run:
     words what to listen for.
     """
 
-    def __init__(self, start: Checkpoint, judged: list[tuple[Audio, list[int]]], out: Path, seed: int) -> None:
+    def __init__(self, start: RnntCheckpoint, judged: list[tuple[Audio, list[int]]], out: Path, seed: int) -> None:
         self._start, self._judged, self._out = start, judged, out
         processor = sentencepiece.SentencePieceProcessor(model_proto=start.sentencepiece)
         self._batches = Batches([processor.piece_to_id("▁" + word) for word in WORDS], seed)
@@ -276,7 +276,7 @@ class Run:
         checkpoint.save(self._out, found, step=self._trainer.steps, best_wer=error / 100)
         print(f"step {self._trainer.steps}: word error {error:.2f} %, {self._passed_s():.0f} s", flush=True)
 
-    def _averaged(self) -> Checkpoint:
+    def _averaged(self) -> RnntCheckpoint:
         return replace(self._start, tensors=dict(self._trainer.average.state_dict()))
 
     def _ready(self, batch: list[Example], *, masked: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

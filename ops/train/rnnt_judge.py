@@ -12,9 +12,9 @@ from digits import WORDS, Audio, Strings, recordings
 from asr_workers.cards.carm import Precision
 from asr_workers.cards.library import Card, CardLibrary
 from asr_workers.engines.card.resets import ResetRule, joined
-from asr_workers.engines.rnnt.checkpoint import Checkpoint
+from asr_workers.engines.rnnt.checkpoint import RnntCheckpoint
 from asr_workers.engines.rnnt.features import CHUNK_SAMPLES, RATE_HZ, Floats, whole_chunks
-from asr_workers.engines.rnnt.model import Stream
+from asr_workers.engines.rnnt.model import RnntStream
 
 Tokens = list[tuple[int, int]]
 """(encoder step, token) in their order."""
@@ -26,17 +26,17 @@ def as_heard(audio: Audio) -> Floats:
     return whole_chunks(np.clip(np.round(audio * 32768), -32768, 32767).astype(np.float32) / 32768)
 
 
-def in_torch(found: Checkpoint) -> Recognise:
+def in_torch(found: RnntCheckpoint) -> Recognise:
     """The reference model."""
     model = found.model()
 
     def recognise(pcm: Floats) -> Tokens:
-        return [(one.step, one.token) for one in Stream(model, found.means, found.variances).feed(pcm)]
+        return [(one.step, one.token) for one in RnntStream(model, found.means, found.variances).feed(pcm)]
 
     return recognise
 
 
-def on_card(found: Checkpoint, precision: Precision) -> Recognise:
+def on_card(found: RnntCheckpoint, precision: Precision) -> Recognise:
     """The simulator, with the model compiled to `precision`."""
     card = CardLibrary(None).open(0, "threads=1")
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def with_resets(recognise: Recognise) -> Recognise:
     return in_segments
 
 
-def word_error(found: Checkpoint, recognise: Recognise, strings: list[tuple[Audio, list[int]]]) -> float:
+def word_error(found: RnntCheckpoint, recognise: Recognise, strings: list[tuple[Audio, list[int]]]) -> float:
     """In percent."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=found.sentencepiece)
     texts = [pieces.decode([token for _, token in recognise(as_heard(audio))]) for audio, _ in strings]

@@ -1,8 +1,8 @@
 """Links between hosts: which endpoints need CURVE, how their sockets are set, and the end that connects.
 
-The broker is the CURVE server of every link (asr_broker.door), workers and frontends are its clients. After a refused
-handshake libzmq may give up for good, so the `Dialer` dials again, with the keys as the files have them then: a key
-that is allowed or replaced later needs no restart.
+The broker is the CURVE server of every link (asr_broker.authentication); workers and frontends are its clients. After
+a refused handshake libzmq may give up for good. So the `Dialer` connects again, with the keys that the files hold then:
+a key that is allowed or replaced later needs no restart.
 """
 
 from __future__ import annotations

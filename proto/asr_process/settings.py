@@ -213,7 +213,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, named: tuple[Path,
 def _aliased(ctx: click.Context) -> dict[str, Any]:
     """What variables of the older systems say, as far as this process has the option: stronger than config files."""
     assert isinstance(ctx.command, Process)
-    options = {param.name: param for param in ctx.command.params if param.name}
+    options = {param.name: param for param in ctx.command.get_params(ctx) if param.name}
     given = aliases.aliases(ctx.command.section, aliases.environment_of(os.environ))
     return {name: _checked(it.value, options[name], ctx, it.where) for name, it in given.items() if name in options}
 
@@ -238,7 +238,7 @@ def _settings_of(path: Path, ctx: click.Context) -> dict[str, Any]:
     given = sections.get(section) or {}
     if not isinstance(given, dict):
         raise SetupError(f'section "{section}" in {path} must hold settings by name')
-    options = {param.name: param for param in ctx.command.params if param.name != "config"}
+    options = {param.name: param for param in ctx.command.get_params(ctx) if param.name not in ("config", "help")}
     settings = {}
     for key, value in given.items():
         name = _known(str(key).replace("-", "_"), filter(None, options), f'setting in section "{section}" of {path}')

@@ -191,3 +191,40 @@ def test_the_end_of_a_connection_ends_a_registration(leader: Broker) -> None:
         leader.take(leader.core.handle(Gone(peer), leader.now))
     assert set(leader.core.routing.workers) == {W2} and not leader.core.routing.frontends
     assert heard(leader.open(), F1) == [m.Unregistered]
+
+
+def test_a_vote_for_nobody_costs_no_session(leader: Broker) -> None:
+    """The worker may vote for this broker again."""
+    leader.open()
+    (lease,) = leader.core.leases.values()
+    leader.vote(lease.worker, boot=0)
+    assert set(leader.core.leases) == {lease.lease}
+
+
+def test_a_standby_forwards_nothing(standby: Broker) -> None:
+    assert heard(standby.frontend(F1, m.Bundle(W1, (1,))), F1) == [m.Standby]
+    assert standby.worker(W1, m.Bundle(F1, (1,))) == []
+
+
+def test_a_registered_worker_of_another_leader_need_not_register(standby: Broker) -> None:
+    assert standby.worker(W1, m.WorkerHeartbeat(m.Load(0, 0, 0.0, 0.0, 0.0, 0.0))) == []
+
+
+def test_a_short_standstill_makes_a_leader_lapse_before_its_next_grant(leader: Broker) -> None:
+    """Its votes have expired, though no tick has noticed; another broker may have them."""
+    leader.now += LEASE_S + 0.1
+    assert heard(leader.open(), F1) == []
+    assert leader.core.role is Role.LAPSED
+
+
+def test_clients_that_return_in_a_lapse_wait_too(leader: Broker) -> None:
+    leader.advance(LEASE_S)
+    assert leader.frontend(F1, m.Resume("s", 0)) == []
+    assert heard(leader.vote(W1, W2), F1) == [m.Refused]
+
+
+def test_nothing_is_sent_to_a_frontend_that_went_while_it_waited(leader: Broker) -> None:
+    leader.advance(LEASE_S)
+    leader.open("late")
+    leader.take(leader.core.handle(Gone(F1), leader.now))
+    assert heard(leader.vote(W1, W2), F1) == []

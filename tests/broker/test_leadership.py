@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from asr_broker.events import ToWorker
 from asr_broker.leadership import CLAIM_S, FORGET_S, LAPSE_S, LEASE_S, ROUND_S, START_S, Leadership, Role
 from asr_proto import messages as m
-from asr_workers.brokers import Brokers, Post
+from asr_workers.brokers import WorkerBrokers
+from asr_workers.outbox import Post
 from asr_workers.sessions import Sessions
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
@@ -263,6 +264,62 @@ def test_all_is_quiet_while_a_leader_leads(workers: int) -> None:
     assert len(broker.claims) - before <= 10.0 / CLAIM_S * workers + workers
 
 
+def test_a_majority_that_comes_after_the_round_still_counts() -> None:
+    """Its votes are valid for a while after the broker gave up."""
+    broker = Broker(W1, W2)
+    broker.advance(FIRST_S)
+    broker.advance(ROUND_S)
+    assert broker.core.role is Role.FOLLOWING
+    broker.vote(W1, W2)
+    assert broker.leads
+
+
+def test_who_loses_the_lead_claims_as_soon_as_the_next_leader_is_gone() -> None:
+    broker = leader(W1, W2)
+    broker.vote(W1, W2, boot=OTHER, term=9)
+    claims = len(broker.claims)
+    broker.vote(W1, W2, boot=0)
+    assert len(broker.claims) == claims + 2 and broker.claims[-1].term == 10
+
+
+def test_a_supporter_that_leaves_a_leader_does_not_count_against_it() -> None:
+    broker = leader(W1, W2, W3)
+    broker.vote(W3, boot=0)
+    broker.take(broker.core.left(W2, broker.now))
+    assert broker.leads
+
+
+def test_after_a_lost_round_a_broker_pauses() -> None:
+    """Its votes expire meanwhile, and chance keeps two brokers apart: 0.5 to 1.5 times the time of a vote."""
+    broker = Broker(W1, W2)
+    broker.advance(FIRST_S + ROUND_S)
+    claims = len(broker.claims)
+    broker.advance(LEASE_S - 0.05)
+    assert len(broker.claims) == claims
+    broker.advance(0.1)
+    assert len(broker.claims) == claims + 2 and broker.core.term == 2
+
+
+def test_a_minority_claims_nothing() -> None:
+    broker = Broker(W1, W2, W3)
+    for worker in (W2, W3):
+        broker.take(broker.core.left(worker, broker.now))
+    broker.advance(2.0)
+    assert not broker.claims
+
+
+def test_a_worker_that_comes_back_counts_once() -> None:
+    """It has a new connection and its old name."""
+    broker = Broker(W1, W2, W3)
+    for worker in (W2, W3):
+        broker.take(broker.core.left(worker, broker.now))
+    for worker in (W2, W3):
+        broker.take(broker.core.joined(worker + b" again", worker.decode(), broker.now))
+    broker.advance(FIRST_S)
+    broker.vote(W1, b"W2 again")
+    assert broker.leads
+
+
 # ---- Two brokers and their voters ----
 
 
@@ -273,7 +330,7 @@ class TwoBrokers(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.brokers = [Leadership(boot, 0.0, lambda: 0.37) for boot in (11, 12)]
-        self.workers = [Brokers(Sessions(f"w{n}", SPEC, 0.0), 2) for n in range(3)]
+        self.workers = [WorkerBrokers(Sessions(f"w{n}", SPEC, 0.0), 2) for n in range(3)]
         self.links = {(b, w): True for b in range(2) for w in range(3)}
         self.down: dict[tuple[int, int], deque[m.Claim]] = {link: deque() for link in self.links}
         self.up: dict[tuple[int, int], deque[m.FromWorker]] = {link: deque() for link in self.links}
@@ -287,8 +344,8 @@ class TwoBrokers(RuleBasedStateMachine):
                 assert isinstance(command.message, m.Claim)
                 self.down[link].append(command.message)
 
-    def posted(self, w: int, commands: list[object]) -> None:
-        for command in commands:
+    def post(self, w: int) -> None:
+        for command in self.workers[w].outgoing(self.now):
             if isinstance(command, Post):
                 self.up[command.link, w].append(command.message)
 
@@ -298,16 +355,18 @@ class TwoBrokers(RuleBasedStateMachine):
             message = self.up[b, w].popleft()
             peer = str(w).encode()
             if isinstance(message, m.RegisterWorker):
-                self.posted(w, self.workers[w].handle(b, m.Standby(self.brokers[b].boot), None, (), self.now))
+                self.workers[w].handle(b, m.Standby(self.brokers[b].boot), None, (), self.now)
+                self.post(w)
                 self.claimed(b, self.brokers[b].joined(peer, f"w{w}", self.now))
-            elif isinstance(message, m.Vote) and self.brokers[b].knows(peer):
+            elif isinstance(message, m.Vote) and self.brokers[b].has_voter(peer):
                 self.claimed(b, self.brokers[b].voted(peer, message, self.now))
 
     @rule(b=st.integers(0, 1), w=st.integers(0, 2))
     def deliver_down(self, b: int, w: int) -> None:
         if self.links[b, w] and self.down[b, w]:
             claim = self.down[b, w].popleft()
-            self.posted(w, self.workers[w].handle(b, claim, None, (), self.now))
+            self.workers[w].handle(b, claim, None, (), self.now)
+            self.post(w)
 
     @rule()
     def deliver_all(self) -> None:
@@ -330,14 +389,16 @@ class TwoBrokers(RuleBasedStateMachine):
             self.up[b, w].clear()
             self.down[b, w].clear()
             self.claimed(b, self.brokers[b].left(str(w).encode(), self.now))
-            self.posted(w, self.workers[w].broken(b, self.now))
+            self.workers[w].broken(b, self.now)
+            self.post(w)
 
     @rule(b=st.integers(0, 1), w=st.integers(0, 2))
     def connection_heals(self, b: int, w: int) -> None:
         if not self.links[b, w]:
             self.links[b, w] = True
             self.up[b, w].clear()
-            self.posted(w, self.workers[w].restored(b))
+            self.workers[w].restored(b)
+            self.post(w)
 
     @precondition(lambda self: all(self.links.values()))
     @rule()

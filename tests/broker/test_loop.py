@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from asr_broker.events import Gone
-from asr_broker.loop import Broker, BrokerConfig, Side
+from asr_broker.loop import Broker, BrokerConfig, RouterSocket
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import DecodeError
@@ -117,7 +117,7 @@ def test_the_end_of_a_connection_is_seen_without_another_message(pool: Pool) -> 
 def test_a_newcomer_is_not_taken_for_the_one_that_went(tmp_path: Path) -> None:
     """The system gives the next connection the same descriptor: disconnects from before are heard of first."""
     endpoint = f"ipc://{tmp_path}/side.ipc"
-    with zmq.Context() as context, closing(Side(context, endpoint)) as side:
+    with zmq.Context() as context, closing(RouterSocket(context, endpoint)) as side:
 
         def connected(identity: bytes) -> tuple[zmq.Socket[bytes], list[Gone]]:
             socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)

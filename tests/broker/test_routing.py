@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from msgspec import structs
 
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
-from asr_broker.peers import NO_LOAD, Timing
+from asr_broker.peers import NO_LOAD, LeaseState, Timing
 from asr_broker.routing import Routing
 from asr_proto import messages as m
 
@@ -425,7 +425,7 @@ def test_other_sessions_do_not_wait(broker: Broker) -> None:
     """A client that cannot come back leaves no slot taken."""
     pinned = broker.pin("a")
     broker.frontend(F1, m.Detach(pinned.lease))
-    assert not broker.core.leases[pinned.lease].detached
+    assert broker.core.leases[pinned.lease].state is LeaseState.PINNED
     (refused,) = broker.frontend(F1, m.Resume("a", 0), b"setup")
     assert isinstance(refused.message, m.Refused)
     assert ToWorker(W1, m.Release(pinned.lease)) in broker.gone(F1)
@@ -438,6 +438,91 @@ def test_with_its_worker_a_waiting_session_is_lost(broker: Broker) -> None:
     broker.gone(W1)
     (refused,) = broker.frontend(F2, m.Resume("a", 0), b"setup")
     assert isinstance(refused.message, m.Refused) and refused.message.slug == "resume-unavailable"
+
+
+# ---- Who may do what to a lease ----
+
+
+def counts(broker: Broker) -> tuple[int, int]:
+    return broker.core.counts.lost, broker.core.counts.stale
+
+
+def state(broker: Broker, pinned: m.Pinned) -> LeaseState:
+    return broker.core.leases[pinned.lease].state
+
+
+def test_a_detached_session_waits_for_the_grace_period(broker: Broker) -> None:
+    pinned = resumable(broker)
+    broker.frontend(F1, m.Detach(pinned.lease))
+    assert ToFrontend(F1, m.Lost(pinned.lease, "lease-expired")) not in broker.advance(Timing().grace_s - 0.5)
+    assert state(broker, pinned) is LeaseState.DETACHED
+    commands = broker.advance(1.0)
+    assert state(broker, pinned) is LeaseState.RELEASING
+    assert ToFrontend(F1, m.Lost(pinned.lease, "lease-expired")) not in commands
+    assert counts(broker) == (1, 0)
+
+
+def test_only_its_frontend_detaches_a_session(broker: Broker) -> None:
+    broker.register(F2)
+    pinned = resumable(broker)
+    broker.frontend(F2, m.Detach(pinned.lease))
+    assert state(broker, pinned) is LeaseState.RESUMABLE
+
+
+def test_a_lease_that_is_being_released_is_not_renewed(broker: Broker) -> None:
+    pinned = broker.pin("a")
+    broker.frontend(F1, m.Close(pinned.lease))
+    due_at = broker.core.leases[pinned.lease].due_at
+    assert ToFrontend(F1, m.Stale(pinned.lease)) in broker.frontend(F1, m.FrontendHeartbeat((pinned.lease,)))
+    assert broker.core.leases[pinned.lease].due_at == due_at
+
+
+def test_a_frontend_that_resumes_its_own_session_does_not_lose_it(broker: Broker) -> None:
+    pinned = resumable(broker)
+    commands = broker.frontend(F1, m.Resume("a", 0), b"setup")
+    assert [type(command.message) for command in commands] == [m.Transfer, m.Pinned]
+    assert pinned.lease not in broker.core.leases
+
+
+def test_with_a_worker_only_leases_in_use_are_lost(broker: Broker) -> None:
+    """One is being released, one is detached and has no frontend to notify, one is served."""
+    broker.register(W2, spec=structs.replace(SPEC, slots=3))
+    broker.gone(W1)
+    released, detached = broker.pin("r"), resumable(broker, "d")
+    served = broker.pin("s")
+    broker.frontend(F1, m.Close(released.lease))
+    broker.frontend(F1, m.Detach(detached.lease))
+    lost = [command for command in broker.gone(W2) if isinstance(command.message, m.Lost)]
+    assert lost == [ToFrontend(F1, m.Lost(served.lease, "worker-lost"))]
+    assert counts(broker) == (2, 0)
+    assert broker.core.status(0.0).lost_total == 2
+
+
+def test_the_slots_of_detached_sessions_are_announced_as_free(broker: Broker) -> None:
+    pinned = resumable(broker)
+    broker.pin("b")
+    broker.frontend(F1, m.Detach(pinned.lease))
+    assert broker.frontend(F1, m.FrontendHeartbeat(())) == [ToFrontend(F1, m.Pool(1, 2, 1, ("fake",)))]
+
+
+def test_more_work_does_not_excuse_a_worker_that_hangs(broker: Broker) -> None:
+    pinned = broker.pin("a")
+    for _ in range(5):
+        broker.frontend(F1, m.Bundle(W1, (pinned.lease,)), b"audio")
+        broker.advance(0.4, None)
+    assert W1 not in broker.core.workers
+
+
+def test_after_a_standstill_of_the_broker_deadlines_begin_anew(broker: Broker) -> None:
+    """For what must arrive; a Release is repeated at once."""
+    served, released = broker.pin("a"), broker.pin("b")
+    broker.frontend(F1, m.Close(released.lease))
+    broker.now += Timing().lease_s + 5.0
+    assert broker.core.tick(broker.now) == [ToWorker(W1, m.Release(released.lease))]
+    assert state(broker, served) is LeaseState.PINNED
+    assert broker.core.leases[served.lease].due_at == broker.now + Timing().lease_s / 2
+    broker.advance(Timing().hang_s + 0.6, None)
+    assert W1 in broker.core.workers, "it has no work"
 
 
 def test_a_worker_that_is_merely_busy_or_idle_stays(broker: Broker) -> None:

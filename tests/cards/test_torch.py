@@ -17,14 +17,14 @@ torch = pytest.importorskip("torch")
 @pytest.mark.parametrize("seed", [LIVELY, TALKATIVE], ids=["lively", "talkative"])
 def test_fp32_tokens_are_torch_s(simulator: CardLibrary, tmp_path: Path, seed: tuple[int, float]) -> None:
     """CAI-02, CAI-39: from the same samples through both front ends, which were written apart."""
-    from asr_workers.engines.rnnt.model import Rnnt, Stream
+    from asr_workers.engines.rnnt.model import Rnnt, RnntStream
 
     tensors, (means, variances) = random_tensors(SMALL, *seed), random_statistics(2)
     pcm = speechlike(3, 40)
     torch.set_num_threads(1)
     model = Rnnt(SMALL).eval()
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
-    expected = Stream(model, means, variances).feed(pcm.ravel().astype(np.float32) / 32768)
+    expected = RnntStream(model, means, variances).feed(pcm.ravel().astype(np.float32) / 32768)
     path = tmp_path / "m.carm"
     carm.write(path, SMALL, tensors, "fp32", means, variances, b"", "")
     card = simulator.open(0)

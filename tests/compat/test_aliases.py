@@ -209,7 +209,7 @@ def test_every_option_that_is_meant_exists() -> None:
         for process in alias.processes:
             module, name = MODULES[process]
             command = getattr(importlib.import_module(module), name)
-            assert alias.option in {param.name for param in command.params}, alias
+            assert alias.option in {param.name for param in command.get_params(click.Context(command))}, alias
 
 
 def test_every_variable_is_explained() -> None:

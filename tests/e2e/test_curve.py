@@ -64,16 +64,16 @@ def loud(broker: Program, since: int, newcomer: Program, at_broker: str, at_newc
 def test_words_are_exact(pool: Pool) -> None:
     pcm = noise(6.3, seed=41)
     assert converse(pool.url, cut(pcm, 640)).text == expected(pcm)
-    let_in = [line for line in pool.broker.lines if "let in" in line]
-    assert any("name=worker" in line for line in let_in)
-    assert any("name=frontend" in line for line in let_in)
+    accepted = [line for line in pool.broker.lines if "accepted a peer" in line]
+    assert any("name=worker" in line for line in accepted)
+    assert any("name=frontend" in line for line in accepted)
 
 
 # ---- Wrong keys ----
 
 
 def test_a_key_that_is_allowed_later_and_revoked(pool: Pool, keys: Keyring) -> None:
-    """Refused loudly at first; let in without a restart; cut off when it is taken from the list."""
+    """Refused loudly at first; accepted without a restart; disconnected when it is taken from the list."""
     public = keys.make("later").read_text().split('"')[1]
     since = len(pool.broker.lines)
     worker = newcomer(pool, *keys.worker("later"))
@@ -85,7 +85,7 @@ def test_a_key_that_is_allowed_later_and_revoked(pool: Pool, keys: Keyring) -> N
     workers(pool, 2)
     since, told = len(pool.broker.lines), len(worker.lines)
     keys.revoke("later")
-    pool.broker.wait_for("cut off a peer", since, LOUD_S)
+    pool.broker.wait_for("disconnected a peer", since, LOUD_S)
     workers(pool, 1)
     worker.wait_for("the broker refuses our key", told, LOUD_S)
     lines = len(pool.broker.lines)
@@ -159,7 +159,7 @@ def test_an_empty_allow_list_lets_nobody_in(tmp_path: Path) -> None:
         ring.make(name)
     with Service() as service:
         broker = service.start("broker", *ring.broker())
-        broker.wait_for("the allow-list is empty: nobody is let in")
+        broker.wait_for("the allow-list is empty: every peer is refused")
         worker = newcomer(service, *ring.worker("worker"))
         loud(broker, 0, worker, "refused an unknown key", "the broker refuses our key")
         ring.allow("worker")
@@ -193,18 +193,18 @@ def test_keys_change_under_a_session(pool: Pool, keys: Keyring) -> None:
     assert not client.of("migrating")
     broker_said = "\n".join(pool.broker.lines[since:])
     assert "lease lost" not in broker_said
-    assert "cut off" not in broker_said
+    assert "disconnected a peer" not in broker_said
 
 
 def test_a_worker_s_own_key_is_replaced_in_its_place(pool: Pool, keys: Keyring) -> None:
-    """Allowing the new key takes the old one off the list: the worker is cut off and comes back by itself."""
+    """Allowing the new key takes the old one off the list: the worker is disconnected and comes back by itself."""
     keys.make("replaced", allow=True)
     worker = newcomer(pool, *keys.worker("replaced"))
     worker.wait_for("registered")
     keys.make("replaced", replace=True)
     since, told = len(worker.lines), len(pool.broker.lines)
     keys.allow("replaced")
-    pool.broker.wait_for("cut off a peer", told, LOUD_S)
+    pool.broker.wait_for("disconnected a peer", told, LOUD_S)
     worker.wait_for("registered", since, 2 * LOUD_S)
     workers(pool, 2)
 

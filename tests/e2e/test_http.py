@@ -104,7 +104,7 @@ def test_metrics_of_all_processes() -> None:
             assert front["asr_frontend_finals_total"] == 6
             assert front["asr_frontend_audio_seconds_total"] == pytest.approx(6.0)
             assert front["asr_frontend_errors_total"] == 0
-            broker = settled(at_broker, {"asr_broker_sessions": 1, "asr_broker_sessions_total": 4})
+            broker = settled(at_broker, {"asr_broker_leases": 1, "asr_broker_sessions_total": 4})
             assert broker["asr_broker_workers"] == 1
             assert broker["asr_broker_frontends"] == 1
             assert broker["asr_broker_slots"] == 7
@@ -116,7 +116,7 @@ def test_metrics_of_all_processes() -> None:
             client.error()
         assert metrics()["asr_frontend_errors_total"] == 1
         assert metrics()["asr_frontend_sessions"] == 0
-        eventually(lambda: metrics(at_broker)["asr_broker_sessions"] == 0, "no session at the broker")
+        eventually(lambda: metrics(at_broker)["asr_broker_leases"] == 0, "no session at the broker")
 
 
 def test_requests_are_counted_by_endpoint(fake: Pool) -> None:

@@ -113,8 +113,8 @@ def test_words_are_exact_over_a_lossy_network(hosts: Hosts) -> None:
     for host in ("host1", "host2"):
         need(lambda host=host: hosts.network.lose(host, 2))  # type: ignore[misc]
     undisturbed(conversations(hosts, 4, 4.0))
-    let_in = {line.split("address=")[1].split()[0] for line in hosts.broker.lines if "let in" in line}
-    assert let_in == {"10.231.1.2", "10.231.2.2"}
+    accepted = {line.split("address=")[1].split()[0] for line in hosts.broker.lines if "accepted a peer" in line}
+    assert accepted == {"10.231.1.2", "10.231.2.2"}
 
 
 def test_words_are_exact_over_a_slow_network(hosts: Hosts) -> None:

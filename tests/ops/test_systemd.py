@@ -161,7 +161,7 @@ def test_examples_are_valid(path: Path, uncommented: bool, tmp_path: Path) -> No
     assert taken <= {name for name in context.params if context.get_parameter_source(name) is from_file}
     if process == "worker":
         kind = path.stem.split("-")[1]
-        assert kind in registry.ENGINES[context.params["engine"]].devices
+        assert kind in registry.find(context.params["engine"]).devices
 
 
 @pytest.mark.parametrize("unit", ["asr-frontend@.service", "asr-worker@.service"])

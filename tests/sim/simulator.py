@@ -31,11 +31,21 @@ from asr_frontends.sessions import Sessions as FrontendSessions
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import SERVICE_SLUGS, AsrError
-from asr_workers import brokers as worker_brokers
-from asr_workers.engines.base import Chunk, Output
+from asr_workers import outbox as worker_outbox
+from asr_workers.brokers import WorkerBrokers
 from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
-from asr_workers.sessions import CheckpointSlot, CloseSlot, OpenSlot, Quit, Send
-from asr_workers.sessions import Command as WorkerCommand
+from asr_workers.jobs import (
+    Answer,
+    CloseSlot,
+    Job,
+    OpenSlot,
+    RunStep,
+    SlotClosed,
+    SlotOpened,
+    SnapshotTaken,
+    StepDone,
+    TakeSnapshot,
+)
 from asr_workers.sessions import Sessions as WorkerSessions
 
 SILENT_S = 3.0
@@ -666,13 +676,17 @@ class SimWorker(SimProcess):
     def reset(self) -> None:
         self.engine = FakeEngine(FakeConfig(slots=self._slots, utterance_words=self.world.utterance_words))
         self.core = WorkerSessions(self.name, self.engine.spec, self.world.now)
-        self.brokers = worker_brokers.Brokers(self.core, len(self.world.brokers))
-        self._jobs: list[OpenSlot | CloseSlot | CheckpointSlot] = []
+        self.brokers = WorkerBrokers(self.core, len(self.world.brokers))
+        self._jobs: list[Job] = []
         self._open: set[int] = set()
-        self._stepping = False
+        self._is_stepping = False
 
     def look(self, number: int, *, is_up: bool) -> None:
-        self._perform(self.brokers.restored(number) if is_up else self.brokers.broken(number, self.world.now))
+        if is_up:
+            self.brokers.restored(number)
+        else:
+            self.brokers.broken(number, self.world.now)
+        self._end_turn()
 
     def freeze(self) -> None:
         self.standstill.until = self.world.now + self.world.random.uniform(0.5, 6.0)
@@ -680,13 +694,14 @@ class SimWorker(SimProcess):
     def tick(self) -> float:
         if self.world.now < self.standstill.until:
             return self.standstill.until
-        self._perform(self.brokers.tick(self.world.now))
-        self._step()
+        self.core.tick(self.world.now)
+        self._end_turn()
         return min(self.core.next_deadline(), self.world.now + 0.1)
 
     def drain(self) -> None:
         if self.alive and not self.core.draining:
-            self._perform(self.core.drain(self.world.now))
+            self.core.drain(self.world.now)
+            self._end_turn()
 
     def from_broker(self, number: int, parts: list[bytes]) -> None:
         self._later(partial(self._hear, number, parts))
@@ -696,65 +711,63 @@ class SimWorker(SimProcess):
         body = parts[1] if len(parts) > 1 else b""
         setup = wire.decode_setup(body) if isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if isinstance(message, m.Bundle) else []
-        self._perform(self.brokers.handle(number, message, setup, frames, self.world.now))  # type: ignore[arg-type]
-        self._step()
+        self.brokers.handle(number, message, setup, frames, self.world.now)  # type: ignore[arg-type]
+        self._end_turn()
 
-    def _perform(self, commands: Sequence[WorkerCommand | worker_brokers.Post]) -> None:
-        for command in commands:
+    def _end_turn(self) -> None:
+        """Do all that is in the core's outbox, as the worker's shell does."""
+        self.core.step()
+        for command in self.brokers.outgoing(self.world.now):
+            if not self.alive:
+                return
             match command:
-                case Send():
-                    self._perform(self.brokers.route(command.message, self.world.now))
-                case worker_brokers.Post():
-                    self.send(command.link, command.message)
-                case OpenSlot() | CloseSlot() | CheckpointSlot():
-                    self._jobs.append(command)
-                    self._work()
-                case Quit():
+                case worker_outbox.Post(link, message, frames):
+                    self.send(link, message, None if frames is None else wire.encode_frames(frames))
+                case worker_outbox.Quit():
                     self.crash()
-                    return
-        self._flush()
-
-    def _step(self) -> None:
-        """At most one step is under way; opens and closes wait behind it, as in the engine's thread."""
-        if not self._stepping and not self._jobs and self.alive:
-            chunks = self.core.batch()
-            if chunks:
-                self._stepping = True
-                outputs = self.engine.step(chunks, self.world.now)
-                took_s = self.world.random.uniform(0, self.world.faults.slow_step_ms) / 1000
-                incarnation = self.incarnation
-                self.world.after(took_s, lambda: self._stepped(incarnation, chunks, outputs, took_s))
-
-    def _stepped(self, incarnation: int, chunks: list[Chunk], outputs: list[Output], took_s: float) -> None:
-        if self.world.now < self.standstill.until:
-            self.standstill.perform(partial(self._stepped, incarnation, chunks, outputs, took_s))
-            return
-        if self.alive and incarnation == self.incarnation:
-            self._stepping = False
-            self.core.stepped(chunks, outputs, took_s)
-            self._flush()
-            self._work()
-            self._step()
+                case _:
+                    self._jobs.append(command)
+        self._work()
 
     def _work(self) -> None:
-        while self._jobs and not self._stepping:
+        """The engine's thread: jobs in order. A step takes time, and the jobs behind it wait."""
+        while self.alive and self._jobs and not self._is_stepping:
             job = self._jobs.pop(0)
-            if isinstance(job, OpenSlot):
-                self.engine.open(job.slot, job.options, job.snapshot)
-                self._open.add(job.slot)
-                self.core.opened(job.slot, job.lease)
-            elif isinstance(job, CheckpointSlot):
-                self.core.checkpointed(job.slot, self.engine.checkpoint(job.slot) if job.slot in self._open else None)
-            elif isinstance(job, CloseSlot):
-                self.engine.close(job.slot)
-                self._open.discard(job.slot)
-                self._perform(self.core.closed(job.slot, job.lease))
+            if isinstance(job, RunStep):
+                self._run_step(job)
+            else:
+                self._answer(self._done(job))
 
-    def _flush(self) -> None:
-        if self.alive:
-            for bundle, frames in self.core.outgoing():
-                if self.brokers.leader is not None:
-                    self.send(self.brokers.leader, bundle, wire.encode_frames(frames))
+    def _run_step(self, job: RunStep) -> None:
+        self._is_stepping = True
+        outputs = self.engine.step([chunk for chunk in job.chunks if chunk.slot in self._open], self.world.now)
+        took_s = self.world.random.uniform(0, self.world.faults.slow_step_ms) / 1000
+        done = StepDone(job.chunks, outputs, took_s)
+        self.world.after(took_s, partial(self._stepped, self.incarnation, done))
+
+    def _stepped(self, incarnation: int, done: StepDone) -> None:
+        if self.world.now < self.standstill.until:
+            self.standstill.perform(partial(self._stepped, incarnation, done))
+        elif self.alive and incarnation == self.incarnation:
+            self._is_stepping = False
+            self._answer(done)
+
+    def _done(self, job: OpenSlot | CloseSlot | TakeSnapshot) -> Answer:
+        match job:
+            case OpenSlot(lease, slot):
+                self.engine.open(slot, job.options, job.snapshot)
+                self._open.add(slot)
+                return SlotOpened(lease, slot)
+            case CloseSlot(lease, slot):
+                self.engine.close(slot)
+                self._open.discard(slot)
+                return SlotClosed(lease, slot)
+            case TakeSnapshot(slot):
+                return SnapshotTaken(slot, self.engine.checkpoint(slot) if slot in self._open else None)
+
+    def _answer(self, answer: Answer) -> None:
+        self.core.answered(answer)
+        self._end_turn()
 
 
 def run_seed(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from asr_broker.leadership import LEASE_S
 from asr_proto import messages as m
-from asr_workers.brokers import VOTE_S, Brokers, Post
-from asr_workers.sessions import CloseSlot, Command, OpenSlot, Quit, Sessions
+from asr_workers.brokers import VOTE_S, WorkerBrokers
+from asr_workers.jobs import CloseSlot, OpenSlot
+from asr_workers.outbox import Command, Post, Quit
+from asr_workers.sessions import Sessions
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
 SETUP = m.Setup("", True, 8000, None)
@@ -17,25 +20,41 @@ BOOTS = (11, 12)
 class Worker:
     def __init__(self, links: int = 2) -> None:
         self.now = 0.0
-        self.core = Brokers(Sessions("w", SPEC, 0.0), links)
+        self.core = WorkerBrokers(Sessions("w", SPEC, 0.0), links)
 
-    def tell(self, link: int, message: m.FromBroker) -> list[Command | Post]:
-        commands = self.core.handle(link, message, SETUP if isinstance(message, m.Grant) else None, (), self.now)
+    def deliver(self, link: int, message: m.FromBroker) -> list[Command]:
+        """A message of a broker arrives: what the worker must do."""
+        self.core.handle(link, message, SETUP if isinstance(message, m.Grant) else None, (), self.now)
         self.core.check()
-        return commands
+        return self.outgoing()
+
+    def outgoing(self) -> list[Command]:
+        return self.core.outgoing(self.now)
+
+    def broken(self, link: int) -> list[Command]:
+        self.core.broken(link, self.now)
+        return self.outgoing()
+
+    def restored(self, link: int) -> list[Command]:
+        self.core.restored(link)
+        return self.outgoing()
+
+    def tick(self) -> list[Command]:
+        self.core.sessions.tick(self.now)
+        return self.outgoing()
 
     def claim(self, link: int, term: int, number: int = 1) -> dict[int, m.Vote]:
-        """The votes that it tells the brokers."""
-        return votes(self.tell(link, m.Claim(term, BOOTS[link], number)))
+        """A broker claims; the votes that the worker sends."""
+        return votes(self.deliver(link, m.Claim(term, BOOTS[link], number)))
 
-    def welcome(self, link: int) -> list[Command | Post]:
-        return self.tell(link, m.Welcome(BOOTS[link], 1.0, 1))
+    def welcome(self, link: int) -> list[Command]:
+        return self.deliver(link, m.Welcome(BOOTS[link], 1.0, 1))
 
-    def grant(self, link: int, number: int = 1, slot: int = 0) -> list[Command | Post]:
-        return self.tell(link, m.Grant(BOOTS[link] << 32 | number, slot, "s", b"F"))
+    def grant(self, link: int, number: int = 1, slot: int = 0) -> list[Command]:
+        return self.deliver(link, m.Grant(BOOTS[link] << 32 | number, slot, "s", b"F"))
 
 
-def votes(commands: list[Command | Post] | list[Post]) -> dict[int, m.Vote]:
+def votes(commands: list[Command]) -> dict[int, m.Vote]:
     return {one.link: one.message for one in commands if isinstance(one, Post) and isinstance(one.message, m.Vote)}
 
 
@@ -43,7 +62,7 @@ def votes(commands: list[Command | Post] | list[Post]) -> dict[int, m.Vote]:
 def worker() -> Worker:
     worker = Worker()
     for link in (A, B):
-        assert votes(worker.tell(link, m.Standby(BOOTS[link]))) == {link: m.Vote(0, 0, 0)}
+        assert votes(worker.deliver(link, m.Standby(BOOTS[link]))) == {link: m.Vote(0, 0, 0)}
     return worker
 
 
@@ -79,6 +98,21 @@ def test_a_renewed_vote_lives_on(worker: Worker) -> None:
     assert worker.claim(B, 2)[B].boot == 11
 
 
+def test_a_vote_lives_as_long_as_a_broker_counts_on_it(worker: Worker) -> None:
+    """Until then it is repeated; from then on the worker votes for nobody."""
+    assert VOTE_S == LEASE_S
+    worker.claim(A, 1)
+    worker.now = LEASE_S - 0.01
+    assert votes(worker.deliver(B, m.Standby(BOOTS[B]))) == {B: m.Vote(1, 11, 1)}
+    worker.now = LEASE_S
+    assert votes(worker.deliver(B, m.Standby(BOOTS[B]))) == {B: m.Vote(1, 0, 1)}
+
+
+def test_a_broker_that_has_not_answered_yet_receives_the_vote_that_it_asked_for() -> None:
+    worker = Worker()
+    assert worker.claim(A, 1) == {A: m.Vote(1, 11, 1)}
+
+
 def test_a_term_has_one_broker(worker: Worker) -> None:
     """Nobody else gets the vote in the same term; the same broker may, should it only have been slow."""
     worker.claim(A, 1)
@@ -102,7 +136,7 @@ def test_only_the_broker_it_voted_for_is_served(worker: Worker) -> None:
 
 def test_a_vote_for_another_ends_the_sessions(serving: Worker) -> None:
     serving.now = VOTE_S
-    commands = serving.tell(B, m.Claim(2, 12, 1))
+    commands = serving.deliver(B, m.Claim(2, 12, 1))
     assert isinstance(commands[0], CloseSlot)
     assert len(serving.core.sessions) == 0 and serving.core.leader is None
     assert serving.grant(A, 2) == []
@@ -112,42 +146,47 @@ def test_a_vote_for_another_ends_the_sessions(serving: Worker) -> None:
 
 def test_a_vote_that_ends_costs_nothing(serving: Worker) -> None:
     serving.now = 5.0
-    serving.core.tick(serving.now)
+    serving.tick()
     assert len(serving.core.sessions) == 1
     serving.claim(A, 1, number=2)
     assert len(serving.core.sessions) == 1
 
 
 def test_a_broken_connection_frees_the_vote_at_once(serving: Worker) -> None:
-    commands = serving.core.broken(A, serving.now)
+    commands = serving.broken(A)
     assert isinstance(commands[0], CloseSlot)
     assert votes(commands) == {B: m.Vote(1, 0, 1)}
     assert serving.claim(B, 2)[B].boot == 12
 
 
 def test_the_standby_may_break_and_come_back(serving: Worker) -> None:
-    assert serving.core.broken(B, serving.now) == []
-    assert serving.core.restored(B) == [Post(B, m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))]
-    serving.tell(B, m.Unregistered())
+    assert serving.broken(B) == []
+    assert serving.restored(B) == [Post(B, m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))]
+    serving.deliver(B, m.Unregistered())
     assert len(serving.core.sessions) == 1
 
 
 def test_nothing_comes_from_beyond_a_broken_connection(serving: Worker) -> None:
     """A claim that was under way when its broker died would take the vote for nothing."""
-    serving.core.broken(A, serving.now)
-    assert serving.tell(A, m.Claim(2, 11, 2)) == []
+    serving.broken(A)
+    assert serving.deliver(A, m.Claim(2, 11, 2)) == []
     assert serving.claim(B, 2)[B].boot == 12
 
 
 def test_brokers_that_do_not_share_the_pool_are_a_mistake(worker: Worker) -> None:
-    (quit,) = worker.tell(A, m.Welcome(11, 1.0))
+    (quit,) = worker.deliver(A, m.Welcome(11, 1.0))
     assert isinstance(quit, Quit) and "--shared-lead" in quit.detail
 
 
 def test_a_leader_that_stands_by_is_served_no_longer(serving: Worker) -> None:
-    commands = serving.tell(A, m.Standby(11))
+    commands = serving.deliver(A, m.Standby(11))
     assert isinstance(commands[0], CloseSlot)
     assert serving.grant(A, 2) == []
+
+
+def test_any_broker_may_reject_a_worker(serving: Worker) -> None:
+    """Also one that does not lead: a worker of another version is of no use in this pool."""
+    assert serving.deliver(B, m.Rejected("version", "version 9 is spoken here")) == [Quit("version 9 is spoken here")]
 
 
 # ---- Registering ----
@@ -155,31 +194,75 @@ def test_a_leader_that_stands_by_is_served_no_longer(serving: Worker) -> None:
 
 def test_it_registers_with_all_and_beats_for_all(worker: Worker) -> None:
     fresh = Worker()
-    registrations = fresh.core.tick(0.0)
+    registrations = fresh.tick()
     assert [(post.link, type(post.message)) for post in registrations if isinstance(post, Post)] == [
         (A, m.RegisterWorker),
         (B, m.RegisterWorker),
     ]
     worker.claim(A, 1)
     worker.welcome(A)
-    beats = [post for post in worker.core.tick(10.0) if isinstance(post, Post)]
+    worker.now = 10.0
+    beats = [post for post in worker.tick() if isinstance(post, Post)]
     assert [(post.link, type(post.message)) for post in beats] == [(A, m.WorkerHeartbeat), (B, m.Vote)]
 
 
 def test_a_broker_that_does_not_know_us_is_told_once(worker: Worker) -> None:
-    (again,) = worker.tell(B, m.Unregistered())
+    (again,) = worker.deliver(B, m.Unregistered())
     assert isinstance(again, Post) and isinstance(again.message, m.RegisterWorker)
-    assert worker.tell(B, m.Unregistered()) == []
+    assert worker.deliver(B, m.Unregistered()) == []
 
 
 def test_one_broker_alone_needs_no_vote() -> None:
     """As long as it claims none, its broken connection is its own to speak of."""
     worker = Worker(links=1)
-    worker.tell(A, m.Welcome(5, 1.0))
+    worker.deliver(A, m.Welcome(5, 1.0))
     assert [type(command) for command in worker.grant(A)] == [OpenSlot]
     worker.now = 60.0
-    assert worker.core.broken(A, worker.now) == []
-    assert worker.core.restored(A) == []
+    assert worker.broken(A) == []
+    assert worker.restored(A) == []
     assert len(worker.core.sessions) == 1
-    (closed,) = worker.tell(A, m.Unregistered())
+    (closed,) = worker.deliver(A, m.Unregistered())
     assert isinstance(closed, CloseSlot)
+
+
+def test_one_broker_that_claims_votes_is_served_for_them_alone() -> None:
+    """It shares a pool, though this worker has only its address."""
+    worker = Worker(links=1)
+    assert worker.claim(A, 1) == {A: m.Vote(1, 11, 1)}
+    worker.deliver(A, m.Welcome(12, 1.0, 1))
+    assert worker.core.leader is None
+    worker.welcome(A)
+    assert [type(command) for command in worker.grant(A)] == [OpenSlot]
+    assert isinstance(worker.broken(A)[0], CloseSlot)
+
+
+def test_nothing_is_sent_over_a_broken_connection(serving: Worker) -> None:
+    serving.broken(B)
+    serving.now = 10.0
+    beats = [post for post in serving.tick() if isinstance(post, Post)]
+    assert [(post.link, type(post.message)) for post in beats] == [(A, m.WorkerHeartbeat)]
+
+
+def test_messages_of_the_sessions_are_for_the_leader(serving: Worker) -> None:
+    serving.core.sessions.drain(serving.now)
+    assert serving.outgoing() == [Post(A, m.Drain())]
+
+
+def test_frames_go_to_the_leader_before_the_jobs_of_the_same_turn(serving: Worker) -> None:
+    """The last frames of a lease are sent before its slot is closed, and so before Closed."""
+    lease = BOOTS[A] << 32 | 1
+    broken_off = m.Audio(lease, 5, b"")
+    serving.core.handle(A, m.Bundle(b"W", (lease,)), None, [broken_off], serving.now)
+    post, closed = serving.deliver(A, m.Release(lease))
+    assert isinstance(post, Post) and post.message == m.Bundle(b"F", (lease,))
+    assert [type(frame) for frame in post.frames or []] == [m.Failed]
+    assert closed == CloseSlot(lease, 0)
+
+
+def test_a_leader_that_is_gone_receives_nothing_that_was_queued_for_it(serving: Worker) -> None:
+    lease = BOOTS[A] << 32 | 1
+    serving.core.handle(A, m.Bundle(b"W", (lease,)), None, [m.Audio(lease, 5, b"")], serving.now)
+    serving.core.sessions.drain(serving.now)
+    commands = serving.broken(A)
+    assert [type(command) for command in commands] == [CloseSlot, Post]
+    assert votes(commands) == {B: m.Vote(1, 0, 1)}

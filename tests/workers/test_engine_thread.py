@@ -10,8 +10,9 @@ import pytest
 
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Spec
-from asr_workers.engine_thread import Close, Crashed, EngineThread, Open, Opened, Result, SlotClosed, Step, Stepped
+from asr_workers.engine_thread import EngineThread
 from asr_workers.engines.base import Chunk, Drained, Output, SlotOptions, Snapshot
+from asr_workers.jobs import CloseSlot, EngineFailed, OpenSlot, Result, RunStep, SlotClosed, SlotOpened, StepDone
 
 OPTIONS = SlotOptions()
 WAIT_S = 30.0
@@ -87,7 +88,7 @@ class Running:
 
     def open(self, *slots: int) -> None:
         for slot in slots:
-            self.thread.submit(Open(slot + 100, slot, OPTIONS, None))
+            self.thread.submit(OpenSlot(slot + 100, slot, OPTIONS, None))
         self.results(len(slots))
 
 
@@ -108,23 +109,23 @@ def test_results_come_in_the_order_of_the_jobs(running: Running) -> None:
     snapshot = Snapshot(5, b"st")
     running.engine.gate.clear()
     for job in (
-        Open(100, 0, OPTIONS, None),
-        Open(102, 2, SlotOptions("en-GB", partials=False), snapshot),
-        Step(chunks),
-        Close(100, 0),
-        Open(103, 0, OPTIONS, None),
-        Step([chunk(0)]),
+        OpenSlot(100, 0, OPTIONS, None),
+        OpenSlot(102, 2, SlotOptions("en-GB", partials=False), snapshot),
+        RunStep(chunks),
+        CloseSlot(100, 0),
+        OpenSlot(103, 0, OPTIONS, None),
+        RunStep([chunk(0)]),
     ):
         running.thread.submit(job)
     running.engine.gate.set()
     first, second, step, closed, again, last = running.results(6)
-    assert (first, second) == (Opened(100, 0), Opened(102, 2))
-    assert isinstance(step, Stepped)
+    assert (first, second) == (SlotOpened(100, 0), SlotOpened(102, 2))
+    assert isinstance(step, StepDone)
     assert step.chunks is chunks
     assert step.outputs == [Drained(0), Drained(2)]
     assert step.elapsed_s >= 0
-    assert (closed, again) == (SlotClosed(100, 0), Opened(103, 0))
-    assert isinstance(last, Stepped)
+    assert (closed, again) == (SlotClosed(100, 0), SlotOpened(103, 0))
+    assert isinstance(last, StepDone)
     assert running.engine.calls == [
         ("open", 0, OPTIONS, None),
         ("open", 2, SlotOptions("en-GB", partials=False), snapshot),
@@ -137,8 +138,8 @@ def test_results_come_in_the_order_of_the_jobs(running: Running) -> None:
 
 def test_the_engine_knows_one_thread(running: Running) -> None:
     running.open(0)
-    running.thread.submit(Step([chunk(0)]))
-    running.thread.submit(Close(100, 0))
+    running.thread.submit(RunStep([chunk(0)]))
+    running.thread.submit(CloseSlot(100, 0))
     running.results(2)
     assert len(running.engine.threads) == 1
     assert threading.get_ident() not in running.engine.threads
@@ -148,23 +149,23 @@ def test_submitting_never_waits_for_a_step(running: Running) -> None:
     running.open(0)
     running.engine.gate.clear()
     for _ in range(100):
-        running.thread.submit(Step([chunk(0)]))
+        running.thread.submit(RunStep([chunk(0)]))
     assert not running.thread.results
     running.engine.gate.set()
     assert len(running.results(100)) == 100
 
 
 def test_a_slot_that_cannot_be_opened(running: Running) -> None:
-    running.thread.submit(Open(106, 6, OPTIONS, None))
+    running.thread.submit(OpenSlot(106, 6, OPTIONS, None))
     (result,) = running.results(1)
-    assert isinstance(result, Opened)
+    assert isinstance(result, SlotOpened)
     assert result.lease == 106
     assert isinstance(result.error, BadRequest)
     assert result.error.slug == "unsupported-language"
-    running.thread.submit(Step([chunk(6)]))
-    running.thread.submit(Close(106, 6))
+    running.thread.submit(RunStep([chunk(6)]))
+    running.thread.submit(CloseSlot(106, 6))
     step, closed = running.results(2)
-    assert isinstance(step, Stepped)
+    assert isinstance(step, StepDone)
     assert step.outputs == []
     assert closed == SlotClosed(106, 6)
     assert running.engine.calls[1:] == [("step",)]
@@ -173,10 +174,10 @@ def test_a_slot_that_cannot_be_opened(running: Running) -> None:
 def test_a_step_drops_the_chunks_of_closed_slots(running: Running) -> None:
     """The worker took them before it knew; it still hears which they were."""
     running.open(0, 2)
-    running.thread.submit(Close(100, 0))
-    running.thread.submit(Step([chunk(0), chunk(2)]))
+    running.thread.submit(CloseSlot(100, 0))
+    running.thread.submit(RunStep([chunk(0), chunk(2)]))
     _, step = running.results(2)
-    assert isinstance(step, Stepped)
+    assert isinstance(step, StepDone)
     assert [taken.slot for taken in step.chunks] == [0, 2]
     assert step.outputs == [Drained(2)]
     assert running.engine.calls[-1] == ("step", 2)
@@ -184,8 +185,8 @@ def test_a_step_drops_the_chunks_of_closed_slots(running: Running) -> None:
 
 def test_a_slot_is_closed_once(running: Running) -> None:
     running.open(0)
-    running.thread.submit(Close(100, 0))
-    running.thread.submit(Close(100, 0))
+    running.thread.submit(CloseSlot(100, 0))
+    running.thread.submit(CloseSlot(100, 0))
     assert running.results(2) == [SlotClosed(100, 0)] * 2
     assert running.engine.calls.count(("close", 0)) == 1
 
@@ -196,48 +197,48 @@ def test_a_chunk_is_done_when_the_engine_no_longer_holds_it(running: Running) ->
     first, second, third = chunk(0), chunk(1), chunk(2)
     for chunks, held in (([first, second], (0, 1)), ([third], (1,))):
         running.engine.held = held
-        running.thread.submit(Step(chunks))
+        running.thread.submit(RunStep(chunks))
         (step,) = running.results(1)
-        assert isinstance(step, Stepped)
+        assert isinstance(step, StepDone)
         assert step.chunks == ([] if chunks == [first, second] else [first, third])
-    running.thread.submit(Close(101, 1))
+    running.thread.submit(CloseSlot(101, 1))
     running.engine.held = ()
-    running.thread.submit(Step([]))
+    running.thread.submit(RunStep([]))
     _, step = running.results(2)
-    assert isinstance(step, Stepped)
+    assert isinstance(step, StepDone)
     assert not step.chunks
 
 
 def test_a_step_says_what_is_pending_and_blocked(running: Running) -> None:
     running.open(0, 1, 2)
     running.engine.waiting = True
-    running.thread.submit(Step([]))
+    running.thread.submit(RunStep([]))
     (step,) = running.results(1)
-    assert isinstance(step, Stepped)
+    assert isinstance(step, StepDone)
     assert step.pending
     assert step.blocked == {1}
     running.engine.waiting = False
-    running.thread.submit(Close(101, 1))
-    running.thread.submit(Step([]))
+    running.thread.submit(CloseSlot(101, 1))
+    running.thread.submit(RunStep([]))
     _, step = running.results(2)
-    assert isinstance(step, Stepped)
+    assert isinstance(step, StepDone)
     assert not step.pending
     assert step.blocked == frozenset()
 
 
 def test_an_engine_that_breaks(running: Running) -> None:
-    running.thread.submit(Open(107, 7, OPTIONS, None))
+    running.thread.submit(OpenSlot(107, 7, OPTIONS, None))
     (result,) = running.results(1)
-    assert isinstance(result, Crashed)
+    assert isinstance(result, EngineFailed)
     assert isinstance(result.error, RuntimeError)
 
 
 def test_stop_waits_for_the_jobs_before() -> None:
     running = Running()
-    running.thread.submit(Open(100, 0, OPTIONS, None))
-    running.thread.submit(Step([chunk(0)]))
+    running.thread.submit(OpenSlot(100, 0, OPTIONS, None))
+    running.thread.submit(RunStep([chunk(0)]))
     running.thread.stop()
-    assert [type(result) for result in running.thread.results] == [Opened, Stepped]
-    running.thread.submit(Step([]))
+    assert [type(result) for result in running.thread.results] == [SlotOpened, StepDone]
+    running.thread.submit(RunStep([]))
     assert len(running.thread.results) == 2
     assert running.engine.calls[-1] == ("release",)

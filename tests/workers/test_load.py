@@ -60,3 +60,32 @@ def test_what_was_is_forgotten() -> None:
             if step % 20 == 0:
                 cost.fade()
     assert cost.seconds() == pytest.approx(0.001, rel=0.05)
+
+
+def test_a_heartbeat_sums_up_its_interval() -> None:
+    """Twenty steps of 10 to 200 ms in 4 s, half of the chunks 100 to 1000 ms late; the next interval is empty."""
+    found = LoadMeter(100.0)
+    for step in range(1, 21):
+        found.stepped(step / 100, 1600, [step / 20 if step > 10 else -1.0])
+    load = found.sum_up(3, 104.0)
+    assert (load.steps, load.pending_chunks) == (20, 3)
+    assert (load.step_ms_p50, load.step_ms_p99) == (105.0, 198.1)
+    assert load.busy == pytest.approx(2.1 / 4)
+    assert load.real_time_factor == pytest.approx(2.1 / 2.0)
+    assert load.late_ms_p95 == 952.5
+    later = found.sum_up(0, 104.5)
+    assert (later.steps, later.step_ms_p99, later.busy, later.real_time_factor, later.late_ms_p95) == (20, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("interval_s, busy", [(0.5, 0.5), (0.1, 1.0), (0.0, 1.0)])
+def test_a_worker_is_at_most_wholly_busy(interval_s: float, busy: float) -> None:
+    """A step may have begun before the interval."""
+    found = LoadMeter(1.0)
+    found.stepped(0.25, 0)
+    assert found.sum_up(0, 1.0 + interval_s).busy == busy
+
+
+def test_chunks_that_are_early_are_not_late() -> None:
+    found = LoadMeter(0.0)
+    found.stepped(0.01, 960, [-0.5, -0.2])
+    assert found.sum_up(0, 1.0).late_ms_p95 == 0.0

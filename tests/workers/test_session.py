@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_process.states import ForbiddenTransition
 from asr_proto import messages as m
 from asr_proto.audio import Pcm16, to_int16
 from asr_proto.errors import DecodeError, LimitExceeded, OutOfOrder
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Snapshot, Voice
-from asr_workers.session import QUEUED_SAMPLES_MAX, Session
+from asr_workers.session import ENDED, FAILED, QUEUED_SAMPLES_MAX, RECEIVING, STOPPED, Session
 
 LEASE, SLOT, CHUNK = 9, 4, 100
 GRANT = m.Grant(LEASE, SLOT, "s1", b"F")
@@ -234,8 +235,40 @@ def test_nothing_after_stop(frame: m.FrameIn) -> None:
 def test_a_failed_session_gives_no_chunk() -> None:
     it = session()
     it.receive(audio(0, samples(1000)))
-    it.failed = True
+    assert it.fail(DecodeError("half a sample")) == [m.Failed(LEASE, "bad-message", "half a sample")]
     assert not it.ready()
+    assert it.fail(DecodeError("again")) == []
+
+
+# ---- States ----
+
+
+def test_the_states_of_a_session() -> None:
+    it = session()
+    states = [it.machine.state]
+    it.receive(audio(0, samples(32)))
+    it.receive(m.Flush(LEASE, "x"))
+    it.receive(m.Stop(LEASE))
+    for _ in range(2):
+        states.append(it.machine.state)
+        it.take(0.0)
+        it.stepped()
+        it.output(Drained(SLOT))
+    states.append(it.machine.state)
+    it.fail(OutOfOrder("a frame after the end of audio"))
+    states.append(it.machine.state)
+    assert states == [RECEIVING, STOPPED, STOPPED, ENDED, FAILED]
+    assert it.machine.story() == "before: 0.002 receiving stop, 0.002 stopped drained, 0.002 ended fail"
+
+
+def test_a_failed_session_has_no_end() -> None:
+    it = session()
+    it.receive(m.Stop(LEASE))
+    it.take(0.0)
+    it.stepped()
+    it.fail(DecodeError("half a sample"))
+    with pytest.raises(ForbiddenTransition, match=r"worker-session: drained is not allowed in state failed; .*stop"):
+        it.output(Drained(SLOT))
 
 
 # ---- Progress ----
@@ -300,7 +333,7 @@ def test_words_in_a_state_are_not_confirmed() -> None:
     final = Hypothesis(SLOT, "one", 0, 60, "length", Snapshot(100, b"two", unsaid_sample=60))
     (said,) = it.output(final)
     assert isinstance(said, m.Final) and said.commit == m.Commit(100, 1, b"two", confirmed=60)
-    (progress,) = it.checkpointed(Snapshot(140, b"two three"))
+    (progress,) = it.snapshot_taken(Snapshot(140, b"two three"))
     assert isinstance(progress, m.Progress) and progress.commit == m.Commit(140, 1, b"two three", confirmed=60)
     (later,) = it.output(Hypothesis(SLOT, "two three", 60, 150, "silence", Snapshot(180, b"")))
     assert isinstance(later, m.Final) and later.commit.confirmed_samples == 180

@@ -14,8 +14,20 @@ from asr_proto import messages as m
 from asr_proto.errors import BadRequest
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot
 from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
+from asr_workers.jobs import (
+    Answer,
+    CloseSlot,
+    OpenSlot,
+    RunStep,
+    SlotClosed,
+    SlotOpened,
+    SnapshotTaken,
+    StepDone,
+    TakeSnapshot,
+)
+from asr_workers.outbox import Command, Post, Quit, Send
 from asr_workers.session import FINALS_KEPT
-from asr_workers.sessions import REGISTER_S, CheckpointSlot, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
+from asr_workers.sessions import REGISTER_S, Sessions
 
 CHUNK = 960
 SPEC = m.Spec("fake", "fake", ("en",), 4, CHUNK, 1.0, "none")
@@ -34,48 +46,80 @@ def text(slot: int, words: str = "text") -> Hypothesis:
 
 
 class Bench:
-    """A worker's sessions with a hand-turned clock; its engine is the test."""
+    """A worker's sessions with a clock that the test turns; its engine is the test."""
 
     def __init__(self) -> None:
         self.now = 50.0
         self.core = Sessions("w", SPEC, self.now)
 
-    def tell(self, message: m.FromBroker, setup: m.Setup | None = None, *frames: m.Frame) -> list[Command]:
-        return self.core.handle(message, setup, frames, self.now)
+    def taken(self) -> list[Command | Send]:
+        """The commands since the last call; frames stay in the outbox."""
+        return self.core.outbox.take()
 
-    def tick(self, after_s: float = 0.0) -> list[Command]:
+    def deliver(self, message: m.FromBroker, setup: m.Setup | None = None, *frames: m.Frame) -> list[Command | Send]:
+        self.core.handle(message, setup, frames, self.now)
+        return self.taken()
+
+    def tick(self, after_s: float = 0.0) -> list[Command | Send]:
         self.now += after_s
-        return self.core.tick(self.now)
+        self.core.tick(self.now)
+        return self.taken()
 
-    def grant(self, lease: int, slot: int, frontend: bytes = F1, setup: m.Setup = SETUP) -> list[Command]:
-        return self.tell(m.Grant(lease, slot, f"s{lease}", frontend), setup)
+    def drain(self) -> list[Command | Send]:
+        self.core.drain(self.now)
+        return self.taken()
+
+    def grant(self, lease: int, slot: int, frontend: bytes = F1, setup: m.Setup = SETUP) -> list[Command | Send]:
+        return self.deliver(m.Grant(lease, slot, f"s{lease}", frontend), setup)
 
     def hold(self, lease: int, slot: int, frontend: bytes = F1) -> None:
         """Granted, and opened by the engine."""
         self.grant(lease, slot, frontend)
-        self.core.opened(slot, lease)
+        self.answer(SlotOpened(lease, slot))
 
-    def say(self, *frames: m.Frame) -> None:
-        assert self.tell(m.Bundle(b"w", tuple({frame.lease for frame in frames})), None, *frames) == []
+    def answer(self, answer: Answer) -> list[Command | Send]:
+        self.core.answered(answer)
+        return self.taken()
+
+    def closed(self, lease: int, slot: int) -> list[Command | Send]:
+        return self.answer(SlotClosed(lease, slot))
+
+    def send(self, *frames: m.Frame) -> None:
+        assert self.deliver(m.Bundle(b"w", tuple({frame.lease for frame in frames})), None, *frames) == []
 
     def audio(self, lease: int, samples: int = CHUNK, first: int = 0) -> None:
-        self.say(m.Audio(lease, first, pcm(samples)))
+        self.send(m.Audio(lease, first, pcm(samples)))
+
+    def begin(self) -> list[Chunk]:
+        """The chunks of a step that begins now; none where no step begins."""
+        self.core.step()
+        jobs = self.taken()
+        assert all(isinstance(job, RunStep) for job in jobs) and len(jobs) <= 1
+        return [chunk for job in jobs if isinstance(job, RunStep) for chunk in job.chunks]
+
+    def end(self, chunks: Sequence[Chunk], *outputs: Output) -> None:
+        self.core.answered(StepDone(chunks, outputs, 0.01))
 
     def step(self, *outputs: Output) -> list[Chunk]:
         """One whole step."""
-        chunks = self.core.batch()
-        self.core.stepped(chunks, outputs, 0.01)
+        chunks = self.begin()
+        self.end(chunks, *outputs)
         return chunks
 
-    def heard(self) -> list[m.FrameOut]:
-        return [frame for _, frames in self.core.outgoing() for frame in frames]
+    def bundles(self) -> list[tuple[m.Bundle, list[m.FrameOut]]]:
+        posts = [post for post in self.core.outbox.bundles(0) if isinstance(post, Post)]
+        return [(post.message, post.frames or []) for post in posts if isinstance(post.message, m.Bundle)]
+
+    def sent(self) -> list[m.FrameOut]:
+        """The frames since the last call."""
+        return [frame for _, frames in self.bundles() for frame in frames]
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     """A registered worker; the invariants hold at the end."""
     it = Bench()
-    it.tell(WELCOME)
+    it.deliver(WELCOME)
     yield it
     it.core.check()
 
@@ -89,7 +133,7 @@ def test_a_worker_registers_until_it_is_welcome() -> None:
     assert it.tick(REGISTER_S / 2) == []
     assert it.core.next_deadline() == it.now + REGISTER_S / 2
     assert it.tick(REGISTER_S / 2) == [REGISTER]
-    assert it.tell(m.Welcome(1, 5.0)) == []
+    assert it.deliver(m.Welcome(1, 5.0)) == []
     assert it.core.registered
     (heartbeat,) = it.tick(REGISTER_S)
     assert isinstance(heartbeat, Send)
@@ -102,10 +146,10 @@ def test_a_session_waits_for_a_chunk_of_its_own_look_ahead() -> None:
     """YAP-24. Not for the worker's: words of a session that wants them early would come with those of the patient."""
     it = Bench()
     it.core = Sessions("w", SPEC, it.now, lambda look_ahead_ms: CHUNK if look_ahead_ms is None else CHUNK // 2)
-    it.tell(WELCOME)
+    it.deliver(WELCOME)
     for lease, look_ahead_ms in ((1, None), (2, 0)):
         it.grant(lease, lease - 1, setup=structs.replace(SETUP, look_ahead_ms=look_ahead_ms))
-        it.core.opened(lease - 1, lease)
+        it.answer(SlotOpened(lease, lease - 1))
         it.audio(lease, CHUNK // 2)
     assert [(chunk.slot, len(chunk.pcm)) for chunk in it.step()] == [(1, CHUNK // 2)]
     it.audio(1, CHUNK // 2, first=CHUNK // 2)
@@ -130,7 +174,7 @@ def test_heartbeats_carry_the_load(bench: Bench) -> None:
 
 
 def test_a_refused_worker_quits(bench: Bench) -> None:
-    assert bench.tell(m.Rejected("version", "version 2 is spoken here")) == [Quit("version 2 is spoken here")]
+    assert bench.deliver(m.Rejected("version", "version 2 is spoken here")) == [Quit("version 2 is spoken here")]
 
 
 def test_an_unknown_worker_drops_everything_and_registers_again(bench: Bench) -> None:
@@ -139,31 +183,32 @@ def test_an_unknown_worker_drops_everything_and_registers_again(bench: Bench) ->
     bench.audio(1)
     bench.step(text(0))
     bench.audio(2)
-    assert bench.tell(m.Unregistered()) == [CloseSlot(1, 0), CloseSlot(2, 1)]
+    assert bench.deliver(m.Unregistered()) == [CloseSlot(1, 0), CloseSlot(2, 1)]
     assert not bench.core.registered
     assert len(bench.core) == 0
-    assert bench.heard() == []
+    assert bench.sent() == []
     assert bench.step() == []
     assert bench.core.next_deadline() <= bench.now
     assert bench.tick() == []
-    assert bench.core.closed(0, 1) == bench.core.closed(1, 2) == []
+    assert bench.closed(1, 0) == bench.closed(2, 1) == []
     assert bench.tick(0.1) == [REGISTER]
-    bench.tell(WELCOME)
+    bench.deliver(WELCOME)
     bench.audio(1, first=CHUNK)
-    assert bench.heard() == []
+    assert bench.sent() == []
 
 
 def test_the_link_is_lost(bench: Bench) -> None:
     bench.hold(1, 0)
-    assert bench.core.disconnected(bench.now) == [CloseSlot(1, 0)]
-    bench.core.closed(0, 1)
+    bench.core.disconnected(bench.now)
+    assert bench.taken() == [CloseSlot(1, 0)]
+    bench.closed(1, 0)
     assert bench.tick() == [REGISTER]
 
 
 def test_an_unanswered_registration_is_repeated_at_its_own_pace(bench: Bench) -> None:
     """However seldom the last broker wanted heartbeats."""
-    bench.tell(m.Welcome(1, 30.0))
-    bench.tell(m.Unregistered())
+    bench.deliver(m.Welcome(1, 30.0))
+    bench.deliver(m.Unregistered())
     assert bench.tick() == [REGISTER]
     assert bench.tick(REGISTER_S) == [REGISTER]
 
@@ -171,7 +216,7 @@ def test_an_unanswered_registration_is_repeated_at_its_own_pace(bench: Bench) ->
 def test_a_second_welcome_means_that_nothing_is_held(bench: Bench) -> None:
     """The broker took a repeated registration for a new life: what it granted before is gone, its slots are free."""
     bench.hold(1, 0)
-    assert bench.tell(WELCOME) == [CloseSlot(1, 0)]
+    assert bench.deliver(WELCOME) == [CloseSlot(1, 0)]
     assert len(bench.core) == 0
     bench.grant(2, 0)
     bench.core.check()
@@ -190,30 +235,30 @@ def test_a_grant_opens_a_slot(bench: Bench) -> None:
 @pytest.mark.parametrize("message", [m.Release(1), m.Stale(1)], ids=repr)
 def test_the_end_of_a_lease(bench: Bench, message: m.FromBroker) -> None:
     bench.hold(1, 2)
-    assert bench.tell(message) == [CloseSlot(1, 2)]
+    assert bench.deliver(message) == [CloseSlot(1, 2)]
     assert len(bench.core) == 0
-    assert bench.tell(message) == []
-    assert bench.core.closed(2, 1) == [Send(m.Closed(1))]
+    assert bench.deliver(message) == []
+    assert bench.closed(1, 2) == [Send(m.Closed(1))]
 
 
 def test_a_lease_that_is_not_held(bench: Bench) -> None:
     bench.hold(1, 0)
     for message in (m.Release(7), m.Stale(7)):
-        assert bench.tell(message) == []
-    bench.say(m.Audio(7, 0, pcm(CHUNK)), m.Flush(7, "x"), m.Stop(7))
+        assert bench.deliver(message) == []
+    bench.send(m.Audio(7, 0, pcm(CHUNK)), m.Flush(7, "x"), m.Stop(7))
     assert bench.step() == []
-    assert bench.heard() == []
+    assert bench.sent() == []
 
 
 def test_frames_of_the_other_direction_are_dropped(bench: Bench) -> None:
     bench.hold(1, 0)
-    bench.say(m.Ended(1), m.Failed(1, "x", "y"))
-    assert bench.heard() == []
+    bench.send(m.Ended(1), m.Failed(1, "x", "y"))
+    assert bench.sent() == []
     assert len(bench.core) == 1
 
 
 def test_a_grant_without_setup_is_dropped(bench: Bench) -> None:
-    assert bench.tell(m.Grant(1, 0, "s", F1), None) == []
+    assert bench.deliver(m.Grant(1, 0, "s", F1), None) == []
     assert len(bench.core) == 0
 
 
@@ -223,11 +268,11 @@ def test_a_grant_without_setup_is_dropped(bench: Bench) -> None:
 def test_audio_becomes_chunks_and_outputs_become_frames(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1, CHUNK // 2)
-    assert bench.core.batch() == []
+    assert bench.begin() == []
     bench.audio(1, CHUNK // 2, CHUNK // 2)
     (chunk,) = bench.step(text(0))
     assert (chunk.slot, len(chunk.pcm)) == (0, CHUNK)
-    assert bench.heard() == [
+    assert bench.sent() == [
         m.Progress(1, CHUNK, 0, None),
         m.Partial(1, 0, "text", 0, CHUNK),
         m.Progress(1, CHUNK, CHUNK, None),
@@ -243,34 +288,69 @@ def test_chunks_that_wait_are_stepped_without_more_audio(bench: Bench) -> None:
 def test_a_slot_has_one_chunk_in_the_engine(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1, 2 * CHUNK)
-    first = bench.core.batch()
+    first = bench.begin()
     assert len(first) == 1
-    assert bench.core.batch() == []
+    assert bench.begin() == []
     bench.audio(1, CHUNK, 2 * CHUNK)
-    assert bench.core.batch() == []
-    bench.core.stepped(first, [], 0.01)
-    assert len(bench.core.batch()) == 1
+    assert bench.begin() == []
+    bench.end(first)
+    assert len(bench.begin()) == 1
 
 
 def test_a_flush_and_what_follows_it(bench: Bench) -> None:
     bench.hold(1, 0)
-    bench.say(m.Audio(1, 0, pcm(100)), m.Flush(1, "x"), m.Audio(1, 100, pcm(100)), m.Stop(1))
+    bench.send(m.Audio(1, 0, pcm(100)), m.Flush(1, "x"), m.Audio(1, 100, pcm(100)), m.Stop(1))
     (chunk,) = bench.step()
     assert (len(chunk.pcm), chunk.flush) == (100, True)
-    assert bench.core.batch() == []
-    bench.core.stepped([], [Drained(0)], 0.01)
+    assert bench.begin() == []
+    bench.end([], Drained(0))
     (chunk,) = bench.step(Drained(0))
     assert (len(chunk.pcm), chunk.flush) == (100, True)
-    assert bench.heard() == [m.Flushed(1, "x"), m.Progress(1, 200, 200, None), m.Ended(1)]
+    assert bench.sent() == [m.Flushed(1, "x"), m.Progress(1, 200, 200, None), m.Ended(1)]
 
 
 def test_blocked_slots_wait(bench: Bench) -> None:
+    """As the last step left them: until the next one, or until the slot is closed."""
+    bench.hold(1, 0)
+    bench.hold(2, 1)
+    bench.answer(StepDone([], [], blocked=frozenset({0})))
+    bench.audio(1)
+    bench.audio(2)
+    assert [chunk.slot for chunk in bench.step()] == [1]
+    assert [chunk.slot for chunk in bench.step()] == [0]
+
+
+def test_a_closed_slot_is_blocked_no_longer(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.answer(StepDone([], [], blocked=frozenset({0, 1})))
+    bench.deliver(m.Release(1))
+    bench.closed(1, 0)
+    for lease, slot in ((2, 0), (3, 1)):
+        bench.hold(lease, slot)
+        bench.audio(lease)
+    assert [chunk.slot for chunk in bench.begin()] == [0]
+
+
+def test_work_that_is_pending_gets_steps_without_chunks(bench: Bench) -> None:
+    bench.answer(StepDone([], [], pending=True))
+    bench.core.step()
+    assert bench.taken() == [RunStep([])]
+    bench.core.step()
+    assert bench.taken() == []
+    bench.answer(StepDone([], []))
+    bench.core.step()
+    assert bench.taken() == []
+
+
+def test_one_step_at_a_time(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.hold(2, 1)
     bench.audio(1)
+    chunks = bench.begin()
     bench.audio(2)
-    assert [chunk.slot for chunk in bench.core.batch(blocked={0})] == [1]
-    assert [chunk.slot for chunk in bench.core.batch()] == [0]
+    assert bench.begin() == []
+    bench.end(chunks)
+    assert [chunk.slot for chunk in bench.begin()] == [1]
 
 
 def test_live_speakers_go_first(bench: Bench) -> None:
@@ -281,7 +361,7 @@ def test_live_speakers_go_first(bench: Bench) -> None:
     bench.step()
     bench.now += 0.06
     bench.audio(2)
-    assert [chunk.slot for chunk in bench.core.batch()] == [1, 0]
+    assert [chunk.slot for chunk in bench.begin()] == [1, 0]
 
 
 def test_one_bundle_for_each_frontend(bench: Bench) -> None:
@@ -289,13 +369,13 @@ def test_one_bundle_for_each_frontend(bench: Bench) -> None:
         bench.hold(lease, slot, frontend)
         bench.audio(lease)
     bench.step(text(2), text(1), text(0), text(0))
-    bundles = {bundle.to: (bundle.leases, frames) for bundle, frames in bench.core.outgoing()}
+    bundles = {bundle.to: (bundle.leases, frames) for bundle, frames in bench.bundles()}
     assert bundles.keys() == {F1, F2}
     assert bundles[F1][0] == (1, 3)
     assert bundles[F2][0] == (2,)
     assert {frame.lease for frame in bundles[F1][1]} == {1, 3}
     assert [type(frame) for frame in bundles[F2][1]] == [m.Progress, m.Partial, m.Progress]
-    assert bench.core.outgoing() == []
+    assert bench.bundles() == []
 
 
 # ---- A reused slot ----
@@ -305,44 +385,44 @@ def test_a_reused_slot_does_not_speak_to_its_last_user(bench: Bench) -> None:
     """The step of the old lease ends after the slot was handed on."""
     bench.hold(1, 0)
     bench.audio(1)
-    chunks = bench.core.batch()
-    bench.heard()
-    assert bench.tell(m.Release(1)) == [CloseSlot(1, 0)]
+    chunks = bench.begin()
+    bench.sent()
+    assert bench.deliver(m.Release(1)) == [CloseSlot(1, 0)]
     assert bench.grant(2, 0, F2)[0] == OpenSlot(2, 0, SlotOptions("en", True), None)
-    bench.core.stepped(chunks, [text(0, "secret")], 0.01)
-    assert bench.heard() == []
-    assert bench.core.closed(0, 1) == [Send(m.Closed(1))]
-    bench.core.stepped([], [text(0, "secret")], 0.01)
-    assert bench.heard() == []
-    bench.core.opened(0, 2)
+    bench.end(chunks, text(0, "secret"))
+    assert bench.sent() == []
+    assert bench.closed(1, 0) == [Send(m.Closed(1))]
+    bench.end([], text(0, "secret"))
+    assert bench.sent() == []
+    bench.answer(SlotOpened(2, 0))
     bench.audio(2)
     bench.step(text(0, "mine"))
-    assert [frame.text for frame in bench.heard() if isinstance(frame, m.Partial)] == ["mine"]
+    assert [frame.text for frame in bench.sent() if isinstance(frame, m.Partial)] == ["mine"]
 
 
 def test_a_step_of_the_last_user_counts_for_nobody(bench: Bench) -> None:
-    """Neither does it end the step of the new one, whose chunk waits behind it."""
+    """Its chunk ends no step of the new user, whose own chunk is taken afterwards."""
     bench.hold(1, 0)
     bench.audio(1)
-    old = bench.core.batch()
-    bench.tell(m.Release(1))
+    old = bench.begin()
+    bench.deliver(m.Release(1))
     bench.grant(2, 0)
     bench.audio(2, 2 * CHUNK)
-    (new,) = bench.core.batch()
-    bench.core.stepped(old, [text(0)], 0.01)
-    assert bench.core.batch() == []
-    bench.core.closed(0, 1)
-    bench.core.opened(0, 2)
-    bench.heard()
-    bench.core.stepped([new], [], 0.01)
-    assert bench.heard() == [m.Progress(2, 2 * CHUNK, CHUNK, None)]
-    assert len(bench.core.batch()) == 1
+    bench.sent()
+    bench.end(old, text(0))
+    assert bench.sent() == []
+    (new,) = bench.begin()
+    bench.closed(1, 0)
+    bench.answer(SlotOpened(2, 0))
+    bench.end([new])
+    assert bench.sent() == [m.Progress(2, 2 * CHUNK, CHUNK, None)]
+    assert len(bench.begin()) == 1
 
 
 def test_outputs_without_chunks_belong_to_who_speaks(bench: Bench) -> None:
     bench.hold(1, 0)
-    bench.core.stepped([], [text(0), text(3)], 0.01)
-    assert bench.heard() == [m.Partial(1, 0, "text", 0, CHUNK)]
+    bench.end([], text(0), text(3))
+    assert bench.sent() == [m.Partial(1, 0, "text", 0, CHUNK)]
 
 
 # ---- Failures ----
@@ -351,23 +431,33 @@ def test_outputs_without_chunks_belong_to_who_speaks(bench: Bench) -> None:
 def test_a_slot_that_cannot_be_opened(bench: Bench) -> None:
     bench.grant(1, 0)
     bench.audio(1)
-    chunks = bench.core.batch()
-    bench.heard()
-    bench.core.failed(1, BadRequest("fake speaks en", slug="unsupported-language"))
-    assert bench.heard() == [m.Failed(1, "unsupported-language", "fake speaks en")]
-    bench.core.stepped(chunks, [], 0.01)
+    chunks = bench.begin()
+    bench.sent()
+    bench.answer(SlotOpened(1, 0, BadRequest("fake speaks en", slug="unsupported-language")))
+    assert bench.sent() == [m.Failed(1, "unsupported-language", "fake speaks en")]
+    bench.end(chunks)
     bench.audio(1, CHUNK, CHUNK)
-    assert bench.core.batch() == []
-    assert bench.heard() == []
-    assert bench.tell(m.Release(1)) == [CloseSlot(1, 0)]
-    assert bench.core.closed(0, 1) == [Send(m.Closed(1))]
+    assert bench.begin() == []
+    assert bench.sent() == []
+    assert bench.deliver(m.Release(1)) == [CloseSlot(1, 0)]
+    assert bench.closed(1, 0) == [Send(m.Closed(1))]
+
+
+def test_a_session_fails_once(bench: Bench) -> None:
+    """Its audio was wrong, and then its slot could not be opened: the client receives the first error."""
+    bench.grant(1, 0)
+    bench.send(m.Audio(1, 5, pcm(2)))
+    (failed,) = bench.sent()
+    assert isinstance(failed, m.Failed) and failed.slug == "audio-gap"
+    bench.answer(SlotOpened(1, 0, BadRequest("fake speaks en", slug="unsupported-language")))
+    assert bench.sent() == []
 
 
 def test_a_failure_of_a_lease_that_is_over(bench: Bench) -> None:
     bench.grant(1, 0)
-    bench.tell(m.Release(1))
-    bench.core.failed(1, BadRequest("too late"))
-    assert bench.heard() == []
+    bench.deliver(m.Release(1))
+    bench.answer(SlotOpened(1, 0, BadRequest("too late")))
+    assert bench.sent() == []
 
 
 @pytest.mark.parametrize(
@@ -383,30 +473,30 @@ def test_a_session_that_fails_is_silent_afterwards(bench: Bench, frame: m.Frame,
     bench.hold(2, 1)
     bench.audio(1)
     bench.audio(2)
-    chunks = bench.core.batch()
-    bench.heard()
-    bench.say(frame)
-    (failed,) = bench.heard()
+    chunks = bench.begin()
+    bench.sent()
+    bench.send(frame)
+    (failed,) = bench.sent()
     assert isinstance(failed, m.Failed)
     assert (failed.lease, failed.slug) == (1, slug)
-    bench.core.stepped(chunks, [text(0), text(1)], 0.01)
-    assert {heard.lease for heard in bench.heard()} == {2}
-    bench.say(frame, m.Audio(1, CHUNK, pcm(CHUNK)), m.Stop(1))
-    assert bench.core.batch() == []
-    assert bench.heard() == []
+    bench.end(chunks, text(0), text(1))
+    assert {heard.lease for heard in bench.sent()} == {2}
+    bench.send(frame, m.Audio(1, CHUNK, pcm(CHUNK)), m.Stop(1))
+    assert bench.begin() == []
+    assert bench.sent() == []
 
 
 def test_a_failed_session_gives_no_chunk(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1, 5 * CHUNK)
-    bench.say(m.Audio(1, 0, b""))
+    bench.send(m.Audio(1, 0, b""))
     assert bench.step() == []
 
 
 def test_a_long_explanation_fits_the_wire(bench: Bench) -> None:
     bench.grant(1, 0)
-    bench.core.failed(1, BadRequest("x" * 1000))
-    (failed,) = bench.heard()
+    bench.answer(SlotOpened(1, 0, BadRequest("x" * 1000)))
+    (failed,) = bench.sent()
     assert isinstance(failed, m.Failed)
     assert len(failed.detail) == 128
 
@@ -416,19 +506,19 @@ def test_a_long_explanation_fits_the_wire(bench: Bench) -> None:
 
 def test_a_drained_worker_quits_after_its_last_session(bench: Bench) -> None:
     bench.hold(1, 0)
-    assert bench.core.drain(bench.now) == [Send(m.Drain())]
+    assert bench.drain() == [Send(m.Drain())]
     assert all(not isinstance(command, Quit) for command in bench.tick())
     bench.audio(1)
     assert len(bench.step()) == 1
-    bench.tell(m.Release(1))
+    bench.deliver(m.Release(1))
     assert all(not isinstance(command, Quit) for command in bench.tick(5.0))
-    assert bench.core.closed(0, 1) == [Send(m.Closed(1))]
+    assert bench.closed(1, 0) == [Send(m.Closed(1))]
     assert bench.core.next_deadline() <= bench.now
     assert bench.tick() == [Quit()]
 
 
 def test_an_idle_worker_quits_at_once(bench: Bench) -> None:
-    assert bench.core.drain(bench.now) == [Send(m.Drain())]
+    assert bench.drain() == [Send(m.Drain())]
     assert bench.core.next_deadline() <= bench.now
     assert bench.tick() == [Quit()]
 
@@ -436,16 +526,16 @@ def test_an_idle_worker_quits_at_once(bench: Bench) -> None:
 def test_a_drain_survives_the_loss_of_the_broker(bench: Bench) -> None:
     """It does not register again only to say that it is draining."""
     bench.hold(1, 0)
-    bench.core.drain(bench.now)
-    bench.tell(m.Unregistered())
+    bench.drain()
+    bench.deliver(m.Unregistered())
     assert bench.tick() == []
-    bench.core.closed(0, 1)
+    bench.closed(1, 0)
     assert bench.tick(0.1) == [Quit()]
 
 
 def test_a_drain_while_nobody_answers() -> None:
     it = Bench()
-    assert it.core.drain(it.now) == []
+    assert it.drain() == []
     assert it.tick() == [Quit()]
 
 
@@ -460,32 +550,32 @@ Moves = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3000), st.booleans(
 def test_each_lease_hears_its_own_text_and_no_other(moves: Sequence[tuple[int, int, bool]], late: bool) -> None:
     """Slots are handed on while steps run; outputs are compared with the samples of each lease."""
     bench = Bench()
-    bench.tell(WELCOME)
+    bench.deliver(WELCOME)
     engine = FakeEngine(FakeConfig(slots=4))
     rng = np.random.default_rng(7)
     sent: dict[int, bytes] = {}
     holder: dict[int, int] = {}
     heard: list[m.FrameOut] = []
 
-    def perform(commands: Sequence[Command]) -> None:
+    def perform(commands: Sequence[Command | Send]) -> None:
         for command in commands:
             if isinstance(command, OpenSlot):
                 engine.open(command.slot, command.options, command.snapshot)
-                bench.core.opened(command.slot, command.lease)
+                bench.answer(SlotOpened(command.lease, command.slot))
             elif isinstance(command, CloseSlot):
                 engine.close(command.slot)
-                bench.core.closed(command.slot, command.lease)
+                bench.closed(command.lease, command.slot)
 
     def finish(chunks: Sequence[Chunk]) -> None:
-        bench.core.stepped(chunks, engine.step(chunks, bench.now), 0.001)
+        bench.end(chunks, *engine.step(chunks, bench.now))
         bench.core.check()
-        heard.extend(bench.heard())
+        heard.extend(bench.sent())
 
     for slot, samples, hand_on in moves:
-        chunks = bench.core.batch() if late else []
-        handed: list[Command] = []
+        chunks = bench.begin() if late else []
+        handed: list[Command | Send] = []
         if hand_on or slot not in holder:
-            handed = bench.tell(m.Release(holder[slot])) if slot in holder else []
+            handed = bench.deliver(m.Release(holder[slot])) if slot in holder else []
             holder[slot] = len(sent) + 1
             sent[holder[slot]] = b""
             handed += bench.grant(holder[slot], slot)
@@ -494,12 +584,12 @@ def test_each_lease_hears_its_own_text_and_no_other(moves: Sequence[tuple[int, i
         perform(handed)
         lease = holder[slot]
         piece = rng.integers(-9000, 9000, samples).astype("<i2").tobytes()
-        bench.say(m.Audio(lease, len(sent[lease]) // 2, piece))
+        bench.send(m.Audio(lease, len(sent[lease]) // 2, piece))
         sent[lease] += piece
-        finish(bench.core.batch())
+        finish(bench.begin())
     for lease in holder.values():
-        bench.say(m.Stop(lease))
-    while chunks := bench.core.batch():
+        bench.send(m.Stop(lease))
+    while chunks := bench.begin():
         finish(chunks)
     for lease, data in sent.items():
         texts = [frame.text for frame in heard if isinstance(frame, m.Final) and frame.lease == lease]
@@ -518,8 +608,8 @@ def final(slot: int, end: int) -> Hypothesis:
     return Hypothesis(slot, f"until {end}", end - CHUNK, end, "length", snapshot=Snapshot(end, b"state"))
 
 
-def transfer(bench: Bench, utterance: int, frontend: bytes = F2) -> list[Command]:
-    return bench.tell(m.Transfer(1, 2, 0, "s", frontend, utterance), SETUP)
+def transfer(bench: Bench, utterance: int, frontend: bytes = F2) -> list[Command | Send]:
+    return bench.deliver(m.Transfer(1, 2, 0, "s", frontend, utterance), SETUP)
 
 
 def test_a_transferred_session_begins_anew_from_its_last_commit(bench: Bench) -> None:
@@ -529,19 +619,19 @@ def test_a_transferred_session_begins_anew_from_its_last_commit(bench: Bench) ->
         bench.audio(1, first=number * CHUNK)
         bench.step(final(0, (number + 1) * CHUNK))
     bench.audio(1, 100, first=3 * CHUNK)
-    bench.heard()
+    bench.sent()
     commands = transfer(bench, utterance=1)
     snapshot = Snapshot(3 * CHUNK, b"state")
     assert commands == [CloseSlot(1, 0), OpenSlot(2, 0, SlotOptions("en", True), snapshot)]
-    ((bundle, frames),) = bench.core.outgoing()
+    ((bundle, frames),) = bench.bundles()
     assert bundle == m.Bundle(F2, (2,))
     assert frames[0] == m.Resumed(2, m.Commit(3 * CHUNK, 3, b"state"))
     assert [(frame.lease, frame.utterance) for frame in frames[1:] if isinstance(frame, m.Final)] == [(2, 1), (2, 2)]
-    assert bench.core.closed(0, 1) == [Send(m.Closed(1))]
-    bench.core.opened(0, 2)
+    assert bench.closed(1, 0) == [Send(m.Closed(1))]
+    bench.answer(SlotOpened(2, 0))
     bench.audio(2, first=3 * CHUNK)
     bench.step(final(0, 4 * CHUNK))
-    assert [frame.utterance for frame in bench.heard() if isinstance(frame, m.Final)] == [3]
+    assert [frame.utterance for frame in bench.sent() if isinstance(frame, m.Final)] == [3]
 
 
 def test_of_all_finals_only_the_last_keeps_its_state(bench: Bench) -> None:
@@ -550,9 +640,9 @@ def test_of_all_finals_only_the_last_keeps_its_state(bench: Bench) -> None:
     for number in range(3):
         bench.audio(1, first=number * CHUNK)
         bench.step(final(0, (number + 1) * CHUNK))
-    bench.heard()
+    bench.sent()
     transfer(bench, utterance=0)
-    resumed, *said = bench.heard()
+    resumed, *said = bench.sent()
     assert isinstance(resumed, m.Resumed)
     commits = [frame.commit for frame in said if isinstance(frame, m.Final)]
     assert commits == [m.Commit(CHUNK, 1, b""), m.Commit(2 * CHUNK, 2, b""), resumed.commit]
@@ -562,26 +652,26 @@ def test_of_all_finals_only_the_last_keeps_its_state(bench: Bench) -> None:
 def test_a_session_that_has_said_nothing_yet_begins_at_its_beginning(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1)
-    bench.heard()
+    bench.sent()
     assert transfer(bench, utterance=0)[-1] == OpenSlot(2, 0, SlotOptions("en", True), None)
-    assert bench.heard() == [m.Resumed(2, None)]
+    assert bench.sent() == [m.Resumed(2, None)]
 
 
 def test_what_the_old_lease_still_says_is_not_heard(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1)
-    chunks = bench.core.batch()
+    chunks = bench.begin()
     transfer(bench, utterance=0)
-    bench.heard()
-    bench.core.stepped(chunks, [text(0)], 0.01)
-    assert bench.heard() == []
+    bench.sent()
+    bench.end(chunks, text(0))
+    assert bench.sent() == []
 
 
 def test_a_session_that_is_not_here_cannot_be_transferred(bench: Bench) -> None:
     transfer(bench, utterance=0)
-    (failed,) = bench.heard()
+    (failed,) = bench.sent()
     assert isinstance(failed, m.Failed) and (failed.lease, failed.slug) == (2, "resume-unavailable")
-    assert bench.tell(m.Release(2)) == [CloseSlot(2, 0)]
+    assert bench.deliver(m.Release(2)) == [CloseSlot(2, 0)]
 
 
 def test_finals_are_kept_only_so_long(bench: Bench) -> None:
@@ -589,9 +679,9 @@ def test_finals_are_kept_only_so_long(bench: Bench) -> None:
     for number in range(FINALS_KEPT + 1):
         bench.audio(1, first=number * CHUNK)
         bench.step(final(0, (number + 1) * CHUNK))
-    bench.heard()
+    bench.sent()
     transfer(bench, utterance=0)
-    (failed,) = bench.heard()
+    (failed,) = bench.sent()
     assert isinstance(failed, m.Failed) and failed.slug == "resume-unavailable"
 
 
@@ -602,25 +692,25 @@ def test_a_checkpoint_is_asked_of_the_engine_and_heard_as_progress(bench: Bench)
     bench.hold(1, 0)
     bench.audio(1)
     bench.step()
-    bench.heard()
-    assert bench.tell(m.Bundle(b"w", (1,)), None, m.Checkpoint(1)) == [CheckpointSlot(0)]
-    bench.core.checkpointed(0, Advanced(0, Snapshot(CHUNK, b"middle")))
-    assert bench.heard() == [m.Progress(1, CHUNK, CHUNK, m.Commit(CHUNK, 0, b"middle", confirmed=0))]
+    bench.sent()
+    assert bench.deliver(m.Bundle(b"w", (1,)), None, m.Checkpoint(1)) == [TakeSnapshot(0)]
+    bench.answer(SnapshotTaken(0, Advanced(0, Snapshot(CHUNK, b"middle"))))
+    assert bench.sent() == [m.Progress(1, CHUNK, CHUNK, m.Commit(CHUNK, 0, b"middle", confirmed=0))]
 
 
 def test_an_engine_may_have_no_checkpoint_to_give(bench: Bench) -> None:
     bench.hold(1, 0)
-    bench.core.checkpointed(0, None)
-    bench.core.checkpointed(3, Advanced(3, Snapshot(0, b"")))
-    assert bench.heard() == []
+    bench.answer(SnapshotTaken(0, None))
+    bench.answer(SnapshotTaken(3, Advanced(3, Snapshot(0, b""))))
+    assert bench.sent() == []
 
 
 def test_lateness_is_reported(bench: Bench) -> None:
     bench.tick()
     bench.hold(1, 0)
     bench.audio(1)
-    chunks = bench.core.batch()
-    bench.core.stepped(chunks, [], 0.03, [0.2])
+    chunks = bench.begin()
+    bench.answer(StepDone(chunks, [], 0.03, [0.2]))
     (command,) = bench.tick(1.0)
     assert isinstance(command, Send) and isinstance(command.message, m.WorkerHeartbeat)
     assert command.message.load.late_ms_p95 == 200.0
@@ -628,17 +718,52 @@ def test_lateness_is_reported(bench: Bench) -> None:
 
 def test_progress_is_what_is_done_unless_more_is_asked_for(bench: Bench) -> None:
     bench.grant(1, 0, setup=m.Setup("en", True, CHUNK, None))
-    bench.core.opened(0, 1)
+    bench.answer(SlotOpened(1, 0))
     bench.audio(1)
-    assert bench.heard() == []
+    assert bench.sent() == []
     bench.step()
-    assert bench.heard() == [m.Progress(1, CHUNK, CHUNK, None)]
+    assert bench.sent() == [m.Progress(1, CHUNK, CHUNK, None)]
 
 
 def test_a_worker_registers_again_when_its_engine_has_let_go(bench: Bench) -> None:
     """One whose engine hangs would be offered all slots of an empty worker, again and again."""
     bench.hold(1, 0)
-    assert bench.tell(m.Unregistered()) == [CloseSlot(1, 0)]
+    assert bench.deliver(m.Unregistered()) == [CloseSlot(1, 0)]
     assert bench.tick(2.0) == []
-    bench.core.closed(0, 1)
+    bench.closed(1, 0)
     assert bench.tick(1.0) == [REGISTER]
+
+
+def test_a_worker_does_not_register_again_while_a_step_runs(bench: Bench) -> None:
+    """Though the engine had not opened its slot yet."""
+    bench.grant(1, 0)
+    bench.audio(1)
+    chunks = bench.begin()
+    bench.deliver(m.Unregistered())
+    assert bench.tick(2.0) == []
+    bench.end(chunks)
+    assert bench.tick(1.0) == [REGISTER]
+
+
+def test_a_broker_that_does_not_know_the_worker_does_not_hasten_its_registration() -> None:
+    """Each registration may cross an Unregistered: answering each at once would be a storm."""
+    it = Bench()
+    assert it.tick() == [REGISTER]
+    assert it.deliver(m.Unregistered()) == []
+    assert it.tick(REGISTER_S - 0.01) == []
+    assert it.tick(0.01) == [REGISTER]
+
+
+def test_a_draining_worker_sends_drain_to_each_broker_that_welcomes_it(bench: Bench) -> None:
+    bench.hold(1, 0)
+    assert bench.drain() == [Send(m.Drain())]
+    assert bench.deliver(WELCOME) == [CloseSlot(1, 0), Send(m.Drain())]
+
+
+def test_a_session_that_has_failed_cannot_be_transferred(bench: Bench) -> None:
+    bench.hold(1, 0)
+    bench.send(m.Audio(1, 5, pcm(2)))
+    bench.sent()
+    transfer(bench, utterance=0)
+    (failed,) = bench.sent()
+    assert isinstance(failed, m.Failed) and (failed.lease, failed.slug) == (2, "resume-unavailable")

@@ -1,8 +1,8 @@
-"""Which slots take part in the next step: the ones whose next chunk is complete, earliest deadline first.
+"""Which slots take part in the next step: those whose next chunk is complete, earliest deadline first (EDF).
 
-A chunk is due when a speaker in real time would have finished saying it: one chunk length after the one before, and
-not before it arrived. Audio that comes faster than real time is thereby due in the future, and so is background: live
-speakers go first, whatever is uploaded beside them. State is kept as arrays over slots.
+A chunk's deadline is the moment at which a speaker in real time has finished it: one chunk length after the deadline of
+the chunk before, and not before it arrived. Audio that arrives faster than real time has later and later deadlines.
+Live speakers thereby go before uploads. State is kept as arrays over slots.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 NEVER = -np.inf
 PACE = 0.9
-"""A speaker in real time wins back a tenth: a burst after a stall or a move is background for a while, not for ever."""
+"""Deadlines are this part of a chunk's length apart. A burst after a stall or a move has late deadlines; a speaker in
+real time makes up a tenth of that delay with each chunk."""
 
 
 class Batcher:
@@ -28,7 +29,7 @@ class Batcher:
         self._due: NDArray[np.float64] = np.full(slots, NEVER)
 
     def open(self, slot: int, chunk_s: float) -> None:
-        """A fresh session took this slot; its chunks last so long."""
+        """A new session holds this slot; each of its chunks lasts `chunk_s` seconds."""
         assert chunk_s > 0
         self.close(slot)
         self._pace_s[slot] = PACE * chunk_s
@@ -45,7 +46,7 @@ class Batcher:
             self._due[slot] = max(self._due[slot] + self._pace_s[slot], now)
 
     def resubmit(self, slot: int) -> None:
-        """One more chunk was complete already when the last one was picked. Idempotent like `submit`."""
+        """The slot's next chunk was complete already when the last one was picked. Idempotent until it is picked."""
         if not self._ready[slot]:
             self._ready[slot] = True
             self._due[slot] += self._pace_s[slot]
@@ -55,13 +56,13 @@ class Batcher:
         return float(self._due[slot])
 
     def pick(self, blocked: Collection[int] = ()) -> list[int]:
-        """The slots of the next step in order of their deadlines; they count as taken."""
+        """The slots of the next step in order of their deadlines. They are ready again after the next `submit`."""
         ready = np.flatnonzero(self._ready)
         if blocked:
             ready = ready[~np.isin(ready, list(blocked))]
         order = ready[np.argsort(self._due[ready], kind="stable")][: self._batch_max]
         self._ready[order] = False
-        return [int(slot) for slot in order]
+        return list(order.tolist())
 
     def waiting(self) -> int:
         """How many slots have a complete chunk."""

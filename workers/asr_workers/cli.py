@@ -8,34 +8,40 @@ from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 
 from asr_process import curve, settings
 from asr_process.notify import Unit
 from asr_process.supervised import watch_parent
+from asr_workers.engine_options import LEFT_ALONE, EngineProcess
 from asr_workers.engines import registry
-from asr_workers.options import engine_options
 from asr_workers.worker import Worker, WorkerConfig, signals
+
+log = structlog.get_logger()
 
 
 def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    for name, entry in registry.ENGINES.items():
+    for name in registry.ENGINES:
+        entry = registry.find(name)
         missing = entry.missing()
         click.echo(f"{name:<12} {'usable' if missing is None else 'not usable: ' + missing}")
         click.echo(f"{'':<12} {entry.summary}; devices: {', '.join(entry.devices)}")
     ctx.exit()
 
 
-@settings.command("asr-worker")
-@click.option("--engine", default="moonshine", help="Which engine recognises; see --list-engines.")
+@click.command("asr-worker", cls=EngineProcess)
+@click.option(
+    "--engine", default=registry.DEFAULT, help="Engine that recognises speech, one of those that --list-engines shows."
+)
 @click.option(
     "--list-engines",
     is_flag=True,
     is_eager=True,
     expose_value=False,
     callback=_list_engines,
-    help="Say which engines are usable here and what the others lack, then exit.",
+    help="List the engines, whether each is usable here, and what it lacks; then exit.",
 )
 @click.option("--name", help="Name in `asr status` and metrics.  [default: HOST-PID]")
 @click.option(
@@ -46,7 +52,6 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     "[default: ipc://RUN_DIR/workers.ipc]",
 )
 @settings.link_options
-@engine_options
 @click.option("--metrics", type=settings.ADDRESS, help="Serve Prometheus metrics on HOST:PORT.")
 @click.option(
     "--drain-s",
@@ -64,7 +69,7 @@ def main(
     insecure: bool,
     metrics: settings.Address | None,
     drain_s: float,
-    **engine_settings: Any,
+    **engine_options: Any,
 ) -> None:
     """Recognise speech on one device for all sessions the broker pins here.
 
@@ -78,8 +83,11 @@ def main(
         metrics=str(metrics) if metrics else None,
         drain_s=drain_s,
     )
+    left_alone = click.get_current_context().meta[LEFT_ALONE]
+    if left_alone:
+        log.info("settings of other engines are left alone", engine=engine, settings=left_alone)
     Unit().status(f"loading {engine}")
-    worker = Worker(config, registry.load(engine, registry.EngineSettings(**engine_settings)))
+    worker = Worker(config, registry.load(engine, **engine_options))
     with signals(worker):
         watch_parent(worker.stop)
         try:

@@ -1,4 +1,4 @@
-"""The thread that owns the engine: jobs in order, results in order. A step never keeps the link from its heartbeats."""
+"""The thread that owns the engine: jobs in order, results in order. Heartbeats do not wait for a step."""
 
 from __future__ import annotations
 
@@ -7,88 +7,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from asr_proto.errors import PeerError
-from asr_workers.engines.base import Advanced, Chunk, Engine, Output, SlotOptions, Snapshot
-
-# ---- Jobs ----
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    lease: int
-    slot: int
-    options: SlotOptions
-    snapshot: Snapshot | None
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    lease: int
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    chunks: Sequence[Chunk]
-
-
-Job = Open | Close | Checkpoint | Step
-
-# ---- Results ----
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    lease: int
-    slot: int
-    error: PeerError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SlotClosed:
-    lease: int
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stepped:
-    chunks: Sequence[Chunk]
-    """Those that have been through the model; some may have gone in with an earlier step."""
-    outputs: Sequence[Output]
-    elapsed_s: float
-    late_s: Sequence[float]
-    """How long after it was due each chunk went in."""
-    elective_s: float
-    """Of the elapsed time: for what the engine leaves out when there is too much to do."""
-    pending: bool
-    """The engine has work for a step without chunks."""
-    blocked: frozenset[int]
-    """Slots that take no chunk in the next step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpointed:
-    slot: int
-    advanced: Advanced | None
-
-
-@dataclass(frozen=True, slots=True)
-class Crashed:
-    error: BaseException
-
-
-Result = Opened | SlotClosed | Checkpointed | Stepped | Crashed
+from asr_workers.engines.base import Chunk, Engine
+from asr_workers.jobs import (
+    Answer,
+    CloseSlot,
+    EngineFailed,
+    Job,
+    OpenSlot,
+    Result,
+    RunStep,
+    SlotClosed,
+    SlotOpened,
+    SnapshotTaken,
+    StepDone,
+    TakeSnapshot,
+)
 
 
 class EngineThread:
-    """Runs `engine` until `stop`; calls `wake` after each result, from its own thread."""
+    """Does jobs with `engine` until `stop`; calls `wake` after each result, from its own thread."""
 
     def __init__(self, engine: Engine, wake: Callable[[], None]) -> None:
         self._engine, self._wake = engine, wake
@@ -96,7 +35,7 @@ class EngineThread:
         self.results: deque[Result] = deque()
         self._open: set[int] = set()
         self._in_flight: list[Chunk] = []
-        """Given to the engine and not through it yet."""
+        """Chunks that are in the engine: no step has finished them yet."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -112,41 +51,49 @@ class EngineThread:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                result = self._perform(job)
+                result: Result = self._perform(job)
             except Exception as error:
-                result = Crashed(error)
+                result = EngineFailed(error)
             self.results.append(result)
             self._wake()
         self._engine.release()
 
-    def _perform(self, job: Job) -> Result:
-        if isinstance(job, Step):
-            return self._step(job.chunks)
-        if isinstance(job, Checkpoint):
-            return Checkpointed(job.slot, self._engine.checkpoint(job.slot) if job.slot in self._open else None)
-        if isinstance(job, Close):
-            if job.slot in self._open:
-                self._open.remove(job.slot)
-                self._in_flight = [chunk for chunk in self._in_flight if chunk.slot != job.slot]
-                self._engine.close(job.slot)
-            return SlotClosed(job.lease, job.slot)
+    def _perform(self, job: Job) -> Answer:
+        match job:
+            case RunStep():
+                return self._step(job.chunks)
+            case OpenSlot():
+                return self._open_slot(job)
+            case CloseSlot():
+                return self._close_slot(job)
+            case TakeSnapshot(slot):
+                return SnapshotTaken(slot, self._engine.checkpoint(slot) if slot in self._open else None)
+
+    def _open_slot(self, job: OpenSlot) -> SlotOpened:
         try:
             self._engine.open(job.slot, job.options, job.snapshot)
         except PeerError as error:
-            return Opened(job.lease, job.slot, error)
+            return SlotOpened(job.lease, job.slot, error)
         self._open.add(job.slot)
-        return Opened(job.lease, job.slot)
+        return SlotOpened(job.lease, job.slot)
 
-    def _step(self, chunks: Sequence[Chunk]) -> Stepped:
+    def _close_slot(self, job: CloseSlot) -> SlotClosed:
+        if job.slot in self._open:
+            self._open.remove(job.slot)
+            self._in_flight = [chunk for chunk in self._in_flight if chunk.slot != job.slot]
+            self._engine.close(job.slot)
+        return SlotClosed(job.lease, job.slot)
+
+    def _step(self, chunks: Sequence[Chunk]) -> StepDone:
         started = time.monotonic()
         live = [chunk for chunk in chunks if chunk.slot in self._open]
         outputs = self._engine.step(live, started)
         elapsed_s = time.monotonic() - started
-        blocked = frozenset(slot for slot in self._open if self._engine.blocked(slot))
+        blocked = frozenset([slot for slot in self._open if self._engine.blocked(slot)])
         late_s = [started - chunk.deadline_s for chunk in chunks]
         elective_s = min(elapsed_s, self._engine.elective_s())
         done = self._done(chunks)
-        return Stepped(done, outputs, elapsed_s, late_s, elective_s, self._engine.pending(), blocked)
+        return StepDone(done, outputs, elapsed_s, late_s, elective_s, self._engine.pending(), blocked)
 
     def _done(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         in_flight = self._engine.in_flight()

@@ -10,15 +10,15 @@ from asr_proto.audio import SAMPLE_RATE
 from asr_proto.messages import Load
 
 FADES = 0.8
-"""With each heartbeat: what steps cost some seconds ago counts for less."""
+"""Factor on all earlier steps at each heartbeat: the cost of a chunk follows what steps cost now."""
 STEPS_MIN = 20
 CORRELATION_MIN = 0.7
 
 
 class ChunkCost:
-    """What one more chunk adds to a step: the slope of a line through the steps' sizes and times.
+    """What one more chunk adds to a step: the slope of a line through the steps' sizes and times (least squares).
 
-    A step's fixed cost is shared by all chunks in it, however many come; only what each adds limits their number.
+    A step has a fixed cost, which all its chunks share. Only the cost that each chunk adds limits their number.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class ChunkCost:
         self._sums += (1.0, x, y, x * x, x * y, y * y)
 
     def fade(self) -> None:
-        """Time passes."""
+        """Give the steps so far less weight."""
         self._sums *= FADES
 
     def seconds(self) -> float:
-        """0 while it cannot be told: too few steps, all of one size, or their size explains little of their time."""
+        """The slope. 0 while unknown: too few steps, all of one size, or a size that explains little of the time."""
         n, x, y, xx, xy, yy = self._sums
         if n < STEPS_MIN:
             return 0.0
@@ -58,9 +58,9 @@ class LoadMeter:
         self._chunk_cost = ChunkCost()
 
     def stepped(self, elapsed_s: float, samples: int, late_s: Sequence[float] = (), elective_s: float = 0.0) -> None:
-        """One step took `elapsed_s` seconds and consumed `samples`; its chunks went in `late_s` after they were due.
+        """One step took `elapsed_s` seconds and consumed `samples`. It began `late_s` after the deadline of each chunk.
 
-        `elective_s` of it went into what the engine leaves out when there is too much to do.
+        `elective_s` of its time was for work that the engine leaves out under load.
         """
         self.steps_total += 1
         self.samples_total += samples

@@ -1,8 +1,11 @@
-"""What a worker exposes to Prometheus. The loop publishes a snapshot; a scrape only reads the latest one."""
+"""What a worker exposes to Prometheus: one row of METRICS for each.
+
+The worker's loop publishes the values. A scrape runs in another thread and only reads the values published last.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import Metric
@@ -10,50 +13,49 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from asr_proto.audio import SAMPLE_RATE
-from asr_proto.messages import Spec
 from asr_workers.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Totals since the start and what is held now."""
+class WorkerMetric:
+    """One metric, and where its value is read. Counters get the suffix `_total`."""
 
-    slots: int
-    sessions: int
-    steps: int
-    step_s: float
-    audio_s: float
+    family: type[GaugeMetricFamily | CounterMetricFamily]
+    name: str
+    help: str
+    read: Callable[[Sessions], float]
 
-    @classmethod
-    def of(cls, sessions: Sessions, spec: Spec) -> Snapshot:
-        load = sessions.load
-        audio_s = load.samples_total / SAMPLE_RATE
-        return cls(spec.slots, len(sessions), load.steps_total, load.step_s_total, audio_s)
+
+METRICS = (
+    WorkerMetric(GaugeMetricFamily, "asr_worker_slots", "Sessions this worker can hold.", lambda s: s.spec.slots),
+    WorkerMetric(GaugeMetricFamily, "asr_worker_sessions", "Sessions it holds.", len),
+    WorkerMetric(CounterMetricFamily, "asr_worker_steps", "Engine steps.", lambda s: s.load.steps_total),
+    WorkerMetric(
+        CounterMetricFamily, "asr_worker_step_seconds", "Seconds spent in steps.", lambda s: s.load.step_s_total
+    ),
+    WorkerMetric(
+        CounterMetricFamily,
+        "asr_worker_audio_seconds",
+        "Seconds of audio recognised.",
+        lambda s: s.load.samples_total / SAMPLE_RATE,
+    ),
+)
 
 
 class WorkerCollector(Collector):
-    """Turns the latest snapshot into metric families, labelled with the worker's name."""
+    """The values of METRICS as metric families, labelled with the worker's name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.latest: Snapshot | None = None
+        self._values: tuple[float, ...] = ()
+        """One for each metric; none before the first `publish`."""
+
+    def publish(self, sessions: Sessions) -> None:
+        """Read all values now."""
+        self._values = tuple([metric.read(sessions) for metric in METRICS])
 
     def collect(self) -> Iterator[Metric]:
-        latest = self.latest
-        if latest is None:
-            return
-        yield self._gauge("asr_worker_slots", "Sessions this worker can hold.", latest.slots)
-        yield self._gauge("asr_worker_sessions", "Sessions it holds.", latest.sessions)
-        yield self._counter("asr_worker_steps", "Engine steps.", latest.steps)
-        yield self._counter("asr_worker_step_seconds", "Seconds spent in steps.", latest.step_s)
-        yield self._counter("asr_worker_audio_seconds", "Seconds of audio recognised.", latest.audio_s)
-
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(name, text, labels=["worker"])
-        family.add_metric([self._name], value)
-        return family
-
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, text, labels=["worker"])
-        family.add_metric([self._name], value)
-        return family
+        for metric, value in zip(METRICS, self._values, strict=False):
+            family = metric.family(metric.name, metric.help, labels=["worker"])
+            family.add_metric([self._name], value)
+            yield family

@@ -1,13 +1,14 @@
-"""All sessions of a worker: which lease holds which slot, what the next step takes, who hears its outputs. Pure.
+"""All sessions of a worker: the lease of each slot, the chunks of the next step, the receiver of each output. Pure.
 
-The engine runs in a thread of its own and answers in order. An output belongs to the lease that held the slot *in the
-engine* when the step ran (`speaking`), not to the one that holds it now: a reused slot never speaks to its last user.
+What must be done is in the `outbox` afterwards. The engine runs in a thread of its own: it answers jobs in their
+order, and a slot may have gone to another lease since a job was queued. An output therefore belongs to the lease that
+held the slot *in the engine* when the step ran (`_holders`), not to the one that holds it now: no output of a reused
+slot reaches another client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 from msgspec import structs
 
@@ -15,53 +16,26 @@ from asr_proto import messages as m
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import BadRequest, PeerError
 from asr_workers.batcher import Batcher
-from asr_workers.engines.base import Advanced, Chunk, Drained, Output, SlotOptions, Snapshot
+from asr_workers.engines.base import Drained, SlotOptions, Snapshot
+from asr_workers.jobs import (
+    Answer,
+    CloseSlot,
+    OpenSlot,
+    RunStep,
+    SlotClosed,
+    SlotOpened,
+    SnapshotTaken,
+    StepDone,
+    TakeSnapshot,
+)
 from asr_workers.load import LoadMeter
-from asr_workers.session import Session
+from asr_workers.outbox import Outbox, Quit, Send
+from asr_workers.session import FAILED, Session
 
 REGISTER_S = 1.0
 """How often an unanswered registration is repeated."""
 WIPED_S = 0.02
-"""How often to look whether the engine has let go of all slots."""
-
-
-# ---- Commands: what the shell must do ----
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """To the broker."""
-
-    message: m.FromWorker
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSlot:
-    lease: int
-    slot: int
-    options: SlotOptions
-    snapshot: Snapshot | None
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSlot:
-    lease: int
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointSlot:
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Quit:
-    """The worker is drained, or the broker will not have it (`detail` says why)."""
-
-    detail: str = ""
-
-
-Command = Send | OpenSlot | CloseSlot | CheckpointSlot | Quit
+"""How often a worker without a broker checks whether the engine has closed all slots."""
 
 
 class Sessions:
@@ -70,66 +44,109 @@ class Sessions:
     def __init__(
         self, name: str, spec: m.Spec, now: float, chunk_samples: Callable[[int | None], int] | None = None
     ) -> None:
-        """`chunk_samples`: of a session with that look-ahead in ms, where it is not the same for all."""
+        """`chunk_samples` maps a look-ahead in ms to the length of a session's chunks, where they differ."""
         self.name, self.spec = name, spec
         self._chunk_samples = chunk_samples or (lambda _: spec.chunk_samples)
+        self.outbox = Outbox()
         self.load = LoadMeter(now)
         self.registered = False
         self.draining = False
         self._sessions: dict[int, Session] = {}
         self._by_slot: dict[int, Session] = {}
-        self._speaking: dict[int, int] = {}
+        self._holders: dict[int, int] = {}
+        """The lease that holds each slot in the engine."""
         self._batcher = Batcher(spec.slots)
-        self._outbox: dict[bytes, list[m.FrameOut]] = {}
         self._heartbeat_s = REGISTER_S
         self._heartbeat_at = now
         self._in_step = 0
-        """Work of the step under way."""
+        """Chunks of the step under way, at least 1. The engine has one step at a time; 0: it has none."""
+        self._pending = False
+        self._blocked: frozenset[int] = frozenset()
+        """As the last step left them: see StepDone."""
 
-    # ---- The four verbs ----
+    # ---- Brokers and time ----
 
-    def handle(
-        self, message: m.FromBroker, setup: m.Setup | None, frames: Iterable[m.Frame], now: float
-    ) -> list[Command]:
+    def handle(self, message: m.FromBroker, setup: m.Setup | None, frames: Iterable[m.Frame], now: float) -> None:
         """Take a message of the broker with its decoded body."""
         match message:
-            case m.Welcome():
-                # A broker that welcomes us holds nothing of ours, however often it does.
-                commands = self.disconnected(now)
-                self.registered, self._heartbeat_s = True, message.heartbeat_s
-                return [*commands, *([Send(m.Drain())] if self.draining else [])]
-            case m.Unregistered():
-                return self.disconnected(now)
-            case m.Rejected():
-                return [Quit(message.detail)]
-            case m.Grant() if setup is not None:
-                return self._granted(message, setup)
-            case m.Transfer() if setup is not None:
-                return self._transferred(message, setup)
-            case m.Release() | m.Stale():
-                return self._release(message.lease)
             case m.Bundle():
-                return [command for frame in frames if (command := self._frame(frame, now))]
-        return []
+                self._receive(frames, now)
+            case m.Welcome():
+                # A broker that welcomes this worker holds no lease of it, however often it does.
+                self.disconnected(now)
+                self.registered, self._heartbeat_s = True, message.heartbeat_s
+                if self.draining:
+                    self.outbox.add(Send(m.Drain()))
+            case m.Unregistered():
+                self.disconnected(now)
+            case m.Rejected():
+                self.outbox.add(Quit(message.detail))
+            case m.Grant() if setup is not None:
+                self._grant(message, setup)
+            case m.Transfer() if setup is not None:
+                self._transfer(message, setup)
+            case m.Release() | m.Stale():
+                self._release(message.lease)
 
-    def tick(self, now: float) -> list[Command]:
-        """Heartbeats, or the registration again while it is unanswered; the end of a drain."""
-        if self._drained():
-            return [Quit()]
-        if now < self._heartbeat_at:
-            return []
-        if not self.registered and (self._speaking or self._in_step):
-            # The engine still holds what was dropped. Should it hang, we would be given the sessions of others.
-            self._heartbeat_at = now + WIPED_S
-            return []
-        self._heartbeat_at = now + self._heartbeat_s
-        if not self.registered:
-            return [Send(m.RegisterWorker(m.PROTOCOL_VERSION, self.name, self.spec))]
-        return [Send(m.WorkerHeartbeat(self.load.sum_up(self._batcher.waiting() + self._in_step, now)))]
+    def tick(self, now: float) -> None:
+        """Send what is due: heartbeats, or the registration again while it is unanswered. Quit when drained."""
+        if self.draining and self._is_empty():
+            self.outbox.add(Quit())
+        elif now >= self._heartbeat_at:
+            self._beat(now)
 
     def next_deadline(self) -> float:
         """When `tick` has something to do."""
-        return 0.0 if self._drained() else self._heartbeat_at
+        return 0.0 if self.draining and self._is_empty() else self._heartbeat_at
+
+    def drain(self, now: float) -> None:
+        """Take no new session; Quit follows when the last one is closed."""
+        self.draining = True
+        self._heartbeat_at = now
+        if self.registered:
+            self.outbox.add(Send(m.Drain()))
+
+    def disconnected(self, now: float) -> None:
+        """The broker holds no lease of this worker any more: drop all sessions, register again at once."""
+        if self.registered:
+            self._heartbeat_at = now
+        self.registered, self._heartbeat_s = False, REGISTER_S
+        self.outbox.disconnected()
+        for lease in list(self._sessions):
+            self._release(lease)
+
+    # ---- The engine ----
+
+    def step(self) -> None:
+        """Begin the next step, unless one is under way or there is no work for it."""
+        if self._in_step:
+            return
+        picked = self._batcher.pick(self._blocked)
+        if not picked and not self._pending:
+            return
+        chunks = [self._by_slot[slot].take(self._batcher.due(slot)) for slot in picked]
+        self._in_step = max(len(chunks), 1)
+        self.outbox.add(RunStep(chunks))
+
+    def answered(self, answer: Answer) -> None:
+        """The engine has done a job."""
+        match answer:
+            case StepDone():
+                self._stepped(answer)
+            case SlotOpened(error=None):
+                self._holders[answer.slot] = answer.lease
+            case SlotOpened(error=error):
+                session = self._sessions.get(answer.lease)
+                if session is not None and error is not None:
+                    self._fail(session, error)
+            case SlotClosed():
+                self._closed(answer)
+            case SnapshotTaken(advanced=advanced):
+                session = self._receiver(answer.slot)
+                if session is not None and advanced is not None:
+                    self.outbox.post(session.frontend, session.snapshot_taken(advanced.snapshot))
+
+    # ---- For tests and metrics ----
 
     def check(self) -> None:
         """The invariants: one session per slot."""
@@ -138,96 +155,12 @@ class Sessions:
         for session in self._sessions.values():
             session.check()
 
-    # ---- Steps ----
-
-    def batch(self, blocked: Collection[int] = (), *, pending: bool = False) -> list[Chunk]:
-        """The chunks of the next step; `pending`: the engine steps without any, too."""
-        chunks = [self._by_slot[slot].take(self._batcher.due(slot)) for slot in self._batcher.pick(blocked)]
-        self._in_step = max(len(chunks), int(pending))
-        return chunks
-
-    def opened(self, slot: int, lease: int) -> None:
-        """The engine opened `slot` for `lease`."""
-        self._speaking[slot] = lease
-
-    def checkpointed(self, slot: int, advanced: Advanced | None) -> None:
-        """The engine was asked for a snapshot, which it may not have."""
-        session = self._speaker(slot)
-        if session is not None and advanced is not None:
-            self._post(session, session.checkpointed(advanced.snapshot))
-
-    def closed(self, slot: int, lease: int) -> list[Command]:
-        """The engine wiped `slot`."""
-        self._speaking.pop(slot, None)
-        return [Send(m.Closed(lease))] if self.registered else []
-
-    def failed(self, lease: int, error: PeerError) -> None:
-        """The engine refused to open the slot."""
-        session = self._sessions.get(lease)
-        if session is not None:
-            self._fail(session, error)
-
-    def stepped(
-        self,
-        chunks: Sequence[Chunk],
-        outputs: Iterable[Output],
-        elapsed_s: float,
-        late_s: Sequence[float] = (),
-        elective_s: float = 0.0,
-    ) -> None:
-        """A step has run: its outputs go to the sessions that were speaking. See LoadMeter for the times."""
-        self._in_step = 0
-        self.load.stepped(elapsed_s, sum(len(chunk.pcm) for chunk in chunks), late_s, elective_s)
-        speakers: dict[int, Session] = {}
-        progress: dict[int, list[m.FrameOut]] = {}
-        """Behind what the chunk said: some dialects answer a chunk with its text."""
-        for chunk in chunks:
-            if (session := self._speaker(chunk.slot)) is not None:
-                speakers[chunk.slot] = session
-                progress[chunk.slot] = session.stepped()
-        for output in outputs:
-            if (session := self._speaker(output.slot)) is not None:
-                speakers[output.slot] = session
-                if isinstance(output, Drained):
-                    self._post(session, progress.pop(output.slot, []))
-                self._post(session, session.output(output))
-        for slot, session in speakers.items():
-            self._post(session, progress.get(slot, []))
-            if session.ready():
-                self._batcher.resubmit(slot)
-
-    # ---- Output ----
-
-    def outgoing(self) -> list[tuple[m.Bundle, list[m.FrameOut]]]:
-        """One bundle per frontend of all frames since the last call."""
-        outbox, self._outbox = self._outbox, {}
-        return [
-            (m.Bundle(frontend, tuple(dict.fromkeys(frame.lease for frame in frames))), frames)
-            for frontend, frames in outbox.items()
-        ]
-
-    # ---- Ends ----
-
-    def drain(self, now: float) -> list[Command]:
-        """Take nothing new; Quit follows when the last session is closed."""
-        self.draining = True
-        self._heartbeat_at = now
-        return [Send(m.Drain())] if self.registered else []
-
-    def disconnected(self, now: float) -> list[Command]:
-        """The broker does not know us (any more): drop everything, register again at once."""
-        if self.registered:
-            self._heartbeat_at = now
-        self.registered, self._heartbeat_s = False, REGISTER_S
-        self._outbox.clear()
-        return [command for lease in list(self._sessions) for command in self._release(lease)]
-
     def __len__(self) -> int:
         return len(self._sessions)
 
-    # ---- Private ----
+    # ---- Private: leases ----
 
-    def _granted(self, grant: m.Grant, setup: m.Setup) -> list[Command]:
+    def _grant(self, grant: m.Grant, setup: m.Setup) -> None:
         setup = structs.replace(setup, partials=setup.partials or (setup.appends and self.spec.appends))
         chunk_samples = self._chunk_samples(setup.look_ahead_ms)
         session = Session(grant, setup, chunk_samples)
@@ -235,59 +168,102 @@ class Sessions:
         self._batcher.open(grant.slot, chunk_samples / SAMPLE_RATE)
         snapshot = Snapshot(setup.commit.samples, setup.commit.state) if setup.commit else None
         options = SlotOptions(setup.language, setup.partials, setup.look_ahead_ms)
-        return [OpenSlot(grant.lease, grant.slot, options, snapshot)]
+        self.outbox.add(OpenSlot(grant.lease, grant.slot, options, snapshot))
 
-    def _transferred(self, transfer: m.Transfer, setup: m.Setup) -> list[Command]:
-        """The slot begins anew from the last commit: whatever came after it, its client says again."""
+    def _transfer(self, transfer: m.Transfer, setup: m.Setup) -> None:
+        """The slot begins anew from the last commit. The client sends all audio after it again."""
         before = self._sessions.get(transfer.from_lease)
-        closing = self._release(transfer.from_lease)
+        self._release(transfer.from_lease)
         grant = m.Grant(transfer.lease, transfer.slot, transfer.session, transfer.frontend)
-        opening = self._granted(grant, structs.replace(setup, commit=before.commit if before else None))
+        self._grant(grant, structs.replace(setup, commit=before.commit if before else None))
         session = self._sessions[transfer.lease]
         try:
-            if before is None or before.failed:
+            if before is None or before.machine.state is FAILED:
                 raise BadRequest("the session is not here any more", slug="resume-unavailable")
-            self._post(session, session.resume(before, transfer.utterance))
+            self.outbox.post(session.frontend, session.resume(before, transfer.utterance))
         except BadRequest as error:
             self._fail(session, error)
-        return [*closing, *opening]
 
-    def _release(self, lease: int) -> list[Command]:
+    def _release(self, lease: int) -> None:
         session = self._sessions.pop(lease, None)
-        if session is None:
-            return []
-        del self._by_slot[session.slot]
-        self._batcher.close(session.slot)
-        return [CloseSlot(lease, session.slot)]
+        if session is not None:
+            del self._by_slot[session.slot]
+            self._batcher.close(session.slot)
+            self.outbox.add(CloseSlot(lease, session.slot))
 
-    def _frame(self, frame: m.Frame, now: float) -> Command | None:
-        session = self._sessions.get(frame.lease)
-        if session is None or session.failed or not isinstance(frame, m.FrameIn):
-            return None
-        if isinstance(frame, m.Checkpoint):
-            return CheckpointSlot(session.slot)
-        try:
-            self._post(session, session.receive(frame))
-        except PeerError as error:
-            self._fail(session, error)
-            return None
-        if session.ready():
-            self._batcher.submit(session.slot, now)
-        return None
+    def _closed(self, closed: SlotClosed) -> None:
+        self._holders.pop(closed.slot, None)
+        self._blocked -= {closed.slot}
+        if self.registered:
+            self.outbox.add(Send(m.Closed(closed.lease)))
+
+    # ---- Private: frames and outputs ----
+
+    def _receive(self, frames: Iterable[m.Frame], now: float) -> None:
+        for frame in frames:
+            session = self._sessions.get(frame.lease)
+            if session is None or session.machine.state is FAILED or not isinstance(frame, m.FrameIn):
+                continue
+            if isinstance(frame, m.Checkpoint):
+                self.outbox.add(TakeSnapshot(session.slot))
+                continue
+            try:
+                answer = session.receive(frame)
+            except PeerError as error:
+                self._fail(session, error)
+                continue
+            if answer:
+                self.outbox.post(session.frontend, answer)
+            if session.ready():
+                self._batcher.submit(session.slot, now)
+
+    def _stepped(self, done: StepDone) -> None:
+        """Progress goes after the outputs: some dialects answer a chunk with its text. It goes before Drained."""
+        self._in_step, self._pending, self._blocked = 0, done.pending, done.blocked
+        samples = sum([len(chunk.pcm) for chunk in done.chunks])
+        self.load.stepped(done.elapsed_s, samples, done.late_s, done.elective_s)
+        sessions: dict[int, Session] = {}
+        progress: dict[int, list[m.FrameOut]] = {}
+        for chunk in done.chunks:
+            if (session := self._receiver(chunk.slot)) is not None:
+                sessions[chunk.slot] = session
+                progress[chunk.slot] = session.stepped()
+        for output in done.outputs:
+            session = sessions.get(output.slot) or self._receiver(output.slot)
+            if session is not None:
+                sessions[output.slot] = session
+                if isinstance(output, Drained):
+                    self.outbox.post(session.frontend, progress.pop(output.slot, []))
+                self.outbox.post(session.frontend, session.output(output))
+        for slot, session in sessions.items():
+            if frames := progress.get(slot):
+                self.outbox.post(session.frontend, frames)
+            if session.ready():
+                self._batcher.resubmit(slot)
 
     def _fail(self, session: Session, error: PeerError) -> None:
-        """Tell the frontend, which closes the lease; until then the session's frames are dropped."""
-        session.failed = True
-        self._post(session, [m.Failed(session.lease, error.slug, error.detail[:128])])
+        """Send the error to the frontend, which closes the lease."""
+        self.outbox.post(session.frontend, session.fail(error))
         self._batcher.close(session.slot)
 
-    def _drained(self) -> bool:
-        return self.draining and not self._sessions and not self._speaking
+    def _receiver(self, slot: int) -> Session | None:
+        """The session that receives the outputs of this slot; None where it is over or has failed."""
+        session = self._sessions.get(self._holders.get(slot, 0))
+        return None if session is None or session.machine.state is FAILED else session
 
-    def _speaker(self, slot: int) -> Session | None:
-        session = self._sessions.get(self._speaking.get(slot, 0))
-        return None if session is None or session.failed else session
+    # ---- Private: time ----
 
-    def _post(self, session: Session, frames: list[m.FrameOut]) -> None:
-        if frames:
-            self._outbox.setdefault(session.frontend, []).extend(frames)
+    def _beat(self, now: float) -> None:
+        if not self.registered and (self._holders or self._in_step):
+            # The engine still holds dropped sessions. Should it hang, this worker must not be offered new ones.
+            self._heartbeat_at = now + WIPED_S
+            return
+        self._heartbeat_at = now + self._heartbeat_s
+        if self.registered:
+            load = self.load.sum_up(self._batcher.waiting() + self._in_step, now)
+            self.outbox.add(Send(m.WorkerHeartbeat(load)))
+        else:
+            self.outbox.add(Send(m.RegisterWorker(m.PROTOCOL_VERSION, self.name, self.spec)))
+
+    def _is_empty(self) -> bool:
+        return not self._sessions and not self._holders

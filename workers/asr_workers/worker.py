@@ -1,4 +1,8 @@
-"""The worker's shell: the link to the broker and the engine's thread around the pure `Sessions`. No decision in it."""
+"""The worker's shell: links to brokers, the engine's thread, systemd and metrics around the pure core.
+
+The core is `WorkerBrokers` around `Sessions`. One turn of the loop passes in all that arrived, then does all that is in
+the core's outbox.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from operator import ne
 from typing import Any
 
 import structlog
@@ -21,26 +27,28 @@ from asr_process.notify import Unit
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import DecodeError, NotYet
-from asr_workers import engine_thread as et
-from asr_workers.brokers import Brokers, Post
+from asr_workers.brokers import WorkerBrokers
+from asr_workers.engine_thread import EngineThread
 from asr_workers.engines.base import Engine
+from asr_workers.jobs import EngineFailed
 from asr_workers.link import Link
-from asr_workers.metrics import Snapshot, WorkerCollector
-from asr_workers.sessions import CheckpointSlot, CloseSlot, Command, OpenSlot, Quit, Send, Sessions
+from asr_workers.metrics import WorkerCollector
+from asr_workers.outbox import Command, Post, Quit
+from asr_workers.sessions import Sessions
+from asr_workers.unit_report import UnitReport
 
 log = structlog.get_logger()
 
 TURN_MESSAGES_MAX = 256
-REGISTERED_S_MAX = 5.0
-"""A worker that no broker answers is ready too: that is no failure of its own."""
+"""Messages that one turn takes from one link."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """How one worker runs, beside its engine's own configuration."""
+    """How one worker runs. Its engine has a configuration of its own."""
 
     brokers: tuple[curve.BrokerAt, ...]
-    """The broker's side for workers; several where brokers share the pool."""
+    """Where the brokers listen for workers; several where brokers share the pool."""
     name: str
     metrics: str | None = None
     """HOST:PORT of the Prometheus endpoint, or None."""
@@ -59,23 +67,15 @@ class Worker:
         self._context: zmq.Context[Any] = zmq.Context()
         self._links = [Link(self._context, broker) for broker in config.brokers]
         self._broken: set[int] = set()
-        """Links whose connection ended."""
+        """Numbers of the links whose connection has ended."""
         self._sessions = Sessions(config.name, engine.spec, time.monotonic(), engine.chunk_samples)
-        self._brokers = Brokers(self._sessions, len(self._links))
+        self._brokers = WorkerBrokers(self._sessions, len(self._links))
         self._collector = WorkerCollector(config.name)
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
-        self._engine = et.EngineThread(engine, self._nudge)
-        self._jobs = 0
-        """Of the engine, unanswered."""
-        self._moved = True
-        """Whether it has answered one since the watchdog was fed."""
-        self._unit = Unit()
-        self._registered: bool | None = None
-        """As systemd was told; None before it was told anything."""
-        self._stepping = False
-        self._pending = False
-        self._blocked: frozenset[int] = frozenset()
-        self._stop_at: float | None = None
+        self._engine = EngineThread(engine, self._nudge)
+        self._report = UnitReport(Unit())
+        self._stop_at = math.inf
+        """When draining has taken too long."""
         self._signalled = False
         self._running = True
 
@@ -93,117 +93,74 @@ class Worker:
         poller.register(self._wake, zmq.POLLIN)
         garbage.settle()
         log.info("worker ready", engine=self._spec.engine, model=self._spec.model, slots=self._spec.slots)
-        self._check_watchdog(time.monotonic())
-        ready_by = time.monotonic() + REGISTERED_S_MAX
+        self._report.start(time.monotonic(), self._spec.step_s_p99)
         while self._running:
             self._turn(poller)
-            self._report(time.monotonic(), ready_by)
+            self._report.report(time.monotonic(), registered=self._is_registered())
 
     def _turn(self, poller: zmq.Poller) -> None:
-        until = min(self._sessions.next_deadline(), self._unit.feed_at if self._moves() else math.inf)
-        wait_s = until - time.monotonic()
-        readable = {reader for reader, _ in poller.poll(max(0, math.ceil(wait_s * 1000)))}
+        """Wait for something to do; pass in what arrived; do what the core answers."""
+        deadline = min(self._sessions.next_deadline(), self._report.next_deadline(), self._stop_at)
+        wait_s = deadline - time.monotonic()
+        readable = dict(poller.poll(max(0, math.ceil(wait_s * 1000))))
         with suppress(BlockingIOError):
             self._wake.recv(4096)
         self._receive_all()
         for number, link in enumerate(self._links):
             if link.monitor in readable:
-                self._look_at(number)
+                self._check_connection(number)
         self._collect()
         now = time.monotonic()
-        if self._signalled and self._stop_at is None:
+        self._check_stop(now)
+        if self._sessions.next_deadline() <= now:
+            self._tick(now)
+        self._sessions.step()
+        self._flush()
+
+    def _check_stop(self, now: float) -> None:
+        """Begin to drain after `stop`; end when draining has taken too long."""
+        if self._signalled and not self._sessions.draining:
             self._stop_at = now + self._config.drain_s
             log.info("draining", sessions=len(self._sessions))
-            self._unit.stopping(f"draining {len(self._sessions)} sessions")
-            self._perform(self._sessions.drain(now))
-        if self._sessions.next_deadline() <= now:
-            for number in range(len(self._links)):
-                self._look_at(number)
-            self._perform(self._brokers.tick(now))
-            self._collector.latest = Snapshot.of(self._sessions, self._spec)
-        if self._stop_at is not None and self._stop_at <= now:
+            self._report.draining(len(self._sessions))
+            self._sessions.drain(now)
+        if self._stop_at <= now:
             self._running = False
-        self._flush()
-        self._step()
 
-    # ---- The engine ----
-
-    def _step(self) -> None:
-        if self._stepping:
-            return
-        chunks = self._sessions.batch(self._blocked, pending=self._pending)
-        if chunks or self._pending:
-            self._stepping = True
-            self._submit(et.Step(chunks))
-
-    def _submit(self, job: et.Job) -> None:
-        self._jobs += 1
-        self._engine.submit(job)
+    def _tick(self, now: float) -> None:
+        for number in range(len(self._links)):
+            self._check_connection(number)
+        self._sessions.tick(now)
+        self._collector.publish(self._sessions)
 
     def _collect(self) -> None:
+        """Pass the engine's answers to the core."""
         while self._engine.results:
             result = self._engine.results.popleft()
-            self._jobs -= 1
-            self._moved = True
-            match result:
-                case et.Stepped():
-                    self._stepping, self._pending, self._blocked = False, result.pending, result.blocked
-                    times = (result.elapsed_s, result.late_s, result.elective_s)
-                    self._sessions.stepped(result.chunks, result.outputs, *times)
-                case et.Opened(error=None):
-                    self._sessions.opened(result.slot, result.lease)
-                case et.Opened():
-                    assert result.error is not None
-                    self._sessions.failed(result.lease, result.error)
-                case et.SlotClosed():
-                    self._blocked -= {result.slot}
-                    self._perform(self._sessions.closed(result.slot, result.lease))
-                case et.Checkpointed():
-                    self._sessions.checkpointed(result.slot, result.advanced)
-                case et.Crashed():
-                    raise result.error
+            if isinstance(result, EngineFailed):
+                raise result.error
+            self._report.answered()
+            self._sessions.answered(result)
 
-    # ---- systemd ----
+    # ---- Links ----
 
-    def _check_watchdog(self, now: float) -> None:
-        """Say at the start that steps may take longer than the watchdog allows."""
-        self._unit.feed(now)
-        if 2 * self._spec.step_s_p99 > self._unit.feed_at - now:
-            log.warning(
-                "steps may starve the watchdog: raise WatchdogSec= of the unit",
-                step_s_p99=round(self._spec.step_s_p99, 1),
-                watchdog_s=round(2 * (self._unit.feed_at - now), 1),
-            )
-
-    def _report(self, now: float, ready_by: float) -> None:
-        """How we stand with the broker, when that changes; and that we move."""
-        registered = self._sessions.registered and len(self._broken) < len(self._links)
-        if registered is not self._registered and (registered or self._registered or now >= ready_by):
-            tell = self._unit.ready if self._registered is None else self._unit.status
-            tell("registered with a broker" if registered else "no broker answers")
-            self._registered = registered
-        if self._moves() and self._unit.feed(now):
-            self._moved = False
-
-    def _moves(self) -> bool:
-        """Nothing to do, or something was done: an engine that hangs in a step starves the watchdog."""
-        return self._moved or not self._jobs
-
-    # ---- The link ----
-
-    def _look_at(self, number: int) -> None:
-        for is_up in self._links[number].poll(time.monotonic()):
+    def _check_connection(self, number: int) -> None:
+        now = time.monotonic()
+        for is_up in self._links[number].poll(now):
             if is_up:
                 self._broken.discard(number)
-                self._perform(self._brokers.restored(number))
+                self._brokers.restored(number)
             else:
                 self._broken.add(number)
-                self._perform(self._brokers.broken(number, time.monotonic()))
+                self._brokers.broken(number, now)
+
+    def _is_registered(self) -> bool:
+        """With a broker whose connection may be up."""
+        return self._sessions.registered and len(self._broken) < len(self._links)
 
     def _receive_all(self) -> None:
-        """The leader first: after a stall its claim waits here, and so may another's."""
-        leader = self._brokers.leader
-        for number in sorted(range(len(self._links)), key=lambda number: number != leader):
+        """The leader first: after a stall its claim may wait here beside the claim of another broker."""
+        for number in sorted(range(len(self._links)), key=partial(ne, self._brokers.leader)):
             self._receive(number)
 
     def _receive(self, number: int) -> None:
@@ -212,56 +169,47 @@ class Worker:
             if parts is None:
                 return
             try:
-                commands = self._decoded(number, parts)
+                self._handle(number, parts)
             except DecodeError as error:
                 log.warning("undecodable message from the broker", reason=error.detail)
-                continue
-            self._perform(commands)
 
-    def _decoded(self, number: int, parts: list[bytes]) -> list[Command | Post]:
+    def _handle(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else None
         setup = wire.decode_setup(body) if body is not None and isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if body is not None and isinstance(message, m.Bundle) else ()
         if isinstance(message, m.Welcome):
             log.info("registered", broker=message.boot)
-        return self._brokers.handle(number, message, setup, frames, time.monotonic())  # type: ignore[arg-type]
+        self._brokers.handle(number, message, setup, frames, time.monotonic())  # type: ignore[arg-type]
 
-    def _send(self, number: int, message: m.FromWorker, body: bytes | None = None) -> None:
-        parts = [wire.encode(message)] if body is None else [wire.encode(message), body]
-        if not self._links[number].send(parts):
-            # Nobody has read for longer than the queue holds: whoever comes back will not know our sessions.
-            self._perform(self._brokers.handle(number, m.Unregistered(), None, (), time.monotonic()))
+    # ---- What the core wants done ----
 
     def _flush(self) -> None:
-        for bundle, frames in self._sessions.outgoing():
-            for start in range(0, len(frames), wire.FRAMES_MAX):
-                self._send_bundle(bundle, wire.encode_frames(frames[start : start + wire.FRAMES_MAX]))
+        """Do everything in the outbox; what follows from a message that cannot be sent comes last."""
+        while commands := self._brokers.outgoing(time.monotonic()):
+            for command in commands:
+                self._perform(command)
 
-    def _send_bundle(self, bundle: m.Bundle, body: bytes) -> None:
-        if self._brokers.leader is not None:
-            self._send(self._brokers.leader, bundle, body)
+    def _perform(self, command: Command) -> None:
+        if isinstance(command, Post):
+            self._send(command)
+        elif isinstance(command, Quit):
+            self._quit(command.detail)
+        else:
+            self._report.submitted()
+            self._engine.submit(command)
 
-    def _perform(self, commands: Sequence[Command | Post]) -> None:
-        for command in commands:
-            match command:
-                case Post():
-                    self._send(command.link, command.message)
-                case Send():
-                    self._perform(self._brokers.route(command.message, time.monotonic()))
-                case OpenSlot():
-                    self._submit(et.Open(command.lease, command.slot, command.options, command.snapshot))
-                case CloseSlot():
-                    self._flush()
-                    self._submit(et.Close(command.lease, command.slot))
-                case CheckpointSlot():
-                    self._submit(et.Checkpoint(command.slot))
-                case Quit():
-                    self._quit(command.detail)
+    def _send(self, post: Post) -> None:
+        parts = [wire.encode(post.message)]
+        if post.frames is not None:
+            parts.append(wire.encode_frames(post.frames))
+        if not self._links[post.link].send(parts):
+            # Nobody has read for longer than the queue holds: the broker will not know this worker's sessions.
+            self._brokers.handle(post.link, m.Unregistered(), None, (), time.monotonic())
 
     def _quit(self, detail: str) -> None:
         if detail:
-            # Another version, as a rule: in a rolling upgrade the broker's comes next.
+            # The versions differ, as a rule: in a rolling upgrade the broker's new version comes next.
             raise NotYet(f"the broker refuses this worker: {detail}")
         log.info("drained")
         self._running = False

@@ -21,7 +21,8 @@ from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import CardIdentity
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions
 from asr_workers.engines.card import setup as card_setup
-from asr_workers.engines.card.engine import CardConfig, CardEngine
+from asr_workers.engines.card.config import CardConfig
+from asr_workers.engines.card.engine import CardEngine
 from tests.workers.card import card_parts as parts
 from tests.workers.card.card_parts import CHUNK, FakeCard, finals, hear, noise, said, spoken, write_model
 
@@ -401,7 +402,7 @@ def test_a_call_that_fails_is_trouble_too(make: Make) -> None:
 
 def test_the_card_with_its_options_is_licensed(make: Make) -> None:
     with pytest.raises(SetupError, match="card fake-1 needs a licence"):
-        make(options="physical=1")
+        make(card_options="physical=1")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from asr_workers.cards.carm import CarmConfig
 from asr_workers.cards.failure import EXIT_CODE, CardFailed
 from asr_workers.cards.library import CardLibrary
 from asr_workers.engines.base import Advanced, Chunk, SlotOptions
-from asr_workers.engines.card.engine import CardConfig, CardEngine
+from asr_workers.engines.card.config import CardConfig
+from asr_workers.engines.card.engine import CardEngine
 from tests.cards.reference import speechlike
 from tests.workers.card.card_parts import (
     CHUNK,
@@ -122,12 +123,12 @@ DIGITS = ROOT / "ops" / "models" / "digits-rnnt.pt"
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hardware checkpoint is compiled into the folder for temporary files first."""
     pytest.importorskip("torch")
-    from asr_workers.engines.rnnt.checkpoint import Checkpoint
+    from asr_workers.engines.rnnt.checkpoint import RnntCheckpoint
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Checkpoint, "compile", full)
+    monkeypatch.setattr(RnntCheckpoint, "compile", full)
     with pytest.raises(SetupError, match=r"cannot be compiled into .*: No space left on device"):
         engine(DIGITS)
 
@@ -169,7 +170,7 @@ def test_digits_are_understood() -> None:
 def test_a_fault_puts_the_card_out_of_order(model: Path, fault: str, sentence: str, mode: str) -> None:
     """While it serves. What a worker then does: tests/e2e/test_card.py."""
     options = f"shared=1,mode={mode},fault={fault}@{selftest.SUBMITS + 4}"
-    it = engine(model, device="card:0", options=options)
+    it = engine(model, device="card:0", card_options=options)
     it._traffic.hang_s = 0.2
     for slot in range(3):
         it.open(slot, SlotOptions(), None)
@@ -187,15 +188,15 @@ def test_a_fault_puts_the_card_out_of_order(model: Path, fault: str, sentence: s
 @pytest.mark.parametrize("fault", ["reset@5", "ecc@40", "heat@70", "link@1", "count@86"])
 def test_a_fault_in_the_self_test_keeps_it_from_serving(model: Path, fault: str) -> None:
     with pytest.raises(CardFailed):
-        engine(model, device="card:0", slots=40, options=f"shared=1,capacity=60,fault={fault}")
+        engine(model, device="card:0", slots=40, card_options=f"shared=1,capacity=60,fault={fault}")
 
 
 def test_how_much_a_self_test_gives_to_a_card(model: Path) -> None:
     """A fault in its last batch is noticed, one in the batch behind it is not yet."""
     options = "shared=1,fault=ecc@{}"
-    engine(model, device="card:0", options=options.format(selftest.SUBMITS + 1))
+    engine(model, device="card:0", card_options=options.format(selftest.SUBMITS + 1))
     with pytest.raises(CardFailed, match="ended with ECC"):
-        engine(model, device="card:0", options=options.format(selftest.SUBMITS))
+        engine(model, device="card:0", card_options=options.format(selftest.SUBMITS))
 
 
 # ---- Models and devices ----
@@ -213,7 +214,9 @@ def test_the_cpu_backend_takes_a_hardware_checkpoint(tmp_path: Path, model: Path
     }
     means, variances = torch.full((80,), -8.0).numpy(), torch.full((80,), 9.0).numpy()
     path, compiled = tmp_path / "small.pt", tmp_path / "small.carm"
-    checkpoint.save(path, checkpoint.Checkpoint(config, tensors, means, variances, vocabulary()), step=1, best_wer=1.0)
+    checkpoint.save(
+        path, checkpoint.RnntCheckpoint(config, tensors, means, variances, vocabulary()), step=1, best_wer=1.0
+    )
     checkpoint.load(path).compile(compiled, "fp32")
     pcm = speechlike(3, 60).reshape(-1)
     texts = []
@@ -223,7 +226,7 @@ def test_the_cpu_backend_takes_a_hardware_checkpoint(tmp_path: Path, model: Path
         texts.append(said(hear(it, 0, pcm)))
     assert {letters(text) for text in texts} == {letters(recognised(compiled, pcm))}
     with pytest.raises(SetupError, match="not a compiled card model; compile a hardware checkpoint with asr-compile"):
-        engine(path, device="card:0", options="shared=1")
+        engine(path, device="card:0", card_options="shared=1")
 
 
 def test_testing_is_not_for_production(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,10 +246,10 @@ def test_testing_is_not_for_production(tmp_path: Path, capsys: pytest.CaptureFix
         ({"device": "card:x"}, "card:x is no card: name one with --device card:N, or cpu"),
         ({"device": "card:"}, "card: is no card"),
         ({"device": "card:-1"}, "card:-1 is no card"),
-        ({"device": "card:1", "options": "cards=1"}, "there is no card:1: 1 cards were found"),
-        ({"library": Path("adapter.so")}, "name one with --device card:N"),
-        ({"library": Path("absent.so"), "device": "card:0"}, "absent.so"),
-        ({"options": "colour=red"}, "colour=red"),
+        ({"device": "card:1", "card_options": "cards=1"}, "there is no card:1: 1 cards were found"),
+        ({"card_library": Path("adapter.so")}, "name one with --device card:N"),
+        ({"card_library": Path("absent.so"), "device": "card:0"}, "absent.so"),
+        ({"card_options": "colour=red"}, "colour=red"),
         ({"slots": 1000}, "cpu serves 51 sessions with state resets, not 1000"),
     ],
 )
@@ -258,8 +261,8 @@ def test_what_cannot_serve_says_why(model: Path, changes: dict[str, object], sen
 def test_capacity_comes_from_the_card(model: Path) -> None:
     """CAI-05: 2000 streams of a base; a quarter of the work is state resets'."""
     timing = "shared=1,mode=timing,latency_ms=1"
-    assert engine(model, device="card:0", slots=None, options=timing).spec.slots == 1600
-    assert engine(model, device="card:0", slots=None, options=timing, state_resets=False).spec.slots == 2000
+    assert engine(model, device="card:0", slots=None, card_options=timing).spec.slots == 1600
+    assert engine(model, device="card:0", slots=None, card_options=timing, state_resets=False).spec.slots == 2000
     spec = engine(model, slots=None).spec
     assert (spec.slots, spec.encode_factor, spec.uncommitted_s_max) == (51, 1.25, 30.0)
     assert len(spec.checksum) == 16

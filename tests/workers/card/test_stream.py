@@ -21,7 +21,7 @@ from asr_workers.engines.card.stream import (
     STEP_SAMPLES,
     UTTERANCE_STEPS,
     UTTERANCE_TOKENS_MAX,
-    Stream,
+    CardStream,
 )
 from tests.workers.card.card_parts import finals, said, text, word_tokens
 
@@ -31,11 +31,11 @@ SLOT = 2
 
 def stream(
     rule: ResetRule | None = None, *, partials: bool = True, state: bytes = b"card", model: str = "0123456789abcdef"
-) -> Stream:
-    return Stream(SLOT, text(), rule, lambda: state, model=model, partials=partials)
+) -> CardStream:
+    return CardStream(SLOT, text(), rule, lambda: state, model=model, partials=partials)
 
 
-def decode(it: Stream, steps: Sequence[Sequence[int]]) -> list[Output]:
+def decode(it: CardStream, steps: Sequence[Sequence[int]]) -> list[Output]:
     return [output for tokens in steps for output in it.decoded(list(tokens), [-0.1] * len(tokens))]
 
 

@@ -26,7 +26,8 @@ from tests.workers.fastconformer.scripted_model import ScriptedModel
 from tests.workers.nemo.nemo_parts import commits, feed, finals, settle, silence, speech, talk
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
-from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine  # noqa: E402
+from asr_workers.engines.fastconformer.config import FastConformerConfig  # noqa: E402
+from asr_workers.engines.fastconformer.engine import FastConformerEngine  # noqa: E402
 from asr_workers.engines.fastconformer.streaming import ModelSettings  # noqa: E402
 
 CHUNK = 2560

@@ -18,7 +18,8 @@ from asr_workers.engines.base import Chunk, Hypothesis, Output, SlotOptions
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 pytest.importorskip("nemo", reason="needs the extra nemo")
 
-from asr_workers.engines.fastconformer.engine import FastConformerConfig, FastConformerEngine  # noqa: E402
+from asr_workers.engines.fastconformer.config import FastConformerConfig  # noqa: E402
+from asr_workers.engines.fastconformer.engine import FastConformerEngine  # noqa: E402
 from asr_workers.engines.fastconformer.shape import Unsupported  # noqa: E402
 from asr_workers.engines.transducer.token_text import TokenAt, TokenText  # noqa: E402
 from tests.workers.fastconformer import random_models as random  # noqa: E402

@@ -37,8 +37,8 @@ def with_(**changes: Any) -> dict[str, Any]:
 
 
 def test_contexts_and_sizes() -> None:
-    assert shape.context(with_()) == shape.Context(70, (13, 6, 1, 0))
-    assert shape.context(with_(att_context_size=[70, 1])) == shape.Context(70, (1,))
+    assert shape.context(with_()) == shape.AttentionContext(70, (13, 6, 1, 0))
+    assert shape.context(with_(att_context_size=[70, 1])) == shape.AttentionContext(70, (1,))
     assert shape.lean_shape(with_()) == shape.Shape(17, 512, 8, 9, 80, 256, True, False)
 
 

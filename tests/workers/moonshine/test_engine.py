@@ -14,7 +14,8 @@ import soundfile
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, SlotOptions, Snapshot, Voice
-from asr_workers.engines.moonshine.engine import MoonshineConfig, MoonshineEngine
+from asr_workers.engines.moonshine.config import MoonshineConfig
+from asr_workers.engines.moonshine.engine import MoonshineEngine
 from asr_workers.engines.moonshine.model import MoonshineModel
 
 DATA = Path(__file__).parents[2] / "data"

@@ -23,8 +23,9 @@ from asr_proto.errors import BadRequest, SetupError
 from asr_workers.engines.base import Chunk, Drained, Hypothesis, SlotOptions
 from asr_workers.engines.moonshine import torch_engine as moonshine_torch
 from asr_workers.engines.moonshine import torch_files as moonshine_torch_files
-from asr_workers.engines.moonshine.engine import MoonshineConfig, MoonshineEngine
-from asr_workers.engines.moonshine.torch_engine import MoonshineTorchConfig, MoonshineTorchEngine
+from asr_workers.engines.moonshine.config import MoonshineConfig
+from asr_workers.engines.moonshine.engine import MoonshineEngine
+from asr_workers.engines.moonshine.torch_engine import MoonshineTorchEngine
 from asr_workers.engines.moonshine.torch_memory import halved_until_it_fits, rows_that_fit
 from asr_workers.engines.offline.decode_queue import BatchLimits
 from asr_workers.engines.offline.utterance_engine import Asked, UtteranceEngine
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared_engine(folder: Path) -> MoonshineTorchEngine:
-    return MoonshineTorchEngine(MoonshineTorchConfig(model=str(folder), slots=6, batch_size_max=3, batch_wait_ms=0))
+    return MoonshineTorchEngine(MoonshineConfig(model=str(folder), slots=6, batch_size_max=3, batch_wait_ms=0))
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def batches(engine: MoonshineTorchEngine, monkeypatch: pytest.MonkeyPatch) -> li
 def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., MoonshineTorchEngine]:
     """Makes an engine that is not warmed up: for what has nothing to do with speed."""
     monkeypatch.setattr(MoonshineTorchEngine, "_longest", lambda self, rows: None)
-    return lambda **given: MoonshineTorchEngine(MoonshineTorchConfig(**{"model": str(folder), **given}))
+    return lambda **given: MoonshineTorchEngine(MoonshineConfig(**{"model": str(folder), **given}))
 
 
 def said(engine: UtteranceEngine, slots: Sequence[int], options: SlotOptions) -> list[list[str]]:
@@ -300,7 +301,7 @@ def test_the_engine_warms_up_before_it_serves(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(
         moonshine_torch.TorchMoonshine, "decode_longest", lambda self, rows, samples: worked.append((rows, samples))
     )
-    MoonshineTorchEngine(MoonshineTorchConfig(model=str(folder), segment_s_max=8.0))
+    MoonshineTorchEngine(MoonshineConfig(model=str(folder), segment_s_max=8.0))
     assert worked == [(1, 16_000), (1, 128_000)]
 
 
@@ -309,7 +310,7 @@ def test_the_engine_warms_up_before_it_serves(folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_on_a_gpu_batches_say_what_single_utterances_say(folder: Path, precision: str) -> None:
     """MOO-10, MOO-11."""
-    config = MoonshineTorchConfig(device="cuda", model=str(folder), precision=precision, slots=4, batch_wait_ms=0)
+    config = MoonshineConfig(device="cuda", model=str(folder), precision=precision, slots=4, batch_wait_ms=0)
     engine = MoonshineTorchEngine(config)
     together = said(engine, range(4), SlotOptions())
     assert [said(engine, [slot], FINALS_ONLY)[0] for slot in range(4)] == together

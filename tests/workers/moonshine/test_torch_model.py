@@ -20,10 +20,11 @@ from torch import nn
 from asr_proto.audio import Pcm16
 from asr_proto.errors import SetupError
 from asr_workers.engines.moonshine import torch_files as moonshine_torch_files
+from asr_workers.engines.moonshine.config import PRECISIONS
 from asr_workers.engines.moonshine.model import MoonshineModel, session_options
-from asr_workers.engines.moonshine.torch_files import Checkpoint
+from asr_workers.engines.moonshine.torch_files import MoonshineCheckpoint
 from asr_workers.engines.moonshine.torch_int8 import Int8Linear
-from asr_workers.engines.moonshine.torch_model import PRECISIONS, TorchMoonshine
+from asr_workers.engines.moonshine.torch_model import TorchMoonshine
 from asr_workers.engines.offline.utterance_engine import Asked
 from tests.workers.moonshine.moonshine_checkpoint import write_checkpoint, write_tokenizer
 
@@ -37,12 +38,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MoonshineCheckpoint:
     return moonshine_torch_files.find(str(write_checkpoint(tmp_path_factory.mktemp("moonshine"))))
 
 
 @pytest.fixture(scope="module")
-def models(checkpoint: Checkpoint) -> dict[str, TorchMoonshine]:
+def models(checkpoint: MoonshineCheckpoint) -> dict[str, TorchMoonshine]:
     return {precision: TorchMoonshine(checkpoint, CPU, precision, 0.25) for precision in PRECISIONS}
 
 
@@ -97,7 +98,7 @@ def test_a_batch_of_the_streaming_family_encodes_as_each_utterance_alone(
     assert encoder_difference(streaming, [*clips, clips[1][:17_777]]) < 1e-4
 
 
-def test_the_encoder_alone_is_that_of_the_library(checkpoint: Checkpoint, clips: list[Pcm16]) -> None:
+def test_the_encoder_alone_is_that_of_the_library(checkpoint: MoonshineCheckpoint, clips: list[Pcm16]) -> None:
     model = TorchMoonshine(checkpoint, CPU, "fp32", 0.0)
     samples = torch.from_numpy(clips[0].astype(np.float32) / 32768)[None]
     with torch.inference_mode():
@@ -174,7 +175,7 @@ def test_an_int8_layer_is_close_and_takes_each_row_for_itself() -> None:
         assert layer(torch.zeros(1, 64)).isfinite().all()
 
 
-def test_weights_that_lack_something_do_not_load(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_weights_that_lack_something_do_not_load(checkpoint: MoonshineCheckpoint, tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     model = transformers.MoonshineForConditionalGeneration.from_pretrained(checkpoint.folder)
     lacking = {name: value for name, value in model.state_dict().items() if "groupnorm" not in name}
@@ -183,7 +184,7 @@ def test_weights_that_lack_something_do_not_load(checkpoint: Checkpoint, tmp_pat
         TorchMoonshine(moonshine_torch_files.find(str(tmp_path)), CPU, "fp32", 0.25)
 
 
-def test_weights_that_are_damaged_do_not_load(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_weights_that_are_damaged_do_not_load(checkpoint: MoonshineCheckpoint, tmp_path: Path) -> None:
     for file in checkpoint.folder.glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)

@@ -12,7 +12,7 @@ import soundfile
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest, SetupError
 from asr_workers.engines.base import Advanced, Chunk, Drained, Snapshot
-from asr_workers.engines.moonshine.engine import MoonshineConfig
+from asr_workers.engines.moonshine.config import MoonshineConfig
 from asr_workers.engines.moonshine.model import session_options
 from asr_workers.engines.offline.segmenter import Found, Segment, Segmenter
 from asr_workers.engines.weights.wheel_models import wheel_file

@@ -19,7 +19,8 @@ from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Hypothesi
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 
-from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine  # noqa: E402
+from asr_workers.engines.parakeet.config import ParakeetConfig  # noqa: E402
+from asr_workers.engines.parakeet.engine import ParakeetEngine  # noqa: E402
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES  # noqa: E402
 from tests.workers.nemo.nemo_parts import commits, feed, finals, settle, talk  # noqa: E402
 from tests.workers.parakeet.scripted_model import ScriptedModel  # noqa: E402
@@ -105,7 +106,7 @@ class LyingModel(ScriptedModel):
 
 def test_a_partial_of_nothing_is_taken_back() -> None:
     """By the next window, or before the slot advances without a final."""
-    model = LyingModel(SMALL.settings)
+    model = LyingModel(SMALL)
     it = ParakeetEngine(SMALL, load=lambda given: model)  # type: ignore[arg-type, return-value]
     it.open(0, SlotOptions(), None)
     one, other = np.zeros(CHUNK + 4 * FRAME_SAMPLES, np.int16), np.zeros(CHUNK, np.int16)

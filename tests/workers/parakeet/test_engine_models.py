@@ -14,7 +14,8 @@ pytest.importorskip("nemo", reason="needs the extra nemo")
 
 from asr_proto.errors import BadRequest, SetupError  # noqa: E402
 from asr_workers.engines.base import Chunk, Output, SlotOptions  # noqa: E402
-from asr_workers.engines.parakeet.engine import ParakeetConfig, ParakeetEngine  # noqa: E402
+from asr_workers.engines.parakeet.config import ParakeetConfig  # noqa: E402
+from asr_workers.engines.parakeet.engine import ParakeetEngine  # noqa: E402
 from asr_workers.engines.parakeet.model import ParakeetModel  # noqa: E402
 from asr_workers.engines.transducer.token_text import TokenAt  # noqa: E402
 from tests.workers.nemo.nemo_models import speech_like  # noqa: E402

@@ -12,19 +12,19 @@ from asr_proto.errors import SetupError
 
 torch = pytest.importorskip("torch", reason="needs the extra nemo")
 
-from asr_workers.engines.parakeet.model import ModelSettings  # noqa: E402
+from asr_workers.engines.parakeet.config import ParakeetConfig  # noqa: E402
 from asr_workers.engines.parakeet.sizing import batch_windows  # noqa: E402
-from asr_workers.engines.parakeet.windows import Context  # noqa: E402
+from asr_workers.engines.parakeet.windows import WindowContext  # noqa: E402
 from tests.workers.parakeet.scripted_model import ScriptedDecoder, ScriptedModel  # noqa: E402
 
-CONTEXT = Context.of(0.8, 0.32, 0.32)
+CONTEXT = WindowContext.of(0.8, 0.32, 0.32)
 
 
 class Gpu(ScriptedModel):
     """A device of `free` bytes where a window takes `window` bytes, and more than `windows_max` at once do not fit."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, window: int, windows_max: int = 1000) -> None:
-        super().__init__(ModelSettings(device="cuda:0"))
+        super().__init__(ParakeetConfig(device="cuda:0"))
         self._windows_max = windows_max
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)

@@ -10,17 +10,17 @@ from asr_proto.errors import SetupError
 from asr_workers.engines.parakeet.windows import (
     FRAME_SAMPLES,
     WINDOW_SAMPLES_MIN,
-    Context,
     Place,
     Window,
+    WindowContext,
     frames_of,
     next_window,
 )
 
-contexts = st.builds(Context, st.integers(0, 30), st.integers(1, 12), st.integers(0, 12))
+contexts = st.builds(WindowContext, st.integers(0, 30), st.integers(1, 12), st.integers(0, 12))
 
 
-def walk(context: Context, first: int, sample: int, end: int, *, flush: bool = True) -> list[Window]:
+def walk(context: WindowContext, first: int, sample: int, end: int, *, flush: bool = True) -> list[Window]:
     """All windows of audio up to `end`."""
     windows = []
     while window := next_window(context, Place(sample, first), end, flush=flush):
@@ -31,25 +31,25 @@ def walk(context: Context, first: int, sample: int, end: int, *, flush: bool = T
 
 def test_the_defaults() -> None:
     """Ten seconds, two, two: each second is encoded seven times, and is text after four."""
-    context = Context.of(10.0, 2.0, 2.0)
-    assert context == Context(125, 25, 25)
+    context = WindowContext.of(10.0, 2.0, 2.0)
+    assert context == WindowContext(125, 25, 25)
     assert (context.encode_factor, context.latency_s) == (7.0, 4.0)
 
 
 def test_what_the_old_names_mean() -> None:
     """PAR-06. STEP_MS 240 is the chunk, RIGHT_CONTEXT_MS 160 the right context."""
-    assert Context.of(10.0, 0.24, 0.16) == Context(125, 3, 2)
+    assert WindowContext.of(10.0, 0.24, 0.16) == WindowContext(125, 3, 2)
 
 
 @pytest.mark.parametrize("seconds", [(1.0, 0.0, 0.0), (-1.0, 1.0, 1.0), (1.0, 1.0, -0.5), (1.0, 0.03, 0.0)])
 def test_windows_that_cannot_be(seconds: tuple[float, float, float]) -> None:
     with pytest.raises(SetupError):
-        Context.of(*seconds)
+        WindowContext.of(*seconds)
 
 
-@example(context=Context(0, 1, 0), origin=0, history=0, samples=19 * FRAME_SAMPLES + 160)
+@example(context=WindowContext(0, 1, 0), origin=0, history=0, samples=19 * FRAME_SAMPLES + 160)
 @given(context=contexts, origin=st.integers(0, 10**6), history=st.integers(0, 40), samples=st.integers(0, 90_000))
-def test_every_frame_is_decoded_once(context: Context, origin: int, history: int, samples: int) -> None:
+def test_every_frame_is_decoded_once(context: WindowContext, origin: int, history: int, samples: int) -> None:
     """At any length, odd ones too; what counts is what a model makes of the whole. Only a window may be too short."""
     first, end = origin - history * FRAME_SAMPLES, origin + samples
     windows = walk(context, first, origin, end)
@@ -70,7 +70,7 @@ def test_every_frame_is_decoded_once(context: Context, origin: int, history: int
 
 
 @given(context=contexts, samples=st.integers(0, 90_000), step=st.integers(1, 20_000))
-def test_windows_do_not_depend_on_how_audio_comes(context: Context, samples: int, step: int) -> None:
+def test_windows_do_not_depend_on_how_audio_comes(context: WindowContext, samples: int, step: int) -> None:
     at_once, sample, as_it_comes = walk(context, 0, 0, samples), 0, []
     for end in [*range(0, samples, step), samples]:
         for window in walk(context, 0, sample, end, flush=False):
@@ -80,7 +80,7 @@ def test_windows_do_not_depend_on_how_audio_comes(context: Context, samples: int
 
 
 @given(context=contexts, samples=st.integers(0, 90_000))
-def test_no_window_needs_dropped_audio(context: Context, samples: int) -> None:
+def test_no_window_needs_dropped_audio(context: WindowContext, samples: int) -> None:
     place = Place(0, 0)
     while window := next_window(context, place, samples, flush=True):
         assert window.start == place.needed(context)
@@ -88,7 +88,7 @@ def test_no_window_needs_dropped_audio(context: Context, samples: int) -> None:
 
 
 @given(context=contexts)
-def test_a_window_waits_for_its_right_context(context: Context) -> None:
+def test_a_window_waits_for_its_right_context(context: WindowContext) -> None:
     complete = (context.chunk + context.right) * FRAME_SAMPLES
     assert next_window(context, Place(0, 0), complete - 1) is None
     assert next_window(context, Place(0, 0), complete) == Window(0, complete, 0, context.chunk, context.right)

@@ -19,7 +19,7 @@ from asr_proto.errors import SetupError  # noqa: E402 (torch may be missing)
 from asr_workers.cards import carm  # noqa: E402
 from asr_workers.cards.carm import CarmConfig  # noqa: E402
 from asr_workers.engines.rnnt import checkpoint  # noqa: E402
-from asr_workers.engines.rnnt.checkpoint import Checkpoint  # noqa: E402
+from asr_workers.engines.rnnt.checkpoint import RnntCheckpoint  # noqa: E402
 from asr_workers.engines.rnnt.model import Rnnt  # noqa: E402
 
 SIZES = CarmConfig(240, 8, 2, 1, 2, 4, 1, 6, 4, 400)
@@ -42,15 +42,15 @@ def pieces(*words: str) -> bytes:
 
 
 @pytest.fixture(name="small")
-def _small() -> Checkpoint:
+def _small() -> RnntCheckpoint:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     means, variances = rng.normal(-10, 2, 80).astype(np.float32), rng.uniform(1, 9, 80).astype(np.float32)
-    return Checkpoint(SIZES, dict(Rnnt(SIZES).state_dict()), means, variances, pieces("yes", "no"))
+    return RnntCheckpoint(SIZES, dict(Rnnt(SIZES).state_dict()), means, variances, pieces("yes", "no"))
 
 
 @pytest.fixture(name="path")
-def _path(tmp_path: Path, small: Checkpoint) -> Path:
+def _path(tmp_path: Path, small: RnntCheckpoint) -> Path:
     checkpoint.save(tmp_path / "small.pt", small, step=7, best_wer=0.5)
     return tmp_path / "small.pt"
 
@@ -61,7 +61,7 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     torch.save(content, path)
 
 
-def test_what_was_saved_is_read_back(small: Checkpoint, path: Path) -> None:
+def test_what_was_saved_is_read_back(small: RnntCheckpoint, path: Path) -> None:
     """CAI-38: keys, shapes and configuration, checked on the way in."""
     found = checkpoint.load(path)
     assert found.sizes == SIZES

@@ -17,7 +17,7 @@ sentencepiece = pytest.importorskip("sentencepiece")
 from asr_workers.cards import carm  # noqa: E402 (torch may be missing)
 from asr_workers.cards.carm import CarmConfig  # noqa: E402
 from asr_workers.engines.rnnt import architectures, checkpoint, compile_cli  # noqa: E402
-from asr_workers.engines.rnnt.checkpoint import Checkpoint  # noqa: E402
+from asr_workers.engines.rnnt.checkpoint import RnntCheckpoint  # noqa: E402
 from asr_workers.engines.rnnt.model import Rnnt  # noqa: E402
 
 SIZES = CarmConfig(240, 16, 2, 1, 2, 8, 1, 8, 4, 400)
@@ -36,7 +36,7 @@ def _save(path: Path) -> None:
     )
     torch.manual_seed(0)
     ones = np.ones(80, np.float32)
-    small = Checkpoint(SIZES, dict(Rnnt(SIZES).state_dict()), ones, ones, model.getvalue())
+    small = RnntCheckpoint(SIZES, dict(Rnnt(SIZES).state_dict()), ones, ones, model.getvalue())
     checkpoint.save(path, small, step=1, best_wer=1.0)
 
 

@@ -18,16 +18,16 @@ from asr_proto.errors import SetupError  # noqa: E402 (torch may be missing)
 from asr_workers.cards.carm import PRECISIONS, Precision  # noqa: E402
 from asr_workers.cards.library import Card, CardLibrary  # noqa: E402
 from asr_workers.engines.rnnt import checkpoint, features  # noqa: E402
-from asr_workers.engines.rnnt.checkpoint import Checkpoint  # noqa: E402
-from asr_workers.engines.rnnt.model import Emission, Stream  # noqa: E402
+from asr_workers.engines.rnnt.checkpoint import RnntCheckpoint  # noqa: E402
+from asr_workers.engines.rnnt.model import RnntEmission, RnntStream  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 CLIPS = ROOT / "tests" / "data" / "digits"
-Recognise = Callable[[features.Floats], list[Emission]]
+Recognise = Callable[[features.Floats], list[RnntEmission]]
 
 
 @pytest.fixture(scope="module", name="digits")
-def _digits() -> Iterator[Checkpoint]:
+def _digits() -> Iterator[RnntCheckpoint]:
     # So small a network is slower on several threads, by far where others use the cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,52 +55,52 @@ def _clips() -> list[tuple[features.Floats, str]]:
     return found
 
 
-def _in_torch(digits: Checkpoint) -> Recognise:
+def _in_torch(digits: RnntCheckpoint) -> Recognise:
     model = digits.model()
-    return lambda pcm: Stream(model, digits.means, digits.variances).feed(pcm)
+    return lambda pcm: RnntStream(model, digits.means, digits.variances).feed(pcm)
 
 
-def _on_card(card: Card, digits: Checkpoint, precision: Precision, folder: Path) -> Recognise:
+def _on_card(card: Card, digits: RnntCheckpoint, precision: Precision, folder: Path) -> Recognise:
     digits.compile(folder / "digits.carm", precision)
     card.load(folder / "digits.carm")
 
-    def recognise(pcm: features.Floats) -> list[Emission]:
+    def recognise(pcm: features.Floats) -> list[RnntEmission]:
         card.open(0)
         heard = []
         for tag, chunk in enumerate((pcm * 32768).astype(np.int16).reshape(-1, features.CHUNK_SAMPLES)):
             card.submit([(0, tag, chunk)])
             (done,) = card.poll(10_000)
-            heard += [Emission(*pair, done.step) for pair in zip(done.tokens, done.log_probs, strict=True)]
+            heard += [RnntEmission(*pair, done.step) for pair in zip(done.tokens, done.log_probs, strict=True)]
         card.close(0)
         return heard
 
     return recognise
 
 
-def _word_error(digits: Checkpoint, recognise: Recognise) -> float:
+def _word_error(digits: RnntCheckpoint, recognise: Recognise) -> float:
     pieces = sentencepiece.SentencePieceProcessor(model_proto=digits.sentencepiece)
     clips = _clips()
     texts = [pieces.decode([one.token for one in recognise(pcm)]) for pcm, _ in clips]
     return float(jiwer.wer([text for _, text in clips], texts))
 
 
-def test_unseen_recordings_are_recognised(digits: Checkpoint) -> None:
+def test_unseen_recordings_are_recognised(digits: RnntCheckpoint) -> None:
     assert _word_error(digits, _in_torch(digits)) <= 0.03
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_unseen_recordings_are_recognised_by_a_card(
-    digits: Checkpoint, card: Card, precision: Precision, tmp_path: Path
+    digits: RnntCheckpoint, card: Card, precision: Precision, tmp_path: Path
 ) -> None:
     assert _word_error(digits, _on_card(card, digits, precision, tmp_path)) <= 0.03
 
 
-def test_int8_is_within_half_a_point_of_fp32(digits: Checkpoint, card: Card, tmp_path: Path) -> None:
+def test_int8_is_within_half_a_point_of_fp32(digits: RnntCheckpoint, card: Card, tmp_path: Path) -> None:
     int8, fp32 = (_word_error(digits, _on_card(card, digits, precision, tmp_path)) for precision in ("int8", "fp32"))
     assert int8 <= fp32 + 0.005
 
 
-def test_the_card_in_fp32_agrees_with_torch(digits: Checkpoint, card: Card, tmp_path: Path) -> None:
+def test_the_card_in_fp32_agrees_with_torch(digits: RnntCheckpoint, card: Card, tmp_path: Path) -> None:
     in_torch, on_card = _in_torch(digits), _on_card(card, digits, "fp32", tmp_path)
     for pcm, _ in _clips()[::4]:
         expected, heard = in_torch(pcm), on_card(pcm)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from asr_workers.cards.carm import CarmConfig  # noqa: E402 (torch may be missing)
 from asr_workers.engines.rnnt import architectures, features  # noqa: E402
-from asr_workers.engines.rnnt.model import Rnnt, Stream  # noqa: E402
+from asr_workers.engines.rnnt.model import Rnnt, RnntStream  # noqa: E402
 
 SMALL = CarmConfig(240, 24, 2, 3, 2, 16, 2, 20, 12, 400)
 MEANS, VARIANCES = np.full(80, -10, np.float32), np.full(80, 9, np.float32)
@@ -59,9 +59,9 @@ def test_the_published_architectures_have_their_published_sizes(sizes: CarmConfi
 def test_a_stream_in_chunks_hears_what_the_whole_recording_says() -> None:
     """CAI-39"""
     model, pcm = _small(), _pcm(12)
-    whole = Stream(model, MEANS, VARIANCES)
+    whole = RnntStream(model, MEANS, VARIANCES)
     expected = whole.feed(pcm)
-    chunked = Stream(model, MEANS, VARIANCES)
+    chunked = RnntStream(model, MEANS, VARIANCES)
     heard = [emission for chunk in pcm.reshape(12, 960) for emission in chunked.feed(chunk)]
     assert chunked.steps == whole.steps == 12
     assert len(expected) > 5
@@ -100,7 +100,7 @@ def test_a_step_emits_at_most_30_tokens() -> None:
     """CAI-49"""
     model = _small()
     model.joint_net[2].bias[:] = torch.nn.functional.one_hot(torch.tensor(5), 12) * 1e4
-    stream = Stream(model, MEANS, VARIANCES)
+    stream = RnntStream(model, MEANS, VARIANCES)
     heard = stream.feed(_pcm(2))
     assert [one.step for one in heard] == [0] * 30 + [1] * 30
     assert {one.token for one in heard} == {5}
@@ -109,4 +109,4 @@ def test_a_step_emits_at_most_30_tokens() -> None:
 def test_blanks_alone_emit_nothing() -> None:
     model = _small()
     model.joint_net[2].bias[model.blank] = 1e4
-    assert Stream(model, MEANS, VARIANCES).feed(_pcm(3)) == []
+    assert RnntStream(model, MEANS, VARIANCES).feed(_pcm(3)) == []

@@ -1,4 +1,4 @@
-"""What an engine is: a step function over a batch of slots. It knows nothing of sessions, sockets or dialects.
+"""The interface of an engine: a step function over a batch of slots. It knows no sessions, sockets or dialects.
 
 A worker calls `open`, `step` and `close` from one thread. State lives in slots; `open` finds a wiped one. Sample
 positions count 16 kHz samples from the start of the session; `open` with a Snapshot continues at the snapshot's sample.
@@ -16,26 +16,27 @@ from asr_proto.messages import EndpointKind, Spec, Word
 
 @dataclass(frozen=True, slots=True)
 class SlotOptions:
-    """How one session wants to be recognised."""
+    """The settings of one session."""
 
     language: str = "en"
     partials: bool = True
     look_ahead_ms: int | None = None
-    """How much audio behind a word the model may wait for. Engines that leave no choice take their own."""
+    """How much audio after a word the model may wait for. An engine with a fixed look-ahead ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A point from which another engine of the same kind can continue: replay audio from `sample` on top of `state`.
 
-    The snapshots of a slot never go back: not of finals, of silence, of checkpoints, nor before the one it was opened
-    with. Audio before the latest is not kept by anybody.
+    Each snapshot of a slot lies at or after the one before it, whether it comes with a final, in silence or from
+    `checkpoint`; the first lies at or after the snapshot that the slot was opened with. Audio before the latest is
+    dropped.
     """
 
     sample: int
     state: bytes
     unsaid_sample: int | None = None
-    """Set where `state` holds words that no final has said yet: where the first of them begins."""
+    """Set where `state` holds words that are in no final yet: the sample at which the first of them begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,16 @@ class Chunk:
     pcm: Pcm16
     """int16 [chunk_samples]; shorter, possibly empty, only when `flush` is set."""
     flush: bool = False
-    """Ends the utterance after these samples; the engine answers Drained when their text is out."""
+    """Ends the utterance after these samples; the engine returns Drained after their text."""
     deadline_s: float = 0.0
-    """When a speaker in real time would want it done, on the step's clock: earlier is more urgent."""
+    """When it is due for a speaker in real time, on the step's clock: earlier is more urgent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """Text of the current utterance of a slot. A final's `snapshot` lies behind it: nothing before is needed again.
+    """Text of the current utterance of a slot. A final's `snapshot` lies after it: audio before is not needed again.
 
-    A partial replaces the one before it; an empty one takes it back.
+    A partial replaces the one before it; an empty one withdraws it.
     """
 
     slot: int
@@ -63,13 +64,13 @@ class Hypothesis:
     start_sample: int
     end_sample: int
     endpoint: EndpointKind | None = None
-    """Set makes it final, and says why the utterance ended."""
+    """Set on finals alone: why the utterance ended."""
     snapshot: Snapshot | None = None
     """Set exactly on finals."""
     confidence: float | None = None
     words: tuple[Word, ...] | None = None
     stable: int | None = None
-    """Of a partial: so many characters of `text` will come in a final as they are. None where nobody knows."""
+    """Of a partial: the number of leading characters of `text` that stay as they are in the final. None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """The speaker of this slot began (`speaking`) or ceased to speak at `sample`."""
+    """The speaker of this slot began to speak (`speaking`), or stopped, at `sample`."""
 
     slot: int
     speaking: bool
@@ -100,13 +101,13 @@ Output = Hypothesis | Advanced | Voice | Drained
 
 
 class Engine(Protocol):
-    """The whole interface between a worker and a model. Engines derive from it: what has a default, few need."""
+    """The whole interface between a worker and a model. Engines derive from it; few override what has a default."""
 
     @property
     def spec(self) -> Spec: ...
 
     def chunk_samples(self, look_ahead_ms: int | None) -> int:
-        """What one step takes from a session with this look-ahead. Asked from another thread than all else."""
+        """Samples that one step takes from a session with this look-ahead. Called from another thread than the rest."""
         return self.spec.chunk_samples
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
@@ -120,7 +121,7 @@ class Engine(Protocol):
         """
 
     def checkpoint(self, slot: int) -> Advanced | None:
-        """A snapshot of this slot as it is, in the middle of an utterance; None where the engine has none to give."""
+        """A snapshot of this slot in the middle of an utterance; None where the engine cannot make one."""
 
     def pending(self) -> bool:
         """Whether a step without chunks has work to do now."""
@@ -136,12 +137,12 @@ class Engine(Protocol):
         return ()
 
     def elective_s(self) -> float:
-        """Seconds of the last step that went into what is left out when there is too much to do."""
+        """Seconds of the last step spent on work that is left out under overload."""
         return 0.0
 
     def close(self, slot: int) -> None:
         """Forget the slot: wipe its state and pending work."""
 
     def release(self) -> None:
-        """Give the device back, where more than the process's memory is held. The last call."""
+        """Release what a device holds beyond the memory of this process. The last call."""
         return

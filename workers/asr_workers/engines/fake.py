@@ -11,29 +11,31 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import click
 import msgpack
 
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
 from asr_proto.messages import EndpointKind, Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Hypothesis, Output, SlotOptions, Snapshot
+from asr_workers.engines.entry import Entry
+from asr_workers.engines.options import EngineConfig, option, slots_option
 
 CHUNK_SAMPLES = 960
 WORD_SAMPLES = 4000
 UTTERANCE_WORDS = 4
 STEP_S_MIN = 0.05
+COST = click.FloatRange(min=0)
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
-@dataclass(frozen=True, slots=True)
-class FakeConfig:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeConfig(EngineConfig):
     """What the fake engine pretends to be."""
 
-    slots: int = 1000
-    step_ms: float = 0.0
-    """Cost of a step."""
-    chunk_ms: float = 0.0
-    """Cost of each chunk in it."""
+    slots: int = slots_option(1000)
+    step_ms: float = option(0.0, "Simulated cost of each step, in milliseconds.", COST)
+    chunk_ms: float = option(0.0, "Simulated cost of each chunk in a step, in milliseconds.", COST)
     utterance_words: int = UTTERANCE_WORDS
 
 
@@ -153,3 +155,6 @@ def _final(slot: int, state: _Slot, endpoint: EndpointKind) -> Hypothesis:
 
 def _wanted(output: Output, state: _Slot) -> bool:
     return state.partials or not isinstance(output, Hypothesis) or output.endpoint is not None
+
+
+ENTRY = Entry(summary="text derived from the samples, for tests and benches", config=FakeConfig, make=FakeEngine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asr_ops.bench.micro.costs import CHUNK_SAMPLES, CHUNKS_PER_S, FRAME_SAMPLES, FRAMES_PER_S, ROUNDS, Cost, Laps
 from asr_proto import messages as m
 from asr_workers.batcher import Batcher
-from asr_workers.engines.base import Chunk
+from asr_workers.jobs import RunStep, SlotOpened, StepDone
 from asr_workers.sessions import Sessions
 
 SLOTS = (100, 500, 2000)
@@ -54,12 +54,14 @@ def _sessions(slots: int) -> list[Cost]:
 
     def receive() -> None:
         worker.handle(bundle, None, frames, now)
-        worker.outgoing()
+        worker.outbox.bundles(0)
 
     def step() -> None:
-        chunks: list[Chunk] = worker.batch()
-        worker.stepped(chunks, (), 0.001)
-        worker.outgoing()
+        worker.step()
+        for job in worker.outbox.take():
+            if isinstance(job, RunStep):
+                worker.answered(StepDone(job.chunks, (), 0.001))
+        worker.outbox.bundles(0)
 
     for number in range(3 * (ROUNDS + 1)):
         now = number * 0.02
@@ -79,5 +81,6 @@ def full(slots: int) -> Sessions:
     for slot in range(slots):
         grant = m.Grant(slot + 1, slot, f"s{slot}", b"F")
         worker.handle(grant, m.Setup("en", True, PROGRESS_SAMPLES, None), (), 0.0)
-        worker.opened(slot, slot + 1)
+        worker.answered(SlotOpened(slot + 1, slot))
+    worker.outbox.take()
     return worker

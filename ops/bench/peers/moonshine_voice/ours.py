@@ -16,7 +16,8 @@ import numpy as np
 
 from asr_proto.audio import Pcm16
 from asr_workers.engines.base import Chunk, Hypothesis, Output, SlotOptions
-from asr_workers.engines.moonshine.engine import MoonshineConfig, MoonshineEngine
+from asr_workers.engines.moonshine.config import MoonshineConfig
+from asr_workers.engines.moonshine.engine import MoonshineEngine
 
 
 def chunks(speech: Pcm16, slots: int, samples: int, size: int) -> list[Chunk]:

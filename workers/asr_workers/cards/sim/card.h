@@ -86,8 +86,6 @@ struct asr_card {
     uint64_t busy_until_ns, order, random;
 };
 
-uint64_t now_ns(void);
-
 /* sim.c: lock an open card whose link works and that loads no model; it is not locked where a code is returned. `leave`
  * passes codes on. */
 int32_t enter(asr_card *card);

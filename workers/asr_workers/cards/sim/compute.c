@@ -1,6 +1,7 @@
 /* compute.c - the thread that computes: every step takes one chunk of each slot that has one. */
 #include "card.h"
 
+#include "clock.h"
 #include "failure.h"
 
 #include <stdlib.h>

@@ -11,13 +11,6 @@
 static pthread_mutex_t open_mutex = PTHREAD_MUTEX_INITIALIZER;
 static uint8_t is_taken[CARDS_MAX];
 
-uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
-}
-
 uint32_t asr_card_abi_version(void)
 {
     return ASR_CARD_ABI_MAJOR << 16 | ASR_CARD_ABI_MINOR;

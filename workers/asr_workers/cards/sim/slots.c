@@ -1,6 +1,7 @@
 /* slots.c - the functions of asr_card.h that are about slots, their states and their chunks. */
 #include "card.h"
 
+#include "clock.h"
 #include "failure.h"
 
 #include <stdlib.h>

@@ -8,6 +8,7 @@
  */
 #include "card.h"
 
+#include "clock.h"
 #include "failure.h"
 
 #include <math.h>

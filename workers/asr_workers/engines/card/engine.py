@@ -1,9 +1,9 @@
 """The engine `card`: a CAIMAN-ASR RNN-T on an accelerator card behind asr_card.h, or on its simulator.
 
-The card decodes; what its tokens mean is decided in `card_stream`, which audio goes to which of its slots in
-`card_slots`. Chunks of many steps are on their way at a time: a step gives the card what is new and takes what has
-come back. When the card fails or hangs, the step raises CardFailed: the process ends, its sessions move, and the next
-process begins with the card's self-test.
+The card decodes; `stream` decides what its tokens mean, and `slots` which audio goes to which of its slots. Chunks of
+many steps are in the card at a time: a step submits what is new and collects what has come back. When the card fails or
+hangs, the step raises CardFailed: the process ends, its sessions move, and the next process begins with the card's
+self-test.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import CardError, CardStatus
 from asr_workers.cards.traffic import Decoded, Traffic
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
-from asr_workers.engines.card.setup import CardConfig, ready
-from asr_workers.engines.card.slots import CHUNKS_ON_THEIR_WAY_MAX, CardSlots, Segment, Speaker
-from asr_workers.engines.card.stream import Stream
-
-__all__ = ["CardConfig", "CardEngine"]
+from asr_workers.engines.card.config import CardConfig
+from asr_workers.engines.card.setup import ready
+from asr_workers.engines.card.slots import CHUNKS_ON_THEIR_WAY_MAX, CardSegment, CardSlots, CardSpeaker
+from asr_workers.engines.card.stream import CardStream
 
 POLL_S = 0.002
 """How long a step waits for what comes back: new audio waits no longer for the next one."""
@@ -40,14 +39,14 @@ class CardEngine(Engine):
         self._spec = made.spec
         self._name, self._rule = config.device, config.rule
         self._card, self._text = made.card, made.text
-        self._traffic = Traffic[tuple[Speaker, Segment]](made.card, config.device, made.tokens_max, made.hang_s)
+        self._traffic = Traffic[tuple[CardSpeaker, CardSegment]](made.card, config.device, made.tokens_max, made.hang_s)
         self._card_slots = CardSlots(made.card_slots, made.spec.slots)
-        self._speakers: dict[int, Speaker] = {}
+        self._speakers: dict[int, CardSpeaker] = {}
         self._awaited: set[int] = set()
         """Slots whose last chunk has not been heard yet."""
         self._behind: set[int] = set()
         """Slots with audio that the card has not got yet."""
-        self._leaving: list[Speaker] = []
+        self._leaving: list[CardSpeaker] = []
         """Closed while chunks of theirs were on their way."""
         self._outputs: list[Output] = []
         """Of chunks that came back outside of a step."""
@@ -63,7 +62,7 @@ class CardEngine(Engine):
         if options.language.partition("-")[0].lower() not in ("", "en"):
             raise BadRequest(f"the card's model speaks en, not {options.language[:20]}", slug="unsupported-language")
         export: Callable[[], bytes] = partial(self._export, slot)
-        stream = Stream(slot, self._text, self._rule, export, model=self.spec.checksum, partials=options.partials)
+        stream = CardStream(slot, self._text, self._rule, export, model=self.spec.checksum, partials=options.partials)
         state = stream.restore(snapshot) if snapshot else b""
         while (card_slot := self._card_slots.take()) is None:
             assert self._leaving
@@ -72,7 +71,7 @@ class CardEngine(Engine):
             self._card.open(card_slot)
         if state:
             self._import(card_slot, state)
-        self._speakers[slot] = Speaker(slot, stream, self._rule, card_slot, snapshot.sample if snapshot else 0)
+        self._speakers[slot] = CardSpeaker(slot, stream, self._rule, card_slot, snapshot.sample if snapshot else 0)
 
     def close(self, slot: int) -> None:
         speaker = self._speakers.pop(slot)
@@ -132,7 +131,7 @@ class CardEngine(Engine):
 
     def _give(self, numbers: Iterable[int]) -> None:
         """Give the card what waits in these slots."""
-        owners: list[tuple[Speaker, Segment]] = []
+        owners: list[tuple[CardSpeaker, CardSegment]] = []
         slots: list[int] = []
         steps: list[int] = []
         pcm: list[Pcm16] = []
@@ -152,7 +151,7 @@ class CardEngine(Engine):
         if owners:
             self._traffic.submit(owners, slots, steps, np.stack(pcm))
 
-    def _place(self, segment: Segment) -> int | None:
+    def _place(self, segment: CardSegment) -> int | None:
         """A card slot for an overlap, where there is one."""
         segment.card_slot = self._card_slots.take_spare()
         if segment.card_slot is not None:
@@ -173,7 +172,7 @@ class CardEngine(Engine):
         self._let_go()
         return outputs
 
-    def _heard(self, speaker: Speaker, segment: Segment, decoded: Decoded) -> Sequence[Output]:
+    def _heard(self, speaker: CardSpeaker, segment: CardSegment, decoded: Decoded) -> Sequence[Output]:
         segment.step += 1
         segment.given -= 1
         if self._speakers.get(speaker.slot) is not speaker:
@@ -197,7 +196,7 @@ class CardEngine(Engine):
         self._awaited.discard(slot)
         return self._flush(speaker) if speaker.flushing else ()
 
-    def _turn(self, speaker: Speaker) -> None:
+    def _turn(self, speaker: CardSpeaker) -> None:
         """At a seam: the later segment is the one that is heard."""
         over = speaker.turn()
         assert over.card_slot is not None
@@ -209,7 +208,7 @@ class CardEngine(Engine):
         else:
             self._give_spare(over)
 
-    def _flush(self, speaker: Speaker) -> list[Output]:
+    def _flush(self, speaker: CardSpeaker) -> list[Output]:
         first, *overlaps = speaker.segments
         for segment in overlaps:
             self._give_spare(segment)
@@ -234,7 +233,7 @@ class CardEngine(Engine):
                 self._card.close(first.card_slot)
             self._card_slots.give(first.card_slot)
 
-    def _give_spare(self, segment: Segment) -> None:
+    def _give_spare(self, segment: CardSegment) -> None:
         if segment.card_slot is not None:
             with self._calls():
                 self._card.close(segment.card_slot)

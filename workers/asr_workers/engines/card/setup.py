@@ -6,7 +6,6 @@ card of the vendor's library, or of the simulator where none is given.
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from asr_workers.cards.errors import FOR_GOOD
 from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import Card, CardError, CardIdentity, CardLibrary
 from asr_workers.cards.traffic import HANG_S, Traffic
-from asr_workers.engines.card.resets import ResetRule
+from asr_workers.engines.card.config import CardConfig
 from asr_workers.engines.card.stream import STEP_SAMPLES
 from asr_workers.engines.transducer.token_text import TokenText
 from asr_workers.engines.weights.checksum import DIGITS
@@ -41,40 +40,6 @@ COMPUTED_SLOTS = 64
 """Sessions on the cpu backend where nothing else is said; the broker lets in what the processor keeps up with."""
 STATE_ROOM = 16384
 """Of a commit, for what is in it beside the card's state."""
-
-
-@dataclass(frozen=True, slots=True)
-class CardConfig:
-    """How the engine uses its card."""
-
-    device: str
-    """cpu or card:N."""
-    model: Path
-    """A .carm file; with `cpu` also a hardware checkpoint."""
-    library: Path | None = None
-    """The vendor's; None: the simulator."""
-    license_dir: Path | None = None
-    state_resets: bool = True
-    slots: int | None = None
-    """Sessions served at once; None: what the card's capacity is good for."""
-    threads: int | None = None
-    """Of the simulator."""
-    options: str = ""
-    """Passed to the library: "key=value,..."."""
-
-    @property
-    def index(self) -> int:
-        """Of the card in its library. Raises SetupError."""
-        if self.device == "cpu":
-            return 0
-        number = re.fullmatch(r"card:([0-9]{1,9})", self.device)
-        if number is None:
-            raise SetupError(f"{self.device} is no card: name one with --device card:N, or cpu")
-        return int(number[1])
-
-    @property
-    def rule(self) -> ResetRule | None:
-        return ResetRule() if self.state_resets else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +76,18 @@ def ready(config: CardConfig) -> ReadyCard:
 
 
 def _library(config: CardConfig) -> CardLibrary:
-    if config.device == "cpu" and config.library:
+    if config.device == "cpu" and config.card_library:
         raise SetupError("a card's library drives cards: name one with --device card:N")
-    return CardLibrary(config.library, _options(config))
+    return CardLibrary(config.card_library, _options(config))
 
 
 def _options(config: CardConfig) -> str:
     parts = []
-    if config.threads and config.library is None:
+    if config.threads and config.card_library is None:
         parts.append(f"threads={config.threads}")
     if config.device == "cpu":
         parts.append("shared=1")  # it is nobody's card
-    return ",".join([*parts, *([config.options] if config.options else [])])
+    return ",".join([*parts, *([config.card_options] if config.card_options else [])])
 
 
 def _identity(library: CardLibrary, config: CardConfig) -> CardIdentity:
@@ -172,20 +137,20 @@ def slot_counts(identity: CardIdentity, config: CardConfig) -> tuple[int, int]:
 @contextmanager
 def _compiled(config: CardConfig) -> Iterator[Path]:
     """The compiled model: as given, or for the time of loading compiled from a hardware checkpoint."""
-    if config.device != "cpu" or _is_compiled(config.model):
-        yield config.model
+    if config.device != "cpu" or _is_compiled(config.file):
+        yield config.file
         return
     if find_spec("torch") is None:
-        raise SetupError(f"{config.model} is not compiled, and compiling needs torch: pip install 'asr-pool[card]'")
+        raise SetupError(f"{config.file} is not compiled, and compiling needs torch: pip install 'asr-pool[card]'")
     from asr_workers.engines.rnnt import checkpoint  # noqa: PLC0415 - torch only where it is needed
 
-    found = checkpoint.load(config.model)
+    found = checkpoint.load(config.file)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.carm"
         try:
             found.compile(path, "fp32")
         except OSError as error:
-            raise SetupError(f"{config.model} cannot be compiled into {folder}: {error.strerror}") from error
+            raise SetupError(f"{config.file} cannot be compiled into {folder}: {error.strerror}") from error
         yield path
 
 
@@ -203,7 +168,7 @@ def _load(card: Card, config: CardConfig) -> ReadyCard:
         text = _vocabulary(model, config)
         card.load(path)
     if model.config.name == "testing":
-        log.warning("the model `testing` is for tests, not for production", model=str(config.model))
+        log.warning("the model `testing` is for tests, not for production", model=str(config.file))
     identity = card.identity()
     slots, card_slots = slot_counts(identity, config)
     card.slots(card_slots)
@@ -235,7 +200,7 @@ def _vocabulary(model: carm.Carm, config: CardConfig) -> TokenText:
     text = TokenText(model.sentencepiece)
     tokens = model.config.n_classes - 1
     if len(text) != tokens:
-        raise SetupError(f"{config.model} has a vocabulary of {len(text)} tokens, and its network knows {tokens}")
+        raise SetupError(f"{config.file} has a vocabulary of {len(text)} tokens, and its network knows {tokens}")
     return text
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from asr_proto.audio import Pcm16
 from asr_workers.engines.card.resets import ResetRule
-from asr_workers.engines.card.stream import STEP_SAMPLES, Stream
+from asr_workers.engines.card.stream import STEP_SAMPLES, CardStream
 
 CHUNKS_ON_THEIR_WAY_MAX = 4
 """Of a segment that catches up; a card takes at least 8 of a slot."""
@@ -52,7 +52,7 @@ class CardSlots:
 
 
 @dataclass(slots=True)
-class Segment:
+class CardSegment:
     """One segment of a session."""
 
     number: int
@@ -67,12 +67,12 @@ class Segment:
     """Chunks int16 [960] that the card has not got yet."""
 
 
-class Speaker:
+class CardSpeaker:
     """A session: its stream and its segments in their order. The first is heard, a second one overlaps it."""
 
     __slots__ = ("_rule", "_steps", "end_sample", "flushing", "segments", "slot", "stream")
 
-    def __init__(self, slot: int, stream: Stream, rule: ResetRule | None, card_slot: int, sample: int) -> None:
+    def __init__(self, slot: int, stream: CardStream, rule: ResetRule | None, card_slot: int, sample: int) -> None:
         """`stream` is where it shall begin or continue: at this sample of the session."""
         self.slot, self.stream, self._rule = slot, stream, rule
         self.end_sample = sample
@@ -81,7 +81,7 @@ class Speaker:
         """The utterance ends with what was taken."""
         self._steps = stream.step
         first = rule.start(stream.segment) if rule else 0
-        self.segments = [Segment(stream.segment, first, stream.step, card_slot)]
+        self.segments = [CardSegment(stream.segment, first, stream.step, card_slot)]
 
     def take(self, pcm: Pcm16) -> None:
         """The next chunk, int16 [960]; shorter before a flush: then there is silence behind it."""
@@ -93,14 +93,14 @@ class Speaker:
         self._steps += 1
         last = self.segments[-1].number
         if self._rule and self._steps == self._rule.start(last + 1):
-            self.segments.append(Segment(last + 1, self._steps, self._steps, None))
+            self.segments.append(CardSegment(last + 1, self._steps, self._steps, None))
         assert len(self.segments) <= 2
 
     def is_on_the_way(self) -> bool:
         """Whether the card has chunks of it: then its card slots cannot be wiped."""
         return any(segment.given for segment in self.segments)
 
-    def turn(self) -> Segment:
+    def turn(self) -> CardSegment:
         """The first segment is over, and the stream has gone on to the next; what was the first."""
         over = self.segments.pop(0)
         assert not over.backlog and not over.given
@@ -111,4 +111,4 @@ class Speaker:
         """A flush has ended the run; the first segment's card slot was reset."""
         self._steps = 0
         self.flushing = False
-        self.segments = [Segment(0, 0, 0, self.segments[0].card_slot)]
+        self.segments = [CardSegment(0, 0, 0, self.segments[0].card_slot)]

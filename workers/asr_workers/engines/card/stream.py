@@ -36,7 +36,7 @@ NEVER = 1 << 62
 _VERSION = 2
 
 
-class Stream:
+class CardStream:
     """`slot` is the engine's, `model` the checksum of what decodes.
 
     `export` gives the card's state behind the step decoded last, without state resets.

@@ -9,27 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
 
 from asr_proto.errors import SetupError
 from asr_proto.messages import STATE_BYTES_MAX, Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
+from asr_workers.engines.fastconformer.config import FastConformerConfig
 from asr_workers.engines.fastconformer.load import load
 from asr_workers.engines.fastconformer.mel import StreamingMel
 from asr_workers.engines.fastconformer.sizing import sized
 from asr_workers.engines.fastconformer.snapshots import SlotState
 from asr_workers.engines.fastconformer.streaming import (
-    DEFAULT_MODEL,
-    Confidence,
-    Decoder,
     Emission,
     FeatureChunk,
     Geometry,
-    Implementation,
     ModelSettings,
-    Precision,
     StreamingModel,
 )
 from asr_workers.engines.held_audio import HeldAudio
@@ -43,45 +38,6 @@ RIGHT = 1
 """The usual look-ahead in frames, where the model knows it."""
 SNAPSHOT_MARGIN_BYTES = 262_144
 """What a snapshot holds beside the model's state: audio, features and tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class FastConformerConfig:
-    """How to run the engine."""
-
-    model: str = DEFAULT_MODEL
-    """A name on the Hugging Face hub, a `.nemo` file, or the folder of an extracted one."""
-    implementation: Implementation = "auto"
-    device: str = "cpu"
-    precision: Precision | None = None
-    """None: bf16 on CUDA, fp32 elsewhere."""
-    att_context: tuple[int, int] | None = None
-    """Frames of 80 ms that the model sees before and behind: one of its own. None: its own left, and 1 behind."""
-    decoder: Decoder = "rnnt"
-    confidence: Confidence = "max-prob"
-    slots: int | None = None
-    """None: as many as the device's memory holds and is sensible."""
-    threads: int = 1
-    trust_checkpoint: bool = False
-    endpoint_ms: int = 960
-    """Silence that ends an utterance; 0: only a flush does, and the longest length."""
-    utterance_s_max: float = 40.0
-
-    @property
-    def settings(self) -> ModelSettings:
-        """For the model, but for the number of slots. Raises SetupError."""
-        if self.precision not in (None, *get_args(Precision)):
-            raise SetupError(f"fastconformer does not run in {self.precision}: take {', '.join(get_args(Precision))}")
-        return ModelSettings(
-            model=self.model,
-            implementation=self.implementation,
-            decoder=self.decoder,
-            precision=self.precision or ("bf16" if self.device.startswith("cuda") else "fp32"),
-            device=self.device,
-            threads=self.threads,
-            confidence=self.confidence,
-            trust_checkpoint=self.trust_checkpoint,
-        )
 
 
 @dataclass(slots=True)

@@ -14,11 +14,11 @@ from asr_workers.engines.fastconformer.slot_model import SlotModel, dtype_of
 from asr_workers.engines.fastconformer.streaming import ModelSettings
 from asr_workers.engines.fastconformer.weights import Weights
 from asr_workers.engines.nemo.building import building
-from asr_workers.engines.nemo.checkpoint import Checkpoint
+from asr_workers.engines.nemo.checkpoint import NemoCheckpoint
 
 
 @torch.inference_mode()
-def load_lean(checkpoint: Checkpoint, settings: ModelSettings) -> SlotModel:
+def load_lean(checkpoint: NemoCheckpoint, settings: ModelSettings) -> SlotModel:
     """Raises SetupError with one sentence, Unsupported where a part of the model is not known here."""
     device = torch.device(settings.device)
     weights = Weights(checkpoint.weights, device, dtype_of(settings))
@@ -38,7 +38,7 @@ def load_lean(checkpoint: Checkpoint, settings: ModelSettings) -> SlotModel:
     return SlotModel(checkpoint, settings, "lean", encoder, decoder)
 
 
-def make_decoder(weights: Weights, checkpoint: Checkpoint, settings: ModelSettings) -> GreedyDecoder:
+def make_decoder(weights: Weights, checkpoint: NemoCheckpoint, settings: ModelSettings) -> GreedyDecoder:
     """The decoder that was asked for. Raises SetupError where the checkpoint has none."""
     if settings.decoder == "rnnt":
         if not weights.names("joint."):

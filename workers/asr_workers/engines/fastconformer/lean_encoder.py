@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor
 
 from asr_workers.engines.fastconformer.linear import make_linear
-from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPLING, Context, Shape
+from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPLING, AttentionContext, Shape
 from asr_workers.engines.fastconformer.slot_model import Batch
 from asr_workers.engines.fastconformer.subsampling import RowMasks, Subsampling
 from asr_workers.engines.fastconformer.weights import Weights
@@ -36,7 +36,7 @@ class _Attention:
 class LeanEncoder:
     """Weights and the state of every slot."""
 
-    def __init__(self, shape: Shape, context: Context, weights: Weights, slots: int, quantized: bool) -> None:
+    def __init__(self, shape: Shape, context: AttentionContext, weights: Weights, slots: int, quantized: bool) -> None:
         self.shape = shape
         self.context = context
         self.subsampling = Subsampling(shape, weights, slots, quantized)

@@ -35,7 +35,7 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, quantized: bool = False)
     """A layer of these weights [outputs, inputs], on their device and in their precision."""
     weight = weight.contiguous()
     if quantized:
-        return Int8Linear(weight, bias)
+        return PackedInt8Linear(weight, bias)
     if weight.device.type == "cpu" and cast(Any, torch.backends.mkldnn).is_available() and packs(weight.dtype):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
@@ -76,7 +76,7 @@ class PackedLinear:
         return cast(Tensor, _POINTWISE.binary(x, residual, self._weight, self._bias, "add"))
 
 
-class Int8Linear:
+class PackedInt8Linear:
     """int8 weights, inputs quantized as they come."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:

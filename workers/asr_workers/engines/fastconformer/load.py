@@ -12,7 +12,7 @@ from asr_workers.engines.fastconformer.lean import load_lean
 from asr_workers.engines.fastconformer.shape import Unsupported, context, is_tdt
 from asr_workers.engines.fastconformer.streaming import Decoder, ModelSettings, StreamingModel
 from asr_workers.engines.nemo.building import building, check_device
-from asr_workers.engines.nemo.checkpoint import Checkpoint, read_checkpoint
+from asr_workers.engines.nemo.checkpoint import NemoCheckpoint, read_checkpoint
 from asr_workers.engines.transducer.token_text import TokenText
 
 CTC_OUTPUTS = ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight")
@@ -36,7 +36,7 @@ def load(settings: ModelSettings) -> StreamingModel:
         return _loaded(checkpoint, settings)
 
 
-def _loaded(checkpoint: Checkpoint, settings: ModelSettings) -> StreamingModel:
+def _loaded(checkpoint: NemoCheckpoint, settings: ModelSettings) -> StreamingModel:
     if settings.implementation != "nemo":
         try:
             return load_lean(checkpoint, settings)
@@ -51,7 +51,7 @@ def _loaded(checkpoint: Checkpoint, settings: ModelSettings) -> StreamingModel:
     return load_reference(checkpoint, settings)
 
 
-def _check_tokens(checkpoint: Checkpoint, decoder: Decoder) -> None:
+def _check_tokens(checkpoint: NemoCheckpoint, decoder: Decoder) -> None:
     """Raises SetupError where the decoder's tokens are not those of the tokenizer."""
     pieces = len(TokenText(checkpoint.tokenizer))
     names = CTC_OUTPUTS if decoder == "ctc" else (joint_output(checkpoint.weights),)

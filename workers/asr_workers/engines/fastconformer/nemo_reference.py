@@ -25,14 +25,14 @@ from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPL
 from asr_workers.engines.fastconformer.slot_model import Batch, SlotModel, dtype_of
 from asr_workers.engines.fastconformer.streaming import Confidence, Emission, ModelSettings
 from asr_workers.engines.nemo.building import building
-from asr_workers.engines.nemo.checkpoint import Checkpoint
+from asr_workers.engines.nemo.checkpoint import NemoCheckpoint
 
 HISTORY_FRAMES = 9
 """Feature frames before a chunk that its sub-sampling hears, where there are as many."""
 
 
 @torch.inference_mode()
-def load_reference(checkpoint: Checkpoint, settings: ModelSettings) -> SlotModel:
+def load_reference(checkpoint: NemoCheckpoint, settings: ModelSettings) -> SlotModel:
     """Raises SetupError with one sentence."""
     if settings.precision == "int8":
         raise SetupError("int8 is known to the lean implementation only")
@@ -42,7 +42,7 @@ def load_reference(checkpoint: Checkpoint, settings: ModelSettings) -> SlotModel
     return SlotModel(checkpoint, settings, "nemo", encoder, _decoder(model, checkpoint, settings))
 
 
-def _restored(checkpoint: Checkpoint, settings: ModelSettings) -> Any:
+def _restored(checkpoint: NemoCheckpoint, settings: ModelSettings) -> Any:
     """NeMo's model with the weights that were read before: it reads none itself, so no pickle is run here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -154,7 +154,7 @@ class NemoEncoder:
         return x, counts
 
 
-def _decoder(model: Any, checkpoint: Checkpoint, settings: ModelSettings) -> GreedyDecoder:
+def _decoder(model: Any, checkpoint: NemoCheckpoint, settings: ModelSettings) -> GreedyDecoder:
     if settings.decoder == "rnnt":
         if not hasattr(model, "joint"):
             raise SetupError(f"{checkpoint.name} has no transducer: take the decoder ctc")

@@ -22,7 +22,7 @@ class Unsupported(SetupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class AttentionContext:
     """How the model attends while it streams, in encoder frames."""
 
     left: int
@@ -56,7 +56,7 @@ class Shape:
     """Whether the convolution modules have a batch norm instead of a layer norm."""
 
 
-def context(config: dict[str, Any]) -> Context:
+def context(config: dict[str, Any]) -> AttentionContext:
     """Raises SetupError with one sentence when the model cannot stream with caches."""
     encoder = config.get("encoder")
     if not isinstance(encoder, dict) or not str(encoder.get("_target_", "")).endswith(".ConformerEncoder"):
@@ -72,7 +72,7 @@ def context(config: dict[str, Any]) -> Context:
     lefts = {left for left, _ in pairs}
     if len(lefts) > 1:
         raise SetupError(f"the model's attention contexts {sizes} differ in their history")
-    return Context(lefts.pop(), tuple(dict.fromkeys(right for _, right in pairs)))
+    return AttentionContext(lefts.pop(), tuple(dict.fromkeys(right for _, right in pairs)))
 
 
 def is_tdt(config: dict[str, Any]) -> bool:

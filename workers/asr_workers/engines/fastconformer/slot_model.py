@@ -16,7 +16,7 @@ from asr_workers.engines.fastconformer.decoding import Encoded, GreedyDecoder, I
 from asr_workers.engines.fastconformer.mel import MelSettings, mel_settings
 from asr_workers.engines.fastconformer.shape import FIRST_SHORT_FRAMES, SUBSAMPLING, context
 from asr_workers.engines.fastconformer.streaming import Emission, FeatureChunk, Geometry, ModelSettings
-from asr_workers.engines.nemo.checkpoint import Checkpoint
+from asr_workers.engines.nemo.checkpoint import NemoCheckpoint
 
 _SNAPSHOT = struct.Struct("<4sB4s16s4s4sq")
 _MAGIC = b"fcsl"
@@ -68,7 +68,7 @@ class SlotModel:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: NemoCheckpoint,
         settings: ModelSettings,
         implementation: Literal["lean", "nemo"],
         encoder: StreamingEncoder,

@@ -7,26 +7,18 @@ chunks of many sessions may wait.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.messages import Spec
+from asr_workers.engines.moonshine.config import SLOTS_CPU, MoonshineConfig
 from asr_workers.engines.moonshine.model import MoonshineModel, session_options
 from asr_workers.engines.offline.decode_queue import BatchLimits
-from asr_workers.engines.offline.utterance_config import UtteranceConfig
 from asr_workers.engines.offline.utterance_engine import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
 
 STEP_S_P99 = 1.0
 """A final of the longest utterance, on a slow core."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoonshineConfig(UtteranceConfig):
-    """How to run the engine."""
-
-    slots: int = 16
 
 
 class MoonshineEngine(UtteranceEngine):
@@ -39,7 +31,7 @@ class MoonshineEngine(UtteranceEngine):
             engine="moonshine",
             model="moonshine-tiny-en",
             languages=("en",),
-            slots=config.slots,
+            slots=config.slots or SLOTS_CPU,
             chunk_samples=CHUNK_SAMPLES,
             uncommitted_s_max=config.segment_s_max + UNCOMMITTED_S_MARGIN,
             device="cpu",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -16,56 +15,38 @@ from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import SetupError
 from asr_proto.messages import Spec
 from asr_workers.engines.memory import is_out_of_memory
-from asr_workers.engines.moonshine import torch_files as moonshine_torch_files
+from asr_workers.engines.moonshine import torch_files
+from asr_workers.engines.moonshine.config import (
+    BATCH_SIZE_CPU,
+    BATCH_SIZE_DEVICE,
+    BATCH_WAIT_MS_DEVICE,
+    PRECISIONS,
+    SLOTS_CPU,
+    SLOTS_DEVICE,
+    MoonshineConfig,
+)
 from asr_workers.engines.moonshine.model import session_options
 from asr_workers.engines.moonshine.torch_memory import halved_until_it_fits, memory_of, rows_that_fit
-from asr_workers.engines.moonshine.torch_model import PRECISIONS, TorchMoonshine
+from asr_workers.engines.moonshine.torch_model import TorchMoonshine
 from asr_workers.engines.offline.decode_queue import BatchLimits
-from asr_workers.engines.offline.utterance_config import UtteranceConfig
 from asr_workers.engines.offline.utterance_engine import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
 
-MODEL = "UsefulSensors/moonshine-base"
-SLOTS_CPU = 16
-SLOTS_DEVICE = 256
-"""The voice activity detection of so many takes half of a core: 1.8 ms for a second of speech."""
-BATCH_SIZE_CPU = 4
-"""Larger ones save little there, and chunks wait while a batch is decoded."""
-BATCH_SIZE_DEVICE = 32
-BATCH_WAIT_MS_DEVICE = 10.0
 LIVE_LATE_S_MAX = 0.1
 """Audio that is later than this is caught up with before partials are decoded."""
 STEP_S_P99_MIN = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoonshineTorchConfig(UtteranceConfig):
-    """How to run the engine. None means what the device is good for."""
-
-    device: str = "cpu"
-    """Of torch: cpu, cuda, cuda:1, mps; "auto" is the first of cuda, mps and cpu that is here."""
-    model: str = MODEL
-    """A folder, or a name on the Hugging Face hub."""
-    precision: str | None = None
-    """fp32, fp16, bf16 or int8; by default fp32 on a CPU and fp16 elsewhere."""
-    slots: int | None = None
-    batch_size_max: int | None = None
-    """Utterances decoded together. By default as many of 32 as fit into the device's memory; on a CPU, and where memory
-    cannot be measured, 4; on a CPU in int8 1."""
-    batch_wait_ms: float | None = None
-    """So long at most a batch that is not full waits for more, while audio keeps coming: by default 10, on a CPU 0."""
-
-
 class MoonshineTorchEngine(UtteranceEngine):
     """Engine of asr_workers.engines.base. Raises SetupError where it cannot run as configured."""
 
-    def __init__(self, config: MoonshineTorchConfig) -> None:
+    def __init__(self, config: MoonshineConfig) -> None:
         device = _device(config.device)
         on_cpu = device.type == "cpu"
         precision = config.precision or ("fp32" if on_cpu else "fp16")
         if precision not in PRECISIONS:
             raise SetupError(f"unknown precision {precision!r}; there are {', '.join(PRECISIONS)}")
         torch.set_num_threads(config.threads)
-        checkpoint = moonshine_torch_files.find(config.model)
+        checkpoint = torch_files.find(config.checkpoint)
         self._segment_samples = round(config.segment_s_max * SAMPLE_RATE)
         slots = config.slots or (SLOTS_CPU if on_cpu else SLOTS_DEVICE)
         try:
@@ -100,7 +81,7 @@ class MoonshineTorchEngine(UtteranceEngine):
 
     # ---- Before serving ----
 
-    def _sized(self, config: MoonshineTorchConfig, slots: int) -> tuple[int, float]:
+    def _sized(self, config: MoonshineConfig, slots: int) -> tuple[int, float]:
         """How many utterances to decode together at most, and the seconds it takes. Raises SetupError."""
         memory = memory_of(self._model.device)
         usual = 1 if self._model.one_by_one else BATCH_SIZE_CPU if memory is None else BATCH_SIZE_DEVICE
@@ -129,9 +110,10 @@ class MoonshineTorchEngine(UtteranceEngine):
         self._model.decode_longest(rows, self._segment_samples)
 
 
-def _too_small(config: MoonshineTorchConfig) -> SetupError:
+def _too_small(config: MoonshineConfig) -> SetupError:
     return SetupError(
-        f"{config.model} and one utterance of {config.segment_s_max:g} s do not fit into the memory of {config.device}"
+        f"{config.checkpoint} and one utterance of {config.segment_s_max:g} s do not fit into the memory of "
+        f"{config.device}"
     )
 
 

@@ -21,7 +21,7 @@ FAMILIES = ("moonshine", "moonshine_streaming")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class MoonshineCheckpoint:
     """What a folder says about itself."""
 
     name: str
@@ -33,7 +33,7 @@ class Checkpoint:
     """Empty where it does not say."""
 
 
-def find(model: str) -> Checkpoint:
+def find(model: str) -> MoonshineCheckpoint:
     """The checkpoint that a folder's path or a name on the hub means. Raises SetupError."""
     folder = Path(model) if Path(model).is_dir() else _fetched(model)
     config = _config(folder)
@@ -49,7 +49,7 @@ def find(model: str) -> Checkpoint:
     languages = _strings(config.get("language")) or _strings(card.get("language")) or ("en",)
     license_name = " ".join(_strings(card.get("license")))
     primary = tuple(language.partition("-")[0].lower() for language in languages)
-    return Checkpoint(_name(model), folder, family, primary, checksum(weights), license_name)
+    return MoonshineCheckpoint(_name(model), folder, family, primary, checksum(weights), license_name)
 
 
 def _name(model: str) -> str:

@@ -22,12 +22,11 @@ from asr_proto.audio import SAMPLE_RATE, Pcm16, to_float32
 from asr_proto.errors import SetupError
 from asr_workers.engines.moonshine.model import TOKENS_PER_S_MAX
 from asr_workers.engines.moonshine.torch_encoder import SAMPLES_MIN, encoder_of, valid
-from asr_workers.engines.moonshine.torch_files import Checkpoint, first_line
+from asr_workers.engines.moonshine.torch_files import MoonshineCheckpoint, first_line
 from asr_workers.engines.moonshine.torch_int8 import to_int8
 from asr_workers.engines.offline.utterance_engine import Asked
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PRECISIONS = (*DTYPES, "int8")
 CLASSES = {
     "moonshine": "MoonshineForConditionalGeneration",
     "moonshine_streaming": "MoonshineStreamingForConditionalGeneration",
@@ -37,7 +36,7 @@ CLASSES = {
 class TorchMoonshine:
     """Greedy decoding of batches. Raises SetupError where the weights do not load."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str, pad_s: float) -> None:
+    def __init__(self, checkpoint: MoonshineCheckpoint, device: torch.device, precision: str, pad_s: float) -> None:
         self.device = device
         self._dtype = DTYPES.get(precision, torch.float32 if device.type == "cpu" else torch.float16)
         self._tokenizer = _tokenizer(checkpoint)
@@ -187,7 +186,7 @@ def _alike(draft: Sequence[int], choices: Sequence[int]) -> int:
     return at
 
 
-def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def _load(checkpoint: MoonshineCheckpoint, dtype: torch.dtype) -> Any:
     logs: Any = transformers.utils.logging
     logs.set_verbosity_error()
     logs.disable_progress_bar()
@@ -208,7 +207,7 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _tokenizer(checkpoint: Checkpoint) -> tokenizers.Tokenizer:
+def _tokenizer(checkpoint: MoonshineCheckpoint) -> tokenizers.Tokenizer:
     path = checkpoint.folder / "tokenizer.json"
     try:
         return tokenizers.Tokenizer.from_file(str(path))

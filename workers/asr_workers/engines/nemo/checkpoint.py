@@ -35,7 +35,7 @@ PARTS = ("preprocessor", "encoder", "decoder", "joint", "ctc_decoder")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class NemoCheckpoint:
     """What a `.nemo` holds."""
 
     name: str
@@ -49,7 +49,7 @@ class Checkpoint:
     licence: str | None
 
 
-def read_checkpoint(model: str, *, trusted: bool = False) -> Checkpoint:
+def read_checkpoint(model: str, *, trusted: bool = False) -> NemoCheckpoint:
     """The checkpoint at a path, or on the hub under that name. Raises SetupError with one sentence."""
     path, card = _locate(model)
     try:
@@ -72,7 +72,9 @@ def read_checkpoint(model: str, *, trusted: bool = False) -> Checkpoint:
         raise SetupError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read(model: str, path: Path, card: str | None, opened: Callable[[str], IO[bytes]], trusted: bool) -> Checkpoint:
+def _read(
+    model: str, path: Path, card: str | None, opened: Callable[[str], IO[bytes]], trusted: bool
+) -> NemoCheckpoint:
     with opened(CONFIG_NAME) as file:
         config = _config(file.read(CONFIG_BYTES_MAX), path)
     with opened(WEIGHTS_NAME) as file:
@@ -84,7 +86,7 @@ def _read(model: str, path: Path, card: str | None, opened: Callable[[str], IO[b
     with opened(_tokenizer_name(config, path)) as file:
         tokenizer = file.read(TOKENIZER_BYTES_MAX)
     licence = config.get("license") or card
-    return Checkpoint(model, path, config, weights, tokenizer, checksum, str(licence) if licence else None)
+    return NemoCheckpoint(model, path, config, weights, tokenizer, checksum, str(licence) if licence else None)
 
 
 def _config(text: bytes, path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class BatchLimits:
 
     size_max: int = 1
     wait_ms: float = 0.0
-    """So long at most a batch that is not full waits for more, while audio keeps coming."""
+    """Longest time that a batch that is not full waits for more decodes, while audio keeps coming."""
 
     def __post_init__(self) -> None:
         assert self.size_max > 0 and self.wait_ms >= 0

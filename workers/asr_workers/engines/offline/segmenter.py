@@ -18,8 +18,9 @@ from asr_proto.errors import BadRequest
 from asr_proto.messages import EndpointKind
 from asr_workers.engines.base import Advanced, Chunk, Drained, Snapshot
 from asr_workers.engines.held_audio import HeldAudio
+from asr_workers.engines.offline.config import WINDOW_SAMPLES
 from asr_workers.engines.offline.endpoint import Ended, EndpointConfig, Endpointer
-from asr_workers.engines.offline.silero import STATE_BYTES, WINDOW_SAMPLES, SileroVad
+from asr_workers.engines.offline.silero import STATE_BYTES, SileroVad
 
 ADVANCE_SAMPLES = SAMPLE_RATE
 """A silent slot is snapshot this often."""

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from asr_proto.audio import SAMPLE_RATE, Float32
 from asr_workers.engines.weights.wheel_models import wheel_file
 
-WINDOW_SAMPLES = 512
-"""What the model hears at once: 32 ms."""
 CONTEXT_SAMPLES = 64
 """The end of the previous window, which the model wants before each."""
 STATE_BYTES = 4 * (2 * 128 + CONTEXT_SAMPLES)

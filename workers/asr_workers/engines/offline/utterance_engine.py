@@ -20,19 +20,18 @@ from asr_proto.audio import SAMPLE_RATE, Pcm16
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Hypothesis, Output, SlotOptions, Snapshot, Voice
+from asr_workers.engines.offline.config import WINDOW_SAMPLES, UtteranceConfig
 from asr_workers.engines.offline.decode_queue import BatchLimits, Decode, next_batch
 from asr_workers.engines.offline.rolling import Settled
 from asr_workers.engines.offline.segmenter import Found, Segment, Segmenter
-from asr_workers.engines.offline.silero import WINDOW_SAMPLES
-from asr_workers.engines.offline.utterance_config import UtteranceConfig
 
 CHUNK_SAMPLES = 2 * WINDOW_SAMPLES
 BACKGROUND_LEAD_S = 1.0
 """A chunk whose deadline lies further ahead came faster than real time."""
 WINDOW_SAMPLES_MIN = 3 * SAMPLE_RATE
-"""A partial decodes at least this much speech anew: the model understands less of short pieces."""
+"""A partial decodes at least this much speech: the model recognises short pieces worse."""
 WINDOW_SAMPLES_MOVE = SAMPLE_RATE
-"""What is to be gained before its beginning moves: the decode that moves it cannot build on the one before."""
+"""The window's beginning moves by at least this much: the decode that moves it cannot reuse the tokens before."""
 UNCOMMITTED_S_MARGIN = 5.0
 """Beyond the longest utterance: a second between two snapshots in silence, and chunks that wait for the final."""
 
@@ -51,26 +50,26 @@ Task = Generator[Asked, list[int], list[Output]]
 
 @dataclass(slots=True)
 class _Partial:
-    """What was said about the utterance in progress."""
+    """The latest partial of the utterance in progress."""
 
     start_sample: int
     window_sample: int
-    """From here on it is decoded again; what was said before is settled."""
+    """Each partial decodes the audio from here on; the text of the audio before is settled."""
     settled: Settled = field(default_factory=Settled)
     tokens: list[int] = field(default_factory=list)
     """Of the window."""
     text: str = ""
     refused_sample: int = -1
-    """Where the window could not begin, because the texts did not fit together."""
+    """A place where the window could not begin: its text did not continue the text before it."""
     end_sample: int = 0
     decoded_s: float = float("-inf")
     due_s: float | None = None
-    """When the next became due; None while it is not."""
+    """Since when the next partial is due; None while none is."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One session's open work. `waiting` holds what was found behind a final that is not decoded yet, in order."""
+    """One session's open work. `waiting` holds in order what the segmenter found and the slot has not returned yet."""
 
     partials: bool
     live: bool = True
@@ -107,7 +106,7 @@ class UtteranceEngine(Engine, ABC):
 
     @abstractmethod
     def _text(self, tokens: Sequence[int]) -> str:
-        """What tokens say."""
+        """The text of tokens."""
 
     # ---- The engine's interface ----
 
@@ -157,7 +156,7 @@ class UtteranceEngine(Engine, ABC):
             self._follow(chunk.slot, now)
         keeping_up = all(self._in_time(chunk, now) for chunk in chunks)
         decodes = [decode for decode in self._decodes() if decode.final or keeping_up]
-        # A step without audio decodes what there is: waiting in it would be nothing but turning round.
+        # Without new audio, waiting for a fuller batch would be a busy loop.
         others = len(self._slots) - len(decodes) if chunks else 0
         return outputs + self._run(next_batch(decodes, self._batch, others, now), now)
 
@@ -190,7 +189,7 @@ class UtteranceEngine(Engine, ABC):
             yield Voice(number, slot.speaking, utterance[0] if utterance else slot.spoke_until)
 
     def _follow(self, number: int, now: float) -> None:
-        """See whether a partial of this slot has become due."""
+        """Mark the slot where a partial has become due."""
         slot = self._slots[number]
         utterance = self._segmenter.utterance(number) if slot.partials else None
         if utterance is None:
@@ -200,8 +199,8 @@ class UtteranceEngine(Engine, ABC):
         if slot.partial is None or slot.partial.start_sample != start:
             slot.partial = _Partial(start, start, end_sample=start)
         partial = slot.partial
-        heard = (end - partial.end_sample) * 1000 >= self._update_ms * SAMPLE_RATE
-        if partial.due_s is None and heard and (now - partial.decoded_s) * 1000 >= self._update_ms:
+        has_new_speech = (end - partial.end_sample) * 1000 >= self._update_ms * SAMPLE_RATE
+        if partial.due_s is None and has_new_speech and (now - partial.decoded_s) * 1000 >= self._update_ms:
             partial.due_s = now
 
     # ---- Decoding ----

@@ -21,49 +21,15 @@ from asr_proto.messages import Spec
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
 from asr_workers.engines.held_audio import HeldAudio
 from asr_workers.engines.nemo.names import check_language, languages_of, served_name
-from asr_workers.engines.parakeet.model import DEFAULT_MODEL, ModelSettings, ParakeetModel, Precision
+from asr_workers.engines.parakeet.config import ParakeetConfig
+from asr_workers.engines.parakeet.model import ParakeetModel
 from asr_workers.engines.parakeet.sizing import batch_windows
 from asr_workers.engines.parakeet.tdt import TdtState
-from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context, Place, Window, next_window
+from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Place, Window, WindowContext, next_window
 from asr_workers.engines.transducer.token_speaker import Speaker
 from asr_workers.engines.transducer.token_utterances import Heard, Utterance, UtteranceRules
 
 SNAPSHOT_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ParakeetConfig:
-    """How to run the engine."""
-
-    model: str = DEFAULT_MODEL
-    """A name on the Hugging Face hub, a `.nemo` file, or the folder of an extracted one."""
-    device: str = "cpu"
-    precision: Precision | None = None
-    """None: bf16 on CUDA, fp32 elsewhere."""
-    trust_checkpoint: bool = False
-    slots: int | None = None
-    """None: 8 on a CPU, 256 elsewhere. A slot holds little; what costs is its windows."""
-    threads: int = 1
-    left_s: float = 10.0
-    chunk_s: float = 2.0
-    right_s: float = 2.0
-    endpoint_ms: int = 960
-    """Silence that ends an utterance; 0: only a flush does, and the longest length."""
-    utterance_s_max: float = 40.0
-
-    @property
-    def context(self) -> Context:
-        return Context.of(self.left_s, self.chunk_s, self.right_s)
-
-    @property
-    def settings(self) -> ModelSettings:
-        """For the model."""
-        precision = self.precision or ("bf16" if self.device.startswith("cuda") else "fp32")
-        return ModelSettings(self.model, precision, self.device, self.trust_checkpoint)
-
-    @property
-    def slots_wanted(self) -> int:
-        return self.slots or (8 if self.device == "cpu" else 256)
 
 
 @dataclass(slots=True)
@@ -83,7 +49,7 @@ class _Slot:
         utterance = self.speaker.utterance
         return Place(utterance.sample(utterance.frames), self.first)
 
-    def needed(self, context: Context) -> int:
+    def needed(self, context: WindowContext) -> int:
         """The first sample of the left context of wherever the state may begin anew."""
         place = self.place
         return Place(min(place.sample, self.speaker.utterance.needed), self.first).needed(context)
@@ -92,11 +58,11 @@ class _Slot:
 class ParakeetEngine(Engine):
     """Engine of asr_workers.engines.base. Raises SetupError where it cannot run."""
 
-    def __init__(self, config: ParakeetConfig, load: Callable[[ModelSettings], ParakeetModel] = ParakeetModel) -> None:
+    def __init__(self, config: ParakeetConfig, load: Callable[[ParakeetConfig], ParakeetModel] = ParakeetModel) -> None:
         self._config, self._context = config, config.context
         self._rules = UtteranceRules.of(config.endpoint_ms, config.utterance_s_max)
         torch.set_num_threads(config.threads)
-        self._model = load(config.settings)
+        self._model = load(config)
         self._languages = languages_of(config.model)
         self._slots: dict[int, _Slot] = {}
         with torch.inference_mode():

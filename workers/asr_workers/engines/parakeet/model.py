@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ import torch
 from asr_proto.audio import Pcm16, to_float32
 from asr_proto.errors import SetupError
 from asr_workers.engines.nemo.building import building, check_device
-from asr_workers.engines.nemo.checkpoint import Checkpoint, read_checkpoint
+from asr_workers.engines.nemo.checkpoint import NemoCheckpoint, read_checkpoint
+from asr_workers.engines.parakeet.config import ParakeetConfig
 from asr_workers.engines.parakeet.tdt import JointNetwork, PredictionNetwork, TdtDecoder
 from asr_workers.engines.parakeet.windows import FEATURE_SAMPLES, FRAME_FEATURES
 from asr_workers.engines.transducer.token_text import TokenText
@@ -26,11 +26,9 @@ from asr_workers.engines.transducer.token_text import TokenText
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_MODEL = "nvidia/parakeet-tdt-0.6b-v2"
 SYMBOLS_MAX = 10
 """Most tokens at one frame, where the checkpoint sets no limit."""
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 _CLASSES = {
     "preprocessor": "AudioToMelSpectrogramPreprocessor",
@@ -40,33 +38,20 @@ _CLASSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    """What to load, and how."""
-
-    model: str = DEFAULT_MODEL
-    """A name on the Hugging Face hub, a `.nemo` file, or the folder of an extracted one."""
-    precision: Precision = "fp32"
-    """`int8` quantizes the linear layers as they run, on CPU only; `fp16` needs CUDA."""
-    device: str = "cpu"
-    trust_checkpoint: bool = False
-    """Unpickle weights that are no plain tensors. Such a file can run any code."""
-
-
 class ParakeetModel:
     """Raises SetupError, with one sentence, when the checkpoint cannot be used here."""
 
-    def __init__(self, settings: ModelSettings) -> None:
-        checkpoint = read_checkpoint(settings.model, trusted=settings.trust_checkpoint)
+    def __init__(self, config: ParakeetConfig) -> None:
+        checkpoint = read_checkpoint(config.model, trusted=config.trust_checkpoint)
         self.checksum, self.licence = checkpoint.checksum, checkpoint.licence
         self.text = TokenText(checkpoint.tokenizer)
-        self.device = check_device(settings.device)
-        self.dtype = _dtype(settings)
+        self.device = check_device(config.device)
+        self.dtype = _dtype(config)
         modules = _modules(checkpoint, len(self.text))
-        with building(f"{checkpoint.path} does not fit on {settings.device}"):
+        with building(f"{checkpoint.path} does not fit on {config.device}"):
             for part, module in modules.items():
                 module.eval().to(self.device, torch.float32 if part == "preprocessor" else self.dtype)
-        if settings.precision == "int8":
+        if config.weights_precision == "int8":
             modules["encoder"] = _quantized(modules["encoder"])
         self._preprocessor, self._encoder = modules["preprocessor"], modules["encoder"]
         self.decoder = TdtDecoder(
@@ -90,16 +75,16 @@ class ParakeetModel:
         return encoded.transpose(1, 2)[:, : int(frames.max())], frames
 
 
-def _dtype(settings: ModelSettings) -> torch.dtype:
-    kind = check_device(settings.device).type
-    if settings.precision == "fp16" and kind == "cpu":
+def _dtype(config: ParakeetConfig) -> torch.dtype:
+    kind = check_device(config.device).type
+    if config.weights_precision == "fp16" and kind == "cpu":
         raise SetupError("fp16 needs CUDA: use bf16, int8 or fp32 on a CPU")
-    if settings.precision == "int8" and kind != "cpu":
-        raise SetupError(f"int8 is for CPUs: use bf16, fp16 or fp32 on {settings.device}")
-    return _DTYPES[settings.precision]
+    if config.weights_precision == "int8" and kind != "cpu":
+        raise SetupError(f"int8 is for CPUs: use bf16, fp16 or fp32 on {config.device}")
+    return _DTYPES[config.weights_precision]
 
 
-def _modules(checkpoint: Checkpoint, vocabulary: int) -> dict[str, nn.Module]:
+def _modules(checkpoint: NemoCheckpoint, vocabulary: int) -> dict[str, nn.Module]:
     """The four parts with the checkpoint's weights in them."""
     with building(f"the configuration of {checkpoint.path} is not understood"):
         options = {part: _options(checkpoint, part) for part in _CLASSES}
@@ -120,7 +105,7 @@ def _modules(checkpoint: Checkpoint, vocabulary: int) -> dict[str, nn.Module]:
         }
 
 
-def _built(checkpoint: Checkpoint, part: str, make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+def _built(checkpoint: NemoCheckpoint, part: str, make: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
     prefix = f"{part}."
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint.weights.items() if name.startswith(prefix)
@@ -131,7 +116,7 @@ def _built(checkpoint: Checkpoint, part: str, make: Callable[..., nn.Module], op
     return module
 
 
-def _options(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
+def _options(checkpoint: NemoCheckpoint, part: str) -> dict[str, Any]:
     options = checkpoint.config.get(part)
     target = options.get("_target_", "") if isinstance(options, dict) else ""
     if not isinstance(options, dict) or target.rsplit(".", maxsplit=1)[-1] != _CLASSES[part]:
@@ -139,7 +124,7 @@ def _options(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "_target_"}
 
 
-def _check_shape(checkpoint: Checkpoint, options: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_shape(checkpoint: NemoCheckpoint, options: Mapping[str, Mapping[str, Any]]) -> None:
     """What windows and decoder rely on."""
     factor = options["encoder"].get("subsampling_factor")
     stride = round(float(options["preprocessor"].get("window_stride", 0.0)) * 16000)

@@ -11,7 +11,7 @@ import torch
 from asr_proto.errors import SetupError
 from asr_workers.engines.nemo.building import building
 from asr_workers.engines.parakeet.model import ParakeetModel
-from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Context, frames_of
+from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, WindowContext, frames_of
 
 STEP_S_WANTED = 1.0
 """On a CPU a larger batch is hardly cheaper for each window, but all wait for the whole of it."""
@@ -23,14 +23,14 @@ STEP_S_MIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class WindowBatch:
     """The largest step."""
 
     windows_max: int
     step_s_p99: float
 
 
-def batch_windows(model: ParakeetModel, context: Context, slots: int) -> Batch:
+def batch_windows(model: ParakeetModel, context: WindowContext, slots: int) -> WindowBatch:
     """Raises SetupError where not even one window fits, or fewer slots than asked for."""
     with building(f"no slot fits on {model.device}: the model cannot encode a window"):
         for missing in (0, FRAME_SAMPLES // 2 + 1):
@@ -40,10 +40,10 @@ def batch_windows(model: ParakeetModel, context: Context, slots: int) -> Batch:
             windows = min(WINDOWS_MAX, slots, _windows_that_fit(model, context, slots))
         else:
             windows = max(1, min(WINDOWS_MAX, slots, int(STEP_S_WANTED / _run(model, context, 1))))
-        return Batch(windows, max(STEP_S_MIN, STEP_S_MARGIN * _run(model, context, windows)))
+        return WindowBatch(windows, max(STEP_S_MIN, STEP_S_MARGIN * _run(model, context, windows)))
 
 
-def _windows_that_fit(model: ParakeetModel, context: Context, slots: int) -> int:
+def _windows_that_fit(model: ParakeetModel, context: WindowContext, slots: int) -> int:
     torch.cuda.reset_peak_memory_stats(model.device)
     held = torch.cuda.memory_allocated(model.device)
     _run(model, context, 1)
@@ -67,7 +67,7 @@ def _check_frames(model: ParakeetModel, samples: int) -> None:
         )
 
 
-def _run(model: ParakeetModel, context: Context, windows: int) -> float:
+def _run(model: ParakeetModel, context: WindowContext, windows: int) -> float:
     """Seconds for so many full windows of noise, decoded as a whole."""
     pcm = np.random.default_rng(0).integers(-1000, 1000, context.frames * FRAME_SAMPLES).astype(np.int16)
     started = time.perf_counter()

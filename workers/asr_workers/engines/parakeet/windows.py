@@ -20,7 +20,7 @@ WINDOW_SAMPLES_MIN = 2 * FEATURE_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class WindowContext:
     """The parts of a full window, in frames."""
 
     left: int
@@ -28,7 +28,7 @@ class Context:
     right: int
 
     @classmethod
-    def of(cls, left_s: float, chunk_s: float, right_s: float) -> Context:
+    def of(cls, left_s: float, chunk_s: float, right_s: float) -> WindowContext:
         """From seconds, each to the nearest frame. Raises SetupError."""
         left, chunk, right = (round(seconds * SAMPLE_RATE / FRAME_SAMPLES) for seconds in (left_s, chunk_s, right_s))
         if chunk < 1 or left < 0 or right < 0:
@@ -74,11 +74,11 @@ class Place:
     first: int
     """The first sample that may be left context, whole frames before `sample`."""
 
-    def left(self, context: Context) -> int:
+    def left(self, context: WindowContext) -> int:
         """Frames of left context that there are."""
         return min(context.left, (self.sample - self.first) // FRAME_SAMPLES)
 
-    def needed(self, context: Context) -> int:
+    def needed(self, context: WindowContext) -> int:
         """The first sample that the next window will begin with."""
         return self.sample - self.left(context) * FRAME_SAMPLES
 
@@ -88,7 +88,7 @@ def frames_of(samples: int) -> int:
     return -(-(samples // FEATURE_SAMPLES) // FRAME_FEATURES)
 
 
-def next_window(context: Context, place: Place, end: int, *, flush: bool = False) -> Window | None:
+def next_window(context: WindowContext, place: Place, end: int, *, flush: bool = False) -> Window | None:
     """The window after what was decoded, when there is audio up to `end`; None while it is not complete.
 
     With `flush` nothing follows: all that is left becomes the chunk, once no full window is.

@@ -63,7 +63,7 @@ _SIZES = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
+class RnntCheckpoint:
     """What a hardware checkpoint holds, checked."""
 
     sizes: CarmConfig
@@ -91,7 +91,7 @@ class Checkpoint:
         carm.write(path, self.sizes, arrays, precision, self.means, self.variances, self.sentencepiece, self.checksum)
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path) -> RnntCheckpoint:
     """Read and check a hardware checkpoint. Raises SetupError with one sentence on what is wrong with it."""
     try:
         return _checked(archive.content(path), archive.checksum(path))
@@ -99,7 +99,7 @@ def load(path: Path) -> Checkpoint:
         raise SetupError(f"{path} {wrong}") from wrong
 
 
-def _checked(content: dict[str, object], checksum: str) -> Checkpoint:
+def _checked(content: dict[str, object], checksum: str) -> RnntCheckpoint:
     if "ema_state_dict" in content:
         raise Wrong("is a training checkpoint: export a hardware checkpoint from it first")
     missing = [key for key in KEYS if key not in content]
@@ -117,7 +117,7 @@ def _checked(content: dict[str, object], checksum: str) -> Checkpoint:
         raise Wrong("has a variance in melvars that is not positive")
     pieces = _pieces(content["sentpiece_model"], sizes)
     tensors = {name: tensors[name].detach().float().contiguous() for name in sizes.shapes()}
-    return Checkpoint(sizes, tensors, means, variances, pieces, version, checksum)
+    return RnntCheckpoint(sizes, tensors, means, variances, pieces, version, checksum)
 
 
 def _check_normalisation(content: dict[str, object]) -> None:
@@ -238,7 +238,7 @@ def _pieces(model: object, sizes: CarmConfig) -> bytes:
     return model
 
 
-def save(path: Path, checkpoint: Checkpoint, *, step: int, best_wer: float) -> None:
+def save(path: Path, checkpoint: RnntCheckpoint, *, step: int, best_wer: float) -> None:
     """Write a hardware checkpoint with its weights in half precision. `best_wer` is a fraction."""
     content = {
         "state_dict": {name: tensor.detach().half() for name, tensor in checkpoint.tensors.items()},

@@ -15,7 +15,7 @@ from asr_workers.cards import carm
 from asr_workers.cards.errors import CardError
 
 if TYPE_CHECKING:
-    from asr_workers.engines.rnnt.checkpoint import Checkpoint
+    from asr_workers.engines.rnnt.checkpoint import RnntCheckpoint
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -53,7 +53,7 @@ def _compile(path: Path, out: Path, precision: carm.Precision, arch: str | None)
     )
 
 
-def _loaded(path: Path) -> Checkpoint:
+def _loaded(path: Path) -> RnntCheckpoint:
     if any(find_spec(module) is None for module in ("torch", "sentencepiece")):
         raise SetupError("reading hardware checkpoints needs torch and sentencepiece: pip install 'asr-pool[card]'")
     from asr_workers.engines.rnnt import checkpoint  # noqa: PLC0415 (loads torch: only when it is there)
@@ -61,7 +61,7 @@ def _loaded(path: Path) -> Checkpoint:
     return checkpoint.load(path)
 
 
-def _write(checkpoint: Checkpoint, out: Path, precision: carm.Precision) -> None:
+def _write(checkpoint: RnntCheckpoint, out: Path, precision: carm.Precision) -> None:
     """Beside its place first: a card that loads the old model at this moment goes on reading the old one."""
     part = out.with_name(f"{out.name}.part")
     try:

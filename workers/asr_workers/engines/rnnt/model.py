@@ -23,7 +23,7 @@ LstmState = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Emission:
+class RnntEmission:
     """One token: `step` counts encoder steps of 60 ms since the stream began."""
 
     token: int
@@ -119,7 +119,7 @@ class Rnnt(nn.Module):
 
 
 @dataclass(slots=True)
-class Stream:
+class RnntStream:
     """Greedy recognition of one stream of samples, as a card does it: what was heard never changes."""
 
     model: Rnnt
@@ -137,7 +137,7 @@ class Stream:
             self._predicted, self._predictor = self.model.predict(None)
 
     @torch.inference_mode()
-    def feed(self, pcm: Floats) -> list[Emission]:
+    def feed(self, pcm: Floats) -> list[RnntEmission]:
         """Recognise float32 [n] in -1..1, n a multiple of 960."""
         mels, self._carry = features.log_mel(pcm, self._carry)
         frames = features.stack(features.normalise(mels, self.means, self.variances))
@@ -145,15 +145,15 @@ class Stream:
         found = [emission for step in encoded[0] for emission in self._decode(step)]
         return found
 
-    def _decode(self, encoded: Tensor) -> list[Emission]:
+    def _decode(self, encoded: Tensor) -> list[RnntEmission]:
         """The tokens of one encoder step [enc_n_hid]: the best class again and again until it is the blank."""
-        found: list[Emission] = []
+        found: list[RnntEmission] = []
         for _ in range(SYMBOLS_PER_STEP_MAX):
             log_probs = self.model.join(encoded, self._predicted[0, 0]).log_softmax(-1)
             token = int(log_probs.argmax())
             if token == self.model.blank:
                 break
-            found.append(Emission(token, float(log_probs[token]), self.steps))
+            found.append(RnntEmission(token, float(log_probs[token]), self.steps))
             self._predicted, self._predictor = self.model.predict(torch.tensor([[token]]), self._predictor)
         self.steps += 1
         return found

@@ -1,13 +1,15 @@
-"""The broker's door to other hosts: CURVE on its listening sockets, and who may come in.
+"""Authentication of peers on other hosts: the broker's tcp listeners with CURVE, and its allow-list of public keys.
 
-Keys are files and are read again when they change (`poll`, about once a second). libzmq asks about a key (ZAP, RFC 27)
-during the handshake only, and takes the server's pair when it binds, so a change means:
+Keys are files and are read again when they change (`poll`, about once a second). libzmq asks about a key by ZAP
+(ZeroMQ RFC 27) and only during the handshake (CurveZMQ, RFC 26). It takes the server's key pair when a socket binds.
+So a change of the files means:
 
-- allowed later: the peer's next dialling succeeds; taken off the list: `Side.revoke` cuts its connection.
-- a new server pair: a further listener with it takes all new connections to the same port; connections made through
-  the old listener live on. Unbinding that would end them.
+- A key is added: the peer's next connection attempt succeeds. A key is removed: `RouterSocket.revoke` disconnects it.
+- The server pair is new: a further listener with it accepts all new connections to the same port. Connections made
+  through the old listener stay; unbinding the old listener would end them.
 
-An unreadable list, an empty one and a damaged file let nobody in. Decides nothing about sessions.
+With an empty or unreadable list no peer connects; a damaged key file excludes only its own key. This module makes no
+decision about sessions.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ UNKNOWN = "unknown"
 NAMELESS_MAX = 3
 """Failures without an address in a row before one of them is reported as it is."""
 EVENTS = FAILURES | zmq.EVENT_ACCEPTED
-"""What `note` wants to hear of a listening socket, besides its disconnects."""
+"""The events of a listening socket that `HandshakeMonitor` needs, besides disconnects."""
 FAULTS = {
     int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "without a key",
     int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "that expects another server key",
@@ -48,99 +50,99 @@ SO_ATTACH_REUSEPORT_CBPF = 51  # of Linux; the module socket has no name for it
 BPF_RETURN_CONSTANT = 0x06
 
 
-class Door:
-    """Guards all tcp endpoints of one ZeroMQ context. Must be made before the first of them listens."""
+class Authenticator:
+    """Authenticates peers at all tcp endpoints of one ZeroMQ context. Create it before the first of them listens."""
 
     def __init__(self, context: zmq.Context[Any], keys: BrokerKeys) -> None:
         self._keys = keys
         self._pair = certificates.load_pair(keys.own)
-        self._pair_seen = _seen(keys.own)
+        self._pair_stamp = _stamp(keys.own)
         self._allowed: dict[bytes, str] = {}
-        self._allowed_seen: Any = None
-        self._entrances: list[_Entrance] = []
+        self._allowed_stamps: Any = None
+        self._listeners: list[_Listener] = []
         self._seldom = Seldom()
         self.zap = context.socket(zmq.REP)
         self.zap.setsockopt(zmq.LINGER, 0)
         self.zap.bind(ZAP_ENDPOINT)
         self._read_allowed()
         if not self._allowed:
-            log.warning("the allow-list is empty: nobody is let in", allow=str(keys.allow))
+            log.warning("the allow-list is empty: every peer is refused", allow=str(keys.allow))
 
     # ---- Listening ----
 
     def listen(self, router: zmq.Socket[Any], endpoint: str) -> None:
-        """Bind a socket that takes allowed keys only. Raises SetupError."""
+        """Bind a socket that accepts allowed keys only. Raises SetupError."""
         router.setsockopt(zmq.CURVE_SERVER, 1)
         router.setsockopt(zmq.ZAP_DOMAIN, endpoint.encode())
-        # Without an answer from ZAP nobody is let in; libzmq's default is everybody.
+        # Without an answer from ZAP every peer is refused; libzmq's default is to accept every peer.
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        entrance = _Entrance(router, endpoint)
-        entrance.open(self._pair)
-        self._entrances.append(entrance)
+        listener = _Listener(router, endpoint)
+        listener.open(self._pair)
+        self._listeners.append(listener)
 
-    # ---- Who may come in ----
+    # ---- Handshakes ----
 
     def answer(self) -> None:
-        """Answer the handshakes that wait for a verdict."""
+        """Answer the ZAP requests of the handshakes under way."""
         with suppress(zmq.Again):
             while True:
-                self._judge(self.zap.recv_multipart(zmq.DONTWAIT))
+                self._authenticate(self.zap.recv_multipart(zmq.DONTWAIT))
 
     def allows(self, key: bytes) -> bool:
         return key in self._allowed
 
-    def _judge(self, request: list[bytes]) -> None:
+    def _authenticate(self, request: list[bytes]) -> None:
         _version, number, domain, address, _identity, mechanism, *credentials = request
         key = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
-        verdict = (b"200", b"OK", key) if self.allows(key) else (b"400", b"unknown key", b"")
-        self.zap.send_multipart([ZAP_VERSION, number, *verdict, b""])
+        status = (b"200", b"OK", key) if self.allows(key) else (b"400", b"unknown key", b"")
+        self.zap.send_multipart([ZAP_VERSION, number, *status, b""])
         who = {"address": address.decode(), "key": key.decode(), "endpoint": domain.decode()}
         if self.allows(key):
-            log.info("let in", name=self._allowed[key], **who)
+            log.info("accepted a peer", name=self._allowed[key], **who)
         elif self._seldom.due(("key", address, key), time.monotonic()):
             log.error("refused an unknown key", **who)
 
     # ---- Changes of the files ----
 
     def poll(self) -> bool:
-        """Read again what changed; whether the allow-list did."""
+        """Read the files that changed. Returns whether the allow-list did."""
         self._read_pair()
         return self._read_allowed()
 
     def _read_pair(self) -> None:
-        seen = _seen(self._keys.own)
-        if seen == self._pair_seen:
+        stamp = _stamp(self._keys.own)
+        if stamp == self._pair_stamp:
             return
         try:
             pair = certificates.load_pair(self._keys.own)
-            for entrance in self._entrances:
-                entrance.open(pair)
+            for listener in self._listeners:
+                listener.open(pair)
         except SetupError as error:  # tried again the next time
             if self._seldom.due(error.detail, time.monotonic()):
-                log.error("the server key stays what it was", reason=error.detail)
+                log.error("the new server key cannot be used, the old one stays", reason=error.detail)
             return
-        self._pair_seen = seen
+        self._pair_stamp = stamp
         if pair != self._pair:
             log.info("new connections need the new server key", key=pair.public.decode())
         self._pair = pair
 
     def _read_allowed(self) -> bool:
         files = list(certificates.public_keys(self._keys.allow))
-        seen = [(file, _seen(file)) for file in files]
-        if seen == self._allowed_seen:
+        stamps = [(file, _stamp(file)) for file in files]
+        if stamps == self._allowed_stamps:
             return False
-        self._allowed_seen = seen
+        self._allowed_stamps = stamps
         self._allowed = dict(filter(None, map(_allowed, files)))
         log.info("allow-list read", keys=len(self._allowed), allow=str(self._keys.allow))
         return True
 
     def close(self) -> None:
-        """Release the sockets; the listening ones are closed with theirs."""
+        """Close the ZAP socket. The listeners close with their ROUTER sockets."""
         self.zap.close()
 
 
-class Watch:
-    """Handshakes that failed before a key was shown, out of one socket's monitor; said seldom, with the address."""
+class HandshakeMonitor:
+    """Logs the handshakes of one socket that fail before a key is sent: with the address, and not too often."""
 
     def __init__(self) -> None:
         self._addresses: dict[int, str] = {}
@@ -148,8 +150,8 @@ class Watch:
         self._nameless = 0
         self._seldom = Seldom()
 
-    def note(self, event: dict[str, Any]) -> None:
-        """One event. A failure does not say of which connection, but its end comes next and does."""
+    def observe(self, event: dict[str, Any]) -> None:
+        """Take one event of the monitor. A failure names no connection, but the disconnect that follows does."""
         kind, value = event["event"], event["value"]
         if kind == zmq.EVENT_ACCEPTED:
             self._addresses[value] = peer_address(value)
@@ -173,15 +175,15 @@ class Watch:
             log.error(failure, address=address)
 
 
-class _Entrance:
-    """One endpoint of one ROUTER, with a listener for every server pair that it has had."""
+class _Listener:
+    """One endpoint of one ROUTER, with a listening socket for each server pair that it has had."""
 
     def __init__(self, router: zmq.Socket[Any], endpoint: str) -> None:
         self._router, self._endpoint = router, endpoint
         self._pairs: list[Pair] = []
 
     def open(self, pair: Pair) -> None:
-        """Take new connections with this pair. Raises SetupError, and then nothing has changed."""
+        """Accept new connections with this pair. Raises SetupError, and then nothing has changed."""
         if self._pairs[-1:] == [pair]:
             return
         listener = _listen(self._endpoint, again=bool(self._pairs))
@@ -234,7 +236,7 @@ def _allowed(file: Path) -> tuple[bytes, str] | None:
         return None
 
 
-def _seen(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     """Changes when the file does."""
     try:
         info = path.stat()
@@ -246,14 +248,14 @@ def _seen(path: Path) -> tuple[int, int, int] | None:
 # ---- Descriptors of connections ----
 
 
-def cut(descriptor: int) -> None:
-    """End a connection of ours that libzmq has no call for. One that has ended meanwhile is left alone."""
+def disconnect(descriptor: int) -> None:
+    """End a connection, for which libzmq has no call. One that has ended already is left alone."""
     with suppress(OSError), _borrowed(descriptor) as connection:
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def peer_address(descriptor: int) -> str:
-    """HOST:PORT at the other end; "unknown" when it has hung up already."""
+    """HOST:PORT of the other end; "unknown" when it has disconnected already."""
     try:
         with _borrowed(descriptor) as connection:
             host, port = connection.getpeername()[:2]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import click
+
 from asr_proto.audio import SAMPLE_RATE
 from asr_workers.engines.offline.endpoint import EndpointConfig
-from asr_workers.engines.offline.silero import WINDOW_SAMPLES
+from asr_workers.engines.options import EngineConfig, option, threads_option
+
+WINDOW_SAMPLES = 512
+"""Samples that voice activity detection takes at once: 32 ms."""
 
 
 def _windows(seconds: float) -> int:
@@ -14,12 +19,16 @@ def _windows(seconds: float) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UtteranceConfig:
+class UtteranceConfig(EngineConfig):
     """The defaults of the endpointing were tuned on read speech."""
 
-    threads: int = 1
+    threads: int = threads_option(1)
     """Per inference. A second one costs twice the CPU time for little wall time."""
-    update_ms: int = 500
+    update_ms: int = option(
+        500,
+        "Shortest time between two partials of a speaker, in milliseconds; longer when the machine cannot keep up.",
+        click.IntRange(min=50),
+    )
     """A partial is decoded at most once in this time, and once in as much new speech."""
     speech_on: float = 0.5
     speech_off: float = 0.35

@@ -1,0 +1,86 @@
+"""The one way out of the worker's core: messages for brokers, frames for frontends, jobs for the engine. Pure.
+
+Everything waits here until the shell takes it, once per turn. Frames are bundled: one message per frontend and turn.
+Bundles leave before everything else. Thereby the last frames of a lease precede the job that closes its slot, and so
+they precede Closed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asr_proto import messages as m
+from asr_proto.wire import FRAMES_MAX
+from asr_workers.jobs import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Send this message to the broker with the number `link`."""
+
+    link: int
+    message: m.FromWorker
+    frames: list[m.FrameOut] | None = None
+    """The body of a Bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message of the sessions; `WorkerBrokers` decides which of the brokers receive it."""
+
+    message: m.FromWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """End the process: the worker is drained, or a broker rejects it (`detail` has the reason)."""
+
+    detail: str = ""
+
+
+Command = Post | Job | Quit
+"""What the shell must do."""
+
+
+class Outbox:
+    """Commands in their order, and the frames of this turn by frontend."""
+
+    def __init__(self) -> None:
+        self._commands: list[Command | Send] = []
+        self._frames: dict[bytes, list[m.FrameOut]] = {}
+
+    def add(self, command: Command | Send) -> None:
+        """Queue one command."""
+        self._commands.append(command)
+
+    def post(self, frontend: bytes, frames: list[m.FrameOut]) -> None:
+        """Queue frames for one frontend. The list belongs to the outbox from now on."""
+        if frontend in self._frames:
+            self._frames[frontend] += frames
+        elif frames:
+            self._frames[frontend] = frames
+
+    def disconnected(self) -> None:
+        """Drop what was meant for a broker that leads no longer. Jobs stay: the engine must still do them."""
+        self._frames.clear()
+        self._commands = [command for command in self._commands if not isinstance(command, Send)]
+
+    def bundles(self, link: int) -> list[Command]:
+        """One message per frontend with all its frames since the last call, or several where they are too many."""
+        if not self._frames:
+            return []
+        waiting, self._frames = self._frames, {}
+        return [
+            _bundle(link, frontend, frames[start : start + FRAMES_MAX])
+            for frontend, frames in waiting.items()
+            for start in range(0, len(frames), FRAMES_MAX)
+        ]
+
+    def take(self) -> list[Command | Send]:
+        """All commands since the last call."""
+        commands, self._commands = self._commands, []
+        return commands
+
+
+def _bundle(link: int, frontend: bytes, frames: list[m.FrameOut]) -> Post:
+    return Post(link, m.Bundle(frontend, tuple(dict.fromkeys([frame.lease for frame in frames]))), frames)
