@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.leadership import Leadership, Role
 from asr_broker.peers import NO_LOAD, Counts, LeaseState
@@ -90,8 +92,8 @@ class Candidate:
         """The answer to `asr status`; a standby names who would serve and be served."""
         status = self.routing.status(now)
         if self.leadership.role in HOLDING:
-            return replace(status, leads=self.leadership.role is Role.LEADING)
-        return replace(
+            return structs.replace(status, leads=self.leadership.role is Role.LEADING)
+        return structs.replace(
             status,
             leads=False,
             workers=tuple(
@@ -187,7 +189,7 @@ class Candidate:
         """A Welcome says in which term we lead, so that peers can tell which of two is the later one."""
         if not isinstance(command.message, m.Welcome):
             return command
-        return replace(command, message=replace(command.message, term=self.leadership.term))
+        return replace(command, message=structs.replace(command.message, term=self.leadership.term))
 
     def _drop(self, peer: bytes, now: float) -> list[Command]:
         """Its leases are lost; it knows so itself."""

@@ -13,7 +13,7 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, ToFrontend, ToWorker
 from asr_broker.peers import DEFAULT_TIMING, Counts, Frontend, LeaseState, Pair, Timing, Worker
@@ -233,7 +233,7 @@ class Routing:
         self._remember(lease)
         self.counts.resumes += 1
         transfer = m.Transfer(held.lease, lease.lease, lease.slot, lease.session, frontend.peer, message.utterance)
-        pinned = replace(self._pinned(lease), resumed=True)
+        pinned = structs.replace(self._pinned(lease), resumed=True)
         return [*commands, ToWorker(worker.peer, transfer, body), ToFrontend(frontend.peer, pinned)]
 
     def _close(self, frontend: bytes, message: m.Close, now: float) -> list[Command]:

@@ -7,8 +7,10 @@ delivered twice and none is lost. The states and their transitions are in the ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import structs
 
 from asr_audio.entries import Entry, Mark
 from asr_frontends import events as e
@@ -377,7 +379,7 @@ class Session(StateMachine[State, Cause]):
         partial = self._partial
         if partial is not None and self._confirmed_samples() >= partial.end_sample:
             self._partial = None
-            self._outbox.commands.append(Deliver(self.id, replace(partial, text="", stable=None)))
+            self._outbox.commands.append(Deliver(self.id, structs.replace(partial, text="", stable=None)))
 
     def _on_final(self, final: m.Final, now: float) -> None:
         """The commit inside makes it exactly once: a move replays only what comes after."""

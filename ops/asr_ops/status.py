@@ -9,11 +9,11 @@ import json
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 import zmq
+from msgspec import structs
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -124,7 +124,7 @@ def _understood(data: bytes, endpoint: str) -> Status:
 def _print(answers: Sequence[Status], *, as_json: bool) -> None:
     if as_json:
         for answer in answers:
-            click.echo(json.dumps(asdict(answer)))
+            click.echo(json.dumps(answer, default=structs.asdict))
     else:
         Console().print(tables(*answers))
 

@@ -1,78 +1,88 @@
-"""Every message between the processes: one frozen dataclass each, in four closed unions.
+"""Every message between the processes: one frozen class each, in four closed unions.
 
 A *routing message* is what the broker must see; it may carry a body that the broker never opens: for `Open` and `Grant`
 a `Setup`, for `Bundle` an array of *frames*. Units last: `_s` seconds, `_ms` milliseconds; sample indexes count 16 kHz
-mono samples from the session's first one. proto/README.md specifies the bytes.
+mono samples from the session's first one.
+
+On the wire a class is the array of its fields, after its tag if it has one. proto/README.md specifies the bytes and the
+rules for changes: a field is added at the end, with a default, and a tag is never given to another class.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
 from typing import Annotated, Literal
 
-from asr_proto.schema import Limit
+from msgspec import Meta, Struct
 
 PROTOCOL_VERSION = 2
-"""Raised with every incompatible change; a peer with another version is refused at registration."""
+"""Raised with every change that breaks the rules of growth: the newest version that this release understands."""
 
-Identity = Annotated[bytes, Limit(32)]
+INT_MAX = 2**63 - 1
+Natural = Annotated[int, Meta(ge=0, le=INT_MAX)]
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""NaN and the infinities are outside of these bounds."""
+Identity = Annotated[bytes, Meta(max_length=32)]
 """ZeroMQ identity of one process incarnation: new at every start."""
-Lease = int
+Lease = Natural
 """The grant of one slot of one worker to one epoch of one session; never reused."""
-SessionId = Annotated[str, Limit(64)]
-Name = Annotated[str, Limit(128)]
-Leases = Annotated[tuple[int, ...], Limit(4096)]
-Text = Annotated[str, Limit(65536)]
+SessionId = Annotated[str, Meta(max_length=64)]
+Name = Annotated[str, Meta(max_length=128)]
+Label = Annotated[str, Meta(max_length=1024)]
+Leases = Annotated[tuple[Natural, ...], Meta(max_length=4096)]
+Text = Annotated[str, Meta(max_length=65536)]
 STATE_BYTES_MAX = 8_388_608
 """Of what an engine may put into a commit."""
-State = Annotated[bytes, Limit(STATE_BYTES_MAX)]
-Pcm = Annotated[bytes, Limit(2_097_152)]
-Marker = Annotated[str, Limit(256)]
+State = Annotated[bytes, Meta(max_length=STATE_BYTES_MAX)]
+Pcm = Annotated[bytes, Meta(max_length=2_097_152)]
+Marker = Annotated[str, Meta(max_length=256)]
 
 EndpointKind = Literal["silence", "length", "flush"]
 RESUMED = "resumed"
 """Why a lease is lost when its client has taken its session to another frontend."""
 
 
+class Value(Struct, frozen=True, array_like=True, gc=False):
+    """What all messages and their parts are. None can refer to itself, so the garbage collector need not look."""
+
+
 # ---- Values inside messages ----
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(Value, frozen=True):
     """What a worker's engine serves; part of its registration."""
 
     engine: Name
     model: Name
-    languages: Annotated[tuple[str, ...], Limit(256)]
-    slots: int
+    languages: Annotated[tuple[Label, ...], Meta(max_length=256)]
+    slots: Natural
     """Sessions served at once."""
-    chunk_samples: int
+    chunk_samples: Natural
     """Samples that one step takes from a session."""
-    uncommitted_s_max: float
+    uncommitted_s_max: Finite
     """Longest audio that may be unconfirmed by a commit: what a move to another worker replays."""
     device: Name
-    step_s_p99: float = 0.1
+    step_s_p99: Finite = 0.1
     """What all but one in a hundred steps stay below, says the engine. Four times as long without one is a hang."""
     checksum: Name = ""
     """Of the model's weights: the first 16 hexadecimal digits of their SHA-256. Empty where there is no model."""
     license: Name = ""
     """Of the weights, where their file or folder says it."""
-    encode_factor: float = 1.0
+    encode_factor: Finite = 1.0
     """How often the model encodes each second of audio: more than once where windows overlap."""
     appends: bool = False
     """An utterance's text only grows: what a partial says, its final says too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Value, frozen=True):
     """A point from which another worker can continue: replay audio from `samples` into a slot opened with `state`."""
 
-    samples: int
-    utterance: int
+    samples: Natural
+    utterance: Natural
     """Number of the next utterance: all before it are final."""
     state: State
     """Opaque: engine, VAD and endpointer."""
-    confirmed: int | None = None
+    confirmed: Natural | None = None
     """Set in the middle of an utterance, whose words are in the state and in no final yet: where all before was."""
 
     @property
@@ -81,69 +91,64 @@ class Commit:
         return self.samples if self.confirmed is None else self.confirmed
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(Value, frozen=True):
     """One word of a hypothesis. `confidence` only where the engine measures it."""
 
     text: Name
-    start_sample: int
-    end_sample: int
-    confidence: float | None
+    start_sample: Natural
+    end_sample: Natural
+    confidence: Finite | None
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(Value, frozen=True):
     """How to open a session on a worker."""
 
     language: Name
     partials: bool
-    progress_samples: int
+    progress_samples: Natural
     """Report progress each time this many samples more were done."""
     commit: Commit | None
     """Where to continue a session that was moved; None for a new one."""
     progress_taken: bool = False
     """Report it as well each time so many were taken."""
-    look_ahead_ms: int | None = None
+    look_ahead_ms: Natural | None = None
     """How much audio behind a word the model may wait for, where it leaves the choice; None for the worker's own."""
     appends: bool = False
     """Partials are wanted where they only grow, whatever `partials` says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Value, frozen=True):
     """How busy a worker is, over its last heartbeat interval."""
 
-    steps: int
+    steps: Natural
     """Steps since the start."""
-    pending_chunks: int
+    pending_chunks: Natural
     """Complete chunks that wait for a step or are in the one under way."""
-    step_ms_p50: float
-    step_ms_p99: float
-    busy: float
+    step_ms_p50: Finite
+    step_ms_p99: Finite
+    busy: Finite
     """Share of the interval spent in steps, 0 to 1."""
-    real_time_factor: float
+    real_time_factor: Finite
     """Seconds spent in steps per second of audio; 0 without audio."""
-    chunk_ms: float = 0.0
+    chunk_ms: Finite = 0.0
     """What one more chunk adds to a step, without work that an engine leaves out under load; 0 where unknown."""
-    late_ms_p95: float = 0.0
+    late_ms_p95: Finite = 0.0
     """How long after they were due chunks went into their steps."""
 
 
 # ---- Frontend to broker ----
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterFrontend:
-    version: int
+class RegisterFrontend(Value, frozen=True, tag=1):
+    version: Natural
     name: Name
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(Value, frozen=True, tag=2):
     """Ask for a slot. Body: Setup. Answered by Pinned or Refused."""
 
     session: SessionId
-    epoch: int
+    epoch: Natural
     """0 at first, one more with every move to another worker."""
     model: Name
     """Empty for the default model."""
@@ -152,41 +157,36 @@ class Open:
     """Whether its client may come back: should the frontend die, the lease waits for Resume."""
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Value, frozen=True, tag=3):
     """Give a lease back; what the worker still holds of it is dropped."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Detach:
+class Detach(Value, frozen=True, tag=22):
     """The client of a resumable session is gone and may come back: the lease waits for Resume, for a limited time."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Value, frozen=True, tag=23):
     """Take over a session whose client has come back, from whatever frontend had it. Body: Setup, without a commit.
 
     Answered by Pinned, then by the worker's Resumed; or by Refused.
     """
 
     session: SessionId
-    utterance: int
+    utterance: Natural
     """The first whose final the client has not got."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendHeartbeat:
+class FrontendHeartbeat(Value, frozen=True, tag=4):
     """Renews the leases of silent sessions. Answered by Pool."""
 
-    leases: Annotated[tuple[int, ...], Limit(65536)]
+    leases: Annotated[tuple[Natural, ...], Meta(max_length=65536)]
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(Value, frozen=True, tag=5):
     """Frames for one peer, forwarded whole. Body: array of frames, either direction."""
 
     to: Identity
@@ -196,90 +196,79 @@ class Bundle:
 # ---- Worker to broker ----
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterWorker:
-    version: int
+class RegisterWorker(Value, frozen=True, tag=6):
+    version: Natural
     name: Name
     spec: Spec
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerHeartbeat:
+class WorkerHeartbeat(Value, frozen=True, tag=7):
     load: Load
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(Value, frozen=True, tag=8):
     """The slot of this lease is wiped and free."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Value, frozen=True, tag=9):
     """Take nothing new to me; I end when my last session has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(Value, frozen=True, tag=26):
     """To every broker: whom the worker serves for the next 600 ms. Answers each Claim, also one that it refuses."""
 
-    term: int
+    term: Natural
     """The highest that it has voted in."""
-    boot: int
+    boot: Natural
     """The broker it votes for; 0: nobody."""
-    number: int
+    number: Natural
     """Of the claim that was granted last."""
 
 
 # ---- Broker to peers ----
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
-    boot: int
+class Welcome(Value, frozen=True, tag=10):
+    boot: Natural
     """The broker's incarnation, the upper 31 bits of its leases."""
-    heartbeat_s: float
-    term: int = 0
+    heartbeat_s: Finite
+    term: Natural = 0
     """In which it leads; 0 where it needs no votes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Value, frozen=True, tag=25):
     """A broker asks for the worker's vote. Answered by Vote."""
 
-    term: int
-    boot: int
-    number: int
+    term: Natural
+    boot: Natural
+    number: Natural
     """One more with every claim: a vote counts from when its claim was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standby:
+class Standby(Value, frozen=True, tag=27):
     """The peer is registered, but this broker does not lead: what it had pinned before is gone."""
 
-    boot: int
+    boot: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class Unregistered:
+class Unregistered(Value, frozen=True, tag=11):
     """The broker does not know the sender: register (again); what was pinned before is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Value, frozen=True, tag=12):
     """The registration is refused; the process cannot be used with this broker."""
 
     slug: Name
     detail: Name
 
 
-@dataclass(frozen=True, slots=True)
-class Pinned:
+class Pinned(Value, frozen=True, tag=13):
     """A session has a slot; its frames go to `worker` from now on."""
 
     session: SessionId
-    epoch: int
+    epoch: Natural
     lease: Lease
     worker: Identity
     spec: Spec
@@ -287,45 +276,40 @@ class Pinned:
     """The answer to Resume, not to Open."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Value, frozen=True, tag=14):
     session: SessionId
-    epoch: int
+    epoch: Natural
     slug: Name
     detail: Name
-    retry_after_s: float
+    retry_after_s: Finite
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Value, frozen=True, tag=15):
     """The lease is over through no doing of its session: its worker died or the lease expired."""
 
     lease: Lease
     slug: Name
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(Value, frozen=True, tag=16):
     """What the workers offer now; answers a frontend's heartbeat and is sent when it changes."""
 
-    workers: int
-    slots: int
-    slots_free: int
-    models: Annotated[tuple[str, ...], Limit(256)]
+    workers: Natural
+    slots: Natural
+    slots_free: Natural
+    models: Annotated[tuple[Label, ...], Meta(max_length=256)]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Value, frozen=True, tag=17):
     """Open `slot` for `lease`; results go to `frontend`. Body: Setup, as it came with Open."""
 
     lease: Lease
-    slot: int
+    slot: Natural
     session: SessionId
     frontend: Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(Value, frozen=True, tag=24):
     """Continue the session of `from_lease`, from its last commit, as `lease` in the same slot. Body: Setup.
 
     Results go to `frontend`: Resumed, then the finals from `utterance` on that were made before.
@@ -333,21 +317,19 @@ class Transfer:
 
     from_lease: Lease
     lease: Lease
-    slot: int
+    slot: Natural
     session: SessionId
     frontend: Identity
-    utterance: int
+    utterance: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Value, frozen=True, tag=18):
     """Close this lease's slot, drop what it holds, answer Closed. Repeated until answered."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(Value, frozen=True, tag=19):
     """A bundle named a lease that is not current for its sender."""
 
     lease: Lease
@@ -356,34 +338,30 @@ class Stale:
 # ---- Control socket ----
 
 
-@dataclass(frozen=True, slots=True)
-class StatusRequest:
-    version: int
+class StatusRequest(Value, frozen=True, tag=20):
+    version: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
+class WorkerStatus(Value, frozen=True):
     name: Name
     spec: Spec
-    sessions: int
+    sessions: Natural
     draining: bool
     load: Load
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendStatus:
+class FrontendStatus(Value, frozen=True):
     name: Name
-    sessions: int
+    sessions: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    uptime_s: float
-    workers: Annotated[tuple[WorkerStatus, ...], Limit(4096)]
-    frontends: Annotated[tuple[FrontendStatus, ...], Limit(4096)]
-    sessions_total: int
-    refused_total: int
-    lost_total: int
+class Status(Value, frozen=True, tag=21):
+    uptime_s: Finite
+    workers: Annotated[tuple[WorkerStatus, ...], Meta(max_length=4096)]
+    frontends: Annotated[tuple[FrontendStatus, ...], Meta(max_length=4096)]
+    sessions_total: Natural
+    refused_total: Natural
+    lost_total: Natural
     leads: bool = True
     """False for a standby."""
 
@@ -391,93 +369,83 @@ class Status:
 # ---- Frames: the body of a bundle ----
 
 
-@dataclass(frozen=True, slots=True)
-class Audio:
+class Audio(Value, frozen=True, tag=1):
     """PCM16LE, 16 kHz, mono; `first_sample` is its place in the session."""
 
     lease: Lease
-    first_sample: int
+    first_sample: Natural
     pcm: Pcm
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
+class Flush(Value, frozen=True, tag=2):
     """End the utterance here; answered by Flushed when all audio before it has left the model."""
 
     lease: Lease
     marker: Marker
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Value, frozen=True, tag=12):
     """Ask for a commit here, in the middle of an utterance, if the engine can; answered by Progress with it."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Value, frozen=True, tag=3):
     """End of audio: the remaining finals follow, then Ended."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Value, frozen=True, tag=4):
     """Samples received and stepped since the session's start; `commit` when it advanced without a final."""
 
     lease: Lease
-    taken: int
-    done: int
+    taken: Natural
+    done: Natural
     commit: Commit | None
 
 
-@dataclass(frozen=True, slots=True)
-class Partial:
+class Partial(Value, frozen=True, tag=5):
     """The current utterance's text so far; replaced by the next Partial or Final."""
 
     lease: Lease
-    utterance: int
+    utterance: Natural
     text: Text
-    start_sample: int
-    end_sample: int
-    stable: int | None = None
+    start_sample: Natural
+    end_sample: Natural
+    stable: Natural | None = None
     """So many characters of the text will come in a final as they are. None: the engine does not know."""
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
+class Final(Value, frozen=True, tag=6):
     """An utterance's text; never changes. Its commit confirms it."""
 
     lease: Lease
-    utterance: int
+    utterance: Natural
     text: Text
-    start_sample: int
-    end_sample: int
+    start_sample: Natural
+    end_sample: Natural
     endpoint: EndpointKind
     """Why the utterance ended: the speaker fell silent, it reached the longest length, or a flush."""
-    confidence: float | None
-    words: Annotated[tuple[Word, ...], Limit(4096)] | None
+    confidence: Finite | None
+    words: Annotated[tuple[Word, ...], Meta(max_length=4096)] | None
     commit: Commit
 
 
-@dataclass(frozen=True, slots=True)
-class Speech:
+class Speech(Value, frozen=True, tag=10):
     """The speaker began or ceased to speak, there; says nothing about text."""
 
     lease: Lease
     kind: Literal["start", "end"]
-    sample: int
+    sample: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class Flushed:
+class Flushed(Value, frozen=True, tag=7):
     lease: Lease
     marker: Marker
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(Value, frozen=True, tag=11):
     """First of all in a resumed session: from where its audio is needed again."""
 
     lease: Lease
@@ -485,15 +453,13 @@ class Resumed:
     """None: from the beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Value, frozen=True, tag=8):
     """The session is complete: every final before has been sent."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Value, frozen=True, tag=9):
     """The worker cannot go on with this session."""
 
     lease: Lease

@@ -1,113 +1,101 @@
 """Messages to bytes and back. A message on the wire is [routing] or [routing, body], both msgpack.
 
-Routing: the array [tag, field, ...]. Body: a Setup's array, or an array of frames, each [tag, field, ...].
-Every size is limited; whatever the bytes are, decoding returns a message or raises DecodeError.
+Routing: the array [tag, field, ...]. Body: a Setup's array, or an array of frames, each [tag, field, ...]. A field that
+is missing at the end has its default; one too many at the end is ignored (proto/README.md, "Growth"). Every size is
+limited; whatever the bytes are, decoding returns a message or raises DecodeError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args
+
+from msgspec import DecodeError as Malformed
+from msgspec import Meta, Raw, Struct
+from msgspec.msgpack import Decoder, Encoder
 
 from asr_proto import messages as m
 from asr_proto.errors import DecodeError
-from asr_proto.schema import Check, pack, reader, to_array, unpack
 
 ROUTING_BYTES_MAX = 1_048_576
 BODY_BYTES_MAX = 16_777_216
 FRAMES_MAX = 4096
 """Frames in one bundle."""
 
-# Tags are the wire: never renumber, never reuse.
-MESSAGE_TAGS: dict[int, type[m.Message]] = {
-    1: m.RegisterFrontend,
-    2: m.Open,
-    3: m.Close,
-    4: m.FrontendHeartbeat,
-    5: m.Bundle,
-    6: m.RegisterWorker,
-    7: m.WorkerHeartbeat,
-    8: m.Closed,
-    9: m.Drain,
-    10: m.Welcome,
-    11: m.Unregistered,
-    12: m.Rejected,
-    13: m.Pinned,
-    14: m.Refused,
-    15: m.Lost,
-    16: m.Pool,
-    17: m.Grant,
-    18: m.Release,
-    19: m.Stale,
-    20: m.StatusRequest,
-    21: m.Status,
-    22: m.Detach,
-    23: m.Resume,
-    24: m.Transfer,
-    25: m.Claim,
-    26: m.Vote,
-    27: m.Standby,
-}
-FRAME_TAGS: dict[int, type[m.Frame]] = {
-    1: m.Audio,
-    2: m.Flush,
-    3: m.Stop,
-    4: m.Progress,
-    5: m.Partial,
-    6: m.Final,
-    7: m.Flushed,
-    8: m.Ended,
-    9: m.Failed,
-    10: m.Speech,
-    11: m.Resumed,
-    12: m.Checkpoint,
-}
-_MESSAGE_TAG = {cls: tag for tag, cls in MESSAGE_TAGS.items()}
-_FRAME_TAG = {cls: tag for tag, cls in FRAME_TAGS.items()}
-_MESSAGE_READERS = {tag: reader(cls, tagged=True) for tag, cls in MESSAGE_TAGS.items()}
-_FRAME_READERS = {tag: reader(cls, tagged=True) for tag, cls in FRAME_TAGS.items()}
-_READ_SETUP = reader(m.Setup)
+T = TypeVar("T")
+
+
+class _Tagged(Struct, array_like=True):
+    """The beginning of any message or frame."""
+
+    tag: m.Natural
+
+
+def tags(union: Any) -> dict[int, type[m.Value]]:
+    """The classes of a union of messages, or of frames, by their tags."""
+    return {cls.__struct_config__.tag: cls for cls in get_args(union)}
+
+
+_FRAME_TAGS = tags(m.Frame)
+_MESSAGE: Decoder[m.Message] = Decoder(m.Message)
+_SETUP = Decoder(m.Setup)
+_FRAME: Decoder[m.Frame] = Decoder(m.Frame)
+_FRAMES: Decoder[list[m.Frame]] = Decoder(Annotated[list[m.Frame], Meta(max_length=FRAMES_MAX)])
+_RAW_FRAMES = Decoder(Annotated[list[Raw], Meta(max_length=FRAMES_MAX)])
+_TAGGED = Decoder(_Tagged)
+
+
+def _plain(value: Any) -> float:
+    """numpy's float64 is a float too."""
+    if isinstance(value, float):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} is no value of a message")
+
+
+_encode = Encoder(enc_hook=_plain).encode
 
 
 def encode(message: m.Message) -> bytes:
     """The routing part of a message."""
-    return pack((_MESSAGE_TAG[type(message)], *to_array(message)))
+    return _encode(message)
 
 
 def decode(data: bytes | memoryview) -> m.Message:
     """The message of a routing part. Raises DecodeError."""
-    message: m.Message = _tagged(_MESSAGE_READERS, unpack(data, ROUTING_BYTES_MAX))
-    return message
+    return _read(_MESSAGE, data, ROUTING_BYTES_MAX)
 
 
-def encode_frames(frames: Iterable[m.Frame]) -> bytes:
+def encode_frames(frames: Sequence[m.Frame]) -> bytes:
     """The body of a bundle."""
-    return pack([(_FRAME_TAG[type(frame)], *to_array(frame)) for frame in frames])
+    return _encode(frames)
 
 
 def decode_frames(data: bytes | memoryview) -> list[m.Frame]:
-    """The frames of a bundle's body. Raises DecodeError."""
-    value = unpack(data, BODY_BYTES_MAX)
-    if type(value) is not list or len(value) > FRAMES_MAX:
-        raise DecodeError(f"a bundle's body is an array of at most {FRAMES_MAX} frames")
-    return [_tagged(_FRAME_READERS, entry) for entry in value]
+    """The frames of a bundle's body, without those of a class that only newer peers have. Raises DecodeError."""
+    try:
+        return _read(_FRAMES, data, BODY_BYTES_MAX)
+    except DecodeError:
+        raw = _read(_RAW_FRAMES, data, BODY_BYTES_MAX)
+        known = [frame for frame in raw if _read(_TAGGED, frame, BODY_BYTES_MAX).tag in _FRAME_TAGS]
+        if len(known) == len(raw):
+            raise
+        return [_read(_FRAME, frame, BODY_BYTES_MAX) for frame in known]
 
 
 def encode_setup(setup: m.Setup) -> bytes:
     """The body of Open and Grant."""
-    return pack(setup)
+    return _encode(setup)
 
 
 def decode_setup(data: bytes | memoryview) -> m.Setup:
     """The Setup of a body. Raises DecodeError."""
-    setup: m.Setup = _READ_SETUP(unpack(data, BODY_BYTES_MAX))
-    return setup
+    return _read(_SETUP, data, BODY_BYTES_MAX)
 
 
-def _tagged(readers: dict[int, Check], value: Any) -> Any:
-    if type(value) is not list or not value or type(value[0]) is not int:
-        raise DecodeError("expected an array that begins with a tag")
-    read = readers.get(value[0])
-    if read is None:
-        raise DecodeError(f"unknown tag {value[0]}")
-    return read(value)
+def _read(decoder: Decoder[T], data: bytes | memoryview | Raw, size_max: int) -> T:
+    if len(data) > size_max:
+        raise DecodeError(f"{len(data)} bytes exceed the limit of {size_max}", slug="message-too-large")
+    try:
+        return decoder.decode(data)
+    except (Malformed, RecursionError) as error:
+        raise DecodeError(str(error)) from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from msgspec import structs
 
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.peers import NO_LOAD, Timing
@@ -230,7 +230,7 @@ def test_a_broker_that_stood_still_blames_nobody(broker: Broker) -> None:
 
 def test_an_engine_with_long_steps_has_longer(broker: Broker) -> None:
     broker.gone(W1)
-    broker.register(W2, spec=replace(SPEC, step_s_p99=1.0))
+    broker.register(W2, spec=structs.replace(SPEC, step_s_p99=1.0))
     pinned = broker.pin("a")
     broker.frontend(F1, m.Bundle(W2, (pinned.lease,)), b"audio")
     broker.advance(3.9, None)
@@ -261,7 +261,7 @@ def load(busy: float, chunk_ms: float, late_ms: float = 0.0) -> m.Load:
 def roomy(broker: Broker) -> Broker:
     """One worker with more slots than it can serve, and chunks of 60 ms."""
     broker.gone(W1)
-    broker.register(W2, spec=replace(SPEC, slots=20))
+    broker.register(W2, spec=structs.replace(SPEC, slots=20))
     return broker
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zmq
 from click.testing import CliRunner, Result
+from msgspec import structs
 
 from asr_ops.cli import main
 from asr_process import settings
@@ -109,7 +109,7 @@ def test_watch_ends_when_the_broker_does(broker: Broker, tmp_path: Path) -> None
 def test_of_two_brokers_the_leader_comes_first(tmp_path: Path) -> None:
     brokers = [Broker(tmp_path, number) for number in (1, 2)]
     try:
-        brokers[0].answer = wire.encode(replace(STATUS, leads=False, uptime_s=60.0))
+        brokers[0].answer = wire.encode(structs.replace(STATUS, leads=False, uptime_s=60.0))
         output = status(tmp_path).stdout
         assert "5 of 16 slots taken" in output
         assert output.splitlines()[-1] == "a standby is up 1 min 00 s and knows 2 workers and 1 frontends"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from asr_proto import messages as m
 from asr_proto.errors import BadRequest
@@ -104,7 +104,7 @@ def test_a_session_waits_for_a_chunk_of_its_own_look_ahead() -> None:
     it.core = Sessions("w", SPEC, it.now, lambda look_ahead_ms: CHUNK if look_ahead_ms is None else CHUNK // 2)
     it.tell(WELCOME)
     for lease, look_ahead_ms in ((1, None), (2, 0)):
-        it.grant(lease, lease - 1, setup=replace(SETUP, look_ahead_ms=look_ahead_ms))
+        it.grant(lease, lease - 1, setup=structs.replace(SETUP, look_ahead_ms=look_ahead_ms))
         it.core.opened(lease - 1, lease)
         it.audio(lease, CHUNK // 2)
     assert [(chunk.slot, len(chunk.pcm)) for chunk in it.step()] == [(1, CHUNK // 2)]

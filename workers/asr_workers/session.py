@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
+from msgspec import structs
+
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm16, to_int16
 from asr_proto.errors import BadRequest, DecodeError, LimitExceeded, OutOfOrder
@@ -72,7 +74,7 @@ class Session:
 
     def resume(self, before: Session, utterance: int) -> list[m.FrameOut]:
         """What comes first under this lease, which continues `before`. Raises BadRequest if it no longer can."""
-        self.finals = [replace(final, lease=self.lease) for final in before.finals]
+        self.finals = [structs.replace(final, lease=self.lease) for final in before.finals]
         missed = [final for final in self.finals if final.utterance >= utterance]
         if len(missed) != max(0, self._utterance - utterance):
             raise BadRequest("too much was said since", slug="resume-unavailable")
@@ -82,7 +84,7 @@ class Session:
         """As it was said, but that nothing without its state may take the place of the last commit."""
         if self.commit is None or final.commit.samples != self.commit.samples:
             return final
-        return replace(final, commit=self.commit)
+        return structs.replace(final, commit=self.commit)
 
     # ---- Chunks ----
 
@@ -151,7 +153,7 @@ class Session:
             output.words,
             self._commit(cast(Snapshot, output.snapshot)),
         )
-        kept = replace(final, commit=replace(final.commit, state=b""))
+        kept = structs.replace(final, commit=structs.replace(final.commit, state=b""))
         self.finals = [*self.finals[1 - FINALS_KEPT :], kept]
         return final
 

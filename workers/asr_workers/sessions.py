@@ -7,7 +7,9 @@ engine* when the step ran (`speaking`), not to the one that holds it now: a reus
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from asr_proto import messages as m
 from asr_proto.audio import SAMPLE_RATE
@@ -226,7 +228,7 @@ class Sessions:
     # ---- Private ----
 
     def _granted(self, grant: m.Grant, setup: m.Setup) -> list[Command]:
-        setup = replace(setup, partials=setup.partials or (setup.appends and self.spec.appends))
+        setup = structs.replace(setup, partials=setup.partials or (setup.appends and self.spec.appends))
         chunk_samples = self._chunk_samples(setup.look_ahead_ms)
         session = Session(grant, setup, chunk_samples)
         self._sessions[grant.lease] = self._by_slot[grant.slot] = session
@@ -240,7 +242,7 @@ class Sessions:
         before = self._sessions.get(transfer.from_lease)
         closing = self._release(transfer.from_lease)
         grant = m.Grant(transfer.lease, transfer.slot, transfer.session, transfer.frontend)
-        opening = self._granted(grant, replace(setup, commit=before.commit if before else None))
+        opening = self._granted(grant, structs.replace(setup, commit=before.commit if before else None))
         session = self._sessions[transfer.lease]
         try:
             if before is None or before.failed:

@@ -26,8 +26,7 @@ from asr_frontends.events import (
 from asr_frontends.resample import Resampler
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
 from asr_proto.errors import BadRequest, DecodeError, OutOfOrder
-from asr_proto.messages import Final, Flushed, Partial, Word
-from asr_proto.schema import INT_MAX
+from asr_proto.messages import INT_MAX, Final, Flushed, Partial, Word
 
 PATH = "/v1/stream"
 RATE_MIN, RATE_MAX = 8_000, 192_000

@@ -1,0 +1,177 @@
+"""The classes of the wire by reflection: examples of each, and the plain values that they are on the wire.
+
+`grown` and `cut` write a message as a peer of a newer or an older release would: with one more field at the end, or
+without the last one that has a default. They work on plain values, so they know only the order of the fields.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgpack
+from msgspec import NODEFAULT, Meta, structs
+
+from asr_proto import messages as m
+from asr_proto import wire
+
+Cls = type[m.Value]
+Change = Callable[[Cls, list[Any]], list[Any]]
+
+MESSAGES = wire.tags(m.Message)
+FRAMES = wire.tags(m.Frame)
+
+INTEGERS = (0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, (5 << 32) + 1, m.INT_MAX)
+"""Where the width of an integer changes."""
+FLOATS = (0.0, 0.1, 1.5, 8.25e-9, 1e300, -2.5)
+TEXTS = ("", "a", "the birch canoe", "x" * 31, "y" * 32, "grüße, 世界 🎤", "n" * 128)
+BLOBS = (b"", b"\x01\x00\xff\xff", bytes(range(32)), b"\x00" * 31)
+SIZES = (0, 1, 2, 3)
+EXAMPLES = 8
+
+
+def classes() -> set[Cls]:
+    """Every class of the wire."""
+    return {cls for _, cls in inspect.getmembers(m, inspect.isclass) if issubclass(cls, m.Value)} - {m.Value}
+
+
+def tag(cls: Cls) -> int | None:
+    """None for a class that is only a part of others."""
+    found = cls.__struct_config__.tag
+    assert found is None or isinstance(found, int)
+    return found
+
+
+@cache
+def annotations(cls: Cls) -> dict[str, Any]:
+    """Of its fields, in order."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: hints[name] for name in cls.__struct_fields__}
+
+
+def bare(annotation: Any) -> tuple[Any, Meta]:
+    """The type without its limits, and the limits."""
+    if get_origin(annotation) is Annotated:
+        inner, meta = get_args(annotation)
+        return inner, meta
+    return annotation, Meta()
+
+
+def item(annotation: Any) -> Any:
+    """What is in `X | None` or `tuple[X, ...]`; None for all else."""
+    is_holder = get_origin(annotation) is tuple or type(None) in get_args(annotation)
+    return get_args(annotation)[0] if is_holder else None
+
+
+def is_class(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, m.Value)
+
+
+# ---- Examples ----
+
+
+def example(cls: Cls, number: int) -> Any:
+    """One of the values of a class: the same for a number at all times, and at the edges of the types."""
+    hints = annotations(cls).values()
+    return cls(*(_example(hint, number + 5 * place) for place, hint in enumerate(hints)))
+
+
+def _example(annotation: Any, number: int) -> Any:
+    inner, meta = bare(annotation)
+    if get_origin(inner) is Literal:
+        return get_args(inner)[number % len(get_args(inner))]
+    if get_origin(inner) is tuple:
+        return tuple(_example(item(inner), number + place) for place in range(SIZES[number % len(SIZES)]))
+    if item(inner) is not None:
+        return None if number % 3 == 0 else _example(item(inner), number)
+    if is_class(inner):
+        return example(inner, number)
+    pool: tuple[Any, ...] = {bool: (False, True), int: INTEGERS, float: FLOATS, str: TEXTS, bytes: BLOBS}[inner]
+    value = pool[number % len(pool)]
+    return value[: meta.max_length] if inner in (str, bytes) else value
+
+
+# ---- As plain values ----
+
+
+def plain(value: Any) -> Any:
+    """What msgpack alone must make the same bytes of."""
+    if isinstance(value, m.Value):
+        own = tag(type(value))
+        fields = [plain(getattr(value, name)) for name in value.__struct_fields__]
+        return fields if own is None else [own, *fields]
+    return [plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def changed(cls: Cls, array: list[Any], change: Change) -> list[Any]:
+    """The plain array of a `cls` with `change` made to it and to each class in it."""
+    head = [] if tag(cls) is None else array[:1]
+    fields = zip(array[len(head) :], annotations(cls).values(), strict=False)
+    return [*head, *change(cls, [_changed(hint, value, change) for value, hint in fields])]
+
+
+def _changed(annotation: Any, value: Any, change: Change) -> Any:
+    inner, _ = bare(annotation)
+    if value is None:
+        return None
+    if get_origin(inner) is tuple:
+        return [_changed(item(inner), entry, change) for entry in value]
+    if item(inner) is not None:
+        return _changed(item(inner), value, change)
+    return changed(inner, value, change) if is_class(inner) else value
+
+
+def grown(unknown: Any) -> Change:
+    """What a newer peer writes: one more field, with this value."""
+    return lambda _, fields: [*fields, unknown]
+
+
+def cut(cls: Cls, fields: list[Any]) -> list[Any]:
+    """What an older peer writes, which has not got the last field yet."""
+    return fields[:-1] if last_default(cls) is not None else fields
+
+
+def last_default(cls: Cls) -> structs.FieldInfo | None:
+    """The last field, if it has a default."""
+    fields = structs.fields(cls)
+    return fields[-1] if fields and fields[-1].default is not NODEFAULT else None
+
+
+def defaulted(value: Any, part: Cls = m.Value) -> Any:
+    """What today's peer reads of what an older one would have written, which has less of all classes or of one."""
+    if isinstance(value, tuple):
+        return tuple(defaulted(entry, part) for entry in value)
+    if not isinstance(value, m.Value):
+        return value
+    last = last_default(type(value)) if isinstance(value, part) else None
+    fields = {name: defaulted(getattr(value, name), part) for name in value.__struct_fields__}
+    return type(value)(**fields | ({last.name: last.default} if last else {}))
+
+
+# ---- As bytes ----
+
+
+def encode(cls: Cls, array: list[Any]) -> bytes:
+    """By msgpack alone: a frame in a body of its own, all else by itself."""
+    packed: bytes = msgpack.packb([array] if is_frame(cls) else array)
+    return packed
+
+
+def decode(cls: Cls, data: bytes) -> Any:
+    """By the decoder that takes a `cls` on the wire."""
+    if is_frame(cls):
+        (frame,) = wire.decode_frames(data)
+        return frame
+    return wire.decode_setup(data) if cls is m.Setup else wire.decode(data)
+
+
+def is_frame(cls: Cls) -> bool:
+    return cls in FRAMES.values()
+
+
+def on_the_wire() -> list[Cls]:
+    """The classes that are not only parts of others."""
+    return [*MESSAGES.values(), *FRAMES.values(), m.Setup]
