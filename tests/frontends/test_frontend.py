@@ -10,6 +10,7 @@ import pytest
 from asr_frontends import events as e
 from asr_frontends import frontend as module
 from asr_frontends.frontend import Frontend
+from asr_frontends.outbox import BUNDLE_S
 from asr_frontends.session import Limits
 from asr_process import curve
 from asr_proto import messages as m
@@ -126,6 +127,7 @@ def test_frames_of_several_sessions_leave_in_one_bundle() -> None:
         for id in (one, two, one):
             served.frontend.client(id, AUDIO)
         assert served.link.sent.empty()
+        assert served.frontend._timer_at <= asyncio.get_running_loop().time() + BUNDLE_S
         bundle, frames = await served.link.next(m.Bundle)
         assert bundle == m.Bundle(b"W", (1, 2))
         assert frames == [m.Audio(1, 0, AUDIO.pcm), m.Audio(2, 0, AUDIO.pcm), m.Audio(1, 320, AUDIO.pcm)]

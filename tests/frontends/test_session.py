@@ -570,3 +570,14 @@ def test_a_client_that_says_nothing_while_it_moves_is_lost_with_its_session() ->
     talk.lose()
     (error,) = events(talk.until(30.0))
     assert isinstance(error, e.Error) and error.slug == "session-lost"
+
+
+def test_of_two_commits_at_one_sample_the_later_counts(talk: Talk) -> None:
+    """A final confirms the words of the commit before it."""
+    talk.pin()
+    talk.say(e.Audio(SECOND))
+    talk.hear(m.Progress(1, 16000, 8000, m.Commit(8000, 0, b"words", confirmed=0)))
+    talk.hear(final(1, 0, 8000))
+    opening = talk.lose()[-1]
+    assert isinstance(opening, ToBroker) and opening.setup is not None
+    assert opening.setup.commit == m.Commit(8000, 1, b"st")
