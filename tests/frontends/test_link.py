@@ -33,6 +33,12 @@ class Ends:
         self.context.term()
 
 
+@pytest.fixture(autouse=True)
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read for the only reason that the connection is looked at once a second."""
+    monkeypatch.setattr(module, "WATCH_S", 1000.0)
+
+
 def run(tmp_path: Path, test: Callable[[Ends], Awaitable[None]]) -> None:
     async def main() -> None:
         ends = Ends(f"ipc://{tmp_path}/b")
