@@ -17,6 +17,7 @@ from asr_frontends import events as e
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.dialects.native.codec import MARKER_MAX, NAME_MAX, NativeCodec
 from asr_frontends.journal import Budget
+from asr_frontends.outbox import Outbox, SendBundle
 from asr_frontends.session import Limits, Session
 from asr_proto import messages as m
 from asr_proto import wire
@@ -312,14 +313,17 @@ def test_a_flush_gives_what_was_in_the_filter_first() -> None:
 def test_the_longest_message_passes_the_wire_at_every_rate() -> None:
     """A frame that the worker cannot decode would take its whole bundle with it."""
     codec = start(sample_rate=8000)
-    session = Session("s1", e.Start(), Limits(credit_s=600.0, journal_s=600.0), Budget(10**9), 0.0)
+    outbox = Outbox()
+    session = Session("s1", e.Start(), Limits(credit_s=600.0, journal_s=600.0), Budget(10**9), outbox, 0.0)
     session.on_pinned(m.Pinned("s1", 0, 1, b"W", m.Spec("fake", "fake", ("en",), 1, 960, 1.0, "none")), 0.0)
     frames = [bytes(6001), bytes(MESSAGE_BYTES_MAX), bytes(MESSAGE_BYTES_MAX)]
     events = [event for frame in frames for event in codec.receive(frame)]
     for event in events:
         session.client(event, 0.0)
-    assert session.posts
-    for frame in session.posts:
+    outbox.seal()
+    posted = [frame for command in outbox.take() if isinstance(command, SendBundle) for frame in command.frames]
+    assert posted
+    for frame in posted:
         assert wire.decode_frames(wire.encode_frames([frame])) == [frame]
 
 
