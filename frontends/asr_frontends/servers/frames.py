@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from websockets.speedups import apply_mask
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # in C, or in Python where there is no extension
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 """First bytes, with the bit that says that the message ends in this frame."""
