@@ -711,7 +711,7 @@ class RoutingMachine(RuleBasedStateMachine):
         self.broker.advance(seconds)
 
     @invariant()
-    def invariants(self) -> None:
+    def routing_holds(self) -> None:
         self.broker.core.check()
 
     def teardown(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,3 +98,20 @@ def test_any_bytes_at_all(held: bytes, begin: int) -> None:
 def test_a_message_to_a_client(opcode: Opcode, payload: bytes) -> None:
     first = frames.TEXT if opcode is Opcode.TEXT else frames.BINARY
     assert frames.message(first, payload) == Frame(opcode, payload).serialize(mask=False)
+
+
+WITHOUT_EXTENSION = """
+import sys
+sys.modules["websockets.speedups"] = None  # as on a machine for which there is no wheel and no compiler
+from websockets import utils
+from asr_frontends.servers import frames, serve
+assert frames.apply_mask is utils.apply_mask
+print(frames.find(bytes.fromhex("818537fa213d7f9f4d5158"), 0, 125))
+"""
+
+
+def test_the_frontend_starts_without_the_c_extension_of_websockets() -> None:
+    """The frame is the masked "Hello" of RFC 6455, section 5.7."""
+    command = [sys.executable, "-c", WITHOUT_EXTENSION]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("('text', b'Hello', 11)\n", "")
