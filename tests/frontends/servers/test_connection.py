@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-from asr_frontends.codecs.native import PATH, NativeCodec
 
+from asr_dialects.native import PATH
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Request
+from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers import connection as module
 from asr_frontends.servers.connection import OUTBOX_BYTES_MAX, Connection, Receiver
