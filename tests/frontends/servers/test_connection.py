@@ -102,10 +102,8 @@ class Served:
     def fill(self) -> None:
         """Final after final, until one more is too much."""
         self.transport.writable = False
-        utterance = 0
-        while self.connection._outbox_bytes <= OUTBOX_BYTES_MAX:
+        for utterance in range(OUTBOX_BYTES_MAX // 50_000 + 1):
             self.connection.deliver(final(utterance, "x" * 50_000))
-            utterance += 1
 
 
 def final(utterance: int, text: str = "text") -> m.Final:
