@@ -324,6 +324,21 @@ def test_without_a_session_the_client_receives_the_error_itself() -> None:
         served.connection.on_frame("no message")
         assert served.frontend.failures == []
         assert served.transport.types() == ["error"]
+        served.connection.on_frame(START)
+        assert served.frontend.listener is None  # nothing begins after the close
+
+    run(test)
+
+
+def test_a_slow_reader_whose_frontend_has_ended_its_session_receives_the_error_too() -> None:
+    async def test(served: Served) -> None:
+        served.start()
+        served.frontend.fail = lambda id, error: None  # type: ignore[method-assign, assignment, misc]
+        served.fill()
+        served.connection.deliver(final(99))
+        served.transport.writable = True
+        served.connection.on_writable()
+        assert served.transport.types() == ["ready", "error"]
 
     run(test)
 
