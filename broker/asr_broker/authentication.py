@@ -29,7 +29,8 @@ from zmq.utils import z85
 
 from asr_process import certificates, settings
 from asr_process.certificates import Pair
-from asr_process.curve import FAILURES, BrokerKeys, Seldom
+from asr_process.curve import FAILURES, BrokerKeys
+from asr_process.logs import Seldom
 from asr_proto.errors import SetupError, cannot_listen
 
 log = structlog.get_logger()

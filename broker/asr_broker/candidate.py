@@ -122,8 +122,6 @@ class Candidate:
         return [] if peer in self._workers else [ToWorker(peer, m.Unregistered())]
 
     def _register_worker(self, event: FromWorker, message: m.RegisterWorker, now: float) -> list[Command]:
-        if message.version != m.PROTOCOL_VERSION:
-            return self.routing.handle(event, now)
         dropped = self._drop(event.peer, now)
         self._workers[event.peer] = event
         claims = self.leadership.joined(event.peer, message.name, now)
@@ -138,8 +136,6 @@ class Candidate:
     def _from_frontend(self, event: FromFrontend, now: float) -> list[Command]:
         peer, message = event.peer, event.message
         if isinstance(message, m.RegisterFrontend):
-            if message.version != m.PROTOCOL_VERSION:
-                return self.routing.handle(event, now)
             dropped = self._drop(peer, now)
             self._frontends[peer] = event
             return self._lead([*dropped, ToFrontend(peer, m.Standby(self.boot))], now)

@@ -26,7 +26,7 @@ import structlog
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from asr_broker import authentication
+from asr_broker import authentication, versions
 from asr_broker.authentication import Authenticator, HandshakeMonitor
 from asr_broker.candidate import Candidate, Core
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToWorker
@@ -35,6 +35,7 @@ from asr_broker.metrics import BrokerCollector, Snapshot
 from asr_broker.peers import DEFAULT_TIMING, Timing
 from asr_broker.routing import Routing
 from asr_process import curve
+from asr_process.logs import Seldom
 from asr_process.metrics import MetricsServer
 from asr_process.notify import Unit
 from asr_proto import messages as m
@@ -170,6 +171,7 @@ class Broker:
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
         self._unit = Unit()
         self._publish_at = 0.0
+        self._seldom = Seldom()
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
             end.setblocking(False)
@@ -239,14 +241,27 @@ class Broker:
             try:
                 message = wire.decode(parts[0].buffer)
             except DecodeError as error:
-                log.warning("undecodable message", peer=peer.hex(), reason=error.detail)
+                self._warn("undecodable message", peer, error.detail)
+                self._reject(side, peer, versions.rejection([part.buffer for part in parts], error))
                 continue
             if isinstance(message, m.RegisterFrontend | m.RegisterWorker):
+                if rejected := versions.rejection([part.buffer for part in parts]):
+                    self._reject(side, peer, rejected)
+                    continue
                 self._gone(side.connected(peer, parts[0]))
                 log.info("registered", name=message.name, peer=peer.hex())
             body: Any = parts[1] if len(parts) > 1 else None
             commands = self.core.handle(event_type(peer, message, body), time.monotonic())  # type: ignore[arg-type]
             self._perform(commands, message, parts[0])
+
+    def _reject(self, side: RouterSocket, peer: bytes, rejected: m.Rejected | None) -> None:
+        if rejected:
+            self._warn("rejected a peer", peer, rejected.detail)
+            side.send(peer, [wire.encode(rejected)])
+
+    def _warn(self, event: str, peer: bytes, reason: str) -> None:
+        if self._seldom.due((event, peer, reason), time.monotonic()):
+            log.warning(event, peer=peer.hex(), reason=reason)
 
     def _gone(self, peers: list[Gone]) -> None:
         for gone in peers:
@@ -267,15 +282,20 @@ class Broker:
                 queue.extend(self.core.handle(Gone(command.peer), time.monotonic()))
 
     def _answer(self) -> None:
+        """To the last part; what is before it (an envelope, a Hello) returns as it came."""
         peer, *parts = self._control.recv_multipart()
+        if answer := self._status(parts):
+            with suppress(zmq.Again):
+                self._control.send_multipart([peer, *parts[:-1], wire.encode(answer)], zmq.DONTWAIT)
+
+    def _status(self, parts: list[bytes]) -> m.Status | m.Rejected | None:
         try:
             request = wire.decode(parts[-1] if parts else b"")
-        except DecodeError:
-            return
-        if isinstance(request, m.StatusRequest):
-            status = self.core.status(time.monotonic())
-            with suppress(zmq.Again):
-                self._control.send_multipart([peer, *parts[:-1], wire.encode(status)], zmq.DONTWAIT)
+        except DecodeError as error:
+            return versions.rejection(parts, error)
+        if not isinstance(request, m.StatusRequest):
+            return None
+        return versions.rejection(parts) or self.core.status(time.monotonic())
 
     def close(self) -> None:
         """Close the sockets and the metrics port; release the lock on the run directory."""

@@ -150,8 +150,6 @@ class Routing:
         return []
 
     def _register_frontend(self, peer: bytes, message: m.RegisterFrontend, now: float) -> list[Command]:
-        if message.version != m.PROTOCOL_VERSION:
-            return [ToFrontend(peer, _version_rejected(message.version))]
         gone = self._evict(peer, now)
         self.frontends[peer] = Frontend(peer, message.name)
         return [*gone, ToFrontend(peer, self._welcome()), ToFrontend(peer, self._pool(now))]
@@ -286,8 +284,6 @@ class Routing:
         return []
 
     def _register_worker(self, peer: bytes, message: m.RegisterWorker, now: float) -> list[Command]:
-        if message.version != m.PROTOCOL_VERSION:
-            return [ToWorker(peer, _version_rejected(message.version))]
         gone = self._evict(peer, now)
         free = list(range(message.spec.slots - 1, -1, -1))
         self.workers[peer] = Worker(peer, message.name, message.spec, free, now)
@@ -436,8 +432,3 @@ class Routing:
     def _stale(self, lease: int) -> m.Stale:
         self.counts.stale += 1
         return m.Stale(lease)
-
-
-def _version_rejected(version: int) -> m.Rejected:
-    detail = f"protocol version {version} is not {m.PROTOCOL_VERSION}, the broker's"
-    return m.Rejected("version-mismatch", detail)

@@ -8,10 +8,7 @@ This module does not decide what is sent again or when another connection is tri
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
-from collections.abc import Mapping
-from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
@@ -19,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from asr_client.errors import ConnectionFailed, ConnectionLost, ServerError
 from asr_client.events import Event, GoAway, Ready, parse
+from asr_dialects import native
 from asr_proto.errors import DecodeError
 
 MESSAGE_BYTES_MAX = 1 << 20
@@ -43,9 +41,9 @@ class StreamConnection:
         """Open the WebSocket. Raises ConnectionFailed, ServerError."""
         return cls(await open_connection(url, api_key, timeout_s))
 
-    async def start(self, fields: Mapping[str, Any], timeout_s: float) -> Ready:
+    async def start(self, fields: native.Start, timeout_s: float) -> Ready:
         """Send `start` with these fields and wait for `ready`. Raises ConnectionLost, ServerError and DecodeError."""
-        await self.send_control("start", **fields)
+        await self.send(native.start(fields))
         try:
             async with asyncio.timeout(timeout_s):
                 event = await self.receive()
@@ -54,10 +52,6 @@ class StreamConnection:
         if not isinstance(event, Ready):
             raise DecodeError(f"the server sent {type(event).__name__} before it was ready")
         return event
-
-    async def send_control(self, kind: str, **fields: Any) -> None:
-        """Send one JSON text message of type `kind`. Raises ConnectionLost."""
-        await self.send(json.dumps({"type": kind, **fields}, ensure_ascii=False))
 
     async def send(self, message: str | bytes) -> None:
         """Send a text or binary message; waits while the server does not read. Raises ConnectionLost."""

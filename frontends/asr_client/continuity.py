@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from asr_client.errors import ConnectionLost
 from asr_client.events import Ack, End, Event, Final, Flushed, Partial, Ready, Word
 from asr_client.replay import Replay
+from asr_dialects import native
 from asr_proto.errors import DecodeError
 
 Hypothesis = TypeVar("Hypothesis", Partial, Final)
@@ -42,7 +43,7 @@ class Continuity:
 
     # ---- Connections ----
 
-    def resume(self) -> dict[str, Any] | None:
+    def resume(self) -> native.Resume | None:
         """The field `resume` of `start`; None to begin a new session."""
         if self._session is None:
             return None

@@ -6,13 +6,13 @@ This module does not handle the audio or the events of a session.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from asr_client.connection import Broken, StreamConnection
 from asr_client.errors import ConnectionFailed, ConnectionLost, ServerError
 from asr_client.events import Ready
+from asr_dialects import native
 from asr_proto.errors import SERVICE_SLUGS, AsrError
 
 DELAY_S_MIN, DELAY_S_MAX = 0.1, 2.0
@@ -26,15 +26,15 @@ class StreamDialer:
 
     url: str
     api_key: str | None
-    start: Mapping[str, Any]
+    start: native.Start
     open_timeout_s: float
     ready_timeout_s: float
 
-    async def dial(self, resume: Mapping[str, Any] | None = None) -> tuple[StreamConnection, Ready]:
+    async def dial(self, resume: native.Resume | None = None) -> tuple[StreamConnection, Ready]:
         """A connection that is ready, with the server's answer to `start`. Raises as StreamConnection does."""
         connection = await StreamConnection.open(self.url, self.api_key, self.open_timeout_s)
         try:
-            fields = {**self.start, "resume": resume} if resume else self.start
+            fields: native.Start = {**self.start, "resume": resume} if resume else self.start
             return connection, await connection.start(fields, self.ready_timeout_s)
         except BaseException:
             await connection.close()

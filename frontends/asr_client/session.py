@@ -29,10 +29,10 @@ from asr_client.dialer import Outage, StreamDialer
 from asr_client.errors import ConnectionLost, InvalidUrl, ServerError
 from asr_client.events import End, Event, Ready, Reconnected
 from asr_client.inbox import Inbox
+from asr_dialects import native
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import AsrError
 
-STREAM_PATH = "/v1/stream"
 FRAME_BYTES_MAX = 32_768
 """Largest frame sent, about a second at 16 kHz: longer audio is split, so that every server accepts the message."""
 RESUME_S = 30.0
@@ -53,7 +53,7 @@ def stream_url(url: str) -> str:
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme) if valid else ""
     if scheme not in ("ws", "wss"):
         raise InvalidUrl(f"{url!r} is no address of a server (try ws://127.0.0.1:8000)")
-    path = parts.path if parts.path.strip("/") else STREAM_PATH
+    path = parts.path if parts.path.strip("/") else native.PATH
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
 
@@ -78,12 +78,15 @@ async def connect(
     After a connection broke, the session reconnects for up to `resume_s` seconds; 0 turns this off.
     Raises InvalidUrl, ConnectionFailed, ServerError (rejected), ConnectionLost, DecodeError.
     """
-    names = {"model": model, "language": language, "look_ahead_ms": look_ahead_ms}
-    fields = {"sample_rate": sample_rate, "partials": partials} | names
-    start = {name: value for name, value in fields.items() if value is not None}
-    session = Session(
-        StreamDialer(stream_url(url), api_key, start, open_timeout_s, ready_timeout_s), sample_rate, resume_s
-    )
+    start: native.Start = {"sample_rate": sample_rate, "partials": partials}
+    if model is not None:
+        start["model"] = model
+    if language is not None:
+        start["language"] = language
+    if look_ahead_ms is not None:
+        start["look_ahead_ms"] = look_ahead_ms
+    dialer = StreamDialer(stream_url(url), api_key, start, open_timeout_s, ready_timeout_s)
+    session = Session(dialer, sample_rate, resume_s)
     try:
         await session._open()
         yield session
@@ -140,7 +143,7 @@ class Session:
         self._raise_if_over()
         connection = self._connected()
         try:
-            await connection.send_control("keepalive")
+            await connection.send(native.keepalive())
         except ConnectionLost:
             await self._until(lambda: self._connection is not connection)
 
@@ -304,7 +307,7 @@ async def _send_entry(connection: StreamConnection, entry: Entry) -> None:
     match entry:
         case Piece():
             await connection.send(entry.pcm)
-        case Mark(marker=None):
-            await connection.send_control("stop")
+        case Mark(marker=str(marker)):
+            await connection.send(native.flush(marker))
         case Mark():
-            await connection.send_control("flush", marker=entry.marker)
+            await connection.send(native.stop())

@@ -19,6 +19,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from asr_process import certificates, settings
+from asr_process.logs import Seldom
 from asr_proto.errors import SetupError
 from asr_proto.wire import BODY_BYTES_MAX
 
@@ -39,11 +40,7 @@ CONNECT_MS = 2000
 The kernel doubles the pauses between its retries, so it would reconnect late after a partition ends.
 """
 REDIAL_S = 0.5
-"""Shortest pause between a rejected handshake and the next connect; links are polled once a second."""
-LOG_AGAIN_S = 30.0
-"""Pause before the same event is logged again."""
-LOGGED_MAX = 256
-"""Different events remembered for this; more are not logged."""
+"""Shortest pause between a rejected handshake and the next connect, in seconds; links are polled once a second."""
 
 FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
@@ -143,21 +140,6 @@ def tune(socket: zmq.Socket[Any], endpoint: str) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, SILENT_MS)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
-
-
-class Seldom:
-    """Limits log lines: one for each thing in LOG_AGAIN_S seconds, and at most LOGGED_MAX different things."""
-
-    def __init__(self) -> None:
-        self._again_at: dict[Any, float] = {}
-
-    def due(self, thing: Any, now: float) -> bool:
-        """Whether to log `thing` now."""
-        self._again_at = {logged: at for logged, at in self._again_at.items() if at > now}
-        if thing in self._again_at or len(self._again_at) >= LOGGED_MAX:
-            return False
-        self._again_at[thing] = now + LOG_AGAIN_S
-        return True
 
 
 class Dialer:

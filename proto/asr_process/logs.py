@@ -15,6 +15,23 @@ from structlog.typing import Processor, WrappedLogger
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
+REPEAT_S = 30.0
+CAUSES_MAX = 256
+
+
+class Seldom:
+    """Whether a cause is worth a line in the log: once in REPEAT_S. After CAUSES_MAX causes in that time, none is."""
+
+    def __init__(self) -> None:
+        self._again_at: dict[Any, float] = {}
+
+    def due(self, cause: Any, now: float) -> bool:
+        """True for the line that is to be written now."""
+        self._again_at = {known: at for known, at in self._again_at.items() if at > now}
+        if cause in self._again_at or len(self._again_at) >= CAUSES_MAX:
+            return False
+        self._again_at[cause] = now + REPEAT_S
+        return True
 
 
 def set_up(process: str, *, level: str = "info", output: str = "console") -> None:

@@ -1,8 +1,8 @@
 """Every message between the processes: one frozen class each, in four closed unions.
 
 A *routing message* is what the broker must see; it may carry a body that the broker never opens: for `Open` and `Grant`
-a `Setup`, for `Bundle` an array of *frames*. Units last: `_s` seconds, `_ms` milliseconds; sample indexes count 16 kHz
-mono samples from the session's first one.
+a `Setup`, for `Bundle` an array of *frames*, for a registration a `Hello`. Units last: `_s` seconds, `_ms`
+milliseconds; sample indexes count 16 kHz mono samples from the session's first one.
 
 On the wire a class is the array of its fields, after its tag if it has one. proto/README.md specifies the bytes and the
 rules for changes: a field is added at the end, with a default, and a tag is never given to another class.
@@ -17,6 +17,8 @@ from msgspec import Meta, Struct
 
 PROTOCOL_VERSION = 2
 """Raised with every change that breaks the rules of growth: the newest version that this release understands."""
+PROTOCOL_VERSION_MIN = 2
+"""The oldest version that this release still understands."""
 
 INT_MAX = 2**63 - 1
 Natural = Annotated[int, Meta(ge=0, le=INT_MAX)]
@@ -44,6 +46,17 @@ RESUMED = "resumed"
 
 class Value(Struct, frozen=True, array_like=True, gc=False):
     """What all messages and their parts are. None can refer to itself, so the garbage collector need not look."""
+
+
+class Hello(Value, frozen=True, tag=28):
+    """Which protocol versions a process understands: read apart from everything else that it sends.
+
+    It travels in a part of its own beside each registration and each StatusRequest. Its fields never change.
+    """
+
+    version: Natural
+    version_min: Natural
+    name: Name
 
 
 # ---- Values inside messages ----

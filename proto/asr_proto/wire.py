@@ -7,7 +7,8 @@ limited; whatever the bytes are, decoding returns a message or raises DecodeErro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar, get_args
 
 from msgspec import DecodeError as Malformed
@@ -31,18 +32,28 @@ class _Tagged(Struct, array_like=True):
     tag: m.Natural
 
 
+class _Versioned(_Tagged):
+    """The beginning of a registration or a StatusRequest, of whatever version."""
+
+    version: m.Natural
+
+
 def tags(union: Any) -> dict[int, type[m.Value]]:
     """The classes of a union of messages, or of frames, by their tags."""
     return {cls.__struct_config__.tag: cls for cls in get_args(union)}
 
 
 _FRAME_TAGS = tags(m.Frame)
+_VERSIONED_TAGS = tags(m.RegisterFrontend | m.RegisterWorker | m.StatusRequest)
 _MESSAGE: Decoder[m.Message] = Decoder(m.Message)
 _SETUP = Decoder(m.Setup)
 _FRAME: Decoder[m.Frame] = Decoder(m.Frame)
 _FRAMES: Decoder[list[m.Frame]] = Decoder(Annotated[list[m.Frame], Meta(max_length=FRAMES_MAX)])
 _RAW_FRAMES = Decoder(Annotated[list[Raw], Meta(max_length=FRAMES_MAX)])
 _TAGGED = Decoder(_Tagged)
+_VERSIONED = Decoder(_Versioned)
+_HELLO = Decoder(m.Hello)
+_ANY = Decoder()
 
 
 def _plain(value: Any) -> float:
@@ -63,6 +74,35 @@ def encode(message: m.Message) -> bytes:
 def decode(data: bytes | memoryview) -> m.Message:
     """The message of a routing part. Raises DecodeError."""
     return _read(_MESSAGE, data, ROUTING_BYTES_MAX)
+
+
+def encode_hello(name: str) -> bytes:
+    """The part that a process of this release sends beside its registrations and status requests."""
+    return _encode(m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION_MIN, name))
+
+
+def decode_hello(parts: Iterable[bytes | memoryview]) -> m.Hello | None:
+    """The Hello among the parts of a message, of which no other need be readable; None if there is none."""
+    for part in parts:
+        with suppress(DecodeError):
+            return _read(_HELLO, part, ROUTING_BYTES_MAX)
+    return None
+
+
+def decode_version(data: bytes | memoryview) -> int | None:
+    """The one version in a registration or status request, of which nothing else need be readable; None in all else."""
+    with suppress(DecodeError):
+        sent = _read(_VERSIONED, data, ROUTING_BYTES_MAX)
+        return sent.version if sent.tag in _VERSIONED_TAGS else None
+    return None
+
+
+def is_exact(data: bytes | memoryview) -> bool:
+    """Whether a routing part has all fields that we know, in nested classes too, and no other."""
+    try:
+        return bool(_ANY.decode(_encode(decode(data))) == _read(_ANY, data, ROUTING_BYTES_MAX))
+    except DecodeError:
+        return False
 
 
 def encode_frames(frames: Sequence[m.Frame]) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
+from structlog.testing import capture_logs
 
 from asr_broker.events import Gone
 from asr_broker.loop import Broker, BrokerConfig, RouterSocket
@@ -159,3 +160,77 @@ def test_what_nobody_can_read_ends_nothing(pool: Pool, junk: list[bytes]) -> Non
     for peer in (worker, frontend):
         peer.send_multipart(junk)
     assert pin(frontend).worker == b"W1"
+
+
+# ---- Versions ----
+
+
+def registration(side: str, version: int = m.PROTOCOL_VERSION) -> list[bytes]:
+    name = side[0]
+    message = m.RegisterFrontend(version, name) if side == "frontends" else m.RegisterWorker(version, name, SPEC)
+    return [wire.encode(message)]
+
+
+OTHER = msgpack.packb([28, 9, 8, "x"])
+"""A Hello of versions that the broker does not understand."""
+
+
+@pytest.mark.parametrize("side", ["frontends", "workers"])
+@pytest.mark.parametrize("how", ["hello", "hello beside an unknown message", "registration", "broken registration"])
+def test_a_peer_of_another_version_is_rejected(pool: Pool, side: str, how: str) -> None:
+    """And not registered: its heartbeat is answered with Unregistered."""
+    peer = pool.peer(side, b"P1")
+    (good,), (old,) = registration(side), registration(side, version=9)
+    broken = msgpack.packb([msgpack.unpackb(old)[0], 9, {"not": "ours"}])
+    parts_ = {
+        "hello": [good, OTHER],
+        "hello beside an unknown message": [msgpack.packb([99, "new"]), OTHER],
+        "registration": [old],
+        "broken registration": [broken],
+    }[how]
+    peer.send_multipart(parts_)
+    theirs = "8 to 9" if "hello" in how else "9"
+    assert heard(peer, m.Rejected).detail == f"its protocol version is {theirs}, the broker's is {m.PROTOCOL_VERSION}"
+    peer.send(wire.encode(m.FrontendHeartbeat(()) if side == "frontends" else m.Drain()))
+    assert wire.decode(parts(peer)[0]) == m.Unregistered()
+
+
+@pytest.mark.parametrize("side", ["frontends", "workers"])
+def test_a_newer_peer_with_a_common_version_is_welcome(pool: Pool, side: str) -> None:
+    peer = pool.peer(side, b"P1")
+    hello = msgpack.packb([28, 9, m.PROTOCOL_VERSION, "x"])
+    peer.send_multipart([*registration(side, version=9), hello])
+    assert heard(peer, m.Welcome)
+
+
+def test_a_status_request_is_answered_by_its_version(pool: Pool) -> None:
+    request = wire.encode(m.StatusRequest(m.PROTOCOL_VERSION))
+    control = pool.peer("control", b"C1")
+    for before in ([], [b""], [wire.encode_hello("c")]):
+        control.send_multipart([*before, request])
+        *envelope, answer = parts(control)
+        assert envelope == before and isinstance(wire.decode(answer), m.Status)
+    refused = [[OTHER, request], [msgpack.packb([20, 9])], [msgpack.packb([20, 9, {"more": 1}])]]
+    refused.append([msgpack.packb([20, m.PROTOCOL_VERSION - 1])])
+    for sent in refused:
+        control.send_multipart(sent)
+        answer = wire.decode(parts(control)[-1])
+        assert isinstance(answer, m.Rejected) and answer.slug == "version-mismatch"
+    control.send_multipart([wire.encode_hello("c"), b"\xc1"])
+    answer = wire.decode(parts(control)[-1])
+    assert isinstance(answer, m.Rejected) and answer.slug == "bad-message"
+
+
+def test_lines_about_one_cause_are_few(pool: Pool) -> None:
+    with capture_logs() as lines:
+        peers = [pool.peer("workers", name) for name in (b"P1", b"P2")]
+        for _ in range(50):
+            for peer in peers:
+                peer.send(b"\xc1")
+                peer.send_multipart([*registration("workers"), OTHER])
+        for peer in peers:
+            for _ in range(50):
+                heard(peer, m.Rejected)
+    found = sorted((line["event"], line["peer"]) for line in lines if line["log_level"] == "warning")
+    causes = ("rejected a peer", "undecodable message")
+    assert found == [(cause, peer.hex()) for cause in causes for peer in (b"P1", b"P2")]

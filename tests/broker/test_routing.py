@@ -544,13 +544,6 @@ def test_the_unknown_must_register(broker: Broker) -> None:
     assert broker.worker(W2, m.Closed(1)) == [ToWorker(W2, m.Unregistered())]
 
 
-def test_another_protocol_version_is_rejected(broker: Broker) -> None:
-    (a,) = broker.frontend(F2, m.RegisterFrontend(99, "f"))
-    (b,) = broker.worker(W2, m.RegisterWorker(99, "w", SPEC))
-    assert isinstance(a.message, m.Rejected) and isinstance(b.message, m.Rejected)
-    assert "99" in a.message.detail
-
-
 def test_bundles_are_forwarded_whole_and_untouched(broker: Broker) -> None:
     pinned = broker.pin("a")
     inward = m.Bundle(W1, (pinned.lease,))
@@ -718,7 +711,7 @@ class RoutingMachine(RuleBasedStateMachine):
         self.broker.advance(seconds)
 
     @invariant()
-    def invariants(self) -> None:
+    def routing_holds(self) -> None:
         self.broker.core.check()
 
     def teardown(self) -> None:

@@ -54,7 +54,7 @@ def test_a_core_is_shared_out() -> None:
     assert laps.cost("x", 1.0) == Cost("x", pytest.approx(2.0), pytest.approx(1.0), 1.0)
 
 
-@pytest.mark.parametrize("name", codec.DIALECTS)
+@pytest.mark.parametrize("name", codec.NAMES)
 def test_every_dialect_is_really_speaking(name: str) -> None:
     """A codec that ignores frames, or says nothing, would look cheap."""
     conversation = codec.conversation(name)

@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from asr_ops.bench import audio, dialects, schedule, statistics, websocket
+from asr_dialects import client
+from asr_ops.bench import audio, schedule, statistics, websocket
 
 PEER = Path(__file__).resolve().parents[2] / "ops/bench/peers/sherpa"
 sys.path.insert(0, str(PEER))  # scripts beside each other, in no package
@@ -59,13 +60,13 @@ def test_both_servers_are_sent_the_same_audio() -> None:
 @pytest.mark.parametrize(
     ("message", "meaning"),
     [
-        (said("la"), dialects.NOTHING),
-        (said("la", is_final=True), dialects.NOTHING),
-        (said("la la", is_final=True, is_eof=True), dialects.Heard(final="la la", ended=True)),
+        (said("la"), client.NOTHING),
+        (said("la", is_final=True), client.NOTHING),
+        (said("la la", is_final=True, is_eof=True), client.Meaning("la la", final=True, ended=True)),
     ],
 )
-def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: dialects.Heard) -> None:
-    assert sherpa_wire.hear(message) == meaning
+def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: client.Meaning) -> None:
+    assert sherpa_wire.read(message) == meaning
 
 
 @pytest.mark.parametrize("done_first", [False, True])

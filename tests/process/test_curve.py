@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from asr_process import curve
 from asr_process.certificates import load_pair, make_pair
-from asr_process.curve import LOG_AGAIN_S, LOGGED_MAX, BrokerKeys, Dialer, PeerKeys, Seldom
+from asr_process.curve import BrokerKeys, Dialer, PeerKeys
+from asr_process.logs import REPEAT_S
 from asr_proto.errors import SetupError
 
 FAR = "tcp://10.0.0.5:5555"
@@ -71,23 +72,6 @@ def test_bad_files_are_refused_at_the_start(keys: PeerKeys, tmp_path: Path) -> N
 def test_a_missing_allow_list_is_an_empty_one(keys: PeerKeys, tmp_path: Path) -> None:
     assert curve.broker_keys(None, None) is None
     assert curve.broker_keys(keys.own, tmp_path / "none") == BrokerKeys(keys.own, tmp_path / "none")
-
-
-# ---- Lines in the log ----
-
-
-def test_the_same_thing_is_said_seldom() -> None:
-    seldom = Seldom()
-    assert seldom.due("a", 0.0)
-    assert not seldom.due("a", LOG_AGAIN_S - 0.1)
-    assert seldom.due("b", 1.0)
-    assert seldom.due("a", LOG_AGAIN_S)
-
-
-def test_a_flood_of_different_things_fills_no_log() -> None:
-    seldom = Seldom()
-    assert sum(seldom.due(number, 0.001 * number) for number in range(10_000)) == LOGGED_MAX
-    assert seldom.due("later", LOG_AGAIN_S + 10)
 
 
 # ---- Dialling ----
@@ -160,7 +144,7 @@ def test_a_refused_key_is_said_once_and_tried_on(broker: Broker, keys: PeerKeys,
         (line,) = logged(logs, "the broker refuses our key")
         assert line["log_level"] == "error"
         assert line["our_key"] == load_pair(keys.own).public.decode()
-        assert broker.serve(dialer, link, LOG_AGAIN_S + 2, now) >= LOG_AGAIN_S + 2
+        assert broker.serve(dialer, link, REPEAT_S + 2, now) >= REPEAT_S + 2
         assert len(logged(logs, "the broker refuses our key")) == 2
         broker.allow = True
         assert broker.serve(dialer, link, 50.0, 40.0) < 50.0

@@ -21,7 +21,7 @@ from asr_proto import wire
 Cls = type[m.Value]
 Change = Callable[[Cls, list[Any]], list[Any]]
 
-MESSAGES = wire.tags(m.Message)
+MESSAGES = wire.tags(m.Message | m.Hello)
 FRAMES = wire.tags(m.Frame)
 
 INTEGERS = (0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, (5 << 32) + 1, m.INT_MAX)
@@ -165,6 +165,8 @@ def decode(cls: Cls, data: bytes) -> Any:
     if is_frame(cls):
         (frame,) = wire.decode_frames(data)
         return frame
+    if cls is m.Hello:
+        return wire.decode_hello([data])
     return wire.decode_setup(data) if cls is m.Setup else wire.decode(data)
 
 

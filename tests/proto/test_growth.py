@@ -105,7 +105,9 @@ def test_a_message_may_end_before_any_field_that_has_a_default(cls: Cls) -> None
     fields = structs.fields(cls)
     for known in range(len(fields)):
         data = encode(cls, plain(one)[: head + known])
-        if fields[known].default is NODEFAULT:
+        if cls is m.Hello:
+            assert decode(cls, data) is None
+        elif fields[known].default is NODEFAULT:
             with pytest.raises(DecodeError):
                 decode(cls, data)
         else:

@@ -124,6 +124,27 @@ def test_arbitrary_bytes_give_a_message_or_decode_error(data: bytes) -> None:
     for decoder in (wire.decode, wire.decode_frames, wire.decode_setup):
         with contextlib.suppress(DecodeError):
             decoder(data)
+    wire.decode_hello([data, b""]), wire.decode_version(data), wire.is_exact(data)
+
+
+ODD_FIELDS = (
+    *(b"\x81\x91\x01\x01", b"\x81\x81\x01\x01\x01", b"\x81\xcb\x7f\xf8\0\0\0\0\0\0\x01"),
+    *(b"\xd6\xff\xff\xff\xff\xff", b"\xd5\xff\x00\x00", b"\xc7\x0c\xff" + b"\xff" * 12, b"\xa1\xff"),
+    *(b"\x91" * 200 + b"\x01", b"\x91" * 900 + b"\x01", b"\x81\xc0" * 900 + b"\x01", b"\xcb\x7f\xf8" + b"\0" * 6),
+)
+"""A map with an array, a map or NaN's as its key; timestamps that are none; bad UTF-8; nests; NaN."""
+
+
+@pytest.mark.parametrize("odd", ODD_FIELDS)
+def test_odd_values_in_fields_that_are_not_read(odd: bytes) -> None:
+    """They are no error of ours, or a DecodeError; they are never exactly our message."""
+    close = b"\x93\x03\x07" + odd
+    with contextlib.suppress(DecodeError):
+        assert wire.decode(close) == m.Close(7)
+    assert not wire.is_exact(close)
+    assert wire.is_exact(close[:1].replace(b"\x93", b"\x92") + close[1:3])
+    assert wire.decode_version(b"\x93\x01\x07" + odd) in (7, None)
+    assert wire.decode_hello([odd, b"\x95\x1c\x03\x02\xa1w" + odd, wire.encode_hello("x")]) is not None
 
 
 @given(instances(m.Final), st.data())

@@ -25,8 +25,9 @@ from asr_broker.routing import Routing
 from asr_frontends import brokers as frontend_brokers
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
-from asr_frontends.session import Command as FrontendCommand
-from asr_frontends.session import Credit, Deliver, Limits, ToBroker
+from asr_frontends.outbox import Command as FrontendCommand
+from asr_frontends.outbox import Credit, Deliver, Pause, SendBundle, ToBroker
+from asr_frontends.session import Limits
 from asr_frontends.sessions import Sessions as FrontendSessions
 from asr_proto import messages as m
 from asr_proto import wire
@@ -123,6 +124,7 @@ class Client:
     """Number of finals from the earlier sessions."""
     committed: int = 0
     is_resuming: bool = False
+    is_paused: bool = False
     must_begin_anew: bool = False
 
     def deliver(self, event: e.ServiceEvent) -> None:
@@ -577,9 +579,9 @@ class SimFrontend(SimProcess):
 
     def reset(self) -> None:
         self.core = FrontendSessions(self.name, LIMITS, Budget(2**26), self.world.now)
-        self.brokers = frontend_brokers.Brokers(self.core, len(self.world.brokers))
+        self.brokers = frontend_brokers.FrontendBrokers(self.core, len(self.world.brokers))
         self.clients: dict[str, Client] = {}
-        self._flushing = False
+        self._wake_at = float("inf")
 
     def look(self, number: int, *, is_up: bool) -> None:
         self._perform(self.brokers.restored(number) if is_up else self.brokers.broken(number, self.world.now))
@@ -591,7 +593,7 @@ class SimFrontend(SimProcess):
         if self.world.now < self.standstill.until:
             return self.standstill.until
         self._perform(self.core.tick(self.world.now))
-        return min(self.core.next_deadline(), self.world.now + 0.1)
+        return self.world.now + 0.1
 
     def crash(self) -> None:
         if self.alive:
@@ -618,6 +620,7 @@ class SimFrontend(SimProcess):
 
     def _start(self, client: Client, start: e.Start) -> None:
         self.clients[client.session] = client
+        client.is_paused = False
         try:
             self._perform(self.core.start(client.session, start, self.world.now))
         except AsrError as error:
@@ -631,7 +634,7 @@ class SimFrontend(SimProcess):
             self._perform(self.core.client(client.session, event, self.world.now))
 
     def wants(self, client: Client) -> bool:
-        return self.world.now >= self.standstill.until and self.core.wanted(client.session)
+        return self.world.now >= self.standstill.until and not client.is_paused
 
     def from_broker(self, number: int, parts: list[bytes]) -> None:
         self._later(partial(self._receive, number, parts))
@@ -648,24 +651,30 @@ class SimFrontend(SimProcess):
                     client = self.clients.get(command.session)
                     if client is not None and not client.vanished:
                         client.deliver(command.event)
+                case Pause() | Credit():
+                    if client := self.clients.get(command.session):
+                        client.is_paused = isinstance(command, Pause)
+                case SendBundle(bundle, frames):
+                    if self.brokers.leader is not None:
+                        self.send(self.brokers.leader, bundle, wire.encode_frames(frames))
                 case ToBroker():
-                    self._flush()
                     self._perform(self.brokers.route(command))
                 case frontend_brokers.Post(link, message, setup):
                     self.send(link, message, wire.encode_setup(setup) if setup else None)
-                case Credit():
-                    pass  # clients check `wants` before each frame
-        if self.core.has_outgoing() and not self._flushing:
-            self._flushing = True
-            incarnation = self.incarnation
-            self.world.after(0.005, lambda: self._flush() if incarnation == self.incarnation else None)
+        self._arm()
 
-    def _flush(self) -> None:
-        self._flushing = False
-        if self.alive:
-            for bundle, frames in self.core.outgoing():
-                if self.brokers.leader is not None:
-                    self.send(self.brokers.leader, bundle, wire.encode_frames(frames))
+    def _arm(self) -> None:
+        """Tick at the core's next deadline too."""
+        deadline = self.core.next_deadline()
+        if deadline < self._wake_at:
+            self._wake_at = deadline
+            self.world.after(max(0.001, deadline - self.world.now), partial(self._wake, deadline, self.incarnation))
+
+    def _wake(self, deadline: float, incarnation: int) -> None:
+        if incarnation == self.incarnation and deadline == self._wake_at:
+            self._wake_at = float("inf")
+            if self.alive and self.world.now >= self.standstill.until:
+                self._perform(self.core.tick(self.world.now))
 
 
 class SimWorker(SimProcess):

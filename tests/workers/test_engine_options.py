@@ -133,6 +133,8 @@ def test_what_no_engine_has_is_unknown(start: Start) -> None:
     assert "No such option" in start("--engine=fake", "--colour=red").stderr
     Path("config.yaml").write_text("worker: {engine: fake, atten_context: 5}")
     assert 'unknown setting in section "worker" of config.yaml: "atten_context"' in start().stderr
+    Path("config.yaml").write_text("worker: {help: true}")
+    assert 'unknown setting in section "worker" of config.yaml: "help"' in start().stderr
 
 
 def test_one_file_serves_workers_of_several_engines(start: Start) -> None:

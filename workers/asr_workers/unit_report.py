@@ -58,6 +58,8 @@ class UnitReport:
     def report(self, now: float, *, registered: bool) -> None:
         """Report whether a broker has registered the worker, when that changes, and feed the watchdog when due."""
         if registered is not self._registered and (registered or self._registered or now >= self._ready_by):
+            if self._registered is None and not registered:
+                log.warning("no broker answers the registration: check that one runs, of a release that can read it")
             send = self._unit.ready if self._registered is None else self._unit.status
             send("registered with a broker" if registered else "no broker answers")
             self._registered = registered

@@ -22,6 +22,7 @@ import structlog
 import zmq
 
 from asr_process import curve, garbage
+from asr_process.logs import Seldom
 from asr_process.metrics import MetricsServer
 from asr_process.notify import Unit
 from asr_proto import messages as m
@@ -66,6 +67,8 @@ class Worker:
             end.setblocking(False)
         self._context: zmq.Context[Any] = zmq.Context()
         self._links = [Link(self._context, broker) for broker in config.brokers]
+        self._hello = wire.encode_hello(config.name)
+        self._seldom = Seldom()
         self._broken: set[int] = set()
         """Numbers of the links whose connection has ended."""
         self._sessions = Sessions(config.name, engine.spec, time.monotonic(), engine.chunk_samples)
@@ -171,7 +174,8 @@ class Worker:
             try:
                 self._handle(number, parts)
             except DecodeError as error:
-                log.warning("undecodable message from the broker", reason=error.detail)
+                if self._seldom.due((number, error.detail), time.monotonic()):
+                    log.warning("undecodable message from the broker", reason=error.detail)
 
     def _handle(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
@@ -203,6 +207,8 @@ class Worker:
         parts = [wire.encode(post.message)]
         if post.frames is not None:
             parts.append(wire.encode_frames(post.frames))
+        if isinstance(post.message, m.RegisterWorker):
+            parts.append(self._hello)
         if not self._links[post.link].send(parts):
             # Nobody has read for longer than the queue holds: the broker will not know this worker's sessions.
             self._brokers.handle(post.link, m.Unregistered(), None, (), time.monotonic())

@@ -60,12 +60,12 @@ async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> Load:
 async def _speak(plan: Plan, number: int, began_s: float) -> Session:
     await asyncio.sleep(began_s + plan.starts_us[number] / 1_000_000 - clock())
     session = Session(connecting_s=clock())
-    witness, talk = Witness(session), DIALECTS[plan.dialect].talk(None)
+    witness, spoken = Witness(session), DIALECTS[plan.dialect].session(None)
     frames = plan.ring.spoken(plan.entries[number], plan.frames).reshape(plan.frames, -1)
     try:
         async with webrtc.open_channel(plan.url, None) as channel:
             witness.connected()
-            await converse(channel, talk, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, witness)
+            await converse(channel, spoken, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, witness)
     except SetupError:
         raise
     except AsrError as error:

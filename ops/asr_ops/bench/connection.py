@@ -7,12 +7,12 @@ again, which costs as much as the sending itself; it is used where the socket ta
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from typing import cast
 from urllib.parse import urlsplit
 
+from asr_dialects.client import parse
 from asr_ops.bench import websocket
 from asr_ops.bench.dialects import Dialect
 from asr_ops.bench.statistics import Session
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
             return
         if self._dialect.opening:
             self.write(self._dialect.opening)
-        if not self._dialect.says_ready:
+        if not self._dialect.waits_for_ready:
             self._on_ready(now)
 
     def _on_frame(self, frame: websocket.Frame, now: float) -> None:
@@ -157,17 +157,17 @@ class Connection(asyncio.Protocol):
             self._on_close(frame.payload, now)
 
     def _on_text(self, payload: bytes, now: float) -> None:
-        heard, session = self._dialect.hear(json.loads(payload)), self.session
-        if heard.partial:
-            session.partials.append((now, heard.end_s))
-        if heard.final is not None:
-            session.finals.append((now, heard.final))
-        if heard.ready:
-            session.engine = heard.engine
+        meaning, session = self._dialect.read(parse(payload)), self.session
+        if meaning.end_s is not None or (meaning.text and not meaning.final):
+            session.partials.append((now, meaning.end_s))
+        if meaning.final and meaning.text is not None:
+            session.finals.append((now, meaning.text.strip()))
+        if meaning.ready:
+            session.engine = meaning.engine
             self._on_ready(now)
-        if heard.error is not None:
-            self.fail(heard.error)
-        if heard.ended:
+        if meaning.error is not None:
+            self.fail(meaning.error)
+        if meaning.ended:
             self._on_end(now)
 
     def _on_ready(self, now: float) -> None:

@@ -1,36 +1,17 @@
-"""What each dialect means to a load generator. Pure.
+"""A dialect as a load generator needs it. Pure.
 
-The words are those of `asr_client`; here they are put on the wire beforehand, and a message is read for what the
-figures need only: which text is certain, up to where the audio has been heard, whether the session has ended.
+What is sent and what messages mean comes from the records of the test clients (`asr_dialects`); here it is put on the
+wire beforehand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-from asr_client.dialects import DIALECTS, talks
+from asr_dialects.client import Fields, Meaning, Message
+from asr_dialects.clients import CLIENTS
 from asr_ops.bench import websocket
-
-
-class Heard(NamedTuple):
-    """What one message means."""
-
-    partial: bool = False
-    """It speaks of audio, and is not the last word about it."""
-    end_s: float | None = None
-    """Up to where in the audio it speaks, where the dialect says so."""
-    final: str | None = None
-    """Text that will not change."""
-    engine: str | None = None
-    ready: bool = False
-    ended: bool = False
-    error: str | None = None
-
-
-NOTHING = Heard()
-Hear = Callable[[Mapping[str, Any]], Heard]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,92 +22,26 @@ class Dialect:
     """What is sent first, as it goes over the wire."""
     ending: bytes
     """What is sent after the audio."""
-    says_ready: bool
-    """Whether the server says when it takes audio; otherwise it does from the beginning."""
+    waits_for_ready: bool
+    """Whether the server sends a message when it takes audio; otherwise it takes audio from the beginning."""
     ends_with_close: bool
     """The server's orderly close, not a message, says that the text is complete."""
-    hear: Hear
-
-
-def _native(fields: Mapping[str, Any]) -> Heard:
-    match fields["type"]:
-        case "partial":
-            return Heard(partial=True, end_s=fields["end_s"])
-        case "final":
-            return Heard(final=fields["text"])
-        case "ready":
-            return Heard(ready=True, engine=fields["engine"])
-        case "error":
-            return Heard(error=fields["code"])
-        case "end":
-            return Heard(ended=True)
-    return NOTHING
-
-
-def _caiman(fields: Mapping[str, Any]) -> Heard:
-    """An answer to 60 ms of audio, mostly without text; what it has of it is new."""
-    text = fields["alternatives"][0]["transcript"].strip()
-    return Heard(partial=True, end_s=fields["end"], final=text or None)
-
-
-def _yap(fields: Mapping[str, Any]) -> Heard:
-    """Texts are whole."""
-    match fields["op"]:
-        case "interim":
-            return Heard(partial=bool(fields["text"]))
-        case "final":
-            return Heard(final=fields["text"], ended=True)
-        case "error":
-            return Heard(error=fields["reason"])
-    return NOTHING
-
-
-def _parakeet(fields: Mapping[str, Any]) -> Heard:
-    """Texts are whole. AMIRA's are too, and only it has errors."""
-    match fields["type"]:
-        case "partial":
-            return Heard(partial=True)
-        case "final":
-            return Heard(final=fields["text"], ended=True)
-        case "error":
-            return Heard(error=fields["code"])
-    return NOTHING
-
-
-def _deepgram(fields: Mapping[str, Any]) -> Heard:
-    match fields["type"]:
-        case "Results" if fields["is_final"]:
-            return Heard(final=fields["channel"]["alternatives"][0]["transcript"])
-        case "Results":
-            return Heard(partial=True, end_s=fields["start"] + fields["duration"])
-        case "Error":
-            return Heard(error=fields["variant"])
-    return NOTHING
-
-
-HEAR: Mapping[str, Hear] = {
-    "native": _native,
-    "caiman": _caiman,
-    "yap": _yap,
-    "parakeet": _parakeet,
-    "amira": _parakeet,
-    "deepgram": _deepgram,
-}
+    read: Callable[[Fields], Meaning]
 
 
 def prepared(name: str) -> Dialect:
     """The dialect of that name, ready to be spoken many times: no message of it differs from session to session."""
-    talk = DIALECTS[name].talk(None)
+    client = CLIENTS[name]
     return Dialect(
-        opening=_on_the_wire(talk.opening()),
-        ending=_on_the_wire(talk.ending()),
-        says_ready=talk.waits_for_ready,
-        ends_with_close=talk.ends_with_close,
-        hear=HEAR[name],
+        opening=_on_the_wire(client.opening(None)),
+        ending=_on_the_wire(client.ending),
+        waits_for_ready=client.waits_for_ready,
+        ends_with_close=client.ends_with_close,
+        read=client.read,
     )
 
 
-def _on_the_wire(messages: list[talks.Message]) -> bytes:
+def _on_the_wire(messages: Iterable[Message]) -> bytes:
     return b"".join(
         websocket.encode(websocket.TEXT, message.encode())
         if isinstance(message, str)

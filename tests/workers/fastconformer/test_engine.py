@@ -72,7 +72,7 @@ def test_utterances_end_in_silence() -> None:
         assert final.words
         assert final.words[0].start_sample == final.start_sample
         assert final.words[-1].end_sample == final.end_sample
-        assert " ".join(word.text for word in final.words) == final.text
+        assert [word.text for word in final.words] == final.text.split()  # a token may be a space alone
         assert all(word.confidence and 0.5 <= word.confidence <= 1 for word in final.words)
         assert final.confidence
     voices = [(voice.speaking, voice.sample) for voice in outputs if isinstance(voice, Voice)]

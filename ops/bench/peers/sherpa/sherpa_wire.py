@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from asr_dialects.client import NOTHING, Meaning
 from asr_ops.bench import audio, websocket
-from asr_ops.bench.dialects import NOTHING, Dialect, Heard
+from asr_ops.bench.dialects import Dialect
 from asr_proto.audio import Pcm16
 
 DONE = b"Done!"
@@ -31,15 +32,15 @@ def payload(pcm: Pcm16) -> bytes:
     return (pcm.astype("<f4") / FULL_SCALE).tobytes()
 
 
-def hear(fields: Mapping[str, Any]) -> Heard:
+def read(fields: Mapping[str, Any]) -> Meaning:
     """What a JSON message means for the figures that are compared."""
-    return Heard(final=fields["text"], ended=True) if fields["is_eof"] else NOTHING
+    return Meaning(fields["text"], final=True, ended=True) if fields["is_eof"] else NOTHING
 
 
 DIALECT = Dialect(
     opening=b"",
     ending=websocket.encode(websocket.TEXT, b"Done"),
-    says_ready=False,
+    waits_for_ready=False,
     ends_with_close=False,
-    hear=hear,
+    read=read,
 )

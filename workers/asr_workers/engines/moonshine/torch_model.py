@@ -166,10 +166,10 @@ class _Batch:
 
     def _choose(self, ids: Tensor, positions: Tensor, mask: Tensor) -> list[list[int]]:
         outputs = self._decoder(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self._cache,
+            ids,
+            mask,
+            positions,
+            self._cache,  # by position: transformers 5.24 renamed past_key_values to cache
             encoder_hidden_states=self._hidden,
             encoder_attention_mask=self._hidden_mask,
             use_cache=True,
