@@ -16,17 +16,19 @@ from structlog.typing import Processor, WrappedLogger
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
 REPEAT_S = 30.0
+"""Shortest time between two log lines with the same cause, in seconds."""
 CAUSES_MAX = 256
+"""Most causes that are remembered; further causes are not logged."""
 
 
 class Seldom:
-    """Whether a cause is worth a line in the log: once in REPEAT_S. After CAUSES_MAX causes in that time, none is."""
+    """Limits repeated log lines: one line for each cause in REPEAT_S, and at most CAUSES_MAX causes in that time."""
 
     def __init__(self) -> None:
         self._again_at: dict[Any, float] = {}
 
     def due(self, cause: Any, now: float) -> bool:
-        """True for the line that is to be written now."""
+        """Whether to log `cause` now, by the caller's clock in seconds."""
         self._again_at = {known: at for known, at in self._again_at.items() if at > now}
         if cause in self._again_at or len(self._again_at) >= CAUSES_MAX:
             return False

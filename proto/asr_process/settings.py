@@ -326,7 +326,7 @@ def prepare_run_dir(path: Path) -> Path:
         raise SetupError(f"cannot use {path} as run directory: {error.strerror}") from error
     ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o022
     if path == _fallback_run_dir() and not ours:
-        raise SetupError(f"{path} belongs to somebody else: name another directory with --run-dir")
+        raise SetupError(f"{path} belongs to another user: name another directory with --run-dir")
     return path
 
 

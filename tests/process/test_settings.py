@@ -241,5 +241,5 @@ def test_a_fallback_that_others_can_write_to_is_refused(tmp_path: Path, monkeypa
     fallback = tmp_path / f"asr-pool-{os.getuid()}"
     assert settings.prepare_run_dir(fallback) == fallback
     fallback.chmod(0o777)
-    with pytest.raises(SetupError, match="somebody else"):
+    with pytest.raises(SetupError, match="another user"):
         settings.prepare_run_dir(fallback)
