@@ -202,7 +202,7 @@ def read(path: Path) -> Carm:
     )
     config.check()
     if numbers[10:13] != [STRIDE_SAMPLES, N_FFT, N_MELS] or numbers[13] >= len(PRECISIONS):
-        raise bad_model(f"{path.name} has a front end or precision that this version does not know")
+        raise bad_model(f"{path.name} has a front end or precision that this version does not support")
     parts = dict(_entry(path, mapped, HEADER_BYTES + index * _ENTRY.size) for index in range(numbers[14]))
     expected = {**config.shapes(), "melmeans": (N_MELS,), "melvars": (N_MELS,)}
     tensors = {key: part for key, part in parts.items() if isinstance(part, CarmTensor)}
@@ -276,7 +276,7 @@ def _entry(path: Path, mapped: memoryview, at: int) -> tuple[str, CarmTensor | b
             mantissas = np.frombuffer(values, np.int8).reshape(rows, blocks * BFP_BLOCK)
             tensor = CarmTensor(shape, "bfp16", mantissas, np.frombuffer(scales, np.uint8).reshape(rows, blocks))
         else:
-            raise ValueError("a kind that is not known")
+            raise ValueError("an unknown kind")
     except ValueError as error:
         raise bad_model(f"the tensor {_text(name)} in {path.name} has a wrong kind or size") from error
     return _text(name), tensor

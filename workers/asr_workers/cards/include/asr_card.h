@@ -58,7 +58,7 @@ extern "C" {
 
 #define ASR_CARD_CHUNK_SAMPLES 960  /* 60 ms */
 #define ASR_CARD_CHUNK_FEATURES 480 /* 6 frames of 80 normalised log-mel bands */
-#define ASR_CARD_PACKET_WIDTH 32    /* values of a top-k packet; it stands for 8 x 32 classes */
+#define ASR_CARD_PACKET_WIDTH 32    /* values of a top-k packet, which covers 8 x 32 classes */
 
 enum asr_card_status {
     ASR_CARD_OK = 0,

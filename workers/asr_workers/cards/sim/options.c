@@ -87,7 +87,7 @@ static int32_t option(const char *key, char *value, options *parsed)
         strcpy(parsed->isa, value);
         return ASR_CARD_OK;
     }
-    return fail(ASR_CARD_E_ARGUMENT, "the simulator knows no option %s=%s", key, value);
+    return fail(ASR_CARD_E_ARGUMENT, "the simulator has no option %s=%s", key, value);
 }
 
 int32_t options_parse(const char *text, options *parsed)
