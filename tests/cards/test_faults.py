@@ -199,7 +199,7 @@ def test_the_full_card_at_once(simulator: CardLibrary) -> None:
 
 def test_tokens_of_the_timing_mode_depend_on_the_audio_alone(simulator: CardLibrary) -> None:
     """A session that moves to another card gets the same tokens again."""
-    heard = []
+    decoded = []
     for seed in (1, 2):
         card = simulator.open(0, f"mode=timing,capacity=10,latency_ms=0,seed={seed}")
         card.open(seed)
@@ -207,7 +207,7 @@ def test_tokens_of_the_timing_mode_depend_on_the_audio_alone(simulator: CardLibr
         for tag, pcm in enumerate(speechlike(3, 40)):
             card.submit([(seed, tag, pcm)])
             tokens += [completion.tokens for completion in polled(card, 1)]
-        heard.append(tokens)
+        decoded.append(tokens)
         card.close_card()
-    assert heard[0] == heard[1]
-    assert any(heard[0])
+    assert decoded[0] == decoded[1]
+    assert any(decoded[0])

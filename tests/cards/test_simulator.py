@@ -148,11 +148,11 @@ def test_a_batch_of_any_size_gives_the_same_bits(
         for slot in range(slots):
             card.open(slot)
         for tag in range(CHUNKS):
-            # Every slot gets the same audio, one chunk later than the slot before it, and silence before that.
-            heard = np.stack(
+            # The last slot gets the audio in order; the other slots get its chunks in other orders.
+            audio = np.stack(
                 [pcm[tag] if slot == slots - 1 else pcm[(tag * 7 + slot) % CHUNKS] for slot in range(slots)]
             )
-            card.submit_arrays(np.arange(slots), np.full(slots, tag), heard)
+            card.submit_arrays(np.arange(slots), np.full(slots, tag), audio)
             left = slots
             while left:
                 completions = card.poll_arrays(PATIENCE_MS)

@@ -47,7 +47,7 @@ def at(pool: Pool) -> list[str]:
 
 def skip_unless_served(result: Result) -> None:
     if "(http-404)" in result.stderr:
-        pytest.skip("the service does not speak this dialect yet")
+        pytest.skip("the service does not serve this dialect yet")
 
 
 # ---- Against the service ----

@@ -101,7 +101,7 @@ def test_an_answered_flush_is_not_sent_again() -> None:
     replay.add_flush("m")
     sent(replay)
     replay.answered("m")
-    replay.answered("of somebody else")
+    replay.answered("of another session")
     replay.begin(0)
     assert sent(replay) == [Piece(0, b"aa"), Mark(1, "m")]
 
@@ -250,7 +250,7 @@ class Conversation:
     def __init__(self) -> None:
         self.continuity = Continuity(RATE, 1.0)
         self.shown: list[Event] = []
-        self.spoken: list[int] = []
+        self.samples: list[int] = []
         self.flushes: list[tuple[str, int]] = []
         self.sessions: dict[str, Session] = {}
         self.reach()
@@ -272,16 +272,16 @@ class Conversation:
             self.outgoing.extend([*missed, self.session.ack()])
         self.origin = self.continuity.replay.committed if resume is None or is_lost else self.origin
 
-    def speak(self, voiced: Iterable[bool]) -> None:
-        numbers = [number if voice else 0 for number, voice in enumerate(voiced, start=len(self.spoken) + 1)]
-        self.spoken += numbers
+    def add_audio(self, voiced: Iterable[bool]) -> None:
+        numbers = [number if voice else 0 for number, voice in enumerate(voiced, start=len(self.samples) + 1)]
+        self.samples += numbers
         pcm = b"".join(number.to_bytes(2, "little") for number in numbers)
         cut = len(pcm) // 3
         self.continuity.replay.add_audio(pcm[:cut])
         self.continuity.replay.add_audio(pcm[cut:])
 
     def flush(self, marker: str) -> None:
-        self.flushes.append((marker, len(self.spoken)))
+        self.flushes.append((marker, len(self.samples)))
         self.continuity.replay.add_flush(marker)
 
     def send(self, most: int) -> None:
@@ -313,7 +313,7 @@ class Conversation:
 
 COUNT = st.integers(1, 6)
 STEPS = st.one_of(
-    st.tuples(st.just("speak"), st.lists(st.booleans(), min_size=1, max_size=9)),
+    st.tuples(st.just("add_audio"), st.lists(st.booleans(), min_size=1, max_size=9)),
     st.tuples(st.just("flush"), st.sampled_from("mn")),
     st.tuples(st.sampled_from(["send", "serve", "receive"]), COUNT),
     st.tuples(st.just("break"), st.booleans()),
@@ -323,37 +323,40 @@ STEPS = st.one_of(
 @settings(max_examples=500, deadline=None)
 @given(st.lists(STEPS, max_size=60))
 def test_after_any_break_the_user_sees_one_undisturbed_session(steps: list[tuple[str, object]]) -> None:
-    talk = Conversation()
+    conversation = Conversation()
     for verb, value in steps:
         if verb == "break":
-            talk.reach(is_lost=bool(value))
+            conversation.reach(is_lost=bool(value))
         else:
-            getattr(talk, verb)(value)
-    talk.finish()
-    check(talk)
+            getattr(conversation, verb)(value)
+    conversation.finish()
+    check(conversation)
 
 
-def check(talk: Conversation) -> None:
-    finals = [event for event in talk.shown if isinstance(event, Final)]
+def check(conversation: Conversation) -> None:
+    finals = [event for event in conversation.shown if isinstance(event, Final)]
     assert [one.utterance for one in finals] == list(range(len(finals)))
     assert all(a.seq < b.seq for a, b in itertools.pairwise(finals))
     for one in finals:
-        assert one.start_s * RATE < min(map(int, one.text.split())) and one.end_s * RATE <= len(talk.spoken)
-    assert [event for event in talk.shown if isinstance(event, End)] == [End("stopped")]
-    assert talk.shown[-1] == End("stopped")
+        assert one.start_s * RATE < min(map(int, one.text.split())) and one.end_s * RATE <= len(conversation.samples)
+    assert [event for event in conversation.shown if isinstance(event, End)] == [End("stopped")]
+    assert conversation.shown[-1] == End("stopped")
     assert [int(number) for one in finals for number in one.text.split()] == [
-        number for number in talk.spoken if number
+        number for number in conversation.samples if number
     ]
-    expected = [(marker, sum(1 for number in talk.spoken[:sample] if number)) for marker, sample in talk.flushes]
-    assert flushes(talk.shown) == expected
+    expected = [
+        (marker, sum(1 for number in conversation.samples[:sample] if number))
+        for marker, sample in conversation.flushes
+    ]
+    assert flushes(conversation.shown) == expected
 
 
 def flushes(shown: list[Event]) -> list[tuple[str, int]]:
     """Each answer with the number of voiced samples that were final before it."""
-    heard, answers = 0, []
+    words, answers = 0, []
     for event in shown:
         if isinstance(event, Final):
-            heard += len(event.text.split())
+            words += len(event.text.split())
         elif isinstance(event, Flushed):
-            answers.append((event.marker, heard))
+            answers.append((event.marker, words))
     return answers

@@ -16,7 +16,7 @@ SECOND = 32_000
 PCM = bytes(n % 251 for n in range(4 * SECOND))
 
 
-async def speak(session: Session, *pieces: bytes) -> list[Event]:
+async def send_all(session: Session, *pieces: bytes) -> list[Event]:
     """Send all pieces, stop, and return all events."""
     for piece in pieces:
         await session.send(piece)
@@ -60,7 +60,7 @@ def test_a_session_is_resumed() -> None:
             scripted(two_seconds_and_a_break, the_rest_from_one_second) as server,
             asr_client.connect(server.url, language="en", partials=False) as session,
         ):
-            events = await speak(session, PCM)
+            events = await send_all(session, PCM)
             assert session.ready.from_sample is None
         assert texts(events) == [(0, "word0", 0.0), (1, "word1", 1.0)]
         assert [type(event) for event in events] == [Final, Reconnected, Final, End]
@@ -85,7 +85,7 @@ def test_finals_that_were_under_way_come_again_and_numbers_go_on() -> None:
 
     async def run() -> None:
         async with scripted(two_seconds_and_a_break, resumed) as server, asr_client.connect(server.url) as session:
-            events = await speak(session, PCM)
+            events = await send_all(session, PCM)
         assert texts(events) == [(0, "word0", 0.0), (1, "word1", 1.0)]
         seqs = [event.seq for event in events if isinstance(event, Final | asr_client.Partial)]
         assert seqs == [0, 1, 2]
@@ -97,11 +97,11 @@ def test_a_session_that_is_lost_begins_anew_with_what_was_not_confirmed() -> Non
     async def anew(peer: Peer) -> None:
         assert peer.resume is None
         await peer.ready("s-2")
-        assert await peer.receive("flush") == {"type": "flush", "marker": "behind"}
+        assert await peer.receive("flush") == {"type": "flush", "marker": "after"}
         assert peer.audio == PCM[SECOND : 3 * SECOND]
         await peer.send("ack", samples=32_000, committed=0)
         await peer.final(0, 0.5, 2.0)
-        await peer.send("flushed", marker="behind")
+        await peer.send("flushed", marker="after")
         await peer.receive("stop")
         assert peer.audio == PCM[SECOND:]
         await peer.end()
@@ -119,11 +119,11 @@ def test_a_session_that_is_lost_begins_anew_with_what_was_not_confirmed() -> Non
             await session.send(PCM[:SECOND])
             await session.flush("before")
             await session.send(PCM[SECOND : 3 * SECOND])
-            await session.flush("behind")
-            events = await speak(session, PCM[3 * SECOND :])
+            await session.flush("after")
+            events = await send_all(session, PCM[3 * SECOND :])
             assert session.ready.session == "s-1"
         assert texts(events) == [(0, "word0", 0.0), (1, "word0", 1.5)]
-        assert [event for event in events if isinstance(event, Flushed)] == [Flushed("before"), Flushed("behind")]
+        assert [event for event in events if isinstance(event, Flushed)] == [Flushed("before"), Flushed("after")]
         assert Ack(48_000, 16_000) in events
         assert reconnections(events) == [False]
 
@@ -139,7 +139,7 @@ def test_a_server_that_does_not_know_resume_begins_anew_by_itself() -> None:
 
     async def run() -> None:
         async with scripted(two_seconds_and_a_break, anew) as server, asr_client.connect(server.url) as session:
-            assert reconnections(await speak(session, PCM)) == [False]
+            assert reconnections(await send_all(session, PCM)) == [False]
 
     asyncio.run(run())
 
@@ -157,7 +157,7 @@ def test_a_break_before_ready_is_not_reported() -> None:
 
     async def run() -> None:
         async with scripted(at_once, whole) as server, asr_client.connect(server.url) as session:
-            assert await speak(session, PCM) == [End("stopped")]
+            assert await send_all(session, PCM) == [End("stopped")]
 
     asyncio.run(run())
 
@@ -172,7 +172,7 @@ def test_a_break_while_resuming_is_followed_by_another_try() -> None:
             scripted(two_seconds_and_a_break, at_once, at_once, the_rest_from_one_second) as server,
             asr_client.connect(server.url) as session,
         ):
-            events = await speak(session, PCM)
+            events = await send_all(session, PCM)
         assert len(texts(events)) == 2
         assert reconnections(events) == [True]
 
@@ -195,7 +195,7 @@ def test_a_break_after_stop() -> None:
 
     async def run() -> None:
         async with scripted(stopped, again) as server, asr_client.connect(server.url) as session:
-            events = await speak(session, PCM)
+            events = await send_all(session, PCM)
             with pytest.raises(ConnectionLost, match="the session is over"):
                 await session.send(PCM)
         assert [type(event) for event in events] == [Final, Reconnected, End]
@@ -223,7 +223,7 @@ def test_two_breaks_the_second_in_a_session_that_began_anew() -> None:
             scripted(two_seconds_and_a_break, unavailable, anew, resumed) as server,
             asr_client.connect(server.url) as session,
         ):
-            events = await speak(session, PCM)
+            events = await send_all(session, PCM)
         assert texts(events) == [(0, "word0", 0.0), (1, "word0", 1.0), (2, "word1", 2.0)]
         assert reconnections(events) == [False, True]
 
@@ -255,7 +255,7 @@ def test_methods_wait_for_the_connection_to_come_back() -> None:
             tasks = [await waits(verb) for verb in (session.send(PCM[2 * SECOND :]), session.keepalive())]
             is_back.set()
             await asyncio.gather(*tasks)
-            assert reconnections(await speak(session)) == [True]
+            assert reconnections(await send_all(session)) == [True]
 
     asyncio.run(run())
 
@@ -273,7 +273,7 @@ def test_a_send_that_was_cancelled_leaves_no_hole() -> None:
                 sending = asyncio.create_task(session.send(PCM[start : start + SECOND]))
                 await asyncio.sleep(0)
                 sending.cancel()
-            assert await speak(session) == [End("stopped")]
+            assert await send_all(session) == [End("stopped")]
 
     asyncio.run(run())
 
@@ -306,7 +306,7 @@ def test_resuming_can_be_switched_off() -> None:
 
     async def run(server: ScriptedServer) -> None:
         async with asr_client.connect(server.url, resume_s=0) as session:
-            await speak(session, PCM[: 2 * SECOND])
+            await send_all(session, PCM[: 2 * SECOND])
 
     async def both() -> None:
         for script in (two_seconds_and_a_break, before_ready):
@@ -329,7 +329,7 @@ def test_without_resuming_no_audio_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def run() -> None:
         async with scripted(confirming_nothing) as server, asr_client.connect(server.url, resume_s=0) as session:
-            assert await speak(session, PCM) == [End("stopped")]
+            assert await send_all(session, PCM) == [End("stopped")]
 
     asyncio.run(run())
 
@@ -355,7 +355,7 @@ def test_send_waits_while_too_much_is_unconfirmed(monkeypatch: pytest.MonkeyPatc
             assert not done and len(server.peers[0].audio) < 3 * SECOND
             may_confirm.set()
             await sending
-            assert len(await speak(session)) == 3
+            assert len(await send_all(session)) == 3
 
     asyncio.run(run())
 
@@ -391,7 +391,7 @@ def test_a_server_that_asked_to_leave_and_closes_is_left(says_why: bool) -> None
             scripted(leaving, the_rest_from_one_second) as server,
             asr_client.connect(server.url) as session,
         ):
-            events = await speak(session, PCM)
+            events = await send_all(session, PCM)
         assert GoAway(0.5) in events
         assert reconnections(events) == [True]
         assert len(texts(events)) == 2
@@ -410,10 +410,10 @@ def test_a_refusal_is_waited_out_if_it_may_pass(code: str, is_passing: bool) -> 
             asr_client.connect(server.url) as session,
         ):
             if is_passing:
-                assert reconnections(await speak(session, PCM)) == [True]
+                assert reconnections(await send_all(session, PCM)) == [True]
             else:
                 with pytest.raises(ServerError, match=code):
-                    await speak(session, PCM)
+                    await send_all(session, PCM)
 
     asyncio.run(run())
 
@@ -429,7 +429,7 @@ def test_a_session_that_breaks_every_connection_is_given_up() -> None:
             asr_client.connect(server.url, resume_s=0.5) as session,
         ):
             with pytest.raises(ConnectionLost, match="did not come back"):
-                await speak(session, PCM)
+                await send_all(session, PCM)
         assert 2 < len(server.peers) < 8
 
     asyncio.run(run())
@@ -449,7 +449,7 @@ def test_a_connection_without_messages_is_replaced(monkeypatch: pytest.MonkeyPat
             scripted(silent, the_rest_from_one_second) as server,
             asr_client.connect(server.url) as session,
         ):
-            assert reconnections(await speak(session, PCM)) == [True]
+            assert reconnections(await send_all(session, PCM)) == [True]
 
     asyncio.run(run())
 

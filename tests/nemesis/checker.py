@@ -129,38 +129,38 @@ def _sessions_of_words(conversations: Iterable[Conversation]) -> dict[str, set[i
 
 
 def _texts(conversation: Conversation, words: Mapping[str, set[int]]) -> Iterator[Violation]:
-    heard: list[Final] = []
+    received: list[Final] = []
     for index, event in enumerate(conversation.events):
         match event:
             case Final():
-                yield from _final(conversation, index, event, heard, words)
+                yield from _final(conversation, index, event, received, words)
             case Partial():
-                yield from _partial(conversation, index, event, len(heard), words)
+                yield from _partial(conversation, index, event, len(received), words)
     yield from _markers(conversation)
     expected = conversation.truth.utterances
-    if conversation.whole and len(heard) < len(expected):
-        missing = f"finals {len(heard)} to {len(expected) - 1} never came before its end"
+    if conversation.whole and len(received) < len(expected):
+        missing = f"finals {len(received)} to {len(expected) - 1} never came before its end"
         yield _violation("I1", conversation, missing)
 
 
 def _final(
-    conversation: Conversation, index: int, final: Final, heard: list[Final], words: Mapping[str, set[int]]
+    conversation: Conversation, index: int, final: Final, received: list[Final], words: Mapping[str, set[int]]
 ) -> Iterator[Violation]:
-    """Check one final against its place in the truth; `heard` are the finals before it, and it is appended."""
+    """Check one final against its place in the truth; `received` are the finals before it, and it is appended."""
     number, expected = final.utterance, conversation.truth.utterances
-    if number < len(heard):
-        same = (heard[number].text, heard[number].start_s, heard[number].end_s) == (
+    if number < len(received):
+        same = (received[number].text, received[number].start_s, received[number].end_s) == (
             final.text,
             final.start_s,
             final.end_s,
         )
-        how = "came twice" if same else f"changed from {heard[number].text!r} to {final.text!r}"
+        how = "came twice" if same else f"changed from {received[number].text!r} to {final.text!r}"
         yield _violation("I2", conversation, f"final {number} {how}", index)
         return
-    if number > len(heard):
-        yield _violation("I1", conversation, f"finals {len(heard)} to {number - 1} were lost before {number}", index)
-        heard += [final] * (number - len(heard))
-    heard.append(final)
+    if number > len(received):
+        yield _violation("I1", conversation, f"finals {len(received)} to {number - 1} were lost before {number}", index)
+        received += [final] * (number - len(received))
+    received.append(final)
     if number >= len(expected):
         yield _violation("I1", conversation, f"final {number} is of more audio than was sent", index)
         return

@@ -79,7 +79,7 @@ class StreamClient:
         """Run the session to its end, or until it cannot be resumed."""
         give_up_s: float | None = None
         while not self._over:
-            heard = len(self._conversation.events)
+            events = len(self._conversation.events)
             try:
                 await self._connect()
                 why = "closed without an end or error"
@@ -90,7 +90,7 @@ class StreamClient:
                 return
             if self._over:
                 return
-            if len(self._conversation.events) > heard + 1 or give_up_s is None:  # the connection was open until now
+            if len(self._conversation.events) > events + 1 or give_up_s is None:  # the connection was open until now
                 give_up_s = self._clock() + self._manner.return_s
                 self._note(Cut(self._clock(), why))
             if self._session is None or not self._manner.resume or self._clock() > give_up_s:

@@ -167,11 +167,11 @@ def _lost(events: list[Event], drawn: random.Random) -> None:
     del events[_any_final(events, drawn)]
 
 
-def _misheard(events: list[Event], drawn: random.Random) -> None:
+def _wrong_text(events: list[Event], drawn: random.Random) -> None:
     index = _any_final(events, drawn)
     final = events[index]
     assert isinstance(final, Final)
-    events[index] = replace(final, text="nobody says this")
+    events[index] = replace(final, text="another text")
 
 
 def _others(events: list[Event], drawn: random.Random) -> None:
@@ -244,7 +244,7 @@ def _answered_twice(events: list[Event], _: random.Random) -> None:
         (_doubled, "I2"),
         (_changed, "I2"),
         (_lost, "I1"),
-        (_misheard, "I3"),
+        (_wrong_text, "I3"),
         (_others, "I4"),
         (_others_partial, "I4"),
         (_shifted, "I1"),

@@ -117,7 +117,7 @@ class _Drawing:
         self._parts.append(f'<path class="kill" d="{line}"><title>{escape(words)}</title></path>')
 
     def _seats(self) -> None:
-        self._head("sessions: when they spoke, and where they waited for text")
+        self._head("sessions: when they ran, and where they waited for text")
         seats: dict[int, list[Conversation]] = {}
         for one in self._history.conversations:
             seats.setdefault(one.seat, []).append(one)

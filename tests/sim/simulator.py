@@ -146,8 +146,10 @@ class Client:
 
     def check(self) -> None:
         """Assert safety: no text is lost, doubled, reordered or changed."""
-        heard = " ".join(self.finals)
-        assert (transcript(self.samples) + " ").startswith(heard + " ") or not heard, f"{self.name} heard {heard!r}"
+        received = " ".join(self.finals)
+        assert (transcript(self.samples) + " ").startswith(received + " ") or not received, (
+            f"{self.name} received {received!r}"
+        )
 
     @property
     def over(self) -> bool:
@@ -351,7 +353,7 @@ class World:
         client.frontend = None
         self._connect(client)
 
-    def speak(self, name: str, seconds: float, frame_ms: int, speed: float, at: float) -> Client:
+    def add_client(self, name: str, seconds: float, frame_ms: int, speed: float, at: float) -> Client:
         """Add a client that sends `seconds` of audio in frames of `frame_ms`, at `speed` times real time."""
         noise = np.random.default_rng(self.random.getrandbits(32))
         samples = noise.integers(-9999, 9999, int(seconds * 16000)).astype(np.int16)
@@ -787,7 +789,7 @@ def run_seed(
     """One whole run: a time with faults, then a calm time until all sessions end. Asserts safety and liveness."""
     world = World(seed, faults, workers=workers, brokers=brokers)
     for index in range(clients):
-        world.speak(
+        world.add_client(
             f"c{index}",
             seconds=world.random.uniform(0.0, 8.0),
             frame_ms=world.random.choice([10, 20, 60, 100, 1000]),

@@ -45,7 +45,7 @@ def test_storms_with_a_standby_are_safe_and_end(seed: int) -> None:
 def test_a_standby_takes_over_within_a_second(seed: int) -> None:
     """After the leader's death, and after its freeze; no session ends."""
     world = World(seed, QUIET, brokers=2)
-    clients = [world.speak(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(3)]
+    clients = [world.add_client(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(3)]
     world.run(6.0)
     (before,) = world.leaders()
     if seed % 2:
@@ -63,7 +63,7 @@ def test_a_standby_takes_over_within_a_second(seed: int) -> None:
 def test_a_minority_refuses(seed: int) -> None:
     """A leader that keeps only one of three workers after a partition stops leading; the other broker leads."""
     world = World(seed, QUIET, workers=3, brokers=2)
-    clients = [world.speak(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(4)]
+    clients = [world.add_client(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(4)]
     world.run(5.0)
     (before,) = world.leaders()
     for worker in world.workers[:2]:
