@@ -1,7 +1,7 @@
-"""What the utterance of a slot says outwards: partials while it grows, a final when it ends, and when speech is heard.
+"""The outputs of one slot's utterance: partials while it grows, a final when it ends, and Voice events.
 
-Pure. Times are those of the tokens: the frames at which the model was sure of them, which lie at or behind the sound.
-The confidence of a word or final is the geometric mean of its tokens'.
+Pure. The time of a token is the frame at which the model emitted it, which lies at or after the sound. The confidence
+of a word or final is the geometric mean of the confidences of its tokens.
 """
 
 from __future__ import annotations
@@ -12,60 +12,60 @@ from dataclasses import dataclass, replace
 from asr_proto.messages import EndpointKind
 from asr_workers.engines.base import Advanced, Hypothesis, Output, Snapshot, Voice
 from asr_workers.engines.transducer.token_text import TokenAt, TokenText, confidence
-from asr_workers.engines.transducer.token_utterances import Heard, Utterance
+from asr_workers.engines.transducer.token_utterances import FrameToken, Utterance
 
 TEXT_CHARACTERS_MAX = 65_536
 WORDS_MAX = 4096
-"""What a final may hold. Only a model that babbles comes near."""
+"""Limits of one final: characters of text, and words. Only a model that repeats itself reaches them."""
 
 
 @dataclass(slots=True)
-class Speaker:
-    """One slot."""
+class TokenTranscript:
+    """The utterance in progress of one slot, and the latest partial that was returned of it."""
 
     slot: int
     partials: bool
     utterance: Utterance
-    said: Hypothesis | None = None
-    """The latest partial, unless it was taken back."""
+    latest: Hypothesis | None = None
+    """The latest partial; None before the first one and after it was withdrawn."""
 
-    def hear(self, tokens: Sequence[Heard], frames: int) -> Iterator[Voice]:
-        """So many frames more came out of the model, with these tokens in them."""
+    def add(self, tokens: Sequence[FrameToken], frames: int) -> Iterator[Voice]:
+        """Append the next `frames` encoder frames and their tokens. Yields a Voice where the first token comes."""
         was_silent = not self.utterance.tokens
-        self.utterance.hear(tokens, frames)
+        self.utterance.add(tokens, frames)
         if was_silent and self.utterance.tokens:
             yield Voice(self.slot, True, self.utterance.span[0])
 
     def partial(self, text: TokenText, ahead: Sequence[TokenAt] = ()) -> Iterator[Hypothesis]:
-        """What is said so far, if that has changed; `ahead`: what may follow, but is not sure yet."""
+        """The text so far, where it has changed. `ahead` are tokens that follow and may still change."""
         tokens = [*self.utterance.tokens, *ahead]
-        said = text.text(tokens)[:TEXT_CHARACTERS_MAX] if self.partials else ""
-        if not said:
-            yield from self._taken_back()
+        shown = text.text(tokens)[:TEXT_CHARACTERS_MAX] if self.partials else ""
+        if not shown:
+            yield from self._withdrawn()
             return
-        sure = text.text(self.utterance.tokens) if ahead else said
-        stable = len(sure) if said.startswith(sure) else 0
-        if self.said is None or (said, stable) != (self.said.text, self.said.stable):
-            self.said = Hypothesis(self.slot, said, tokens[0].start_sample, tokens[-1].end_sample, stable=stable)
-            yield self.said
+        sure = text.text(self.utterance.tokens) if ahead else shown
+        stable = len(sure) if shown.startswith(sure) else 0
+        if self.latest is None or (shown, stable) != (self.latest.text, self.latest.stable):
+            self.latest = Hypothesis(self.slot, shown, tokens[0].start_sample, tokens[-1].end_sample, stable=stable)
+            yield self.latest
 
     def final(
         self, tokens: Sequence[TokenAt], endpoint: EndpointKind | None, snapshot: Snapshot, text: TokenText
     ) -> Iterator[Output]:
-        """The utterance of these tokens is over. Without text the slot has but advanced."""
+        """The final of an utterance that ended with these tokens. Without text it is an Advanced instead."""
         if tokens and not self.utterance.tokens:
             yield Voice(self.slot, False, tokens[-1].end_sample)
-        said = text.text(tokens)[:TEXT_CHARACTERS_MAX]
-        if not said:
-            yield from self._taken_back()
+        final_text = text.text(tokens)[:TEXT_CHARACTERS_MAX]
+        if not final_text:
+            yield from self._withdrawn()
             yield Advanced(self.slot, snapshot)
             return
-        self.said = None
+        self.latest = None
         span, words = (tokens[0].start_sample, tokens[-1].end_sample), text.words(tokens)[:WORDS_MAX]
-        yield Hypothesis(self.slot, said, *span, endpoint, snapshot, confidence(tokens), words)
+        yield Hypothesis(self.slot, final_text, *span, endpoint, snapshot, confidence(tokens), words)
 
-    def _taken_back(self) -> Iterator[Hypothesis]:
-        """An empty partial, where one was said of what turned out to be nothing."""
-        if self.said is not None:
-            yield replace(self.said, text="", stable=None)
-            self.said = None
+    def _withdrawn(self) -> Iterator[Hypothesis]:
+        """An empty partial, which withdraws the latest one; nothing where there is none."""
+        if self.latest is not None:
+            yield replace(self.latest, text="", stable=None)
+            self.latest = None
