@@ -230,7 +230,7 @@ def test_a_session_that_moves_says_the_same(make: Make, at: int, resets: bool, a
 
 def test_another_language_is_refused(make: Make) -> None:
     engine, card = make()
-    with pytest.raises(BadRequest, match="speaks en"):
+    with pytest.raises(BadRequest, match="recognises en"):
         engine.open(0, SlotOptions(language="de"), None)
     assert not card.open_slots
 
@@ -307,7 +307,7 @@ def test_a_card_that_fails_its_self_test_does_not_serve(make: Make) -> None:
 
 def test_a_vocabulary_of_another_size_does_not_serve(make: Make, tmp_path: Path) -> None:
     larger = write_model(tmp_path / "larger.carm", replace(parts.SMALL, n_classes=parts.N_CLASSES + 44))
-    with pytest.raises(SetupError, match=r"larger.carm has a vocabulary of 255 tokens, and its network knows 299"):
+    with pytest.raises(SetupError, match=r"larger.carm has a vocabulary of 255 tokens, and its network has 299"):
         make(model=larger)
 
 

@@ -243,7 +243,7 @@ def test_testing_is_not_for_production(tmp_path: Path, capsys: pytest.CaptureFix
         ({"model": Path("absent.carm")}, "absent.carm cannot be read"),
         ({"model": Path("absent.carm"), "device": "card:0"}, "there is no model absent.carm"),
         ({"device": "card:77"}, "there is no card:77: 8 cards were found"),
-        ({"device": "card:x"}, "card:x is no card: name one with --device card:N, or cpu"),
+        ({"device": "card:x"}, "card:x is not a card: name one with --device card:N, or cpu"),
         ({"device": "card:"}, "card: is no card"),
         ({"device": "card:-1"}, "card:-1 is no card"),
         ({"device": "card:1", "card_options": "cards=1"}, "there is no card:1: 1 cards were found"),

@@ -106,7 +106,7 @@ def test_the_largest_state_fits_a_commit() -> None:
     it.begin(1 << 30)
     decode(it, [[word(0)] * 30] * (UTTERANCE_TOKENS_MAX // 30 - 1))
     assert len(it.snapshot().state) * 1.2 < STATE_ROOM < STATE_BYTES_MAX
-    assert State.__metadata__[0].max == STATE_BYTES_MAX  # type: ignore[attr-defined]
+    assert State.__metadata__[0].max_length == STATE_BYTES_MAX  # type: ignore[attr-defined]
 
 
 def test_a_flush_ends_the_run() -> None:

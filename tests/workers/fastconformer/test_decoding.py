@@ -166,9 +166,9 @@ def test_confidence_by_entropy_is_nemos() -> None:
 def test_transducers_that_are_not_known() -> None:
     made = table(0)
     made["decoder.prediction.embed.weight"] = made["decoder.prediction.embed.weight"][:-1]
-    with pytest.raises(SetupError, match="take nemo"):
+    with pytest.raises(SetupError, match="use nemo"):
         made_decoder("compact", made, 1)
     made = table(0)
     made["decoder.prediction.dec_rnn.lstm.weight_hr_l0"] = torch.zeros(1)
-    with pytest.raises(SetupError, match="take nemo"):
+    with pytest.raises(SetupError, match="use nemo"):
         made_decoder("compact", made, 1)

@@ -368,7 +368,7 @@ def test_more_slots_than_fit_do_not_start() -> None:
 
 def test_a_precision_that_is_none_of_its_own() -> None:
     """YAP-14."""
-    with pytest.raises(SetupError, match="does not run in fp16: take fp32, bf16, int8"):
+    with pytest.raises(SetupError, match="does not run in fp16: use fp32, bf16, int8"):
         engine(precision="fp16")
 
 

@@ -28,7 +28,7 @@ from asr_workers.engines.moonshine.engine import MoonshineEngine
 from asr_workers.engines.moonshine.torch_engine import MoonshineTorchEngine
 from asr_workers.engines.moonshine.torch_memory import halved_until_it_fits, rows_that_fit
 from asr_workers.engines.offline.decode_queue import BatchLimits
-from asr_workers.engines.offline.utterance_engine import Asked, UtteranceEngine
+from asr_workers.engines.offline.utterance_engine import DecodeRequest, UtteranceEngine
 from tests.workers.moonshine.moonshine_checkpoint import write_checkpoint
 from tests.workers.moonshine.test_engine import (
     CLIPS,
@@ -69,9 +69,9 @@ def batches(engine: MoonshineTorchEngine, monkeypatch: pytest.MonkeyPatch) -> li
     """The sizes of the batches that are decoded."""
     plain, sizes = engine._model.decode, []
 
-    def decode(asked: Sequence[Asked]) -> list[list[int]]:
-        sizes.append(len(asked))
-        return plain(asked)
+    def decode(requests: Sequence[DecodeRequest]) -> list[list[int]]:
+        sizes.append(len(requests))
+        return plain(requests)
 
     monkeypatch.setattr(engine._model, "decode", decode)
     return sizes
@@ -264,10 +264,10 @@ def test_what_cannot_run_says_so_in_one_sentence(
     [
         ("config.json", None, "no readable config.json"),
         ("config.json", "{", "no readable config.json"),
-        ("config.json", '{"model_type": "whisper"}', "is no Moonshine checkpoint: its model_type is 'whisper'"),
+        ("config.json", '{"model_type": "whisper"}', "is not a Moonshine checkpoint: its model_type is 'whisper'"),
         ("tokenizer.json", None, "has no tokenizer.json"),
         ("tokenizer.json", "{}", "tokenizer.json does not load"),
-        ("model.safetensors", None, "has no \\*.safetensors file; weights in other forms are not loaded"),
+        ("model.safetensors", None, "has no \\*.safetensors file; weights in other formats are not loaded"),
     ],
 )
 def test_a_folder_that_lacks_something_says_what(
@@ -429,7 +429,7 @@ def room_for_three(small: Callable[..., MoonshineTorchEngine], monkeypatch: pyte
 def test_a_batch_that_does_not_fit_after_all_is_halved(small: Callable[..., MoonshineTorchEngine]) -> None:
     assert small()._batch.size_max == 2
     assert small(batch_size_max=2)._batch.size_max == 2
-    with pytest.raises(SetupError, match=r"4 utterances .* at most 2 at once would: set --batch-size-max 2"):
+    with pytest.raises(SetupError, match=r"4 utterances .* at most 2 would: set --batch-size-max 2"):
         small(batch_size_max=4)
 
 
@@ -455,7 +455,7 @@ def test_a_batch_that_does_not_fit_says_how_many_rows_would(
     small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moonshine_torch, "memory_of", lambda device: FewBytes())
-    with pytest.raises(SetupError, match=r"12 utterances of 15 s .* at most 5 at once would: set --batch-size-max 5"):
+    with pytest.raises(SetupError, match=r"12 utterances of 15 s .* at most 5 would: set --batch-size-max 5"):
         small(batch_size_max=12)
     monkeypatch.setattr(moonshine_torch, "memory_of", lambda device: FewBytes(100))
     with pytest.raises(SetupError, match="one utterance of 15 s do not fit into the memory of cpu"):

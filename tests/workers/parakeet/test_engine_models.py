@@ -122,9 +122,9 @@ def test_a_device_that_is_not_there(checkpoint: Path) -> None:
 def test_what_is_no_parakeet_does_not_start(checkpoint: Path, tmp_path: Path) -> None:
     """One sentence says why."""
     changes: list[tuple[str, dict[str, Any]]] = [
-        ("is no Parakeet-TDT: its encoder is a.Squeezeformer", {"encoder": {"_target_": "a.Squeezeformer"}}),
+        ("is not a Parakeet-TDT: its encoder is a.Squeezeformer", {"encoder": {"_target_": "a.Squeezeformer"}}),
         ("frames of 4 x 160", {"encoder": {"subsampling_factor": 4}}),
-        ("no TDT model", {"joint": {"num_extra_outputs": 0}}),
+        ("not a TDT model", {"joint": {"num_extra_outputs": 0}}),
         ("the encoder of .* cannot be built", {"encoder": {"n_layers": 3}}),
     ]
     for number, (sentence, change) in enumerate(changes):
@@ -163,5 +163,5 @@ def test_frames_of_another_length_do_not_start(checkpoint: Path, monkeypatch: py
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "broken.nemo"
     path.write_bytes(b"not a tar")
-    with pytest.raises(SetupError, match=r"no \.nemo archive"):
+    with pytest.raises(SetupError, match=r"not a \.nemo archive"):
         engine(path)
