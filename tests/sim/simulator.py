@@ -730,7 +730,7 @@ class SimWorker(SimProcess):
             if not self.alive:
                 return
             match command:
-                case worker_outbox.Post(link, message, frames):
+                case worker_outbox.WorkerPost(link, message, frames):
                     self.send(link, message, None if frames is None else wire.encode_frames(frames))
                 case worker_outbox.Quit():
                     self.crash()

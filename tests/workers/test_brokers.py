@@ -8,7 +8,7 @@ from asr_broker.leadership import LEASE_S
 from asr_proto import messages as m
 from asr_workers.brokers import VOTE_S, WorkerBrokers
 from asr_workers.jobs import CloseSlot, OpenSlot
-from asr_workers.outbox import Command, Post, Quit
+from asr_workers.outbox import Command, Quit, WorkerPost
 from asr_workers.sessions import Sessions
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
@@ -55,7 +55,9 @@ class Worker:
 
 
 def votes(commands: list[Command]) -> dict[int, m.Vote]:
-    return {one.link: one.message for one in commands if isinstance(one, Post) and isinstance(one.message, m.Vote)}
+    return {
+        one.link: one.message for one in commands if isinstance(one, WorkerPost) and isinstance(one.message, m.Vote)
+    }
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def test_a_broken_connection_frees_the_vote_at_once(serving: Worker) -> None:
 
 def test_the_standby_may_break_and_come_back(serving: Worker) -> None:
     assert serving.broken(B) == []
-    assert serving.restored(B) == [Post(B, m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))]
+    assert serving.restored(B) == [WorkerPost(B, m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))]
     serving.deliver(B, m.Unregistered())
     assert len(serving.core.sessions) == 1
 
@@ -195,20 +197,20 @@ def test_any_broker_may_reject_a_worker(serving: Worker) -> None:
 def test_it_registers_with_all_and_beats_for_all(worker: Worker) -> None:
     fresh = Worker()
     registrations = fresh.tick()
-    assert [(post.link, type(post.message)) for post in registrations if isinstance(post, Post)] == [
+    assert [(post.link, type(post.message)) for post in registrations if isinstance(post, WorkerPost)] == [
         (A, m.RegisterWorker),
         (B, m.RegisterWorker),
     ]
     worker.claim(A, 1)
     worker.welcome(A)
     worker.now = 10.0
-    beats = [post for post in worker.tick() if isinstance(post, Post)]
+    beats = [post for post in worker.tick() if isinstance(post, WorkerPost)]
     assert [(post.link, type(post.message)) for post in beats] == [(A, m.WorkerHeartbeat), (B, m.Vote)]
 
 
 def test_a_broker_that_does_not_know_us_is_told_once(worker: Worker) -> None:
     (again,) = worker.deliver(B, m.Unregistered())
-    assert isinstance(again, Post) and isinstance(again.message, m.RegisterWorker)
+    assert isinstance(again, WorkerPost) and isinstance(again.message, m.RegisterWorker)
     assert worker.deliver(B, m.Unregistered()) == []
 
 
@@ -239,13 +241,13 @@ def test_one_broker_that_claims_votes_is_served_for_them_alone() -> None:
 def test_nothing_is_sent_over_a_broken_connection(serving: Worker) -> None:
     serving.broken(B)
     serving.now = 10.0
-    beats = [post for post in serving.tick() if isinstance(post, Post)]
+    beats = [post for post in serving.tick() if isinstance(post, WorkerPost)]
     assert [(post.link, type(post.message)) for post in beats] == [(A, m.WorkerHeartbeat)]
 
 
 def test_messages_of_the_sessions_are_for_the_leader(serving: Worker) -> None:
     serving.core.sessions.drain(serving.now)
-    assert serving.outgoing() == [Post(A, m.Drain())]
+    assert serving.outgoing() == [WorkerPost(A, m.Drain())]
 
 
 def test_frames_go_to_the_leader_before_the_jobs_of_the_same_turn(serving: Worker) -> None:
@@ -254,7 +256,7 @@ def test_frames_go_to_the_leader_before_the_jobs_of_the_same_turn(serving: Worke
     broken_off = m.Audio(lease, 5, b"")
     serving.core.handle(A, m.Bundle(b"W", (lease,)), None, [broken_off], serving.now)
     post, closed = serving.deliver(A, m.Release(lease))
-    assert isinstance(post, Post) and post.message == m.Bundle(b"F", (lease,))
+    assert isinstance(post, WorkerPost) and post.message == m.Bundle(b"F", (lease,))
     assert [type(frame) for frame in post.frames or []] == [m.Failed]
     assert closed == CloseSlot(lease, 0)
 
@@ -264,5 +266,5 @@ def test_a_leader_that_is_gone_receives_nothing_that_was_queued_for_it(serving: 
     serving.core.handle(A, m.Bundle(b"W", (lease,)), None, [m.Audio(lease, 5, b"")], serving.now)
     serving.core.sessions.drain(serving.now)
     commands = serving.broken(A)
-    assert [type(command) for command in commands] == [CloseSlot, Post]
+    assert [type(command) for command in commands] == [CloseSlot, WorkerPost]
     assert votes(commands) == {B: m.Vote(1, 0, 1)}

@@ -25,7 +25,7 @@ from asr_workers.jobs import (
     StepDone,
     TakeSnapshot,
 )
-from asr_workers.outbox import Command, Post, Quit, Send
+from asr_workers.outbox import Command, Quit, Send, WorkerPost
 from asr_workers.session import FINALS_KEPT
 from asr_workers.sessions import REGISTER_S, Sessions
 
@@ -107,7 +107,7 @@ class Bench:
         return chunks
 
     def bundles(self) -> list[tuple[m.Bundle, list[m.FrameOut]]]:
-        posts = [post for post in self.core.outbox.bundles(0) if isinstance(post, Post)]
+        posts = [post for post in self.core.outbox.bundles(0) if isinstance(post, WorkerPost)]
         return [(post.message, post.frames or []) for post in posts if isinstance(post.message, m.Bundle)]
 
     def sent(self) -> list[m.FrameOut]:

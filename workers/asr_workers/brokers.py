@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asr_proto import messages as m
-from asr_workers.outbox import Command, Post, Quit, Send
+from asr_workers.outbox import Command, Quit, Send, WorkerPost
 from asr_workers.sessions import Sessions
 
 VOTE_S = 0.6
 """How long a vote lives. A broker counts on it no longer than this from its claim, which was sent before."""
-NOBODY = 0
+NO_BROKER = 0
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class WorkerBrokers:
         self._outbox = sessions.outbox
         self._standings = [BrokerStanding() for _ in range(links)]
         self._term = 0
-        self._boot = NOBODY
+        self._boot = NO_BROKER
         """The broker that had the last vote. It may have it again in the same term: no other has had it since."""
         self._voted_on: int | None = None
         self._number = 0
@@ -71,7 +71,7 @@ class WorkerBrokers:
 
     def broken(self, link: int, now: float) -> None:
         """The connection to a broker has ended, and with it the vote for that broker: another may lead at once."""
-        if len(self._standings) == 1 and self._boot == NOBODY:
+        if len(self._standings) == 1 and self._boot == NO_BROKER:
             return  # a broker that has dropped this worker answers Unregistered
         self._standings[link].up = self._standings[link].known = False
         self._dismiss(link, now)
@@ -98,19 +98,19 @@ class WorkerBrokers:
                 commands.append(command)
         return commands
 
-    def _routed(self, message: m.FromWorker, now: float) -> list[Post]:
+    def _routed(self, message: m.FromWorker, now: float) -> list[WorkerPost]:
         """A message of the sessions is for the leader. A heartbeat goes to all, as each of them must receive one."""
         if isinstance(message, m.RegisterWorker | m.WorkerHeartbeat):
             return [post for link in range(len(self._standings)) for post in self._beat(link, message, now)]
-        return [] if self.leader is None else [Post(self.leader, message)]
+        return [] if self.leader is None else [WorkerPost(self.leader, message)]
 
-    def _beat(self, link: int, message: m.FromWorker, now: float) -> list[Post]:
+    def _beat(self, link: int, message: m.FromWorker, now: float) -> list[WorkerPost]:
         standing = self._standings[link]
         if link == self.leader:
-            return [Post(link, message)]
+            return [WorkerPost(link, message)]
         if standing.known:
-            return [Post(link, self._vote(now))]  # after a restart the broker has no vote of this worker
-        return [Post(link, self._registration())] if standing.up else []
+            return [WorkerPost(link, self._vote(now))]  # after a restart the broker has no vote of this worker
+        return [WorkerPost(link, self._registration())] if standing.up else []
 
     def check(self) -> None:
         """The invariants: sessions belong to the leader, and the vote is the leader's, where votes are asked for."""
@@ -133,10 +133,10 @@ class WorkerBrokers:
         self._vote_to_all(now)
 
     def _vote(self, now: float) -> m.Vote:
-        return m.Vote(self._term, self._boot if now < self._until else NOBODY, self._number)
+        return m.Vote(self._term, self._boot if now < self._until else NO_BROKER, self._number)
 
     def _vote_to(self, link: int, now: float) -> None:
-        self._outbox.add(Post(link, self._vote(now)))
+        self._outbox.add(WorkerPost(link, self._vote(now)))
 
     def _vote_to_all(self, now: float) -> None:
         for link, standing in enumerate(self._standings):
@@ -155,7 +155,7 @@ class WorkerBrokers:
 
     def _may_lead(self, boot: int) -> bool:
         """Whether this broker may lead. A single broker may without a vote: it asks for none."""
-        return boot == self._boot or (self._boot == NOBODY and len(self._standings) == 1)
+        return boot == self._boot or (self._boot == NO_BROKER and len(self._standings) == 1)
 
     def _dismiss(self, link: int, now: float) -> None:
         """This broker leads no longer. Without a leader there are no sessions."""
@@ -172,7 +172,7 @@ class WorkerBrokers:
             self._register(link)
 
     def _register(self, link: int) -> None:
-        self._outbox.add(Post(link, self._registration()))
+        self._outbox.add(WorkerPost(link, self._registration()))
 
     def _registration(self) -> m.RegisterWorker:
         return m.RegisterWorker(m.PROTOCOL_VERSION, self.sessions.name, self.sessions.spec)

@@ -15,7 +15,7 @@ from asr_workers.jobs import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class WorkerPost:
     """Send this message to the broker with the number `link`."""
 
     link: int
@@ -38,7 +38,7 @@ class Quit:
     detail: str = ""
 
 
-Command = Post | Job | Quit
+Command = WorkerPost | Job | Quit
 """What the shell must do."""
 
 
@@ -82,5 +82,5 @@ class Outbox:
         return commands
 
 
-def _bundle(link: int, frontend: bytes, frames: list[m.FrameOut]) -> Post:
-    return Post(link, m.Bundle(frontend, tuple(dict.fromkeys([frame.lease for frame in frames]))), frames)
+def _bundle(link: int, frontend: bytes, frames: list[m.FrameOut]) -> WorkerPost:
+    return WorkerPost(link, m.Bundle(frontend, tuple(dict.fromkeys([frame.lease for frame in frames]))), frames)

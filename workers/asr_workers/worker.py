@@ -34,7 +34,7 @@ from asr_workers.engines.base import Engine
 from asr_workers.jobs import EngineFailed
 from asr_workers.link import Link
 from asr_workers.metrics import WorkerCollector
-from asr_workers.outbox import Command, Post, Quit
+from asr_workers.outbox import Command, Quit, WorkerPost
 from asr_workers.sessions import Sessions
 from asr_workers.unit_report import UnitReport
 
@@ -195,7 +195,7 @@ class Worker:
                 self._perform(command)
 
     def _perform(self, command: Command) -> None:
-        if isinstance(command, Post):
+        if isinstance(command, WorkerPost):
             self._send(command)
         elif isinstance(command, Quit):
             self._quit(command.detail)
@@ -203,7 +203,7 @@ class Worker:
             self._report.submitted()
             self._engine.submit(command)
 
-    def _send(self, post: Post) -> None:
+    def _send(self, post: WorkerPost) -> None:
         parts = [wire.encode(post.message)]
         if post.frames is not None:
             parts.append(wire.encode_frames(post.frames))
