@@ -1,4 +1,4 @@
-"""The worker's one way out: commands in their order, frames in bundles."""
+"""The worker's outbox: commands in their order, frames in bundles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_commands_come_in_their_order_and_once() -> None:
 
 
 def test_frames_are_bundled_by_frontend() -> None:
-    """In the order in which they were posted; a lease is named once."""
+    """They keep the order in which they were posted. The header names each lease once."""
     out = Outbox()
     out.post(F1, [partial(3), partial(1)])
     out.post(F2, [partial(2)])
@@ -52,7 +52,7 @@ def test_a_bundle_has_as_many_frames_as_the_wire_allows() -> None:
 
 
 def test_a_broker_that_is_gone_receives_nothing_more() -> None:
-    """The engine must do its jobs all the same, and other brokers receive their posts."""
+    """The engine must still do its jobs, and other brokers still receive their messages."""
     out = Outbox()
     kept = [CloseSlot(1, 0), WorkerPost(1, m.Vote(0, 0, 0)), Quit()]
     for command in (Send(m.Closed(1)), *kept, Send(m.Drain())):
