@@ -64,7 +64,7 @@ class Broker:
             self.worker, routing, *body = self.socket.recv_multipart()
             message = wire.decode(routing)
             if isinstance(message, kind):
-                return message, wire.decode_frames(body[0]) if body else []
+                return message, wire.decode_frames(body[0]) if isinstance(message, m.Bundle) else []
 
     def send(self, message: m.Message, body: bytes | None = None) -> None:
         self.socket.send_multipart([self.worker, wire.encode(message)] + ([] if body is None else [body]))
