@@ -772,7 +772,7 @@ class SimWorker(SimProcess):
                 self._open.discard(slot)
                 return SlotClosed(lease, slot)
             case TakeSnapshot(slot):
-                return SnapshotTaken(slot, self.engine.checkpoint(slot) if slot in self._open else None)
+                return SnapshotTaken(slot, self.engine.snapshot(slot) if slot in self._open else None)
 
     def _answer(self, answer: Answer) -> None:
         self.core.answered(answer)

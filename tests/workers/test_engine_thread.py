@@ -58,7 +58,7 @@ class Noting:
     def elective_s(self) -> float:
         return 0.0
 
-    def checkpoint(self, slot: int) -> None:
+    def snapshot(self, slot: int) -> None:
         return None
 
     def blocked(self, slot: int) -> bool:

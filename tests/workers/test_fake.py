@@ -170,14 +170,14 @@ def test_it_serves_any_english(language: str) -> None:
     FakeEngine(FakeConfig()).open(0, SlotOptions(language), None)
 
 
-def test_a_checkpoint_in_the_middle_of_a_word_continues_exactly() -> None:
+def test_a_snapshot_in_the_middle_of_a_word_continues_exactly() -> None:
     """Another worker that continues from it returns the text that this one would have returned."""
     samples = np.random.default_rng(5).integers(-9000, 9000, 40_000).astype(np.int16)
     config = FakeConfig(slots=1, utterance_words=40)
     engines = FakeEngine(config), FakeEngine(config)
     engines[0].open(0, SlotOptions(), None)
     engines[0].step([Chunk(0, samples[:17_000])], 0.0)
-    snapshot = engines[0].checkpoint(0).snapshot
+    snapshot = engines[0].snapshot(0).snapshot
     assert snapshot.sample == 17_000
     engines[1].open(0, SlotOptions(), snapshot)
     for engine in engines:

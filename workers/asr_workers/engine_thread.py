@@ -70,7 +70,7 @@ class EngineThread:
             case CloseSlot():
                 return self._close_slot(job)
             case TakeSnapshot(slot):
-                return SnapshotTaken(slot, self._engine.checkpoint(slot) if slot in self._open else None)
+                return SnapshotTaken(slot, self._engine.snapshot(slot) if slot in self._open else None)
 
     def _open_slot(self, job: OpenSlot) -> SlotOpened:
         try:

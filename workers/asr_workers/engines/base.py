@@ -29,7 +29,7 @@ class Snapshot:
     """A point from which another engine of the same kind can continue: replay audio from `sample` on top of `state`.
 
     Each snapshot of a slot lies at or after the one before it, whether it comes with a final, in silence or from
-    `checkpoint`; the first lies at or after the snapshot that the slot was opened with. Audio before the latest is
+    `Engine.snapshot`; the first lies at or after the snapshot that the slot was opened with. Audio before the latest is
     dropped.
     """
 
@@ -120,7 +120,7 @@ class Engine(Protocol):
         finals it waited for, in this step or a later one, and after a snapshot that lies at the flush.
         """
 
-    def checkpoint(self, slot: int) -> Advanced | None:
+    def snapshot(self, slot: int) -> Advanced | None:
         """A snapshot of this slot in the middle of an utterance; None where the engine cannot make one."""
 
     def pending(self) -> bool:

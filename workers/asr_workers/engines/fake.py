@@ -96,7 +96,7 @@ class FakeEngine(Engine):
         if snapshot and snapshot.state:
             self._slots[slot] = _Slot(options.partials, *msgpack.unpackb(snapshot.state))
 
-    def checkpoint(self, slot: int) -> Advanced:
+    def snapshot(self, slot: int) -> Advanced:
         state = self._slots[slot]
         fields = (state.start, state.end, state.checksum, state.samples, state.words)
         return Advanced(slot, Snapshot(state.end + state.samples, msgpack.packb(fields)))

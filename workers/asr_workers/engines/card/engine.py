@@ -81,7 +81,7 @@ class CardEngine(Engine):
         self._leaving.append(speaker)
         self._let_go()
 
-    def checkpoint(self, slot: int) -> Advanced | None:
+    def snapshot(self, slot: int) -> Advanced | None:
         speaker = self._speakers[slot]
         if self._rule is None and speaker.is_on_the_way():
             return None

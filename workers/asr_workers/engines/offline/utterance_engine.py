@@ -129,7 +129,7 @@ class UtteranceEngine(Engine, ABC):
         self._slots.pop(slot, None)
         self._segmenter.close(slot)
 
-    def checkpoint(self, slot: int) -> None:
+    def snapshot(self, slot: int) -> None:
         """The segmenter's own commits are never far: an utterance has a longest length."""
 
     def blocked(self, slot: int) -> bool:
