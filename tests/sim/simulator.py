@@ -734,7 +734,7 @@ class SimWorker(SimProcess):
             if not self.alive:
                 return
             match command:
-                case worker_outbox.Post(link, message, frames):
+                case worker_outbox.WorkerPost(link, message, frames):
                     self.send(link, message, None if frames is None else wire.encode_frames(frames))
                 case worker_outbox.Quit():
                     self.crash()
@@ -776,7 +776,7 @@ class SimWorker(SimProcess):
                 self._open.discard(slot)
                 return SlotClosed(lease, slot)
             case TakeSnapshot(slot):
-                return SnapshotTaken(slot, self.engine.checkpoint(slot) if slot in self._open else None)
+                return SnapshotTaken(slot, self.engine.snapshot(slot) if slot in self._open else None)
 
     def _answer(self, answer: Answer) -> None:
         self.core.answered(answer)

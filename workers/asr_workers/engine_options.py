@@ -21,13 +21,13 @@ from asr_workers.engines import registry
 ENGINE = "asr_workers.engine"
 """Key under which a context holds the name of the chosen engine."""
 NOT_CHOSEN_YET = ""
-"""The engine's name during the first parse. No option belongs to it, so no engine's option is checked."""
-LEFT_ALONE = "asr_workers.left_alone"
-"""Key under which a context holds the names of the ignored settings of other engines."""
+"""The engine's name during the first parsing. With it, all options are options of other engines and are not checked."""
+IGNORED = "asr_workers.ignored"
+"""Key under which a context holds the names of ignored settings of other engines."""
 
 
 def chosen(ctx: click.Context) -> str:
-    """The name of the engine whose options this context has."""
+    """The name of the engine whose options the context has."""
     return str(ctx.meta.get(ENGINE, registry.DEFAULT))
 
 
@@ -38,11 +38,11 @@ def own_options(ctx: click.Context) -> list[click.Option]:
 
 
 class EngineProcess(settings.Process):
-    """A process with an option --engine; its function receives the options of that engine by their fields' names."""
+    """A command with an option --engine. Its function receives the options of that engine, named as its fields."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[ENGINE] = self._engine(ctx, args)
-        ctx.meta[LEFT_ALONE] = []
+        ctx.meta[IGNORED] = []
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -50,7 +50,7 @@ class EngineProcess(settings.Process):
         return [*super().get_params(ctx), *own, *others_options(own)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options of the process, then the engine's in a section of their own."""
+        """Write the options of the process, then the options of the engine in a separate section."""
         own = (f"Options of the engine {chosen(ctx)}", own_options(ctx))
         for heading, params in (("Options", super().get_params(ctx)), own):
             with formatter.section(heading):
@@ -90,7 +90,7 @@ def _refuse(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
         raise SetupError(registry.refusal(chosen(ctx), param.opts[0]))
     if value is not None:
-        ctx.meta[LEFT_ALONE].append(param.name)
+        ctx.meta[IGNORED].append(param.name)
 
 
 def others_options(own: Sequence[click.Option]) -> Iterator[click.Option]:
