@@ -19,7 +19,7 @@ ALPHABET = frozenset(string.ascii_letters + string.digits + "._-")
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-class Refusing(click.Group):
+class KeysGroup(click.Group):
     """A group whose commands refuse with one sentence."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -27,7 +27,7 @@ class Refusing(click.Group):
             return super().invoke(ctx)
 
 
-@click.group("asr-keys", cls=Refusing)
+@click.group("asr-keys", cls=KeysGroup)
 def main() -> None:
     """Keys for brokers, workers and frontends on several hosts.
 

@@ -310,7 +310,7 @@ class Shell:
 
     async def _turn(self) -> None:
         event = await self._next_event()
-        if isinstance(event, supervisor.Ended):
+        if isinstance(event, supervisor.ChildEnded):
             self._forget(event.name)
         if event is not None:
             self._perform(self._core.handle(event, time.monotonic()))
@@ -328,17 +328,17 @@ class Shell:
     def _perform(self, commands: Sequence[supervisor.Command]) -> None:
         for command in commands:
             match command:
-                case supervisor.Start(child):
+                case supervisor.StartChild(child):
                     self._start(child)
-                case supervisor.Terminate(name):
+                case supervisor.TerminateChild(name):
                     self._signal(name, signal.SIGTERM)
-                case supervisor.Kill(name):
+                case supervisor.KillChild(name):
                     self._signal(name, signal.SIGKILL)
                 case supervisor.Probe():
                     self._probing = asyncio.create_task(self._run_probe())
                 case supervisor.Announce():
                     click.echo(self._announcement)
-                case supervisor.Report(sentence):
+                case supervisor.Warn(sentence):
                     log.warning(sentence)
                 case supervisor.Exit(code):
                     self._exit_code = code
@@ -357,7 +357,7 @@ class Shell:
             )
         except OSError as error:
             log.error("cannot start a process", child=child.name, reason=str(error))
-            self._events.put_nowait(supervisor.Ended(child.name, CANNOT_START))
+            self._events.put_nowait(supervisor.ChildEnded(child.name, CANNOT_START))
             return
         self._processes[child.name] = process
         arguments = (child.name, process, asyncio.get_running_loop())
@@ -366,7 +366,7 @@ class Shell:
     def _await_end(self, name: str, process: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
         returncode = process.wait()
         with suppress(RuntimeError):  # the loop is closed: nobody waits for this any more
-            loop.call_soon_threadsafe(self._events.put_nowait, supervisor.Ended(name, returncode))
+            loop.call_soon_threadsafe(self._events.put_nowait, supervisor.ChildEnded(name, returncode))
 
     def _forget(self, name: str) -> None:
         """The child is gone; so is whatever it had started itself."""

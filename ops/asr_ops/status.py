@@ -88,14 +88,14 @@ def _listens(path: str) -> bool:
 
 def ask_all(run_dir: Path, timeout_s: float) -> list[Status]:
     """The answers of all brokers of the pool, the leader's first. Raises NoAnswer when there is none."""
-    answers, silence = [], None
+    answers, failure = [], None
     for endpoint in listening(run_dir) or [settings.control_endpoint(run_dir)]:
         try:
             answers.append(ask(endpoint, timeout_s))
         except NoAnswer as error:
-            silence = error
-    if silence and not answers:
-        raise silence
+            failure = error
+    if failure and not answers:
+        raise failure
     return sorted(answers, key=lambda answer: not answer.leads)
 
 
@@ -107,10 +107,10 @@ def ask(endpoint: str, timeout_s: float) -> Status:
         dealer.send(wire.encode(StatusRequest(PROTOCOL_VERSION)))
         if not dealer.poll(int(timeout_s * 1000)):
             raise NoAnswer(f"no broker answers at {endpoint}: is `asr serve` running, with the same --run-dir?")
-        return _understood(dealer.recv(), endpoint)
+        return _decoded(dealer.recv(), endpoint)
 
 
-def _understood(data: bytes, endpoint: str) -> Status:
+def _decoded(data: bytes, endpoint: str) -> Status:
     try:
         answer = wire.decode(data)
     except DecodeError as error:

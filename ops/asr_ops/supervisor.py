@@ -43,7 +43,7 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ChildEnded:
     """A child is gone. `returncode` is negative for a signal, as in subprocess."""
 
     name: str
@@ -62,24 +62,24 @@ class StopAsked:
     """Ctrl+C or a signal that means the same. Asked twice, it means at once."""
 
 
-Event = Begin | Ended | Probed | StopAsked
+Event = Begin | ChildEnded | Probed | StopAsked
 
 
 # ---- What to do ----
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartChild:
     child: Child
 
 
 @dataclass(frozen=True, slots=True)
-class Terminate:
+class TerminateChild:
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class KillChild:
     name: str
 
 
@@ -94,7 +94,7 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Warn:
     """A sentence for whoever watches."""
 
     sentence: str
@@ -105,7 +105,7 @@ class Exit:
     code: int
 
 
-Command = Start | Terminate | Kill | Probe | Announce | Report | Exit
+Command = StartChild | TerminateChild | KillChild | Probe | Announce | Warn | Exit
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ class Supervisor:
         match event:
             case Begin():
                 return self._begin(now)
-            case Ended(name, returncode):
+            case ChildEnded(name, returncode):
                 return self._ended(self._watched[name], returncode, now)
             case Probed(ready):
                 return self._probed(ready, now)
@@ -154,9 +154,9 @@ class Supervisor:
             commands.append(Probe())
         if _due(self._give_up_at, now):
             self._give_up_at = None
-            commands += [Report(f"{_names(self._running())} cannot be killed and is left behind"), Exit(1)]
+            commands += [Warn(f"{_names(self._running())} cannot be killed and is left behind"), Exit(1)]
         if _due(self._kill_at, now):
-            commands.append(Report(f"{_names(self._running())} did not end within {STOP_S:g} s: killed"))
+            commands.append(Warn(f"{_names(self._running())} did not end within {STOP_S:g} s: killed"))
             commands += self._kill_all(now)
         return commands
 
@@ -183,9 +183,9 @@ class Supervisor:
         self._probe_at = now + PROBE_S
         return [self._start(watched, now) for watched in self._watched.values()]
 
-    def _start(self, watched: _Watched, now: float) -> Start:
+    def _start(self, watched: _Watched, now: float) -> StartChild:
         watched.running, watched.started_at, watched.restart_at = True, now, None
-        return Start(watched.child)
+        return StartChild(watched.child)
 
     def _probed(self, ready: bool, now: float) -> list[Command]:
         if self._state != "starting":
@@ -204,13 +204,13 @@ class Supervisor:
             return self._stop_next()
         name = watched.child.name
         if self._state == "starting" and returncode == SETUP_ERROR:
-            return [Report(f"{name} cannot start as configured (exit code 2)"), *self._stop(SETUP_ERROR, now)]
+            return [Warn(f"{name} cannot start as configured (exit code 2)"), *self._stop(SETUP_ERROR, now)]
         if now - watched.started_at >= HEALTHY_S:
             watched.delay_s = RESTART_S_MIN
         delay_s = watched.delay_s
         watched.restart_at = now + delay_s
         watched.delay_s = min(2 * delay_s, RESTART_S_MAX)
-        return [Report(f"{name} ended {_how(returncode)}: starting it again in {delay_s:g} s")]
+        return [Warn(f"{name} ended {_how(returncode)}: starting it again in {delay_s:g} s")]
 
     # ---- Stopping ----
 
@@ -230,16 +230,16 @@ class Supervisor:
         self._kill_at = self._give_up_at = None
         return [Exit(self._exit_code)]
 
-    def _terminate(self, watched: _Watched) -> Terminate:
+    def _terminate(self, watched: _Watched) -> TerminateChild:
         watched.terminated = True
-        return Terminate(watched.child.name)
+        return TerminateChild(watched.child.name)
 
     def _kill_all(self, now: float) -> list[Command]:
         self._kill_at, self._give_up_at = None, now + KILLED_S
         self._exit_code = self._exit_code or 1
         for watched in self._watched.values():
             watched.terminated = True
-        return [Kill(watched.child.name) for watched in self._running()]
+        return [KillChild(watched.child.name) for watched in self._running()]
 
     def _running(self) -> Iterator[_Watched]:
         return (watched for watched in self._watched.values() if watched.running)

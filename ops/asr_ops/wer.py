@@ -76,7 +76,7 @@ class Result:
 
     clip: Clip
     reference: str
-    heard: str
+    hypothesis: str
     score: Score
 
 
@@ -156,17 +156,17 @@ def chosen(clips: Sequence[Clip], kinds: str | None) -> list[Clip]:
 
 async def _measure(clips: Sequence[Clip], url: str | None, frame_ms: int, normalise: Normalise) -> list[Result]:
     if url is not None:
-        return await _hear_all(clips, stream_url(url), frame_ms, normalise)
+        return await _recognise_all(clips, stream_url(url), frame_ms, normalise)
     async with serving(()) as started:
-        return await _hear_all(clips, started.url, frame_ms, normalise)
+        return await _recognise_all(clips, started.url, frame_ms, normalise)
 
 
-async def _hear_all(clips: Sequence[Clip], url: str, frame_ms: int, normalise: Normalise) -> list[Result]:
+async def _recognise_all(clips: Sequence[Clip], url: str, frame_ms: int, normalise: Normalise) -> list[Result]:
     """One after the other: no clip's text depends on how busy the service is with others."""
-    return [score(clip, await _hear(clip, url, frame_ms), normalise) for clip in clips]
+    return [score(clip, await _recognise(clip, url, frame_ms), normalise) for clip in clips]
 
 
-async def _hear(clip: Clip, url: str, frame_ms: int) -> str:
+async def _recognise(clip: Clip, url: str, frame_ms: int) -> str:
     try:
         with AudioFile(clip.path) as audio:
             async with connect(url, partials=False) as session:
@@ -177,9 +177,9 @@ async def _hear(clip: Clip, url: str, frame_ms: int) -> str:
     return transcript.text
 
 
-def score(clip: Clip, heard: str, normalise: Normalise) -> Result:
+def score(clip: Clip, recognised: str, normalise: Normalise) -> Result:
     """Compare word by word (jiwer's alignment) after normalising both texts."""
-    reference, hypothesis = normalise(clip.text), normalise(heard)
+    reference, hypothesis = normalise(clip.text), normalise(recognised)
     found = _dev_extra("jiwer").process_words(reference, hypothesis)
     errors = found.substitutions + found.deletions + found.insertions
     return Result(clip, reference, hypothesis, Score(1, found.hits + found.substitutions + found.deletions, errors))
@@ -237,7 +237,7 @@ def _print_json(rows: dict[str, Score], results: Sequence[Result]) -> None:
             "path": str(result.clip.path),
             "kind": result.clip.kind,
             "reference": result.reference,
-            "heard": result.heard,
+            "heard": result.hypothesis,
             "words": result.score.words,
             "errors": result.score.errors,
         }

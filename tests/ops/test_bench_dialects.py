@@ -11,7 +11,7 @@ import pytest
 from asr_client.dialects import DIALECTS
 from asr_ops.bench import audio, by_client, dialects, load, plan, schedule, websocket
 from asr_ops.bench.connection import clock
-from asr_ops.bench.dialects import NOTHING, Heard
+from asr_ops.bench.dialects import NOTHING, Content
 from asr_ops.bench.plan import Plan
 from asr_ops.own_service import serving
 from asr_proto.errors import SetupError
@@ -27,34 +27,34 @@ def alternatives(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("dialect", "message", "meaning"),
     [
-        ("native", {"type": "ready", "engine": "fake"}, Heard(ready=True, engine="fake")),
-        ("native", {"type": "partial", "text": "one", "end_s": 0.5}, Heard(partial=True, end_s=0.5)),
-        ("native", {"type": "final", "text": "one", "end_s": 0.5}, Heard(final="one")),
-        ("native", {"type": "error", "code": "at-capacity"}, Heard(error="at-capacity")),
-        ("native", {"type": "end"}, Heard(ended=True)),
+        ("native", {"type": "ready", "engine": "fake"}, Content(ready=True, engine="fake")),
+        ("native", {"type": "partial", "text": "one", "end_s": 0.5}, Content(partial=True, end_s=0.5)),
+        ("native", {"type": "final", "text": "one", "end_s": 0.5}, Content(final="one")),
+        ("native", {"type": "error", "code": "at-capacity"}, Content(error="at-capacity")),
+        ("native", {"type": "end"}, Content(ended=True)),
         ("native", {"type": "ack"}, NOTHING),
-        ("caiman", {"end": 0.06, **alternatives("")}, Heard(partial=True, end_s=0.06)),
-        ("caiman", {"end": 0.12, **alternatives(" two")}, Heard(partial=True, end_s=0.12, final="two")),
+        ("caiman", {"end": 0.06, **alternatives("")}, Content(partial=True, end_s=0.06)),
+        ("caiman", {"end": 0.12, **alternatives(" two")}, Content(partial=True, end_s=0.12, final="two")),
         ("yap", {"op": "interim", "text": ""}, NOTHING),
-        ("yap", {"op": "interim", "text": "one"}, Heard(partial=True)),
-        ("yap", {"op": "final", "text": "one two"}, Heard(final="one two", ended=True)),
-        ("yap", {"op": "error", "reason": "busy"}, Heard(error="busy")),
+        ("yap", {"op": "interim", "text": "one"}, Content(partial=True)),
+        ("yap", {"op": "final", "text": "one two"}, Content(final="one two", ended=True)),
+        ("yap", {"op": "error", "reason": "busy"}, Content(error="busy")),
         ("yap", {"op": "pong"}, NOTHING),
-        ("parakeet", {"type": "partial", "text": "one"}, Heard(partial=True)),
-        ("parakeet", {"type": "final", "text": "one two"}, Heard(final="one two", ended=True)),
+        ("parakeet", {"type": "partial", "text": "one"}, Content(partial=True)),
+        ("parakeet", {"type": "final", "text": "one two"}, Content(final="one two", ended=True)),
         ("parakeet", {"type": "reset"}, NOTHING),
-        ("amira", {"type": "error", "code": "overloaded"}, Heard(error="overloaded")),
+        ("amira", {"type": "error", "code": "overloaded"}, Content(error="overloaded")),
         (
             "deepgram",
             {"type": "Results", "is_final": False, "start": 1.0, "duration": 0.5, "channel": alternatives("one")},
-            Heard(partial=True, end_s=1.5),
+            Content(partial=True, end_s=1.5),
         ),
-        ("deepgram", {"type": "Results", "is_final": True, "channel": alternatives("one")}, Heard(final="one")),
-        ("deepgram", {"type": "Error", "variant": "DATA-0000"}, Heard(error="DATA-0000")),
+        ("deepgram", {"type": "Results", "is_final": True, "channel": alternatives("one")}, Content(final="one")),
+        ("deepgram", {"type": "Error", "variant": "DATA-0000"}, Content(error="DATA-0000")),
         ("deepgram", {"type": "Metadata"}, NOTHING),
     ],
 )
-def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: Heard) -> None:
+def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: Content) -> None:
     assert dialects.HEAR[dialect](message) == meaning
 
 

@@ -61,11 +61,11 @@ def test_both_servers_are_sent_the_same_audio() -> None:
     [
         (said("la"), dialects.NOTHING),
         (said("la", is_final=True), dialects.NOTHING),
-        (said("la la", is_final=True, is_eof=True), dialects.Heard(final="la la", ended=True)),
+        (said("la la", is_final=True, is_eof=True), dialects.Content(final="la la", ended=True)),
     ],
 )
-def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: dialects.Heard) -> None:
-    assert sherpa_wire.hear(message) == meaning
+def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: dialects.Content) -> None:
+    assert sherpa_wire.read(message) == meaning
 
 
 @pytest.mark.parametrize("done_first", [False, True])
@@ -75,15 +75,15 @@ def test_done_may_come_before_the_last_text(done_first: bool) -> None:
     messages = [sherpa_wire.DONE, last] if done_first else [last, sherpa_wire.DONE]
     wire = b"".join(bytes([0x80 | websocket.TEXT, 126]) + len(one).to_bytes(2, "big") + one for one in messages)
 
-    async def hear() -> statistics.Session:
-        connection = sherpa_load.Connection(sherpa_wire.DIALECT)
+    async def recognised() -> statistics.SessionRecord:
+        connection = sherpa_load.SherpaConnection(sherpa_wire.DIALECT)
         connection.connection_made(Transport())
         connection.data_received(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
-        assert connection.speaks
+        assert connection.takes_audio
         connection.data_received(wire)
         return connection.session
 
-    session = asyncio.run(hear())
+    session = asyncio.run(recognised())
     assert [text for _, text in session.finals] == [""]
     assert (session.end_s is not None, session.fault) == (True, None)
 
@@ -141,7 +141,7 @@ def figures(scale: float = 1.0, **changed: Any) -> Figures:
     return Figures(**{**known, **changed})
 
 
-def pair(sessions: int, ours: Figures, start: schedule.Start = "together") -> Pair:
+def pair(sessions: int, ours: Figures, start: schedule.StartPattern = "together") -> Pair:
     return Pair(sessions, start, figures(served=sessions), replace(ours, served=sessions))
 
 

@@ -15,15 +15,15 @@ from asr_client.dialects.conversation import converse
 from asr_client.dialects.recorder import Recorder, ignore
 from asr_ops.bench.connection import clock
 from asr_ops.bench.load import AtBegin, AtEnd
-from asr_ops.bench.plan import Load, Plan
-from asr_ops.bench.statistics import Session
+from asr_ops.bench.plan import LoadResult, Plan
+from asr_ops.bench.statistics import SessionRecord
 from asr_proto.errors import AsrError, SetupError
 
 
-class Witness(Recorder):
+class SessionRecorder(Recorder):
     """Notes in a bench's record what `asr_client` tells its stopwatch."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: SessionRecord) -> None:
         super().__init__(ignore)
         self._session, self._text = session, ""
 
@@ -47,25 +47,25 @@ class Witness(Recorder):
         self._session.finals.append((self._session.end_s, self._text))
 
 
-async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> Load:
+async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> LoadResult:
     """As `load.run`. Raises SetupError where WebRTC is not installed."""
     began_s = await at_begin()
     numbers = range(len(plan.starts_us))
     sessions = await asyncio.gather(*(_speak(plan, number, began_s) for number in numbers))
     await at_end()
     frame_s = plan.frame_us / 1_000_000
-    return Load(sessions, array("d", (late for session in sessions for late in _lateness_s(session, frame_s))))
+    return LoadResult(sessions, array("d", (late for session in sessions for late in _lateness_s(session, frame_s))))
 
 
-async def _speak(plan: Plan, number: int, began_s: float) -> Session:
+async def _speak(plan: Plan, number: int, began_s: float) -> SessionRecord:
     await asyncio.sleep(began_s + plan.starts_us[number] / 1_000_000 - clock())
-    session = Session(connecting_s=clock())
-    witness, talk = Witness(session), DIALECTS[plan.dialect].talk(None)
+    session = SessionRecord(connecting_s=clock())
+    recorder, talk = SessionRecorder(session), DIALECTS[plan.dialect].talk(None)
     frames = plan.ring.spoken(plan.entries[number], plan.frames).reshape(plan.frames, -1)
     try:
         async with webrtc.open_channel(plan.url, None) as channel:
-            witness.connected()
-            await converse(channel, talk, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, witness)
+            recorder.connected()
+            await converse(channel, talk, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, recorder)
     except SetupError:
         raise
     except AsrError as error:
@@ -73,6 +73,6 @@ async def _speak(plan: Plan, number: int, began_s: float) -> Session:
     return session
 
 
-def _lateness_s(session: Session, frame_s: float) -> Iterable[float]:
+def _lateness_s(session: SessionRecord, frame_s: float) -> Iterable[float]:
     sent_s = session.sent_s
     return (at_s - sent_s[0] - number * frame_s for number, at_s in enumerate(sent_s))

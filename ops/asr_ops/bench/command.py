@@ -16,7 +16,7 @@ from rich.console import Console
 from asr_client.dialects import DIALECTS
 from asr_ops.bench import audio, compare, history, html, processes, report, run, scenario, search
 from asr_ops.bench.micro.command import micro
-from asr_ops.bench.options import FAKE, Options, check, ring
+from asr_ops.bench.options import FAKE, BenchOptions, check, ring
 from asr_process import settings
 from asr_proto.errors import AsrError, SetupError
 
@@ -188,13 +188,13 @@ def _check_folders(*files: Path | None) -> None:
             raise SetupError(f"there is no folder {file.parent} for {file.name}")
 
 
-def _options(given: dict[str, Any], find_max: bool) -> Options:
-    options = Options(**given)
+def _options(given: dict[str, Any], find_max: bool) -> BenchOptions:
+    options = BenchOptions(**given)
     check(options, find_max=find_max)
     return replace(options, sessions=min(options.sessions, options.total or options.sessions))
 
 
-def _show(found: report.Report) -> None:
+def _show(found: report.BenchReport) -> None:
     Console().print(report.tables(found))
     for name, aside in found.asides.items():
         click.echo(f"{name}: {aside}")
@@ -203,26 +203,28 @@ def _show(found: report.Report) -> None:
 # ---- Running ----
 
 
-def _measured(options: Options, slo_ms: float | None) -> tuple[report.Report, list[search.Step]]:
+def _measured(options: BenchOptions, slo_ms: float | None) -> tuple[report.BenchReport, list[search.SearchStep]]:
     """One run, or those of a search and the best of them."""
     try:
-        said = ring(options)
+        speech = ring(options)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             if slo_ms is None:
-                return runner.run(run.measure(options, said)), []
-            return runner.run(_search(options, said, slo_ms))
+                return runner.run(run.measure(options, speech)), []
+            return runner.run(_search(options, speech, slo_ms))
     except SetupError:
         raise
     except AsrError as error:
         raise SetupError(error.detail) from error
 
 
-async def _search(options: Options, said: audio.Ring, slo_ms: float) -> tuple[report.Report, list[search.Step]]:
+async def _search(
+    options: BenchOptions, speech: audio.Ring, slo_ms: float
+) -> tuple[report.BenchReport, list[search.SearchStep]]:
     """The report of the most sessions that passed, or of the fewest that did not, and all steps."""
-    steps: list[search.Step] = []
-    found: dict[int, report.Report] = {}
+    steps: list[search.SearchStep] = []
+    found: dict[int, report.BenchReport] = {}
     while (sessions := search.following(steps, options.sessions, run.sessions_max(options))) is not None:
-        found[sessions] = await run.measure(replace(options, sessions=sessions), said)
+        found[sessions] = await run.measure(replace(options, sessions=sessions), speech)
         steps.append(search.judged(found[sessions], slo_ms))
         click.echo(str(steps[-1]))
     click.echo(search.conclusion(steps, slo_ms))

@@ -30,7 +30,7 @@ STYLES = {"better": "green", "worse": "bold red", "same": "", "unknown": "yellow
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One figure of both runs; None where a run does not have it."""
 
     name: str
@@ -45,7 +45,7 @@ class Row:
 class Comparison:
     """Two reports side by side."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ComparisonRow]
     warnings: Sequence[str]
     """Why the rows may not mean what they say."""
 
@@ -115,12 +115,14 @@ def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names]
 
 
-def _row(name: str, before: float | None, after: float | None, tolerance: float) -> Row:
+def _row(name: str, before: float | None, after: float | None, tolerance: float) -> ComparisonRow:
     if before is None or after is None:
-        return Row(name, before, after, None, None)
+        return ComparisonRow(name, before, after, None, None)
     difference = Difference(name, before, after)
     change = difference.share if math.isfinite(difference.share) else None
-    return Row(name, before, after, change, difference.verdict(tolerance, more_is_better=name in MORE_IS_BETTER))
+    return ComparisonRow(
+        name, before, after, change, difference.verdict(tolerance, more_is_better=name in MORE_IS_BETTER)
+    )
 
 
 def _values(report: Mapping[str, Any]) -> dict[str, float]:
@@ -172,5 +174,5 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _change(row: Row) -> str:
+def _change(row: ComparisonRow) -> str:
     return f"{row.change:+.1%}" if row.change else ""

@@ -14,8 +14,8 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from asr_ops.bench import websocket
-from asr_ops.bench.dialects import Dialect
-from asr_ops.bench.statistics import Session
+from asr_ops.bench.dialects import WireDialect
+from asr_ops.bench.statistics import SessionRecord
 from asr_proto.errors import DecodeError
 
 OPEN_TIMEOUT_S = 30.0
@@ -25,12 +25,12 @@ CLOSE = websocket.encode(websocket.CLOSE, NORMAL.to_bytes(2, "big"))
 clock = time.perf_counter
 
 
-class Connection(asyncio.Protocol):
+class BenchConnection(asyncio.Protocol):
     """Opened once; over when the session has ended, for whatever reason."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self.session = Session()
-        self.speaks = False
+    def __init__(self, dialect: WireDialect) -> None:
+        self.session = SessionRecord()
+        self.takes_audio = False
         """Whether audio may be sent: from `ready` until the session is over."""
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def _finish(self) -> None:
-        self.speaks = False
+        self.takes_audio = False
         self.writable.set()
         for future in (self.ready, self.over):
             if not future.done():
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
             return
         if self._dialect.opening:
             self.write(self._dialect.opening)
-        if not self._dialect.says_ready:
+        if not self._dialect.reports_ready:
             self._on_ready(now)
 
     def _on_frame(self, frame: websocket.Frame, now: float) -> None:
@@ -157,23 +157,23 @@ class Connection(asyncio.Protocol):
             self._on_close(frame.payload, now)
 
     def _on_text(self, payload: bytes, now: float) -> None:
-        heard, session = self._dialect.hear(json.loads(payload)), self.session
-        if heard.partial:
-            session.partials.append((now, heard.end_s))
-        if heard.final is not None:
-            session.finals.append((now, heard.final))
-        if heard.ready:
-            session.engine = heard.engine
+        content, session = self._dialect.read(json.loads(payload)), self.session
+        if content.partial:
+            session.partials.append((now, content.end_s))
+        if content.final is not None:
+            session.finals.append((now, content.final))
+        if content.ready:
+            session.engine = content.engine
             self._on_ready(now)
-        if heard.error is not None:
-            self.fail(heard.error)
-        if heard.ended:
+        if content.error is not None:
+            self.fail(content.error)
+        if content.ended:
             self._on_end(now)
 
     def _on_ready(self, now: float) -> None:
         if not self.ready.done():
             self.session.ready_s = now
-            self.speaks = True
+            self.takes_audio = True
             self.ready.set_result(None)
 
     def _on_close(self, payload: bytes, now: float) -> None:

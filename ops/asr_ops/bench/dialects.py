@@ -14,7 +14,7 @@ from asr_client.dialects import DIALECTS, talks
 from asr_ops.bench import websocket
 
 
-class Heard(NamedTuple):
+class Content(NamedTuple):
     """What one message means."""
 
     partial: bool = False
@@ -29,82 +29,82 @@ class Heard(NamedTuple):
     error: str | None = None
 
 
-NOTHING = Heard()
-Hear = Callable[[Mapping[str, Any]], Heard]
+NOTHING = Content()
+Read = Callable[[Mapping[str, Any]], Content]
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class WireDialect:
     """One dialect over a WebSocket; every one of them takes PCM16 in binary messages."""
 
     opening: bytes
     """What is sent first, as it goes over the wire."""
     ending: bytes
     """What is sent after the audio."""
-    says_ready: bool
+    reports_ready: bool
     """Whether the server says when it takes audio; otherwise it does from the beginning."""
     ends_with_close: bool
     """The server's orderly close, not a message, says that the text is complete."""
-    hear: Hear
+    read: Read
 
 
-def _native(fields: Mapping[str, Any]) -> Heard:
+def _native(fields: Mapping[str, Any]) -> Content:
     match fields["type"]:
         case "partial":
-            return Heard(partial=True, end_s=fields["end_s"])
+            return Content(partial=True, end_s=fields["end_s"])
         case "final":
-            return Heard(final=fields["text"])
+            return Content(final=fields["text"])
         case "ready":
-            return Heard(ready=True, engine=fields["engine"])
+            return Content(ready=True, engine=fields["engine"])
         case "error":
-            return Heard(error=fields["code"])
+            return Content(error=fields["code"])
         case "end":
-            return Heard(ended=True)
+            return Content(ended=True)
     return NOTHING
 
 
-def _caiman(fields: Mapping[str, Any]) -> Heard:
+def _caiman(fields: Mapping[str, Any]) -> Content:
     """An answer to 60 ms of audio, mostly without text; what it has of it is new."""
     text = fields["alternatives"][0]["transcript"].strip()
-    return Heard(partial=True, end_s=fields["end"], final=text or None)
+    return Content(partial=True, end_s=fields["end"], final=text or None)
 
 
-def _yap(fields: Mapping[str, Any]) -> Heard:
+def _yap(fields: Mapping[str, Any]) -> Content:
     """Texts are whole."""
     match fields["op"]:
         case "interim":
-            return Heard(partial=bool(fields["text"]))
+            return Content(partial=bool(fields["text"]))
         case "final":
-            return Heard(final=fields["text"], ended=True)
+            return Content(final=fields["text"], ended=True)
         case "error":
-            return Heard(error=fields["reason"])
+            return Content(error=fields["reason"])
     return NOTHING
 
 
-def _parakeet(fields: Mapping[str, Any]) -> Heard:
+def _parakeet(fields: Mapping[str, Any]) -> Content:
     """Texts are whole. AMIRA's are too, and only it has errors."""
     match fields["type"]:
         case "partial":
-            return Heard(partial=True)
+            return Content(partial=True)
         case "final":
-            return Heard(final=fields["text"], ended=True)
+            return Content(final=fields["text"], ended=True)
         case "error":
-            return Heard(error=fields["code"])
+            return Content(error=fields["code"])
     return NOTHING
 
 
-def _deepgram(fields: Mapping[str, Any]) -> Heard:
+def _deepgram(fields: Mapping[str, Any]) -> Content:
     match fields["type"]:
         case "Results" if fields["is_final"]:
-            return Heard(final=fields["channel"]["alternatives"][0]["transcript"])
+            return Content(final=fields["channel"]["alternatives"][0]["transcript"])
         case "Results":
-            return Heard(partial=True, end_s=fields["start"] + fields["duration"])
+            return Content(partial=True, end_s=fields["start"] + fields["duration"])
         case "Error":
-            return Heard(error=fields["variant"])
+            return Content(error=fields["variant"])
     return NOTHING
 
 
-HEAR: Mapping[str, Hear] = {
+READERS: Mapping[str, Read] = {
     "native": _native,
     "caiman": _caiman,
     "yap": _yap,
@@ -114,15 +114,15 @@ HEAR: Mapping[str, Hear] = {
 }
 
 
-def prepared(name: str) -> Dialect:
+def prepared(name: str) -> WireDialect:
     """The dialect of that name, ready to be spoken many times: no message of it differs from session to session."""
     talk = DIALECTS[name].talk(None)
-    return Dialect(
+    return WireDialect(
         opening=_on_the_wire(talk.opening()),
         ending=_on_the_wire(talk.ending()),
-        says_ready=talk.waits_for_ready,
+        reports_ready=talk.waits_for_ready,
         ends_with_close=talk.ends_with_close,
-        hear=HEAR[name],
+        read=READERS[name],
     )
 
 

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from asr_ops.bench.connection import Connection
-from asr_ops.bench.dialects import Dialect
+from asr_ops.bench.connection import BenchConnection
+from asr_ops.bench.dialects import WireDialect
 from asr_ops.bench.plan import Aside, Plan
 from asr_proto.audio import SAMPLE_RATE
 
@@ -21,7 +21,7 @@ VISIT_S_MAX = 1.0
 
 
 @asynccontextmanager
-async def around(plan: Plan, dialect: Dialect) -> AsyncIterator[dict[str, Aside]]:
+async def around(plan: Plan, dialect: WireDialect) -> AsyncIterator[dict[str, Aside]]:
     """While the block runs, the disturbances of the plan; their counts by name."""
     asides: dict[str, Aside] = {}
     tasks: list[asyncio.Task[None]] = []
@@ -48,7 +48,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
             await task
 
 
-async def _churn(plan: Plan, dialect: Dialect, aside: Aside) -> None:
+async def _churn(plan: Plan, dialect: WireDialect, aside: Aside) -> None:
     """Somebody comes at random moments, as many as asked for on average."""
     draw = random.Random(plan.seed)
     async with asyncio.TaskGroup() as visits:
@@ -57,27 +57,27 @@ async def _churn(plan: Plan, dialect: Dialect, aside: Aside) -> None:
             visits.create_task(_visit(plan, dialect, aside, draw.uniform(0, VISIT_S_MAX)))
 
 
-async def _visit(plan: Plan, dialect: Dialect, aside: Aside, length_s: float) -> None:
+async def _visit(plan: Plan, dialect: WireDialect, aside: Aside, length_s: float) -> None:
     """One who breaks off."""
-    connection = Connection(dialect)
+    connection = BenchConnection(dialect)
     aside.came += 1
     try:
         await connection.open(plan.url)
         for number in range(round(length_s * 1_000_000 / plan.frame_us)):
             await asyncio.sleep(plan.frame_us / 1_000_000)
-            if not _said(plan, connection, aside, number):
+            if not _send_frame(plan, connection, aside, number):
                 return
     finally:
         connection.abort()
 
 
-async def _flood(plan: Plan, dialect: Dialect, aside: Aside, number: int) -> None:
+async def _flood(plan: Plan, dialect: WireDialect, aside: Aside, number: int) -> None:
     """One who sends whenever the server takes it."""
-    connection = Connection(dialect)
+    connection = BenchConnection(dialect)
     aside.came += 1
     try:
         await connection.open(plan.url)
-        while _said(plan, connection, aside, number):
+        while _send_frame(plan, connection, aside, number):
             number += 1
             await connection.writable.wait()
             await asyncio.sleep(0)
@@ -85,9 +85,9 @@ async def _flood(plan: Plan, dialect: Dialect, aside: Aside, number: int) -> Non
         connection.abort()
 
 
-def _said(plan: Plan, connection: Connection, aside: Aside, number: int) -> bool:
+def _send_frame(plan: Plan, connection: BenchConnection, aside: Aside, number: int) -> bool:
     """Whether one more frame could be sent."""
-    if not connection.speaks:
+    if not connection.takes_audio:
         aside.fault(connection.session.fault or "ended")
         return False
     connection.write(plan.ring.wire[number % len(plan.ring.wire)])

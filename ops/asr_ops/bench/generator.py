@@ -30,13 +30,13 @@ import uvloop
 from asr_client.dialects import DIALECTS
 from asr_ops.bench import by_client, load
 from asr_ops.bench.connection import clock
-from asr_ops.bench.plan import Load, Plan, merged, shares
+from asr_ops.bench.plan import LoadResult, Plan, merged, shares
 from asr_proto.errors import AsrError
 
 LEAD_S = 0.1
 """Between the last session's `ready` and the beginning."""
 LENGTH = struct.Struct("!Q")
-Meet = Callable[[], Awaitable[None]]
+Barrier = Callable[[], Awaitable[None]]
 
 # ---- The command's end ----
 
@@ -52,21 +52,21 @@ class Generators:
         """Whose CPU time is the load's own."""
         return [process.pid for process in self._processes]
 
-    async def run(self, plan: Plan, at_begin: Meet, at_end: Meet) -> Load:
+    async def run(self, plan: Plan, at_begin: Barrier, at_end: Barrier) -> LoadResult:
         """Carry the plan out. The callbacks frame the time in which audio is spoken. Raises AsrError."""
-        await self._tell(shares(plan, len(self._processes)))
-        await self._hear()
+        await self._send_all(shares(plan, len(self._processes)))
+        await self._receive_all()
         await at_begin()
-        await self._tell([clock() + LEAD_S] * len(self._processes))
-        await self._hear()
+        await self._send_all([clock() + LEAD_S] * len(self._processes))
+        await self._receive_all()
         await at_end()
-        await self._tell([None] * len(self._processes))
-        return merged(plan, await self._hear())
+        await self._send_all([None] * len(self._processes))
+        return merged(plan, await self._receive_all())
 
-    async def _tell(self, messages: list[Any]) -> None:
+    async def _send_all(self, messages: list[Any]) -> None:
         await asyncio.gather(*map(_write, self._processes, messages))
 
-    async def _hear(self) -> list[Any]:
+    async def _receive_all(self) -> list[Any]:
         return list(await asyncio.gather(*map(_read, self._processes)))
 
 
@@ -121,12 +121,12 @@ async def _serve() -> None:
     while (plan := await asyncio.to_thread(_next)) is not None:
         run = by_client.run if DIALECTS[plan.dialect].channel == "webrtc" else load.run
         try:
-            _answer(await run(plan, _meet, _meet))
+            _answer(await run(plan, _wait_for_others, _wait_for_others))
         except AsrError as error:
             _answer(error.detail)
 
 
-async def _meet() -> Any:
+async def _wait_for_others() -> Any:
     """Say that this point is reached, and wait for the others."""
     _answer(None)
     return await asyncio.to_thread(_next)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asr_ops.bench.difference import TOLERANCE, widest
-from asr_ops.bench.report import COLUMNS, OTHERS_CORES_MAX, Report
+from asr_ops.bench.report import COLUMNS, OTHERS_CORES_MAX, BenchReport
 
 Line = Mapping[str, str]
 """Values by column; what is unknown is empty."""
@@ -64,7 +64,7 @@ HISTORY = (
 """The columns of a new file. New ones come last, so that older files stay as they are."""
 
 
-def append(path: Path, report: Report) -> str:
+def append(path: Path, report: BenchReport) -> str:
     """One line more, in the file's own columns; answers in a sentence how it compares with the last of its kind."""
     columns, lines = _read(path)
     known = line(report)
@@ -77,7 +77,7 @@ def append(path: Path, report: Report) -> str:
     return compared(lines, new)
 
 
-def line(report: Report) -> dict[str, str]:
+def line(report: BenchReport) -> dict[str, str]:
     """The values of HISTORY."""
     values: dict[str, object] = {"when": report.when, **report.machine, **asdict(report.settings)}
     values |= asdict(report.counts)

@@ -20,10 +20,10 @@ NAMES = {"first_partial_ms": "first partial", "partial_lag_ms": "partial lag", "
 SLOWEST = 20
 """As many sessions are shown one by one."""
 SESSION_COLUMNS = ("outcome", "exact", "ready_ms", "first_partial_ms", "final_ms", "end_ms", "partials", "rtf", "xrt")
-Report = Mapping[str, Any]
+ReportContent = Mapping[str, Any]
 
 
-def page(content: Report) -> str:
+def page(content: ReportContent) -> str:
     """The whole report."""
     title = escape(content["title"])
     parts = (_head, _warnings, _tiles, _latencies, _charts, _steps, _asides, _processes, _sessions, _circumstances)
@@ -38,18 +38,18 @@ def page(content: Report) -> str:
 # ---- At a glance ----
 
 
-def _head(content: Report) -> str:
+def _head(content: ReportContent) -> str:
     machine = content["machine"]
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB"
     about = f"{content['when']} · {where}"
     return f'<h1>{escape(content["title"])}</h1>\n<p class="muted">{escape(about)}</p>'
 
 
-def _warnings(content: Report) -> str:
+def _warnings(content: ReportContent) -> str:
     return "\n".join(f'<p class="warning">{escape(warning)}</p>' for warning in content["warnings"])
 
 
-def _tiles(content: Report) -> str:
+def _tiles(content: ReportContent) -> str:
     counts, figures = content["counts"], content["figures"]
     fared = f"{counts['refused']} refused, {counts['errors']} errors, {_value('lost', counts['lost'])} lost"
     tiles = [_tile("served", f"{counts['served']} of {counts['sessions']}", f"{fared} {_faults(content)}")]
@@ -77,7 +77,7 @@ def _tile(name: str, value: str, more: str) -> str:
 # ---- Charts ----
 
 
-def _charts(content: Report) -> str:
+def _charts(content: ReportContent) -> str:
     shown = [_series(name, points) for name, points in content["timeline"].items()]
     if not shown:
         return ""
@@ -111,7 +111,7 @@ def _keys(*keys: tuple[str, str, str]) -> str:
 # ---- Tables ----
 
 
-def _latencies(content: Report) -> str:
+def _latencies(content: ReportContent) -> str:
     rows = [
         (name, str(spread["count"]), *(f"{spread[column]:.{digits(name)}f}" for column in COLUMNS))
         for name, spread in content["figures"].items()
@@ -119,7 +119,7 @@ def _latencies(content: Report) -> str:
     return _table("Figures", ("measure", "n", *COLUMNS), rows)
 
 
-def _steps(content: Report) -> str:
+def _steps(content: ReportContent) -> str:
     """What was tried to find the greatest number of sessions."""
     steps = content.get("steps") or []
     if not steps:
@@ -135,7 +135,7 @@ def _p95(measure: str, steps: Iterable[Mapping[str, Any]]) -> Series:
     return _series(measure, sorted(point for point in values if point[1] is not None))
 
 
-def _asides(content: Report) -> str:
+def _asides(content: ReportContent) -> str:
     """Those who were there to disturb the others."""
     asides = content.get("asides") or {}
     return _records(
@@ -143,22 +143,22 @@ def _asides(content: Report) -> str:
     )
 
 
-def _processes(content: Report) -> str:
+def _processes(content: ReportContent) -> str:
     return _records("Processes", content["processes"])
 
 
-def _sessions(content: Report) -> str:
+def _sessions(content: ReportContent) -> str:
     """Those that were not served, then those that waited longest."""
     ranked = sorted(enumerate(content["sessions"]), key=lambda one: -_waited(one[1]))[:SLOWEST]
     shown = [{"session": number} | {name: session[name] for name in SESSION_COLUMNS} for number, session in ranked]
     return _records("The slowest sessions", shown)
 
 
-def _waited(session: Report) -> float:
+def _waited(session: ReportContent) -> float:
     return float("inf") if session["final_ms"] is None else float(session["final_ms"])
 
 
-def _circumstances(content: Report) -> str:
+def _circumstances(content: ReportContent) -> str:
     """What was asked for, of what, and how well the load was made."""
     generator = content["generator"]
     lateness = generator["lateness_ms"] or {}

@@ -12,8 +12,8 @@ from array import array
 from collections.abc import Awaitable, Callable, Sequence
 
 from asr_ops.bench import dialects, disturbance
-from asr_ops.bench.connection import Connection, clock
-from asr_ops.bench.plan import Load, Plan
+from asr_ops.bench.connection import BenchConnection, clock
+from asr_ops.bench.plan import LoadResult, Plan
 from asr_ops.bench.schedule import departures
 from asr_proto.errors import AsrError
 
@@ -32,10 +32,10 @@ AtBegin = Callable[[], Awaitable[float]]
 AtEnd = Callable[[], Awaitable[object]]
 
 
-async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> Load:
+async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> LoadResult:
     """Open all sessions, speak, wait for all ends. The callbacks frame the time in which audio is spoken."""
     dialect = dialects.prepared(plan.dialect)
-    connections = [Connection(dialect) for _ in plan.starts_us]
+    connections = [BenchConnection(dialect) for _ in plan.starts_us]
     if plan.opens_along:
         began_s = await at_begin() + AHEAD_S
         opening = asyncio.create_task(_open_along(plan, connections, began_s))
@@ -52,17 +52,17 @@ async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> Load:
     for connection in connections:
         connection.fail("no end in time")
     await asyncio.sleep(0)
-    return Load([connection.session for connection in connections], lateness_s, asides)
+    return LoadResult([connection.session for connection in connections], lateness_s, asides)
 
 
 # ---- Opening ----
 
 
-async def _open_all(plan: Plan, connections: Sequence[Connection]) -> None:
+async def _open_all(plan: Plan, connections: Sequence[BenchConnection]) -> None:
     """All sessions, ready or refused. Raises AsrError if nobody answers at all."""
     gate = asyncio.Semaphore(OPENING_AT_ONCE)
 
-    async def open_one(connection: Connection) -> None:
+    async def open_one(connection: BenchConnection) -> None:
         async with gate:
             await connection.open(plan.url)
 
@@ -70,10 +70,10 @@ async def _open_all(plan: Plan, connections: Sequence[Connection]) -> None:
     _check_answered(plan, connections)
 
 
-async def _open_along(plan: Plan, connections: Sequence[Connection], began_s: float) -> None:
+async def _open_along(plan: Plan, connections: Sequence[BenchConnection], began_s: float) -> None:
     """Each session shortly before it is to speak."""
 
-    async def open_one(connection: Connection, start_us: int) -> None:
+    async def open_one(connection: BenchConnection, start_us: int) -> None:
         await asyncio.sleep(began_s + start_us / 1_000_000 - AHEAD_S - clock())
         await connection.open(plan.url)
 
@@ -81,7 +81,7 @@ async def _open_along(plan: Plan, connections: Sequence[Connection], began_s: fl
     _check_answered(plan, connections)
 
 
-def _check_answered(plan: Plan, connections: Sequence[Connection]) -> None:
+def _check_answered(plan: Plan, connections: Sequence[BenchConnection]) -> None:
     if connections and all(connection.transport is None for connection in connections):
         raise AsrError(f"no server answers at {plan.url} ({connections[0].session.fault})")
 
@@ -89,7 +89,7 @@ def _check_answered(plan: Plan, connections: Sequence[Connection]) -> None:
 # ---- Speaking ----
 
 
-async def _speak(plan: Plan, connections: Sequence[Connection], began_s: float) -> array[float]:
+async def _speak(plan: Plan, connections: Sequence[BenchConnection], began_s: float) -> array[float]:
     """Write each frame when it is due, to the sessions that still run; answers how late each was."""
     lateness_s = array("d")
     wire, entries, last, burst = plan.ring.wire, plan.entries, plan.frames - 1, 0
@@ -99,7 +99,7 @@ async def _speak(plan: Plan, connections: Sequence[Connection], began_s: float) 
             await asyncio.sleep(max(due_s - now, SLEEP_S_MIN) if due_s > now else 0)
             now, burst = clock(), 0
         connection = connections[number]
-        if not connection.speaks:
+        if not connection.takes_audio:
             connection.fail("not ready in time")
             continue
         connection.write(wire[(entries[number] + frame) % len(wire)])

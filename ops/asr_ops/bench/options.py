@@ -17,7 +17,7 @@ VISITS_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class BenchOptions:
     """The command line, checked."""
 
     url: str | None = None
@@ -34,7 +34,7 @@ class Options:
     file: Path | None = None
     tone: bool = False
     pauses: bool = False
-    start: schedule.Start = "random"
+    start: schedule.StartPattern = "random"
     ramp_s: float = 0.0
     churn_per_s: float = 0.0
     flood: int = 0
@@ -72,7 +72,7 @@ class Options:
         return ", ".join(words for words, applies in found.items() if applies)
 
 
-def check(options: Options, *, find_max: bool) -> None:
+def check(options: BenchOptions, *, find_max: bool) -> None:
     """Raises SetupError for what cannot be done."""
     dialect = DIALECTS[options.dialect]
     if options.total is not None and find_max:
@@ -83,13 +83,13 @@ def check(options: Options, *, find_max: bool) -> None:
         raise SetupError(f"--churn and --flood speak WebSockets only, not {options.dialect}'s WebRTC")
 
 
-def ring(options: Options) -> audio.Ring:
+def ring(options: BenchOptions) -> audio.Ring:
     """What the sessions say."""
     samples = _samples(options)
     return audio.ring(audio.with_pauses(samples, options.seed) if options.pauses else samples, options.frame_ms)
 
 
-def _samples(options: Options) -> Pcm16:
+def _samples(options: BenchOptions) -> Pcm16:
     if options.file is not None:
         return audio.recording(options.file)
     if options.tone:
@@ -102,7 +102,7 @@ def _samples(options: Options) -> Pcm16:
     return audio.recording(clips[0].path)
 
 
-def audio_of(options: Options) -> str:
+def audio_of(options: BenchOptions) -> str:
     """What that is, in a word."""
     if options.file is not None:
         return str(options.file)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from asr_ops.bench.audio import Ring
-from asr_ops.bench.statistics import Session
+from asr_ops.bench.statistics import SessionRecord
 from asr_proto.audio import SAMPLE_RATE
 
 
@@ -73,10 +73,10 @@ class Aside:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadResult:
     """What happened."""
 
-    sessions: list[Session]
+    sessions: list[SessionRecord]
     lateness_s: array[float]
     """How much later than due each frame left."""
     asides: Mapping[str, Aside] = field(default_factory=dict)
@@ -102,14 +102,14 @@ def shares(plan: Plan, parts: int) -> list[Plan]:
     return [*found, replace(plan, starts_us=[], entries=[])] if plan.disturbs else found
 
 
-def merged(plan: Plan, loads: Sequence[Load]) -> Load:
+def merged(plan: Plan, loads: Sequence[LoadResult]) -> LoadResult:
     """What generators did with their shares of the plan, in the plan's order."""
-    sessions = [Session()] * len(plan.starts_us)
+    sessions = [SessionRecord()] * len(plan.starts_us)
     lateness_s, paced = array("d"), len(loads) - plan.disturbs
     for part, load in enumerate(loads[:paced]):
         sessions[part::paced] = load.sessions
         lateness_s += load.lateness_s
-    return Load(sessions, lateness_s, added([load.asides for load in loads]))
+    return LoadResult(sessions, lateness_s, added([load.asides for load in loads]))
 
 
 def added(asides: Sequence[Mapping[str, Aside]]) -> dict[str, Aside]:

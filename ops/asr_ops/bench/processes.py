@@ -29,7 +29,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class UsageSnapshot:
     """The server's processes by id, the load's own and the whole machine at one moment."""
 
     at_s: float
@@ -60,7 +60,7 @@ def psutil() -> Any:
         raise SetupError("asr bench needs psutil, of the extra 'dev': pip install 'asr-pool[dev]'") from error
 
 
-def snapshot(root: int | None, generators: Sequence[int], at_s: float) -> Snapshot:
+def snapshot(root: int | None, generators: Sequence[int], at_s: float) -> UsageSnapshot:
     """Now; `root` is the process of `asr serve`, None where the server is not ours to look into.
 
     What this process uses, and the generators do, is our own.
@@ -68,15 +68,17 @@ def snapshot(root: int | None, generators: Sequence[int], at_s: float) -> Snapsh
     times = psutil().cpu_times()
     machine = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
     own = [psutil().Process(pid).cpu_times() for pid in (os.getpid(), *generators)]
-    return Snapshot(at_s, _server(root), sum(one.user + one.system for one in own), machine)
+    return UsageSnapshot(at_s, _server(root), sum(one.user + one.system for one in own), machine)
 
 
-def usage(idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Snapshot, sessions: int) -> list[Usage]:
+def usage(
+    idle: UsageSnapshot, begin: UsageSnapshot, memory: UsageSnapshot, end: UsageSnapshot, sessions: int
+) -> list[Usage]:
     """CPU from begin to end, memory in the middle against idle."""
     return [_usage(pid, idle, begin, memory, end, sessions) for pid in end.server if pid in begin.server]
 
 
-def others_cores(begin: Snapshot, end: Snapshot) -> float:
+def others_cores(begin: UsageSnapshot, end: UsageSnapshot) -> float:
     """Cores that were busy with neither the server nor us, on average; only meaningful if the server is ours."""
     ours = end.own_cpu_s - begin.own_cpu_s + sum(cpu_s for cpu_s in _server_cpu(begin, end))
     return max(0.0, (end.machine_cpu_s - begin.machine_cpu_s - ours) / (end.at_s - begin.at_s))
@@ -122,7 +124,9 @@ def _sample(process: Any) -> Sample:
         return Sample(role(process.cmdline()), times.user + times.system, memory.rss, getattr(memory, "pss", 0))
 
 
-def _usage(pid: int, idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Snapshot, sessions: int) -> Usage:
+def _usage(
+    pid: int, idle: UsageSnapshot, begin: UsageSnapshot, memory: UsageSnapshot, end: UsageSnapshot, sessions: int
+) -> Usage:
     cpu_s = end.server[pid].cpu_s - begin.server[pid].cpu_s
     held = memory.server.get(pid, end.server[pid])
     before = idle.server.get(pid, held)
@@ -136,7 +140,7 @@ def _usage(pid: int, idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Sna
     )
 
 
-def _server_cpu(begin: Snapshot, end: Snapshot) -> list[float]:
+def _server_cpu(begin: UsageSnapshot, end: UsageSnapshot) -> list[float]:
     return [end.server[pid].cpu_s - begin.server[pid].cpu_s for pid in end.server if pid in begin.server]
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from asr_ops.bench.plan import Aside
 from asr_ops.bench.processes import Usage
-from asr_ops.bench.statistics import Counts, SessionFigures, Spread, Totals, spread, totals
+from asr_ops.bench.statistics import SessionCounts, SessionFigures, Spread, Totals, spread, totals
 from asr_ops.bench.timeline import timeline
 
 LATENESS_MS_MAX = 10.0
@@ -25,7 +25,7 @@ COLUMNS = ("avg", "p50", "p90", "p95", "p99", "max")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BenchSettings:
     """What was asked for."""
 
     url: str
@@ -52,13 +52,13 @@ class Generator:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """All that is known of a run."""
 
     when: str
-    settings: Settings
+    settings: BenchSettings
     machine: dict[str, object]
-    counts: Counts
+    counts: SessionCounts
     faults: dict[str, int]
     """How often each reason for not being served was heard."""
     figures: dict[str, Spread]
@@ -98,7 +98,7 @@ def faults(sessions: Sequence[SessionFigures]) -> dict[str, int]:
     return {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
 
 
-def warnings(report: Report) -> list[str]:
+def warnings(report: BenchReport) -> list[str]:
     """Why the figures may not be the server's."""
     found, lateness = [], report.generator.lateness_ms
     if lateness is not None and lateness.p99 > LATENESS_MS_MAX:
@@ -112,7 +112,7 @@ def warnings(report: Report) -> list[str]:
 # ---- For people ----
 
 
-def tables(report: Report) -> RenderableType:
+def tables(report: BenchReport) -> RenderableType:
     """Latencies, processes, and what is to be said in words."""
     parts: list[RenderableType] = [Text(_title(report.settings)), _latencies(report.figures)]
     if report.processes:
@@ -123,7 +123,7 @@ def tables(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def _title(settings: Settings) -> str:
+def _title(settings: BenchSettings) -> str:
     load = f"{settings.sessions} sessions of {settings.duration_s:g} s in frames of {settings.frame_ms} ms"
     named = settings.engine if settings.dialect == "native" else f"{settings.engine}, {settings.dialect}"
     parts = [load, f"starting {_starting(settings.start)}", settings.shape]
@@ -143,7 +143,7 @@ def _latencies(figures: dict[str, Spread]) -> Table:
     return table
 
 
-def _processes(report: Report) -> Table:
+def _processes(report: BenchReport) -> Table:
     table = Table("process")
     for title in ("CPU s", "cores", "RSS MB", "PSS MB", "KB per session"):
         table.add_column(title, justify="right")
@@ -157,7 +157,7 @@ def _processes(report: Report) -> Table:
     return table
 
 
-def _fared(report: Report) -> str:
+def _fared(report: BenchReport) -> str:
     counts = report.counts
     lost = "lost unknown" if counts.lost is None else f"{counts.lost} lost"
     why = "".join(f"; {number} x {reason}" for reason, number in report.faults.items())
@@ -183,7 +183,7 @@ def _machine(machine: dict[str, object]) -> str:
 # ---- For programs ----
 
 
-def as_json(report: Report) -> dict[str, object]:
+def as_json(report: BenchReport) -> dict[str, object]:
     """Everything; the partial lags of each session as a distribution, those of all with their moments."""
     content = asdict(report)
     content["title"] = _title(report.settings)

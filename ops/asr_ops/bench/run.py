@@ -16,8 +16,8 @@ from asr_ops.bench import audio, processes, report, schedule, statistics
 from asr_ops.bench.connection import clock
 from asr_ops.bench.generator import Generators, generating
 from asr_ops.bench.load import AHEAD_S
-from asr_ops.bench.options import FAKE, Options, audio_of
-from asr_ops.bench.plan import Load, Plan, added, entries
+from asr_ops.bench.options import FAKE, BenchOptions, audio_of
+from asr_ops.bench.plan import LoadResult, Plan, added, entries
 from asr_ops.own_service import Service, serving
 from asr_proto.errors import SetupError
 from asr_workers.engines import fake
@@ -34,7 +34,7 @@ MEMORY_AT = 0.75
 # ---- What is needed ----
 
 
-def sessions_max(options: Options) -> int:
+def sessions_max(options: BenchOptions) -> int:
     """As many as the system allows files for."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     allowed = SESSIONS_MAX if hard == resource.RLIM_INFINITY else hard - FILES_SPARE
@@ -52,7 +52,7 @@ def allow_files(wanted: int) -> None:
 
 
 @asynccontextmanager
-async def _service(options: Options) -> AsyncIterator[Service | None]:
+async def _service(options: BenchOptions) -> AsyncIterator[Service | None]:
     """The service to measure, None for one that is not ours."""
     if options.url is not None:
         yield None
@@ -65,7 +65,7 @@ async def _service(options: Options) -> AsyncIterator[Service | None]:
 # ---- Running ----
 
 
-class Watch:
+class UsageWatch:
     """Reads what the processes use: before, at the beginning, in full flight and at the end."""
 
     def __init__(self, pid: int | None, generators: Generators, memory_after_s: float) -> None:
@@ -89,38 +89,38 @@ class Watch:
         await asyncio.sleep(self._memory_after_s)
         self.memory = self._read()
 
-    def _read(self) -> processes.Snapshot:
+    def _read(self) -> processes.UsageSnapshot:
         return processes.snapshot(self._pid, self._generators.pids, clock())
 
 
-async def measure(options: Options, said: audio.Ring) -> report.Report:
+async def measure(options: BenchOptions, speech: audio.Ring) -> report.BenchReport:
     """The whole run. Raises AsrError."""
     allow_files(options.slots + FILES_SPARE)
     machine = processes.machine()
     async with _service(options) as service:
-        plans = _plans(options, said, service.url if service else options.url or "")
+        plans = _plans(options, speech, service.url if service else options.url or "")
         async with generating(options.processes + plans[0].disturbs) as generators:
-            watch = Watch(service.pid if service else None, generators, _memory_after_s(options))
+            watch = UsageWatch(service.pid if service else None, generators, _memory_after_s(options))
             loads = [await generators.run(plan, watch.at_begin, watch.at_end) for plan in plans]
     return _report(options, plans, loads, watch, machine)
 
 
-def _memory_after_s(options: Options) -> float:
+def _memory_after_s(options: BenchOptions) -> float:
     spoken_s = options.duration_s / options.pace * MEMORY_AT
     return AHEAD_S + max(options.ramp_s, spoken_s) if options.ramp_s else spoken_s
 
 
-def _plans(options: Options, said: audio.Ring, address: str) -> list[Plan]:
+def _plans(options: BenchOptions, speech: audio.Ring, address: str) -> list[Plan]:
     """One for each round."""
     url = DIALECTS[options.dialect].url(address, secure=options.secure, path=options.path)
     return [
         Plan(
             url=url,
             dialect=options.dialect,
-            ring=said,
+            ring=speech,
             frames=options.frames,
             starts_us=schedule.starts_us(count, options.start, options.seed, round(options.ramp_s * 1_000_000)),
-            entries=entries(said, count),
+            entries=entries(speech, count),
             pace=options.pace,
             opens_along=options.ramp_s > 0,
             churn_per_s=options.churn_per_s,
@@ -135,12 +135,16 @@ def _plans(options: Options, said: audio.Ring, address: str) -> list[Plan]:
 
 
 def _report(
-    options: Options, plans: Sequence[Plan], loads: Sequence[Load], watch: Watch, machine: dict[str, object]
-) -> report.Report:
+    options: BenchOptions,
+    plans: Sequence[Plan],
+    loads: Sequence[LoadResult],
+    watch: UsageWatch,
+    machine: dict[str, object],
+) -> report.BenchReport:
     pairs = list(zip(plans, loads, strict=True))
     figures = [one for plan, load in pairs for one in _figures(options, plan, load)]
     own_s = watch.end.own_cpu_s - watch.begin.own_cpu_s
-    return report.Report(
+    return report.BenchReport(
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=_settings(options, plans[0], loads),
         machine=machine,
@@ -158,9 +162,9 @@ def _report(
     )
 
 
-def _settings(options: Options, first: Plan, loads: Sequence[Load]) -> report.Settings:
+def _settings(options: BenchOptions, first: Plan, loads: Sequence[LoadResult]) -> report.BenchSettings:
     engines = {session.engine for load in loads for session in load.sessions if session.engine is not None}
-    return report.Settings(
+    return report.BenchSettings(
         url=first.url,
         own_service=options.url is None,
         engine="+".join(sorted(engines)) or options.engine,
@@ -175,7 +179,7 @@ def _settings(options: Options, first: Plan, loads: Sequence[Load]) -> report.Se
     )
 
 
-def _figures(options: Options, plan: Plan, load: Load) -> list[statistics.SessionFigures]:
+def _figures(options: BenchOptions, plan: Plan, load: LoadResult) -> list[statistics.SessionFigures]:
     return [
         statistics.measure(
             session, plan.ring.frame_samples, _expected(options, plan, number, session), pace=options.pace
@@ -184,7 +188,7 @@ def _figures(options: Options, plan: Plan, load: Load) -> list[statistics.Sessio
     ]
 
 
-def _expected(options: Options, plan: Plan, number: int, session: statistics.Session) -> str | None:
+def _expected(options: BenchOptions, plan: Plan, number: int, session: statistics.SessionRecord) -> str | None:
     """Only the fake engine's text is known beforehand; not every dialect says which engine answers."""
     engine = session.engine or (options.engine if options.url is None else None)
     return fake.transcript(plan.ring.spoken(plan.entries[number], plan.frames)) if engine == FAKE else None

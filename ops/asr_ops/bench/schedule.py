@@ -10,14 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-Start = Literal["random", "together"]
+StartPattern = Literal["random", "together"]
 Departure = tuple[int, int, int]
 """Microseconds after the beginning, session, frame. A plain tuple: one is made for each frame."""
 SPREAD_US = 1_000_000
 """Random starts lie within a second: longer than any frame and any engine's update."""
 
 
-def starts_us(sessions: int, start: Start, seed: int, ramp_us: int = 0) -> list[int]:
+def starts_us(sessions: int, start: StartPattern, seed: int, ramp_us: int = 0) -> list[int]:
     """The moment at which each session begins to speak; with a ramp, one after the other over that time."""
     ramp = [ramp_us * session // sessions for session in range(sessions)]
     if start == "together":

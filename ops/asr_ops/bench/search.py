@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from asr_ops.bench.report import LATENESS_MS_MAX, Report
+from asr_ops.bench.report import LATENESS_MS_MAX, BenchReport
 
 RESOLUTION = 0.1
 """How exactly the answer is looked for, as a share of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SearchStep:
     """One number of sessions, and how it went."""
 
     sessions: int
@@ -36,7 +36,7 @@ class Step:
         return f"{self.sessions} at once: {shown or 'nobody served'}: {self.broken or 'passed'}{late}"
 
 
-def judged(report: Report, slo_ms: float) -> Step:
+def judged(report: BenchReport, slo_ms: float) -> SearchStep:
     """Whether everybody was served within the objective."""
     final, lag = (row.p95 if (row := report.figures.get(name)) else None for name in ("final_ms", "partial_lag_ms"))
     counts, lateness = report.counts, report.generator.lateness_ms
@@ -44,7 +44,7 @@ def judged(report: Report, slo_ms: float) -> Step:
     broken = [f"{number} {what}" for what, number in failed.items() if number]
     if max(final or 0.0, lag or 0.0) > slo_ms:
         broken.append(f"above {slo_ms:g} ms")
-    return Step(
+    return SearchStep(
         sessions=report.settings.sessions,
         passed=not broken,
         final_ms_p95=final,
@@ -54,7 +54,7 @@ def judged(report: Report, slo_ms: float) -> Step:
     )
 
 
-def following(steps: Sequence[Step], first: int, most: int) -> int | None:
+def following(steps: Sequence[SearchStep], first: int, most: int) -> int | None:
     """How many sessions to try next, None when the answer is known."""
     passed, broken = _bounds(steps)
     if broken is None:
@@ -65,7 +65,7 @@ def following(steps: Sequence[Step], first: int, most: int) -> int | None:
     return (passed + broken) // 2 if broken - passed > max(1, passed * RESOLUTION) else None
 
 
-def conclusion(steps: Sequence[Step], slo_ms: float) -> str:
+def conclusion(steps: Sequence[SearchStep], slo_ms: float) -> str:
     """The answer, and whether it is the server's."""
     passed, broken = _bounds(steps)
     found = f"at most {passed} sessions within {slo_ms:g} ms" if passed else f"not one session within {slo_ms:g} ms"
@@ -76,11 +76,11 @@ def conclusion(steps: Sequence[Step], slo_ms: float) -> str:
     return f"{found}; {broken} are too many"
 
 
-def best(steps: Iterable[Step]) -> int:
+def best(steps: Iterable[SearchStep]) -> int:
     """The most sessions that passed, 0 if none did."""
     return max((step.sessions for step in steps if step.passed), default=0)
 
 
-def _bounds(steps: Sequence[Step]) -> tuple[int, int | None]:
+def _bounds(steps: Sequence[SearchStep]) -> tuple[int, int | None]:
     """The most that passed, and the least that did not."""
     return best(steps), min((step.sessions for step in steps if not step.passed), default=None)

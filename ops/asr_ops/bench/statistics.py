@@ -43,7 +43,7 @@ MEASURES = (
 
 
 @dataclass(slots=True)
-class Session:
+class SessionRecord:
     """What happened in one session. Times are seconds of one clock; None is what did not happen."""
 
     connecting_s: float = 0.0
@@ -108,7 +108,7 @@ class SessionFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SessionCounts:
     """How many sessions fared how; the classes are explained in the module's docstring."""
 
     sessions: int
@@ -144,7 +144,7 @@ def spread(values: Iterable[float]) -> Spread | None:
     return Spread(len(ranked), fmean(ranked), p50, p90, p95, p99, ranked[-1])
 
 
-def measure(session: Session, frame_samples: int, expected: str | None, pace: float = 1.0) -> SessionFigures:
+def measure(session: SessionRecord, frame_samples: int, expected: str | None, pace: float = 1.0) -> SessionFigures:
     """The figures of one session whose frames have that many samples, spoken so many times as fast as real time."""
     frame_s, sent = frame_samples / SAMPLE_RATE, session.sent_s
     ready = session.ready_s is not None
@@ -176,12 +176,12 @@ def measure(session: Session, frame_samples: int, expected: str | None, pace: fl
     )
 
 
-def count(sessions: Sequence[SessionFigures]) -> Counts:
+def count(sessions: Sequence[SessionFigures]) -> SessionCounts:
     """How the sessions fared."""
     ready = [session for session in sessions if session.ready_ms is not None]
     served = sum(session.outcome == "served" for session in sessions)
     known = [session.exact for session in ready if session.exact is not None]
-    return Counts(
+    return SessionCounts(
         sessions=len(sessions),
         served=served,
         refused=len(sessions) - len(ready),
@@ -215,7 +215,7 @@ def _values(sessions: Sequence[SessionFigures], name: str) -> Iterable[float]:
     return (value for session in sessions if (value := getattr(session, name)) is not None)
 
 
-def _lags(session: Session, frame_samples: int) -> Iterable[tuple[float, float]]:
+def _lags(session: SessionRecord, frame_samples: int) -> Iterable[tuple[float, float]]:
     """Arrival and lag of each partial."""
     for arrival, end_s in session.partials:
         if end_s is None:
@@ -224,7 +224,7 @@ def _lags(session: Session, frame_samples: int) -> Iterable[tuple[float, float]]
         yield arrival, (arrival - session.sent_s[frame]) * 1000
 
 
-def _last_text(session: Session, last_sent_s: float, end_s: float) -> float:
+def _last_text(session: SessionRecord, last_sent_s: float, end_s: float) -> float:
     """The last final's arrival, if the end of the audio was still waiting for it."""
     last_s = session.finals[-1][0] if session.finals else 0.0
     return last_s if last_s > last_sent_s else end_s

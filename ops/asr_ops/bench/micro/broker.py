@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from asr_ops.bench.micro.broker_process import BrokerProcess, broker_process
-from asr_ops.bench.micro.peers import FRONTENDS, PHASES, Arrival, Bundle, Peers, round_robin
-from asr_ops.bench.processes import Snapshot, others_cores, snapshot
+from asr_ops.bench.micro.peers import FRONTENDS, PHASES, Arrival, BenchPeers, ReadyBundle, round_robin
+from asr_ops.bench.processes import UsageSnapshot, others_cores, snapshot
 from asr_ops.bench.statistics import Spread, spread
 
 BUNDLE_S = 0.005
@@ -29,7 +29,7 @@ BUSY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BrokerRow:
     """One run. Frames and bundles are those that arrived in `seconds`."""
 
     name: str
@@ -96,35 +96,35 @@ class Tally:
         return self.bundles - before
 
 
-Drive = Callable[[Peers, Tally, float], None]
+Drive = Callable[[BenchPeers, Tally, float], None]
 """Loads the broker until a moment of the monotonic clock."""
 
 
-def rows(sessions: Sequence[int], seconds: float) -> list[Row]:
+def rows(sessions: Sequence[int], seconds: float) -> list[BrokerRow]:
     """Each number of sessions in real time; then, with the bundles of the most, and with messages, at full speed."""
     live = [paced(count, seconds) for count in sessions]
     return [*live, full_speed(max(sessions), seconds), messages(seconds)]
 
 
-def paced(sessions: int, seconds: float) -> Row:
+def paced(sessions: int, seconds: float) -> BrokerRow:
     """Live sessions, each with a frame every 20 ms."""
-    with broker_process() as broker, Peers(broker, sessions) as peers:
+    with broker_process() as broker, BenchPeers(broker, sessions) as peers:
         bundles = peers.bundles(FRAME)
         return _run(f"{sessions:,} sessions", sessions, broker, peers, lambda *run: _paced(bundles, *run), seconds)
 
 
-def full_speed(sessions: int, seconds: float) -> Row:
+def full_speed(sessions: int, seconds: float) -> BrokerRow:
     """The bundles of that many sessions as fast as they go."""
     return _full_speed(f"full speed, bundles of {sessions:,} sessions", sessions, FRAME, UNDER_WAY, seconds)
 
 
-def messages(seconds: float) -> Row:
+def messages(seconds: float) -> BrokerRow:
     """Bundles of one small frame each as fast as they go."""
     return _full_speed("full speed, messages", MESSAGE_SESSIONS, SMALL, MESSAGES_UNDER_WAY, seconds)
 
 
-def _full_speed(name: str, sessions: int, pcm: bytes, under_way: int, seconds: float) -> Row:
-    with broker_process() as broker, Peers(broker, sessions) as peers:
+def _full_speed(name: str, sessions: int, pcm: bytes, under_way: int, seconds: float) -> BrokerRow:
+    with broker_process() as broker, BenchPeers(broker, sessions) as peers:
         queue = round_robin(peers.bundles(pcm))
         return _run(name, None, broker, peers, lambda *run: _refilled(queue, under_way, *run), seconds)
 
@@ -132,7 +132,9 @@ def _full_speed(name: str, sessions: int, pcm: bytes, under_way: int, seconds: f
 # ---- One run ----
 
 
-def _run(name: str, sessions: int | None, broker: BrokerProcess, peers: Peers, drive: Drive, seconds: float) -> Row:
+def _run(
+    name: str, sessions: int | None, broker: BrokerProcess, peers: BenchPeers, drive: Drive, seconds: float
+) -> BrokerRow:
     with _no_collection():
         drive(peers, Tally(), time.monotonic() + WARM_UP_S)
         _drain(peers, Tally())
@@ -141,7 +143,7 @@ def _run(name: str, sessions: int | None, broker: BrokerProcess, peers: Peers, d
         main_s, io_s = (end - begin for begin, end in zip(threads, broker.threads_s(), strict=True))
         after, arrived = _now(broker), (tally.frames, tally.bundles)
         _drain(peers, tally)
-    return Row(
+    return BrokerRow(
         name,
         sessions,
         after.at_s - before.at_s,
@@ -155,11 +157,11 @@ def _run(name: str, sessions: int | None, broker: BrokerProcess, peers: Peers, d
     )
 
 
-def _now(broker: BrokerProcess) -> Snapshot:
+def _now(broker: BrokerProcess) -> UsageSnapshot:
     return snapshot(broker.pid, (), time.monotonic())
 
 
-def _paced(bundles: list[list[list[Bundle]]], peers: Peers, tally: Tally, end: float) -> None:
+def _paced(bundles: list[list[list[ReadyBundle]]], peers: BenchPeers, tally: Tally, end: float) -> None:
     """The frontends take turns, each sends the bundles of a phase at once."""
     began, number = time.monotonic(), 0
     while (due := began + number * BUNDLE_S / FRONTENDS) < end:
@@ -174,7 +176,9 @@ def _paced(bundles: list[list[list[Bundle]]], peers: Peers, tally: Tally, end: f
             number += 1
 
 
-def _refilled(queue: Iterator[tuple[int, Bundle]], under_way: int, peers: Peers, tally: Tally, end: float) -> None:
+def _refilled(
+    queue: Iterator[tuple[int, ReadyBundle]], under_way: int, peers: BenchPeers, tally: Tally, end: float
+) -> None:
     """One more leaves for each that arrives."""
     while time.monotonic() < end:
         while tally.sent - tally.bundles < under_way:
@@ -184,7 +188,7 @@ def _refilled(queue: Iterator[tuple[int, Bundle]], under_way: int, peers: Peers,
         peers.keep()
 
 
-def _drain(peers: Peers, tally: Tally) -> None:
+def _drain(peers: BenchPeers, tally: Tally) -> None:
     """What is still under way."""
     end = time.monotonic() + DRAIN_S
     while time.monotonic() < end:

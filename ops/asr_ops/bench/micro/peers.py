@@ -39,7 +39,7 @@ _STAMP_AFTER_COUNT = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class ReadyBundle:
     """Ready to leave."""
 
     routing: bytes
@@ -55,10 +55,10 @@ class Arrival:
     hop_ns: int
 
 
-def bundle(worker: bytes, leases: list[int], pcm: bytes) -> Bundle:
+def bundle(worker: bytes, leases: list[int], pcm: bytes) -> ReadyBundle:
     """One frame of each of these sessions."""
     frames = [m.Audio(lease, _NO_TIME, pcm) for lease in leases]
-    return Bundle(wire.encode(m.Bundle(worker, tuple(leases))), bytearray(wire.encode_frames(frames)), len(frames))
+    return ReadyBundle(wire.encode(m.Bundle(worker, tuple(leases))), bytearray(wire.encode_frames(frames)), len(frames))
 
 
 def stamp(body: bytearray, now_ns: int) -> None:
@@ -77,7 +77,7 @@ def _counted(body: bytes | bytearray | memoryview) -> tuple[int, int]:
     return (body[0] & 15, 1) if body[0] & 0xF0 == 0x90 else (int.from_bytes(body[1:3], "big"), 3)
 
 
-class Peers:
+class BenchPeers:
     """4 frontends and 8 workers of one broker, with sessions between all of them."""
 
     def __init__(self, broker: BrokerProcess, sessions: int) -> None:
@@ -95,7 +95,7 @@ class Peers:
         for socket in (*self._workers, *self._frontends):
             self._poller.register(socket, zmq.POLLIN)
 
-    def __enter__(self) -> Peers:
+    def __enter__(self) -> BenchPeers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -103,7 +103,7 @@ class Peers:
 
     # ---- Beforehand ----
 
-    def bundles(self, pcm: bytes) -> list[list[list[Bundle]]]:
+    def bundles(self, pcm: bytes) -> list[list[list[ReadyBundle]]]:
         """For each frontend and each phase, what it sends at once: at most one bundle for each worker."""
         return [
             [
@@ -148,7 +148,7 @@ class Peers:
 
     # ---- Under load ----
 
-    def send(self, frontend: int, one: Bundle) -> None:
+    def send(self, frontend: int, one: ReadyBundle) -> None:
         """Stamped with the moment before it leaves."""
         stamp(one.body, time.monotonic_ns())
         self._frontends[frontend].send_multipart([one.routing, one.body])
@@ -176,7 +176,7 @@ class Peers:
             worker.send(wire.encode(m.WorkerHeartbeat(m.Load(self._steps, 0, 1.0, 1.0, 0.1, 0.1))))
 
 
-def round_robin(bundles: list[list[list[Bundle]]]) -> Iterator[tuple[int, Bundle]]:
+def round_robin(bundles: list[list[list[ReadyBundle]]]) -> Iterator[tuple[int, ReadyBundle]]:
     """All of them for ever, with their frontends; consecutive ones have different frontends."""
     queues = [deque((number, one) for phase in phases for one in phase) for number, phases in enumerate(bundles)]
     ready = [queue for queue in queues if queue]

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from asr_ops.bench.micro.broker import Row
+from asr_ops.bench.micro.broker import BrokerRow
 from asr_ops.bench.micro.costs import Cost
 from asr_ops.bench.report import LATENESS_MS_MAX, OTHERS_CORES_MAX
 
@@ -27,7 +27,7 @@ def costs_table(title: str, costs: Iterable[Cost]) -> Table:
     return table
 
 
-def broker_table(rows: Sequence[Row]) -> RenderableType:
+def broker_table(rows: Sequence[BrokerRow]) -> RenderableType:
     """Under load, with what is to be said about the figures."""
     table = _table("broker", *BROKER)
     for row in rows:
@@ -35,7 +35,7 @@ def broker_table(rows: Sequence[Row]) -> RenderableType:
     return Group(table, *(Text(f"WARNING: {warning}") for row in rows for warning in warnings(row)))
 
 
-def warnings(row: Row) -> list[str]:
+def warnings(row: BrokerRow) -> list[str]:
     """Why a row is not the broker's."""
     found = []
     if row.missing:
@@ -49,7 +49,7 @@ def warnings(row: Row) -> list[str]:
     return found
 
 
-def as_json(costs: dict[str, list[Cost]], rows: Sequence[Row]) -> dict[str, object]:
+def as_json(costs: dict[str, list[Cost]], rows: Sequence[BrokerRow]) -> dict[str, object]:
     """Everything, with what is derived."""
     parts: dict[str, object] = {
         part: [{**asdict(cost), "cores_per_1000": cost.cores} for cost in found] for part, found in costs.items()
@@ -59,7 +59,7 @@ def as_json(costs: dict[str, list[Cost]], rows: Sequence[Row]) -> dict[str, obje
     return {**parts, "broker": broker} if rows else parts
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BrokerRow) -> list[str]:
     thousand = row.cores_per_1000
     return [
         f"{row.frames_per_s:,.0f}",

@@ -38,7 +38,7 @@ class Work:
     sessions: int
     duration_s: float
     frame_ms: int
-    start: schedule.Start
+    start: schedule.StartPattern
     seed: int
 
 
@@ -47,7 +47,7 @@ class Server:
     """One of the two: how it is run, how it is spoken to."""
 
     serving: Callable[[], AbstractAsyncContextManager[Service]]
-    run: Callable[[plan.Plan, load.AtBegin, load.AtEnd], Awaitable[plan.Load]]
+    run: Callable[[plan.Plan, load.AtBegin, load.AtEnd], Awaitable[plan.LoadResult]]
     url: Callable[[str], str]
     """Where audio is taken, from what the service calls its address."""
     ring: audio.Ring
@@ -111,11 +111,11 @@ class _Watch:
         await asyncio.sleep(self._duration_s * MEMORY_AT)
         self.memory = await asyncio.to_thread(self._read)
 
-    def _read(self) -> processes.Snapshot:
+    def _read(self) -> processes.UsageSnapshot:
         return processes.snapshot(self._pid, (), clock())
 
 
-def _figures(server: Server, what: plan.Plan, watch: _Watch, done: plan.Load) -> Figures:
+def _figures(server: Server, what: plan.Plan, watch: _Watch, done: plan.LoadResult) -> Figures:
     """Nobody served is no error here: the figures are zero, and the report says so."""
     sessions = [_measured(server, what, number, session) for number, session in enumerate(done.sessions)]
     used = processes.usage(watch.idle, watch.begin, watch.memory, watch.end, len(sessions))
@@ -134,6 +134,8 @@ def _figures(server: Server, what: plan.Plan, watch: _Watch, done: plan.Load) ->
     )
 
 
-def _measured(server: Server, what: plan.Plan, number: int, session: statistics.Session) -> statistics.SessionFigures:
+def _measured(
+    server: Server, what: plan.Plan, number: int, session: statistics.SessionRecord
+) -> statistics.SessionFigures:
     expected = server.text(what.ring.spoken(what.entries[number], what.frames))
     return statistics.measure(session, what.ring.frame_samples, expected)

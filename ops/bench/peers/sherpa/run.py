@@ -30,7 +30,7 @@ from asr_process import settings
 from asr_proto.errors import AsrError, SetupError
 
 CHUNKS_MS = click.Choice([str(chunk_ms) for chunk_ms in toy_model.CHUNKS_MS])
-STARTS: dict[str, tuple[schedule.Start, ...]] = {
+STARTS: dict[str, tuple[schedule.StartPattern, ...]] = {
     "together": ("together",),
     "random": ("random",),
     "both": ("together", "random"),
@@ -46,7 +46,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class PeerOptions:
     """The command line, checked."""
 
     sessions: tuple[int, ...]
@@ -78,7 +78,7 @@ def main(
 
     Goals speak of sessions that begin together; a missed one is no error. Exit code 1 means that a session failed.
     """
-    options = Options(frame_ms=int(frame_ms), peer=Peer(peer_venv, int(chunk_ms), peer_arg), **given)
+    options = PeerOptions(frame_ms=int(frame_ms), peer=Peer(peer_venv, int(chunk_ms), peer_arg), **given)
     check(options.peer)
     processes.psutil()
     if json_file is not None and not json_file.parent.is_dir():
@@ -90,7 +90,7 @@ def main(
     sys.exit(0 if all(pair.served for pair in pairs) else 1)
 
 
-def _run(options: Options) -> list[Pair]:
+def _run(options: PeerOptions) -> list[Pair]:
     allow_files(max(options.sessions) + FILES_SPARE)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -101,13 +101,13 @@ def _run(options: Options) -> list[Pair]:
         raise SetupError(error.detail) from error
 
 
-def _works(options: Options) -> Iterator[Work]:
+def _works(options: PeerOptions) -> Iterator[Work]:
     for start in STARTS[options.start]:
         for sessions in options.sessions:
             yield Work(sessions, options.duration_s, options.frame_ms, start, options.seed)
 
 
-async def _pair(options: Options, work: Work) -> Pair:
+async def _pair(options: PeerOptions, work: Work) -> Pair:
     """The servers take turns, and so does which of them is first."""
     servers = (peers(options.peer, options.frame_ms), ours(options.frame_ms))
     found: tuple[list[Figures], list[Figures]] = ([], [])
@@ -117,7 +117,7 @@ async def _pair(options: Options, work: Work) -> Pair:
     return Pair(work.sessions, work.start, *map(middle, found))
 
 
-def _print(options: Options, pairs: list[Pair]) -> None:
+def _print(options: PeerOptions, pairs: list[Pair]) -> None:
     console = Console()
     for start in STARTS[options.start]:
         console.print(side_by_side.table(pairs, start))
@@ -126,7 +126,7 @@ def _print(options: Options, pairs: list[Pair]) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _content(options: Options, pairs: list[Pair]) -> dict[str, object]:
+def _content(options: PeerOptions, pairs: list[Pair]) -> dict[str, object]:
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": processes.machine(),

@@ -7,10 +7,10 @@ import asyncio
 from sherpa_wire import DIALECT, DONE
 
 from asr_ops.bench import connection, load
-from asr_ops.bench.plan import Load, Plan
+from asr_ops.bench.plan import LoadResult, Plan
 
 
-class Connection(connection.Connection):
+class SherpaConnection(connection.BenchConnection):
     """Passes over the one text that is no JSON."""
 
     def _on_text(self, payload: bytes, now: float) -> None:
@@ -18,13 +18,13 @@ class Connection(connection.Connection):
             super()._on_text(payload, now)
 
 
-async def run(plan: Plan, at_begin: load.AtBegin, at_end: load.AtEnd) -> Load:
+async def run(plan: Plan, at_begin: load.AtBegin, at_end: load.AtEnd) -> LoadResult:
     """As `load.run`, whose opening and pacing it uses. Raises AsrError."""
-    connections = [Connection(DIALECT) for _ in plan.starts_us]
+    connections = [SherpaConnection(DIALECT) for _ in plan.starts_us]
     await load._open_all(plan, connections)
     lateness_s = await load._speak(plan, connections, await at_begin())
     await asyncio.wait([one.over for one in connections], timeout=load.END_TIMEOUT_S)
     await at_end()
     for one in connections:
         one.fail("no end in time")
-    return Load([one.session for one in connections], lateness_s)
+    return LoadResult([one.session for one in connections], lateness_s)

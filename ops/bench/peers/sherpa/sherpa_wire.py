@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asr_ops.bench import audio, websocket
-from asr_ops.bench.dialects import NOTHING, Dialect, Heard
+from asr_ops.bench.dialects import NOTHING, Content, WireDialect
 from asr_proto.audio import Pcm16
 
 DONE = b"Done!"
@@ -31,15 +31,15 @@ def payload(pcm: Pcm16) -> bytes:
     return (pcm.astype("<f4") / FULL_SCALE).tobytes()
 
 
-def hear(fields: Mapping[str, Any]) -> Heard:
+def read(fields: Mapping[str, Any]) -> Content:
     """What a JSON message means for the figures that are compared."""
-    return Heard(final=fields["text"], ended=True) if fields["is_eof"] else NOTHING
+    return Content(final=fields["text"], ended=True) if fields["is_eof"] else NOTHING
 
 
-DIALECT = Dialect(
+DIALECT = WireDialect(
     opening=b"",
     ending=websocket.encode(websocket.TEXT, b"Done"),
-    says_ready=False,
+    reports_ready=False,
     ends_with_close=False,
-    hear=hear,
+    read=read,
 )

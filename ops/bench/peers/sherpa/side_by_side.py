@@ -13,7 +13,7 @@ from statistics import median
 from rich.table import Table
 
 from asr_ops.bench.report import LATENESS_MS_MAX, OTHERS_CORES_MAX
-from asr_ops.bench.schedule import Start
+from asr_ops.bench.schedule import StartPattern
 
 FINAL_MS_P95_MAX = {200: 60.0, 400: 120.0}
 """By number of sessions, that all end in the same moment."""
@@ -53,7 +53,7 @@ class Pair:
     """Both servers under the same load."""
 
     sessions: int
-    start: Start
+    start: StartPattern
     peer: Figures
     ours: Figures
 
@@ -121,7 +121,7 @@ def warnings(pairs: Sequence[Pair]) -> list[str]:
     return found
 
 
-def table(pairs: Sequence[Pair], start: Start) -> Table:
+def table(pairs: Sequence[Pair], start: StartPattern) -> Table:
     """Three rows for each number of sessions."""
     drawn = Table(title=f"sessions starting {start}", title_justify="left")
     drawn.add_column("sessions", justify="right")
