@@ -1,6 +1,6 @@
-"""When `asr serve` starts, restarts and stops its child processes, and when it calls itself ready.
+"""Decides when `asr serve` starts, restarts and stops its child processes, and when it announces that it is ready.
 
-Decisions only: no processes, no clock. `handle` and `tick` return commands; asr_ops.serve performs them.
+Pure: no processes, no clock. `handle` and `tick` return commands; asr_ops.serve performs them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Literal
 
 Role = Literal["broker", "worker", "frontend"]
 STOP_ORDER: tuple[Role, ...] = ("frontend", "worker", "broker")
-"""Clients are told first; the broker goes when nobody needs it."""
+"""The order in which roles stop: frontends inform their clients first, and the broker serves the others to the end."""
 
 RESTART_S_MIN = 0.2
 RESTART_S_MAX = 5.0
 HEALTHY_S = 10.0
-"""A child that lived this long is restarted without delay's memory of earlier ends."""
+"""After a run of this many seconds, a child's next restart delay is RESTART_S_MIN again."""
 PROBE_S = 0.1
 STOP_S = 10.0
-"""How long all children together may take to end in order."""
+"""Seconds until children that have not ended after SIGTERM are killed. One limit for all children together."""
 KILLED_S = 5.0
-"""How long a killed child may take to disappear: one stuck in a driver never does."""
+"""Seconds to wait for killed children to end. A child that is blocked in a device driver may never end."""
 SETUP_ERROR = 2
 """Exit code of a process that cannot start as configured."""
 
@@ -44,7 +44,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class ChildEnded:
-    """A child is gone. `returncode` is negative for a signal, as in subprocess."""
+    """A child process ended. `returncode` is negative for a signal, as in subprocess."""
 
     name: str
     returncode: int
@@ -52,14 +52,15 @@ class ChildEnded:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """The answer to Probe: do the frontends take sessions?"""
+    """The answer to Probe."""
 
     ready: bool
+    """Whether the frontends accept sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
-    """Ctrl+C or a signal that means the same. Asked twice, it means at once."""
+    """Ctrl+C or a stop signal. The second one kills the children immediately."""
 
 
 Event = Begin | ChildEnded | Probed | StopAsked
@@ -85,17 +86,17 @@ class KillChild:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Ask a frontend whether it is ready; answered by Probed."""
+    """Request a frontend's readiness. The shell answers with Probed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """The pool is ready, for the first time."""
+    """Print that the pool is ready. Issued once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Warn:
-    """A sentence for whoever watches."""
+    """Log a warning."""
 
     sentence: str
 
@@ -116,12 +117,12 @@ class _Watched:
     started_at: float = 0.0
     restart_at: float | None = None
     delay_s: float = RESTART_S_MIN
-    """Before the next restart."""
+    """Seconds from the child's next end to its restart."""
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """The state machine: starting, ready, stopping. Children are started in the order given."""
+    """The state machine: starting, ready, stopping. Starts the children in the order of `children`."""
 
     children: Iterable[Child]
     _watched: dict[str, _Watched] = field(init=False)
@@ -154,7 +155,7 @@ class Supervisor:
             commands.append(Probe())
         if _due(self._give_up_at, now):
             self._give_up_at = None
-            commands += [Warn(f"{_names(self._running())} cannot be killed and is left behind"), Exit(1)]
+            commands += [Warn(f"{_names(self._running())} cannot be killed and still runs"), Exit(1)]
         if _due(self._kill_at, now):
             commands.append(Warn(f"{_names(self._running())} did not end within {STOP_S:g} s: killed"))
             commands += self._kill_all(now)
@@ -222,7 +223,7 @@ class Supervisor:
         return self._stop_next()
 
     def _stop_next(self) -> list[Command]:
-        """Terminate the first roles that still run; when none does, the end."""
+        """Terminate the children of the first role in STOP_ORDER that still run. If none run, exit."""
         for role in STOP_ORDER:
             running = [watched for watched in self._running() if watched.child.role == role]
             if running:

@@ -158,7 +158,7 @@ def test_a_child_that_cannot_be_killed_does_not_hold_us(core: Supervisor) -> Non
     core.handle(StopAsked(), 0.1)
     for name in ("broker", "worker-1", "frontend"):
         assert core.handle(ChildEnded(name, -9), 0.2) == []
-    assert core.tick(0.1 + KILLED_S) == [Warn("worker-2 cannot be killed and is left behind"), Exit(1)]
+    assert core.tick(0.1 + KILLED_S) == [Warn("worker-2 cannot be killed and still runs"), Exit(1)]
 
 
 crashes = st.builds(ChildEnded, st.sampled_from(NAMES), st.sampled_from([0, 1, -9]))

@@ -32,4 +32,4 @@ def _parsed(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise SetupError(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:
-        raise SetupError(f"cannot understand {file}: {' '.join(str(error).split())}") from error
+        raise SetupError(f"cannot parse {file}: {' '.join(str(error).split())}") from error
