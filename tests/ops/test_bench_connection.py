@@ -65,9 +65,9 @@ async def with_server(act: Act, visit: Callable[[str], Awaitable[None]]) -> None
     ("dialect", "said", "fault"),
     [
         ("native", b"HTTP/1.1 401 Unauthorized\r\n\r\n", "HTTP 401"),
-        ("native", b"SSH-2.0\r\n\r\n", "cannot understand"),
+        ("native", b"SSH-2.0\r\n\r\n", "cannot decode"),
         ("native", UPGRADED + message(b'{"type":"error","code":"at-capacity"}'), "at-capacity"),
-        ("native", UPGRADED + message(b"[]"), "cannot understand"),
+        ("native", UPGRADED + message(b"[]"), "cannot decode"),
         ("yap", UPGRADED + closing(1013, b"at-capacity"), "closed with 1013 at-capacity"),
         ("caiman", UPGRADED + closing(4503), "closed with 4503"),
     ],

@@ -55,14 +55,14 @@ def alternatives(text: str) -> dict[str, Any]:
     ],
 )
 def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: Content) -> None:
-    assert dialects.HEAR[dialect](message) == meaning
+    assert dialects.READERS[dialect](message) == meaning
 
 
 def test_what_is_said_is_on_the_wire_beforehand() -> None:
     assert dialects.prepared("native").ending == websocket.encode(websocket.TEXT, b'{"type": "stop"}')
     assert dialects.prepared("parakeet").ending == websocket.encode(websocket.BINARY, b"__CTRL__:EOS")
     assert dialects.prepared("caiman").opening == b""
-    assert dialects.HEAR.keys() == {name for name, one in DIALECTS.items() if one.channel == "websocket"}
+    assert dialects.READERS.keys() == {name for name, one in DIALECTS.items() if one.channel == "websocket"}
 
 
 # ---- Whole sessions ----

@@ -114,7 +114,7 @@ def test_the_figures_of_a_row() -> None:
 
 
 def test_what_spoils_a_row_is_said() -> None:
-    assert "5 bundles behind" in report.warnings(row(missing=5))[0]
+    assert "5 bundles late" in report.warnings(row(missing=5))[0]
     assert "left up to 20 ms late" in report.warnings(row(late_ms=spread([20.0])))[0]
     assert "noisy" in report.warnings(row(others_cores=0.5))[0]
     assert "the generator was the bottleneck" in report.warnings(row(sessions=None))[0]

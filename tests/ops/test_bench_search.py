@@ -57,7 +57,7 @@ def test_whoever_was_not_served_breaks_it_and_no_lag_is_no_objection() -> None:
     silent = {name: row for name, row in whole.figures.items() if name != "partial_lag_ms"}
     found = search.judged(replace(whole, counts=counts, figures=silent), 100)
     assert (found.broken, found.partial_lag_ms_p95) == ("2 refused, 1 errors", None)
-    assert str(found) == "1 at once: final_ms p95 30.0: 2 refused, 1 errors"
+    assert str(found) == "1 sessions: final_ms p95 30.0: 2 refused, 1 errors"
 
 
 def test_a_late_generator_is_named() -> None:

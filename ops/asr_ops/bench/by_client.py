@@ -1,7 +1,7 @@
-"""Sessions over WebRTC, spoken by `asr_client`: for the few that a data channel's cost leaves room for.
+"""Sessions over WebRTC, through `asr_client`. A data channel costs so much that only a few run on one machine.
 
-Each has its own paced sender and connects when it is to speak. How late a frame is can only be said relative to the
-first of its session.
+Each session has its own paced sender and connects at its start time. A frame's lateness is measured relative to the
+first frame of its session.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asr_proto.errors import AsrError, SetupError
 
 
 class SessionRecorder(Recorder):
-    """Notes in a bench's record what `asr_client` tells its stopwatch."""
+    """Writes the events that `asr_client` records for its figures into a bench's session record."""
 
     def __init__(self, session: SessionRecord) -> None:
         super().__init__(ignore)
@@ -48,7 +48,7 @@ class SessionRecorder(Recorder):
 
 
 async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> LoadResult:
-    """As `load.run`. Raises SetupError where WebRTC is not installed."""
+    """Like `load.run`. Raises SetupError if WebRTC is not installed."""
     began_s = await at_begin()
     numbers = range(len(plan.starts_us))
     sessions = await asyncio.gather(*(_speak(plan, number, began_s) for number in numbers))

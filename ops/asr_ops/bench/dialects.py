@@ -1,7 +1,7 @@
-"""What each dialect means to a load generator. Pure.
+"""The part of each dialect that a load generator needs. Pure.
 
-The words are those of `asr_client`; here they are put on the wire beforehand, and a message is read for what the
-figures need only: which text is certain, up to where the audio has been heard, whether the session has ended.
+The client's messages come from `asr_client` and are encoded in advance. A server's message is read only for what the
+figures need: which text is final, which audio it covers, and whether the session has ended.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from asr_ops.bench import websocket
 
 
 class Content(NamedTuple):
-    """What one message means."""
+    """What the figures need of one message."""
 
     partial: bool = False
-    """It speaks of audio, and is not the last word about it."""
+    """Whether the message covers audio whose text may still change."""
     end_s: float | None = None
-    """Up to where in the audio it speaks, where the dialect says so."""
+    """End of the audio that the message covers, in seconds. None if the dialect does not report it."""
     final: str | None = None
     """Text that will not change."""
     engine: str | None = None
@@ -35,16 +35,16 @@ Read = Callable[[Mapping[str, Any]], Content]
 
 @dataclass(frozen=True, slots=True)
 class WireDialect:
-    """One dialect over a WebSocket; every one of them takes PCM16 in binary messages."""
+    """One dialect over a WebSocket. Every dialect accepts PCM16 in binary messages."""
 
     opening: bytes
-    """What is sent first, as it goes over the wire."""
+    """The messages before the audio, as the bytes to send."""
     ending: bytes
-    """What is sent after the audio."""
+    """The messages after the audio, as the bytes to send."""
     reports_ready: bool
-    """Whether the server says when it takes audio; otherwise it does from the beginning."""
+    """Whether the server reports when it accepts audio. If not, it accepts audio from the beginning."""
     ends_with_close: bool
-    """The server's orderly close, not a message, says that the text is complete."""
+    """Whether the server's normal close, and not a message, marks the end of the text."""
     read: Read
 
 
@@ -64,13 +64,13 @@ def _native(fields: Mapping[str, Any]) -> Content:
 
 
 def _caiman(fields: Mapping[str, Any]) -> Content:
-    """An answer to 60 ms of audio, mostly without text; what it has of it is new."""
+    """A response to 60 ms of audio. Most have no text; a text is new and final."""
     text = fields["alternatives"][0]["transcript"].strip()
     return Content(partial=True, end_s=fields["end"], final=text or None)
 
 
 def _yap(fields: Mapping[str, Any]) -> Content:
-    """Texts are whole."""
+    """Each text is the whole text of the session so far."""
     match fields["op"]:
         case "interim":
             return Content(partial=bool(fields["text"]))
@@ -82,7 +82,7 @@ def _yap(fields: Mapping[str, Any]) -> Content:
 
 
 def _parakeet(fields: Mapping[str, Any]) -> Content:
-    """Texts are whole. AMIRA's are too, and only it has errors."""
+    """Parakeet and AMIRA: each text is the whole text of the session so far. Only AMIRA sends errors."""
     match fields["type"]:
         case "partial":
             return Content(partial=True)
@@ -115,7 +115,7 @@ READERS: Mapping[str, Read] = {
 
 
 def prepared(name: str) -> WireDialect:
-    """The dialect of that name, ready to be spoken many times: no message of it differs from session to session."""
+    """The dialect of that name with encoded messages. They are the same in every session."""
     talk = DIALECTS[name].talk(None)
     return WireDialect(
         opening=_on_the_wire(talk.opening()),

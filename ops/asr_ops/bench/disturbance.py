@@ -1,6 +1,6 @@
-"""Connections that disturb the paced sessions: some come, speak a little and break off; some flood the server.
+"""Connections that disturb the paced sessions: some send briefly and abort (churn), some send without pause (flood).
 
-They are counted apart. What they cost shows in the figures of the sessions that they disturb.
+They are counted separately. Their effect shows in the figures of the paced sessions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from asr_ops.bench.plan import Aside, Plan
 from asr_proto.audio import SAMPLE_RATE
 
 VISIT_S_MAX = 1.0
-"""How long somebody speaks, at most, who then breaks off."""
+"""Longest time that a churn connection sends before it aborts, in seconds."""
 
 
 @asynccontextmanager
 async def around(plan: Plan, dialect: WireDialect) -> AsyncIterator[dict[str, Aside]]:
-    """While the block runs, the disturbances of the plan; their counts by name."""
+    """Run the plan's disturbances while the block runs. Yields their counts by name, `churn` and `flood`."""
     asides: dict[str, Aside] = {}
     tasks: list[asyncio.Task[None]] = []
 
@@ -40,7 +40,7 @@ async def around(plan: Plan, dialect: WireDialect) -> AsyncIterator[dict[str, As
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Raises what went wrong in them."""
+    """Cancel the tasks. Raises an exception that ended one of them earlier."""
     for task in tasks:
         task.cancel()
     for task in tasks:
@@ -49,7 +49,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def _churn(plan: Plan, dialect: WireDialect, aside: Aside) -> None:
-    """Somebody comes at random moments, as many as asked for on average."""
+    """Open connections at random moments (a Poisson process), on average `plan.churn_per_s` a second."""
     draw = random.Random(plan.seed)
     async with asyncio.TaskGroup() as visits:
         while True:
@@ -58,7 +58,7 @@ async def _churn(plan: Plan, dialect: WireDialect, aside: Aside) -> None:
 
 
 async def _visit(plan: Plan, dialect: WireDialect, aside: Aside, length_s: float) -> None:
-    """One who breaks off."""
+    """One connection that sends for `length_s` seconds and aborts."""
     connection = BenchConnection(dialect)
     aside.came += 1
     try:
@@ -72,7 +72,7 @@ async def _visit(plan: Plan, dialect: WireDialect, aside: Aside, length_s: float
 
 
 async def _flood(plan: Plan, dialect: WireDialect, aside: Aside, number: int) -> None:
-    """One who sends whenever the server takes it."""
+    """One connection that sends as fast as the server accepts."""
     connection = BenchConnection(dialect)
     aside.came += 1
     try:
@@ -86,7 +86,7 @@ async def _flood(plan: Plan, dialect: WireDialect, aside: Aside, number: int) ->
 
 
 def _send_frame(plan: Plan, connection: BenchConnection, aside: Aside, number: int) -> bool:
-    """Whether one more frame could be sent."""
+    """Send one frame of the ring. Returns False, and counts the fault, if the session is over."""
     if not connection.takes_audio:
         aside.fault(connection.session.fault or "ended")
         return False

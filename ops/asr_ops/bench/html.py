@@ -1,6 +1,6 @@
-"""A run's report as one page that needs nothing else: no network, no script. Pure.
+"""A run's report as one self-contained HTML page, without network access or scripts. Pure.
 
-It is made from what `report.as_json` gives; parts that a run does not have are left out.
+It is made from the result of `report.as_json`. Parts that a run does not have are left out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from asr_ops.bench.report import COLUMNS, digits
 from asr_ops.bench.timeline import Point
 
 NAMES = {"first_partial_ms": "first partial", "partial_lag_ms": "partial lag", "final_ms": "final"}
-"""What is drawn, each in a colour of its own."""
+"""The measures that are drawn, each in another colour, and their titles."""
 SLOWEST = 20
-"""As many sessions are shown one by one."""
+"""Number of sessions in the table of the slowest sessions."""
 SESSION_COLUMNS = ("outcome", "exact", "ready_ms", "first_partial_ms", "final_ms", "end_ms", "partials", "rtf", "xrt")
 ReportContent = Mapping[str, Any]
 
@@ -35,7 +35,7 @@ def page(content: ReportContent) -> str:
     )
 
 
-# ---- At a glance ----
+# ---- Summary ----
 
 
 def _head(content: ReportContent) -> str:
@@ -90,7 +90,7 @@ def _charts(content: ReportContent) -> str:
 
 
 def _series(measure: str, points: Sequence[Point]) -> Series:
-    """Every measure has its name and its colour, wherever it is drawn."""
+    """The points of a measure, with the measure's title and colour, which are the same in all charts."""
     return Series(NAMES[measure], f"s{list(NAMES).index(measure)}", points)
 
 
@@ -103,7 +103,7 @@ def _legend(shown: Iterable[Series]) -> str:
 
 
 def _keys(*keys: tuple[str, str, str]) -> str:
-    """Shape, class and words of each."""
+    """A legend. Each key is (shape, class of the colour, text)."""
     shown = (f'<span><i class="{shape} {style}"></i>{escape(words)}</span>' for shape, style, words in keys)
     return f'<p class="legend">{"".join(shown)}</p>'
 
@@ -120,7 +120,7 @@ def _latencies(content: ReportContent) -> str:
 
 
 def _steps(content: ReportContent) -> str:
-    """What was tried to find the greatest number of sessions."""
+    """The steps of a search for the most sessions."""
     steps = content.get("steps") or []
     if not steps:
         return ""
@@ -136,7 +136,7 @@ def _p95(measure: str, steps: Iterable[Mapping[str, Any]]) -> Series:
 
 
 def _asides(content: ReportContent) -> str:
-    """Those who were there to disturb the others."""
+    """The connections that disturbed the paced sessions."""
     asides = content.get("asides") or {}
     return _records(
         "Disturbances", [{"name": name, **aside, "faults": _faults(aside)} for name, aside in asides.items()]
@@ -148,7 +148,7 @@ def _processes(content: ReportContent) -> str:
 
 
 def _sessions(content: ReportContent) -> str:
-    """Those that were not served, then those that waited longest."""
+    """The sessions that were not served, then those with the longest latency of the last final."""
     ranked = sorted(enumerate(content["sessions"]), key=lambda one: -_waited(one[1]))[:SLOWEST]
     shown = [{"session": number} | {name: session[name] for name in SESSION_COLUMNS} for number, session in ranked]
     return _records("The slowest sessions", shown)
@@ -159,7 +159,7 @@ def _waited(session: ReportContent) -> float:
 
 
 def _circumstances(content: ReportContent) -> str:
-    """What was asked for, of what, and how well the load was made."""
+    """The settings, the machine, and the load generator's lateness and CPU use."""
     generator = content["generator"]
     lateness = generator["lateness_ms"] or {}
     load = {"cores": generator["cores"], "others_cores": content["others_cores"]}
@@ -170,7 +170,7 @@ def _circumstances(content: ReportContent) -> str:
 
 
 def _records(title: str, records: Sequence[Mapping[str, object]]) -> str:
-    """One line for each, with the names of the first as its head."""
+    """A table with one line a record. The keys of the first record are its headings."""
     return _table(title, list(records[0]), [_shown(record) for record in records]) if records else ""
 
 

@@ -1,6 +1,6 @@
-"""One run: a service where none is named, load generators, sessions in rounds, and a look into the processes.
+"""One run: starts a service if no URL is given, starts load generators, runs the rounds and reads CPU and memory.
 
-The figures are defined in `statistics`, the load is made in `load`; here they are put together.
+`statistics` defines the figures and `load` makes the load; this module combines them.
 """
 
 from __future__ import annotations
@@ -24,36 +24,39 @@ from asr_workers.engines import fake
 
 FAKE_SLOTS = fake.FakeConfig().slots
 FILES_SPARE = 100
-"""Open files besides the sessions' sockets."""
+"""Number of open files besides the sessions' sockets."""
 SESSIONS_MAX = 20_000
-"""Towards one port there are not many more connections."""
+"""Most sessions: one address can open not many more connections to one port."""
 MEMORY_AT = 0.75
-"""When memory is read, as a share of the duration: every session is in full flight then."""
+"""When memory is read, as a share of the duration: all sessions are active then."""
 
 
-# ---- What is needed ----
+# ---- Preparation ----
 
 
 def sessions_max(options: BenchOptions) -> int:
-    """As many as the system allows files for."""
+    """The most sessions for which the system allows enough open files."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     allowed = SESSIONS_MAX if hard == resource.RLIM_INFINITY else hard - FILES_SPARE
     return min(SESSIONS_MAX, allowed) - options.slots + options.sessions
 
 
 def allow_files(wanted: int) -> None:
-    """Let this process, and those it starts, open that many files; raises SetupError if the system does not."""
+    """Raise the limit of open files of this process and its children to `wanted`.
+
+    Raises SetupError if the system does not allow it.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted or soft == resource.RLIM_INFINITY:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise SetupError(f"so many sessions need {wanted} open files, and the system allows {hard} (ulimit -n)")
+        raise SetupError(f"the sessions need {wanted} open files, and the system allows {hard} (ulimit -n)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @asynccontextmanager
 async def _service(options: BenchOptions) -> AsyncIterator[Service | None]:
-    """The service to measure, None for one that is not ours."""
+    """Start the service to measure. Yields None if a URL names a running service."""
     if options.url is not None:
         yield None
         return
@@ -66,7 +69,7 @@ async def _service(options: BenchOptions) -> AsyncIterator[Service | None]:
 
 
 class UsageWatch:
-    """Reads what the processes use: before, at the beginning, in full flight and at the end."""
+    """Reads CPU and memory of the processes: before the sessions, at the beginning, once in between and at the end."""
 
     def __init__(self, pid: int | None, generators: Generators, memory_after_s: float) -> None:
         self._pid, self._generators, self._memory_after_s = pid, generators, memory_after_s
@@ -74,13 +77,13 @@ class UsageWatch:
         self._reading: asyncio.Task[None] | None = None
 
     async def at_begin(self) -> None:
-        """Of the first round."""
+        """Read at the beginning of the first round. Later rounds change nothing."""
         if self._reading is None:
             self.begin = self._read()
             self._reading = asyncio.create_task(self._read_memory())
 
     async def at_end(self) -> None:
-        """Of the last round, in the end."""
+        """Read at the end of a round. The last round's reading remains."""
         self.end = self._read()
         assert self._reading is not None
         await self._reading
@@ -94,7 +97,7 @@ class UsageWatch:
 
 
 async def measure(options: BenchOptions, speech: audio.Ring) -> report.BenchReport:
-    """The whole run. Raises AsrError."""
+    """Carry out the whole run. Raises AsrError if the service or a load generator fails."""
     allow_files(options.slots + FILES_SPARE)
     machine = processes.machine()
     async with _service(options) as service:
@@ -111,7 +114,7 @@ def _memory_after_s(options: BenchOptions) -> float:
 
 
 def _plans(options: BenchOptions, speech: audio.Ring, address: str) -> list[Plan]:
-    """One for each round."""
+    """One plan for each round."""
     url = DIALECTS[options.dialect].url(address, secure=options.secure, path=options.path)
     return [
         Plan(
@@ -189,6 +192,9 @@ def _figures(options: BenchOptions, plan: Plan, load: LoadResult) -> list[statis
 
 
 def _expected(options: BenchOptions, plan: Plan, number: int, session: statistics.SessionRecord) -> str | None:
-    """Only the fake engine's text is known beforehand; not every dialect says which engine answers."""
+    """The expected text, or None if it is unknown. Only the fake engine's text is known in advance.
+
+    Not every dialect reports the engine's name. Without it, the engine is the one that the bench started.
+    """
     engine = session.engine or (options.engine if options.url is None else None)
     return fake.transcript(plan.ring.spoken(plan.entries[number], plan.frames)) if engine == FAKE else None

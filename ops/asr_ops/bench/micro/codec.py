@@ -1,4 +1,4 @@
-"""Each dialect's codec: taking a 20 ms frame, saying a partial (or what the dialect says instead)."""
+"""Cost of each dialect's codec: receiving a 20 ms frame, and sending a partial (or the dialect's equivalent)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ DIALECTS: dict[str, tuple[Callable[[], Codec], str | None]] = {
     "amira": (lambda: amira.AmiraCodec(Request("/v2/decode/stream/amira")), None),
     "deepgram": (lambda: deepgram.DeepgramCodec(Request(deepgram.PATH, LINEAR)), None),
 }
-"""How to begin a conversation of each, and the client's first message."""
+"""For each dialect, how to make its codec, and the client's first message."""
 BYTES = {"native 44.1 kHz": 1764}
-"""Of 20 ms, where they are not 640."""
+"""Bytes in 20 ms of audio, if they are not 640."""
 
 
 def costs() -> list[Cost]:
-    """Two for each dialect."""
+    """Two costs for each dialect: receiving and sending."""
     return [cost for name in DIALECTS for cost in (_receiving(name), _sending(name))]
 
 
 def conversation(name: str) -> Codec:
-    """One whose session is ready."""
+    """A codec whose session is ready."""
     make, first = DIALECTS[name]
     codec = make()
     codec.opening()
@@ -57,13 +57,13 @@ def _receiving(name: str) -> Cost:
 
 def _sending(name: str) -> Cost:
     codec, spoken = conversation(name), _spoken()
-    if name == "caiman":  # it has no partials: every 60 ms have a response
+    if name == "caiman":  # it has no partials, but a response for every 60 ms of audio
         return measure(f"{name} send", lambda: codec.send(next(spoken)[1]), 1, 1000 / 60)
     return measure(f"{name} send", lambda: codec.send(next(spoken)[0]), 1, PARTIALS_PER_S)
 
 
 def _spoken() -> Iterator[tuple[Partial, e.Progress]]:
-    """Ever other words, so that no codec is silent because nothing has changed."""
+    """Partials with changing texts. A codec may send nothing for an unchanged text."""
     for number in count(1):
         end = number * 3 * FRAME_SAMPLES
         text = f"the birch canoe slid on the smooth planks {number % 100}"

@@ -1,4 +1,4 @@
-"""The figures as tables for people and as plain values for programs. Pure."""
+"""The figures as tables and as plain values for JSON. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BROKER = (
 
 
 def costs_table(title: str, costs: Iterable[Cost]) -> Table:
-    """Of one part."""
+    """The costs of one part as a table."""
     table = _table(title, "us", "best", "per s", "cores/1,000")
     for cost in costs:
         table.add_row(cost.what, f"{cost.us:.2f}", f"{cost.best_us:.2f}", f"{cost.per_s:.3g}", f"{cost.cores:.3f}")
@@ -28,7 +28,7 @@ def costs_table(title: str, costs: Iterable[Cost]) -> Table:
 
 
 def broker_table(rows: Sequence[BrokerRow]) -> RenderableType:
-    """Under load, with what is to be said about the figures."""
+    """The broker's figures under load as a table, with warnings."""
     table = _table("broker", *BROKER)
     for row in rows:
         table.add_row(row.name, *_cells(row))
@@ -36,21 +36,21 @@ def broker_table(rows: Sequence[BrokerRow]) -> RenderableType:
 
 
 def warnings(row: BrokerRow) -> list[str]:
-    """Why a row is not the broker's."""
+    """Reasons why a row may not describe the broker."""
     found = []
     if row.missing:
-        found.append(f"{row.name}: the broker was {row.missing} bundles behind at the end")
+        found.append(f"{row.name}: the broker was {row.missing} bundles late at the end")
     if row.generator_was_slow:
         found.append(f"{row.name}: the generator was the bottleneck, the broker was busy for {row.busiest:.0%} only")
     if row.late_ms is not None and row.late_ms.p99 > LATENESS_MS_MAX:
-        found.append(f"{row.name}: bundles left up to {row.late_ms.p99:.0f} ms late (p99), then many at once")
+        found.append(f"{row.name}: bundles left up to {row.late_ms.p99:.0f} ms late (p99), then many together")
     if row.others_cores > OTHERS_CORES_MAX:
         found.append(f"{row.name}: the machine is noisy, others kept {row.others_cores:.2f} cores busy")
     return found
 
 
 def as_json(costs: dict[str, list[Cost]], rows: Sequence[BrokerRow]) -> dict[str, object]:
-    """Everything, with what is derived."""
+    """All figures as plain values, including the derived ones."""
     parts: dict[str, object] = {
         part: [{**asdict(cost), "cores_per_1000": cost.cores} for cost in found] for part, found in costs.items()
     }
