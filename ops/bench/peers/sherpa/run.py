@@ -1,4 +1,4 @@
-"""This project and sherpa-onnx's C++ streaming server beside each other, under the same load, without a model.
+"""Compares this project with sherpa-onnx's C++ streaming server under the same load, with models that compute nothing.
 
 python ops/bench/peers/sherpa/run.py --sessions 20,100,200,400 --duration 10
 """
@@ -38,7 +38,7 @@ STARTS: dict[str, tuple[schedule.StartPattern, ...]] = {
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """As in 20,100,200; raises ValueError for anything else."""
+    """Parse positive integers separated by commas, as in 20,100,200. Raises ValueError for other text."""
     found = tuple(int(part) for part in text.split(","))
     if min(found) < 1:
         raise ValueError(text)
@@ -47,7 +47,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerOptions:
-    """The command line, checked."""
+    """The checked options of the command line."""
 
     sessions: tuple[int, ...]
     duration_s: float
@@ -59,24 +59,26 @@ class PeerOptions:
 
 
 @click.command("run.py", cls=settings.Program, context_settings={"show_default": True})
-@click.option("--sessions", type=numbers, default="20,100,200,400", metavar="N,N", help="How many speak at once.")
-@click.option("--duration", "duration_s", type=click.FloatRange(1), default=10.0, metavar="S", help="For how long.")
+@click.option("--sessions", type=numbers, default="20,100,200,400", metavar="N,N", help="Numbers of sessions.")
+@click.option("--duration", "duration_s", type=click.FloatRange(1), default=10.0, metavar="S", help="Seconds of audio.")
 @click.option("--frame-ms", type=click.Choice(["20", "60", "100"]), default="100", help="Milliseconds in a frame.")
-@click.option("--start", type=click.Choice(list(STARTS)), default="together", help="When sessions begin, and end.")
-@click.option("--seed", type=int, default=1, help="Of the random starts.")
-@click.option("--rounds", type=click.IntRange(1), default=1, help="Runs of each server; the median of each figure.")
+@click.option("--start", type=click.Choice(list(STARTS)), default="together", help="When sessions begin.")
+@click.option("--seed", type=int, default=1, help="Seed of the random starts.")
+@click.option("--rounds", type=click.IntRange(1), default=1, help="Runs of each server. Figures are their medians.")
 @click.option("--chunk-ms", type=CHUNKS_MS, default=str(toy_model.CHUNK_MS), help="Audio in one step of the toy model.")
 @click.option(
-    "--peer-arg", multiple=True, metavar="ARG", help="Pass this on to the peer, as in --peer-arg=--max-batch-size=64."
+    "--peer-arg", multiple=True, metavar="ARG", help="Pass this to the peer, as in --peer-arg=--max-batch-size=64."
 )
 @click.option("--peer-venv", type=click.Path(path_type=Path), default=VENV, show_default="beside this file")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to a file."
+)
 def main(
     *, frame_ms: str, chunk_ms: str, peer_arg: tuple[str, ...], peer_venv: Path, json_file: Path | None, **given: Any
 ) -> None:
-    """Load this project and sherpa-onnx's C++ streaming server in turn and compare what they do.
+    """Run the same load on this project and on sherpa-onnx's C++ streaming server in turn, and compare the figures.
 
-    Goals speak of sessions that begin together; a missed one is no error. Exit code 1 means that a session failed.
+    The goals apply to sessions that begin together. A missed goal is no error. Exit code 1 means that a session failed.
     """
     options = PeerOptions(frame_ms=int(frame_ms), peer=Peer(peer_venv, int(chunk_ms), peer_arg), **given)
     check(options.peer)
@@ -108,7 +110,7 @@ def _works(options: PeerOptions) -> Iterator[Work]:
 
 
 async def _pair(options: PeerOptions, work: Work) -> Pair:
-    """The servers take turns, and so does which of them is first."""
+    """Measure both servers in every round. The order alternates from round to round."""
     servers = (peers(options.peer, options.frame_ms), ours(options.frame_ms))
     found: tuple[list[Figures], list[Figures]] = ([], [])
     for number in range(options.rounds):
@@ -143,5 +145,5 @@ def _content(options: PeerOptions, pairs: list[Pair]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    gc.disable()  # it would stop the load for milliseconds
+    gc.disable()  # a collection would delay frames by milliseconds
     main()

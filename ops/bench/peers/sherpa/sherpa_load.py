@@ -1,4 +1,4 @@
-"""The load generator of `asr bench` with the peer's dialect, which is none that it knows by name."""
+"""The load generator of `asr bench` with the peer's dialect, which `asr bench` itself does not have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asr_ops.bench.plan import LoadResult, Plan
 
 
 class SherpaConnection(connection.BenchConnection):
-    """Passes over the one text that is no JSON."""
+    """Ignores `Done!`, the only text message that is not JSON."""
 
     def _on_text(self, payload: bytes, now: float) -> None:
         if payload != DONE:
@@ -19,7 +19,7 @@ class SherpaConnection(connection.BenchConnection):
 
 
 async def run(plan: Plan, at_begin: load.AtBegin, at_end: load.AtEnd) -> LoadResult:
-    """As `load.run`, whose opening and pacing it uses. Raises AsrError."""
+    """Like `load.run`, with its functions for opening and pacing. Raises AsrError if no server answers."""
     connections = [SherpaConnection(DIALECT) for _ in plan.starts_us]
     await load._open_all(plan, connections)
     lateness_s = await load._speak(plan, connections, await at_begin())
