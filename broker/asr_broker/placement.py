@@ -12,7 +12,7 @@ NO_WORKER_RETRY_S = 2.0
 AT_CAPACITY_RETRY_S = 1.0
 
 
-class Place(Protocol):
+class PlaceableWorker(Protocol):
     """The facts about a worker on which the choice depends."""
 
     @property
@@ -32,7 +32,7 @@ class Place(Protocol):
         """Whether one more session would make the others wait."""
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", bound=PlaceableWorker)
 
 
 def supports(spec: Spec, language: str) -> bool:
