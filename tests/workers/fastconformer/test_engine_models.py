@@ -194,7 +194,7 @@ def _without_dropout(config: dict[str, Any], weights: dict[str, Any]) -> None:
         (_contexts, "^the configuration of .* is not understood: "),
         (_other_width, "^the encoder of .* cannot be built: "),
         (_no_lstm, "does not support transducers without an LSTM: use nemo"),
-        (_durations, "take the engine parakeet"),
+        (_durations, "use the engine parakeet"),
         (_vocabulary, "a tokenizer of 96 tokens, but its rnnt decoder has 97"),
         (_without_dropout, "a tokenizer of 96 tokens, but its rnnt decoder has 97"),
         (_prompt, "has the part prompt_kernel: it is a kind of model that is not supported"),

@@ -258,7 +258,7 @@ def test_a_slot_taken_anew_holds_nothing_of_before(
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
 def test_other_slots_on_the_same_weights(tiny: RandomModel, implementation: Implementation, decoder: Any) -> None:
-    """All empty, whatever was in them, and each says what it says in a model that was loaded so."""
+    """All slots are empty after it, and each gives the tokens of a model that was loaded with that number of slots."""
     features = models.features_offline(tiny.nemo, recordings(5, 80))
     wanted = loaded(tiny, implementation, decoder=decoder)
     fresh, expected = wanted.snapshot(0), streams.transcribe(wanted, features, [1] * 5)

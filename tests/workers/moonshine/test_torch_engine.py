@@ -79,13 +79,13 @@ def batches(engine: MoonshineTorchEngine, monkeypatch: pytest.MonkeyPatch) -> li
 
 @pytest.fixture
 def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., MoonshineTorchEngine]:
-    """Makes an engine that is not warmed up: for what has nothing to do with speed."""
+    """Makes an engine without warm-up, for tests that do not depend on speed."""
     monkeypatch.setattr(MoonshineTorchEngine, "_longest", lambda self, rows: None)
     return lambda **given: MoonshineTorchEngine(MoonshineConfig(**{"model": str(folder), **given}))
 
 
 def said(engine: UtteranceEngine, slots: Sequence[int], options: SlotOptions) -> list[list[str]]:
-    """The finals of sessions that say two clips each, every one others."""
+    """The finals of sessions with two clips each; every session has other clips."""
     sessions = {}
     for slot in slots:
         engine.open(slot, options, None)
@@ -166,7 +166,7 @@ def test_a_batch_waits_for_more_but_not_for_long(
 def test_a_batch_does_not_wait_where_no_audio_comes(
     engine: MoonshineTorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it is pending, steps follow each other at once: one without audio must have work to do."""
+    """While it is pending, steps follow each other immediately, so a step without audio must have work."""
     monkeypatch.setattr(engine, "_batch", BatchLimits(3, 1e9))
     engine.open(5, FINALS_ONLY, None)
     assert not finals(engine.step(flushed(engine, [0]), 1.0)) and engine.pending()
@@ -350,7 +350,7 @@ def test_a_name_on_the_hub_is_found(small: Callable[..., MoonshineTorchEngine]) 
 def test_a_model_that_is_nowhere_is_one_sentence(
     small: Callable[..., MoonshineTorchEngine], model: str, exit_code: int, where: str
 ) -> None:
-    """A hub that is not reached may be back later; a name that cannot be one stays what it is."""
+    """A hub that is not reached may be reached later. An invalid name stays invalid."""
     with pytest.raises(SetupError, match=f"^model {model} is {where}$") as said:
         small(model=model)
     assert said.value.exit_code == exit_code
@@ -388,7 +388,7 @@ FULL = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes."),
 ]
-"""The ways in which torch says it."""
+"""Texts of torch's out-of-memory errors."""
 BROKEN = RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
@@ -414,7 +414,7 @@ def test_what_is_not_about_memory_is_not_taken_for_it() -> None:
 
 @pytest.fixture
 def room_for_three(small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory for five rows by its measure, and for three in truth."""
+    """Memory that measures as enough for five rows, but holds three."""
 
     def warm_up(self: MoonshineTorchEngine, rows: int) -> float:
         if rows > 3:
@@ -436,7 +436,7 @@ def test_a_batch_that_does_not_fit_after_all_is_halved(small: Callable[..., Moon
 def test_where_memory_cannot_be_measured_batches_are_small(
     small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MPS; here its model runs on the CPU in truth."""
+    """The device MPS, whose model runs on the CPU here."""
     monkeypatch.setattr(moonshine_torch, "_device", lambda name: torch.device("mps"))
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
     monkeypatch.setattr(MoonshineTorchEngine, "_warm_up", lambda self, rows: 0.0)

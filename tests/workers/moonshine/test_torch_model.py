@@ -49,7 +49,7 @@ def models(checkpoint: MoonshineCheckpoint) -> dict[str, TorchMoonshine]:
 
 @pytest.fixture(scope="module")
 def streaming(tmp_path_factory: pytest.TempPathFactory) -> TorchMoonshine:
-    """A small model of the streaming family, with weights that mean nothing."""
+    """A small model of the streaming family with random weights."""
     folder = tmp_path_factory.mktemp("streaming")
     torch.manual_seed(7)
     encoder = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -76,7 +76,7 @@ def clips() -> list[Pcm16]:
 
 
 def encoder_difference(model: TorchMoonshine, clips: list[Pcm16]) -> float:
-    """The greatest between a clip encoded in a batch and alone."""
+    """The greatest difference between a clip encoded in a batch and alone."""
     differences = []
     with torch.inference_mode():
         hidden, mask = model.encode(clips)
@@ -88,7 +88,7 @@ def encoder_difference(model: TorchMoonshine, clips: list[Pcm16]) -> float:
 
 
 def test_a_batch_encodes_as_each_utterance_alone(models: dict[str, TorchMoonshine], clips: list[Pcm16]) -> None:
-    """MOO-11: neither the statistics of the normalisation nor attention see the padding."""
+    """MOO-11: the padding changes neither the statistics of the normalisation nor the attention."""
     assert 0 < encoder_difference(models["fp32"], clips) < 1e-4
 
 
@@ -121,7 +121,7 @@ def test_the_streaming_encoder_alone_is_that_of_the_library(streaming: TorchMoon
 def test_a_batch_says_what_each_utterance_says_alone(
     models: dict[str, TorchMoonshine], clips: list[Pcm16], precision: str
 ) -> None:
-    """MOO-10, MOO-11: and a draft changes nothing either, whatever its length."""
+    """MOO-10, MOO-11: a draft of any length does not change the text either."""
     model = models[precision]
     alone = [model.decode([DecodeRequest(clip)])[0] for clip in clips]
     assert model.decode([DecodeRequest(clip) for clip in clips]) == alone
@@ -136,7 +136,7 @@ def test_attention_masks_what_fills_a_batch(models: dict[str, TorchMoonshine], s
 
 
 def test_half_precision_on_the_cpu(models: dict[str, TorchMoonshine], clips: list[Pcm16]) -> None:
-    """MOO-10: slow there, but it works."""
+    """MOO-10: fp16 works on a CPU, slowly."""
     assert models["fp16"].decode([DecodeRequest(clips[1])]) == models["fp32"].decode([DecodeRequest(clips[1])])
 
 

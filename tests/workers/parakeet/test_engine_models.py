@@ -148,7 +148,7 @@ def _changed(checkpoint: Path, path: Path, change: dict[str, Any]) -> Path:
 
 
 def test_frames_of_another_length_do_not_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found before anybody is served, in a full window or in an odd one."""
+    """The fault is found before the worker serves, in a full window or in an odd one."""
     encode = ParakeetModel.encode
 
     def longer(it: ParakeetModel, windows: Any) -> Any:

@@ -50,7 +50,7 @@ def test_windows_that_cannot_be(seconds: tuple[float, float, float]) -> None:
 @example(context=WindowContext(0, 1, 0), origin=0, history=0, samples=19 * FRAME_SAMPLES + 160)
 @given(context=contexts, origin=st.integers(0, 10**6), history=st.integers(0, 40), samples=st.integers(0, 90_000))
 def test_every_frame_is_decoded_once(context: WindowContext, origin: int, history: int, samples: int) -> None:
-    """At any length, odd ones too; what counts is what a model makes of the whole. Only a window may be too short."""
+    """For any length, the chunks have together the frames of the whole audio, unless a window is too short."""
     first, end = origin - history * FRAME_SAMPLES, origin + samples
     windows = walk(context, first, origin, end)
     done = 0

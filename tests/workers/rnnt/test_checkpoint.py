@@ -62,7 +62,7 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_what_was_saved_is_read_back(small: RnntCheckpoint, path: Path) -> None:
-    """CAI-38: keys, shapes and configuration, checked on the way in."""
+    """CAI-38: keys, shapes and configuration are checked when it is read."""
     found = checkpoint.load(path)
     assert found.sizes == SIZES
     assert found.version == checkpoint.VERSION
@@ -219,7 +219,7 @@ def test_what_cannot_be_unpickled_is_refused(path: Path, pickled: bytes) -> None
 
 @pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99)])
 def test_an_archive_of_another_kind_is_refused(path: Path, at: int, value: int) -> None:
-    """Encrypted, or packed in a way that is not known."""
+    """The archive is encrypted, or compressed with an unknown method."""
     image = bytearray(path.read_bytes())
     entry = image.index(b"PK\1\2")
     image[entry + at] |= value

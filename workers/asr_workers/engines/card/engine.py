@@ -24,7 +24,7 @@ from asr_workers.cards.traffic import Decoded, Traffic
 from asr_workers.engines.base import Advanced, Chunk, Drained, Engine, Output, SlotOptions, Snapshot
 from asr_workers.engines.card.config import CardConfig
 from asr_workers.engines.card.setup import ready
-from asr_workers.engines.card.slots import CHUNKS_ON_THEIR_WAY_MAX, CardSegment, CardSession, CardSlots
+from asr_workers.engines.card.slots import CHUNKS_IN_CARD_MAX, CardSegment, CardSession, CardSlots
 from asr_workers.engines.card.stream import CardStream
 
 POLL_S = 0.002
@@ -44,7 +44,7 @@ class CardEngine(Engine):
         self._sessions: dict[int, CardSession] = {}
         self._awaited: set[int] = set()
         """Slots whose last chunk is not decoded yet."""
-        self._behind: set[int] = set()
+        self._backlogged: set[int] = set()
         """Slots with audio that was not submitted to the card yet."""
         self._closed: list[CardSession] = []
         """Closed sessions whose chunks the card still has."""
@@ -79,14 +79,14 @@ class CardEngine(Engine):
     def close(self, slot: int) -> None:
         session = self._sessions.pop(slot)
         self._awaited.discard(slot)
-        self._behind.discard(slot)
+        self._backlogged.discard(slot)
         self._outputs = [output for output in self._outputs if output.slot != slot]
         self._closed.append(session)
         self._free_closed()
 
     def snapshot(self, slot: int) -> Advanced | None:
         session = self._sessions[slot]
-        if self._rule is None and session.is_on_the_way():
+        if self._rule is None and session.has_chunks_in_card():
             return None
         return Advanced(slot, session.stream.snapshot())
 
@@ -100,7 +100,7 @@ class CardEngine(Engine):
                 session.take(chunk.pcm)
             session.flushing = chunk.flush
             self._awaited.add(chunk.slot)
-        self._give({*self._behind, *(chunk.slot for chunk in chunks)})
+        self._give({*self._backlogged, *(chunk.slot for chunk in chunks)})
         outputs, self._outputs = self._outputs, []
         outputs += [output for chunk in chunks if not len(chunk.pcm) for output in self._settle(chunk.slot)]
         if self._traffic:
@@ -113,7 +113,7 @@ class CardEngine(Engine):
     def pending(self) -> bool:
         return bool(self._traffic or self._outputs) or any(
             segment.backlog and (segment.card_slot is not None or self._card_slots.spare)
-            for number in self._behind
+            for number in self._backlogged
             for segment in self._sessions[number].segments
         )
 
@@ -142,14 +142,14 @@ class CardEngine(Engine):
             waits = False
             for segment in session.segments:
                 card_slot = segment.card_slot if segment.card_slot is not None else self._place(segment)
-                while segment.backlog and card_slot is not None and segment.given < CHUNKS_ON_THEIR_WAY_MAX:
+                while segment.backlog and card_slot is not None and segment.given < CHUNKS_IN_CARD_MAX:
                     owners.append((session, segment))
                     slots.append(card_slot)
                     steps.append(segment.step - segment.first_step + segment.given)
                     pcm.append(segment.backlog.popleft())
                     segment.given += 1
                 waits = waits or bool(segment.backlog)
-            (self._behind.add if waits else self._behind.discard)(number)
+            (self._backlogged.add if waits else self._backlogged.discard)(number)
         if owners:
             self._traffic.submit(owners, slots, steps, np.stack(pcm))
 
@@ -194,7 +194,7 @@ class CardEngine(Engine):
         """Let the slot take more once all its chunks are decoded. A flush also waits for the overlap's chunks."""
         session = self._sessions[slot]
         first = session.segments[0]
-        if first.backlog or first.given or (session.flushing and session.is_on_the_way()):
+        if first.backlog or first.given or (session.flushing and session.has_chunks_in_card()):
             return ()
         self._awaited.discard(slot)
         return self._flush(session) if session.flushing else ()
@@ -218,15 +218,15 @@ class CardEngine(Engine):
         assert first.card_slot is not None
         with self._calls():
             self._card.reset(first.card_slot)
-        session.begin_again()
-        self._behind.discard(session.slot)
+        session.restart()
+        self._backlogged.discard(session.slot)
         return [session.stream.flush(session.end_sample), Drained(session.slot)]
 
     # ---- The card ----
 
     def _free_closed(self) -> None:
         """Free the card slots of closed sessions of which the card has no chunks any more."""
-        for session in [session for session in self._closed if not session.is_on_the_way()]:
+        for session in [session for session in self._closed if not session.has_chunks_in_card()]:
             self._closed.remove(session)
             first, *overlaps = session.segments
             for segment in overlaps:

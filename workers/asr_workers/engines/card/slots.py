@@ -17,7 +17,7 @@ from asr_proto.audio import Pcm16
 from asr_workers.engines.card.resets import ResetRule
 from asr_workers.engines.card.stream import STEP_SAMPLES, CardStream
 
-CHUNKS_ON_THEIR_WAY_MAX = 4
+CHUNKS_IN_CARD_MAX = 4
 """Most chunks of a segment that the card has at the same time. A card takes at least 8 of a slot."""
 
 
@@ -97,7 +97,7 @@ class CardSession:
             self.segments.append(CardSegment(last + 1, self._steps, self._steps, None))
         assert len(self.segments) <= 2
 
-    def is_on_the_way(self) -> bool:
+    def has_chunks_in_card(self) -> bool:
         """Whether the card still has chunks of this session. Until it returns them, the card slots cannot be wiped."""
         return any(segment.given for segment in self.segments)
 
@@ -108,7 +108,7 @@ class CardSession:
         self.stream.lag(self.segments[0].step)
         return over
 
-    def begin_again(self) -> None:
+    def restart(self) -> None:
         """Start a new run after a flush, with the first segment's card slot, which was reset."""
         self._steps = 0
         self.flushing = False

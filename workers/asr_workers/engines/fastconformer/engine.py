@@ -112,7 +112,7 @@ class FastConformerEngine(Engine):
         self._model.open(slot)
         self._mel.reset(slot)
         opened = _FastConformerSlot(
-            TokenTranscript(slot, options.partials, Utterance(sample)), geometry, HeldAudio(sample), self._none()
+            TokenTranscript(slot, options.partials, Utterance(sample)), geometry, HeldAudio(sample), self._no_features()
         )
         if snapshot and snapshot.state:
             self._restore(opened, SlotState.unpacked(snapshot.state))
@@ -144,8 +144,8 @@ class FastConformerEngine(Engine):
         emissions = self._model.step(features) if features else {}
         outputs: list[Output] = []
         for slot, chunk in zip(ready, features, strict=True):
-            tokens = [_heard(emission) for emission in emissions.get(chunk.slot, ())]
-            outputs += self._flushed(slot, tokens) if chunk.last else self._heard(slot, tokens)
+            tokens = [_frame_token(emission) for emission in emissions.get(chunk.slot, ())]
+            outputs += self._flushed(slot, tokens) if chunk.last else self._outputs_of(slot, tokens)
         return outputs
 
     # ---- Audio ----
@@ -161,7 +161,7 @@ class FastConformerEngine(Engine):
         for slot, features in zip(slots, new, strict=True):
             slot.features = torch.cat((slot.features, features))
 
-    def _begin_anew(self, slot: _FastConformerSlot, origin: int) -> None:
+    def _restart(self, slot: _FastConformerSlot, origin: int) -> None:
         """Empty the slot's state, and encode the audio from `origin` on again."""
         number, audio = slot.transcript.slot, slot.audio
         slot.transcript.utterance = Utterance(origin)
@@ -173,14 +173,14 @@ class FastConformerEngine(Engine):
 
     # ---- Text ----
 
-    def _heard(self, slot: _FastConformerSlot, tokens: Sequence[FrameToken]) -> list[Output]:
+    def _outputs_of(self, slot: _FastConformerSlot, tokens: Sequence[FrameToken]) -> list[Output]:
         transcript = slot.transcript
         outputs: list[Output] = list(transcript.add(tokens, slot.geometry.right + 1))
         ending = transcript.utterance.ending(self._rules, self._text.starts_word)
         if ending is not None and ending.origin is not None:
-            self._begin_anew(slot, ending.origin)
+            self._restart(slot, ending.origin)
         if ending is not None:
-            outputs += transcript.final(ending.tokens, ending.endpoint, self._snapshot_behind(slot, ending), self._text)
+            outputs += transcript.final(ending.tokens, ending.endpoint, self._final_snapshot(slot, ending), self._text)
         if tokens:
             outputs += transcript.partial(self._text)
         slot.audio.drop_before(transcript.utterance.needed)
@@ -206,7 +206,7 @@ class FastConformerEngine(Engine):
 
     # ---- Snapshots ----
 
-    def _snapshot_behind(self, slot: _FastConformerSlot, ending: Ending) -> Snapshot:
+    def _final_snapshot(self, slot: _FastConformerSlot, ending: Ending) -> Snapshot:
         """The snapshot of a final. Where the state was emptied, the origin is enough, unless it lies before an earlier
         snapshot."""
         if ending.origin is None or ending.origin < slot.snapshot_sample:
@@ -240,11 +240,11 @@ class FastConformerEngine(Engine):
         slot.snapshot_sample = slot.audio.end
         slot.features = torch.from_numpy(state.features)
 
-    def _none(self) -> torch.Tensor:
+    def _no_features(self) -> torch.Tensor:
         return torch.empty(0, self._model.mel.mels)
 
 
-def _heard(emission: Emission) -> FrameToken:
+def _frame_token(emission: Emission) -> FrameToken:
     return FrameToken(emission.token, emission.frame, 1, round(emission.confidence, 4))
 
 

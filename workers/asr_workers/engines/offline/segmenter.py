@@ -59,7 +59,7 @@ class _Stream:
     """The audio and the position of one slot."""
 
     audio: HeldAudio
-    heard: int
+    processed: int
     """The sample up to which the VAD has processed the audio."""
     snapshot_sample: int
     """The sample of the latest snapshot."""
@@ -83,8 +83,8 @@ class Segmenter:
         """Begin a session, or continue from a snapshot. Raises BadRequest; the slot stays closed then."""
         self._forget(slot)
         sample = snapshot.sample if snapshot else 0
-        heard = sample + (self._restore(slot, snapshot.state) if snapshot else 0)
-        self._streams[slot] = _Stream(HeldAudio(sample), heard, sample)
+        processed = sample + (self._restore(slot, snapshot.state) if snapshot else 0)
+        self._streams[slot] = _Stream(HeldAudio(sample), processed, sample)
 
     def close(self, slot: int) -> None:
         self._streams.pop(slot, None)
@@ -119,7 +119,7 @@ class Segmenter:
 
     def _ready(self, slot: int) -> bool:
         stream = self._streams[slot]
-        return stream.audio.end - stream.heard >= WINDOW_SAMPLES
+        return stream.audio.end - stream.processed >= WINDOW_SAMPLES
 
     def _take_windows(self, slots: Sequence[int]) -> list[Segment]:
         """Process the next window of each of these slots. Where the audio ends in a window, zeros fill the rest."""
@@ -127,9 +127,9 @@ class Segmenter:
         windows = np.zeros((len(slots), WINDOW_SAMPLES), np.float32)
         for window, slot in zip(windows, slots, strict=True):
             stream = self._streams[slot]
-            pcm = stream.audio.read(stream.heard, min(stream.heard + WINDOW_SAMPLES, stream.audio.end))
+            pcm = stream.audio.read(stream.processed, min(stream.processed + WINDOW_SAMPLES, stream.audio.end))
             window[: len(pcm)] = to_float32(pcm)
-            stream.heard += WINDOW_SAMPLES
+            stream.processed += WINDOW_SAMPLES
         speech = self._vad.detect(batch, windows)
         for slot, silent in zip(slots, (speech < self._endpointer.config.speech_off).tolist(), strict=True):
             self._note_pause(self._streams[slot], silent)
@@ -142,18 +142,18 @@ class Segmenter:
             stream.silent += 1
             return
         if stream.silent >= PAUSE_WINDOWS_MIN:
-            stream.pauses.append(stream.heard - WINDOW_SAMPLES * (stream.silent + 2) // 2)
+            stream.pauses.append(stream.processed - WINDOW_SAMPLES * (stream.silent + 2) // 2)
         stream.silent = 0
 
     def _flush(self, slot: int) -> list[Found]:
         """End the utterance at the last sample. From there the slot continues like a new one."""
         stream = self._streams[slot]
         found: list[Found] = []
-        if stream.audio.end > stream.heard:
+        if stream.audio.end > stream.processed:
             found += self._take_windows([slot])
         ended = self._endpointer.flush(slot)
         span = self._span(slot, ended.start, ended.end) if ended else None
-        stream.heard, stream.silent = stream.audio.end, 0
+        stream.processed, stream.silent = stream.audio.end, 0
         self._forget(slot)
         snapshot = self._snapshot(slot)
         found.append(
@@ -176,7 +176,7 @@ class Segmenter:
     def _span(self, slot: int, start: int, end: int) -> tuple[int, int]:
         """The samples that lie `start` and `end` windows before now, within the audio."""
         stream = self._streams[slot]
-        return stream.heard - WINDOW_SAMPLES * start, min(stream.heard - WINDOW_SAMPLES * end, stream.audio.end)
+        return stream.processed - WINDOW_SAMPLES * start, min(stream.processed - WINDOW_SAMPLES * end, stream.audio.end)
 
     def _drop_unneeded(self, slot: int) -> None:
         stream, needed = self._streams[slot], self._needed(slot)
@@ -186,29 +186,29 @@ class Segmenter:
 
     def _needed(self, slot: int) -> int:
         """The first sample that the utterance in progress, or the next one, may contain."""
-        return self._streams[slot].heard - WINDOW_SAMPLES * self._endpointer.held(slot)
+        return self._streams[slot].processed - WINDOW_SAMPLES * self._endpointer.held(slot)
 
     # ---- Snapshots ----
 
     def _snapshot(self, slot: int) -> Snapshot:
         stream = self._streams[slot]
         stream.snapshot_sample = self._needed(slot)
-        heard = stream.heard - stream.snapshot_sample
-        state = _HEADER.pack(_VERSION, heard) + self._vad.export(slot) + self._endpointer.export(slot)
+        processed = stream.processed - stream.snapshot_sample
+        state = _HEADER.pack(_VERSION, processed) + self._vad.export(slot) + self._endpointer.export(slot)
         return Snapshot(stream.snapshot_sample, state)
 
     def _restore(self, slot: int, state: bytes) -> int:
         """Restore a snapshot's state. Returns the samples that the VAD has already processed. Raises BadRequest."""
         vad_at, endpointer_at = _HEADER.size, _HEADER.size + STATE_BYTES
         try:
-            version, heard = _HEADER.unpack(state[:vad_at])
+            version, processed = _HEADER.unpack(state[:vad_at])
             if version != _VERSION:
                 raise ValueError(f"unknown version {version}")
             self._endpointer.restore(slot, state[endpointer_at:])
             self._vad.restore(slot, state[vad_at:endpointer_at])
         except (ValueError, struct.error) as error:
             raise BadRequest(f"the snapshot is not of this engine: {error}", slug="bad-snapshot") from error
-        return int(heard)
+        return int(processed)
 
     def _forget(self, slot: int) -> None:
         self._vad.reset(slot)

@@ -150,10 +150,10 @@ class ParakeetEngine(Engine):
         outputs: list[Output] = []
         for row, (slot, window) in enumerate(ready):
             slot.state = state.rows([row])
-            outputs += self._heard(slot, window.chunk, tokens[row], ahead[row])
+            outputs += self._outputs_of(slot, window.chunk, tokens[row], ahead[row])
         return outputs
 
-    def _heard(
+    def _outputs_of(
         self, slot: _ParakeetSlot, frames: int, tokens: Sequence[FrameToken], ahead: Sequence[FrameToken]
     ) -> list[Output]:
         """Outputs of a window: `tokens` of its chunk are fixed, those `ahead` of it are for a partial only."""
@@ -163,7 +163,7 @@ class ParakeetEngine(Engine):
         ending = utterance.ending(self._rules, text.starts_word)
         if ending is not None:
             if ending.origin is not None:
-                self._begin_anew(slot, ending.origin)
+                self._restart(slot, ending.origin)
             snapshot = replace(self._snapshot(slot), unsaid_sample=ending.committed_sample)
             outputs += transcript.final(ending.tokens, ending.endpoint, snapshot, text)
         if ending is None or ending.origin is None:
@@ -172,7 +172,7 @@ class ParakeetEngine(Engine):
         slot.audio.drop_before(slot.needed(self._context))
         return outputs
 
-    def _begin_anew(self, slot: _ParakeetSlot, origin: int) -> None:
+    def _restart(self, slot: _ParakeetSlot, origin: int) -> None:
         slot.transcript.utterance, slot.state = Utterance(origin), self._initial
         slot.first = slot.place.needed(self._context)
 

@@ -127,12 +127,12 @@ class Utterance:
         """The ending that the latest frame brings, if any. The caller then starts anew at its `origin`."""
         silent = self.frames - self.silent_from
         if not self.tokens:
-            return Ending((), None, self._anew()) if silent >= IDLE_FRAMES else None
+            return Ending((), None, self._next_origin()) if silent >= IDLE_FRAMES else None
         if rules.silence and silent >= rules.silence:
-            return Ending(tuple(self.tokens), "silence", self._anew())
+            return Ending(tuple(self.tokens), "silence", self._next_origin())
         long = (self.sample(self.frames) - self.tokens[0].start_sample) // FRAME_SAMPLES - rules.length
         if long >= 0 and silent >= PAUSE_FRAMES:
-            return Ending(tuple(self.tokens), "length", self._anew())
+            return Ending(tuple(self.tokens), "length", self._next_origin())
         return self._cut(rules, starts_word) if long >= PATIENCE_FRAMES else None
 
     def flush(self, end: int) -> tuple[TokenAt, ...]:
@@ -142,7 +142,7 @@ class Utterance:
             for token in self.tokens
         )
 
-    def _anew(self) -> int:
+    def _next_origin(self) -> int:
         """The next origin: the middle of the silence, at most KEPT_FRAMES back."""
         return self.sample(max((self.silent_from + self.frames) // 2, self.frames - KEPT_FRAMES))
 
