@@ -18,7 +18,7 @@ import click
 import numpy as np
 
 from asr_audio.files import AudioFile
-from asr_client.dialects import DIALECTS, Dialect
+from asr_client.dialects import DIALECTS, DialectClient
 from asr_client.errors import ConnectionFailed, InvalidUrl
 from asr_client.figures import Figures, Run, figures
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Float32, from_float32
@@ -53,7 +53,7 @@ class Options:
     server: str
     url: str | None
     secure: bool
-    dialect: Dialect
+    dialect: DialectClient
     path: str | None
     model: str | None
     api_key: str | None

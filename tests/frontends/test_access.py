@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from asr_frontends.access import Forbidden, Gate, Guest, Rules, Unauthorized, digest, http_status, parse_keys, shown_key
+from asr_frontends.access import (
+    Admission,
+    Forbidden,
+    Gate,
+    Rules,
+    Unauthorized,
+    digest,
+    http_status,
+    parse_keys,
+    shown_key,
+)
 from asr_frontends.codec import Request
 from asr_proto.errors import LimitExceeded, SetupError
 
@@ -28,7 +38,7 @@ def request(query: str = "", address: str = "10.0.0.1", protocols: tuple[str, ..
     ],
 )
 def test_a_key_may_be_shown_in_any_of_these_ways(shown: Request) -> None:
-    assert Gate(Rules(keys=KEYS)).admit(shown) == Guest("alice", "10.0.0.1")
+    assert Gate(Rules(keys=KEYS)).admit(shown) == Admission("alice", "10.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +61,7 @@ def test_without_a_known_key_nobody_comes_in(shown: Request) -> None:
 
 
 def test_without_a_key_file_everybody_comes_in() -> None:
-    assert Gate(Rules()).admit(request()) == Guest("", "10.0.0.1")
+    assert Gate(Rules()).admit(request()) == Admission("", "10.0.0.1")
     assert shown_key(request()) is None
 
 

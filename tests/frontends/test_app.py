@@ -22,7 +22,7 @@ from asr_frontends.dialects.registry import DIALECTS, dialect_for, endpoint_of
 from asr_frontends.events import ClientEvent, ServiceEvent
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers.app import App
-from asr_frontends.servers.connection import Connection, Receiver
+from asr_frontends.servers.connection import Conversation, Receiver
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.session import Limits
 from asr_process.curve import BrokerAt
@@ -282,7 +282,7 @@ def test_a_dialect_may_serve_a_conversation_its_own_way(tmp_path: Path) -> None:
     active: list[str | None] = []
     closed: list[bool] = []
 
-    async def converse(connection: Connection) -> None:
+    async def converse(connection: Conversation) -> None:
         active.append(await services[0].metric("asr_active_connections"))
         await connection.run()
 

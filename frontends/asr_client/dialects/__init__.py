@@ -33,7 +33,7 @@ RATE_SHARE_MAX = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class DialectClient:
     """One dialect's client, with addresses and sessions."""
 
     client: Client
@@ -90,7 +90,7 @@ class Dialect:
         return recorder.run()
 
 
-DIALECTS = {name: Dialect(client) for name, client in CLIENTS.items()}
+DIALECTS = {name: DialectClient(client) for name, client in CLIENTS.items()}
 
 
 def _split(address: str) -> SplitResult:

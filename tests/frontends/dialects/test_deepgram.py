@@ -24,7 +24,7 @@ from asr_frontends.audio.resample import Resampler
 from asr_frontends.audio.wav_stream import HEADER_BYTES_MAX
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.dialects.deepgram.codec import PIECE_BYTES, DeepgramCodec, UtteranceEnd
-from asr_frontends.dialects.deepgram.options import Options, parse_options
+from asr_frontends.dialects.deepgram.options import ListenOptions, parse_options
 from asr_proto import messages as m
 from asr_proto.errors import AudioError, BadRequest, DecodeError, LimitExceeded, PeerError
 from tests.frontends import golden
@@ -141,28 +141,31 @@ def test_the_subprotocol_of_a_key_is_echoed(offered: tuple[str, ...], echoed: st
 @pytest.mark.parametrize(
     "query, options",
     [
-        ("", Options()),
-        (RAW, Options("linear16", 16000)),
-        ("sample_rate=44100", Options("", 44100)),
-        ("encoding=mulaw&sample_rate=8000&channels=2", Options("mulaw", 8000, 2)),
-        ("encoding=alaw&sample_rate=8000", Options("alaw", 8000)),
-        ("language=en-US", Options(language="en-US")),
-        ("language=multi", Options()),
-        ("interim_results=true", Options(interim_results=True)),
-        ("interim_results=True", Options(interim_results=True)),
-        ("interim_results=false&vad_events=true", Options(vad_events=True)),
-        ("endpointing=false", Options(endpointing=False)),
-        ("endpointing=true", Options()),
-        ("endpointing=300", Options()),
-        ("endpointing=0", Options()),
-        ("interim_results=true&utterance_end_ms=1000", Options(interim_results=True, utterance_end_ms=1000)),
-        ("multichannel=false", Options()),
-        ("model=nova-3&version=latest", Options()),
-        ("model=anything-at-all", Options()),
-        ("keyterm=a&keyterm=b&keywords=c:2&punctuate=true&smart_format=true&diarize=true&x=%00&=&tag=", Options()),
+        ("", ListenOptions()),
+        (RAW, ListenOptions("linear16", 16000)),
+        ("sample_rate=44100", ListenOptions("", 44100)),
+        ("encoding=mulaw&sample_rate=8000&channels=2", ListenOptions("mulaw", 8000, 2)),
+        ("encoding=alaw&sample_rate=8000", ListenOptions("alaw", 8000)),
+        ("language=en-US", ListenOptions(language="en-US")),
+        ("language=multi", ListenOptions()),
+        ("interim_results=true", ListenOptions(interim_results=True)),
+        ("interim_results=True", ListenOptions(interim_results=True)),
+        ("interim_results=false&vad_events=true", ListenOptions(vad_events=True)),
+        ("endpointing=false", ListenOptions(endpointing=False)),
+        ("endpointing=true", ListenOptions()),
+        ("endpointing=300", ListenOptions()),
+        ("endpointing=0", ListenOptions()),
+        ("interim_results=true&utterance_end_ms=1000", ListenOptions(interim_results=True, utterance_end_ms=1000)),
+        ("multichannel=false", ListenOptions()),
+        ("model=nova-3&version=latest", ListenOptions()),
+        ("model=anything-at-all", ListenOptions()),
+        (
+            "keyterm=a&keyterm=b&keywords=c:2&punctuate=true&smart_format=true&diarize=true&x=%00&=&tag=",
+            ListenOptions(),
+        ),
     ],
 )
-def test_options(query: str, options: Options) -> None:
+def test_options(query: str, options: ListenOptions) -> None:
     assert parse_options(query) == options
 
 

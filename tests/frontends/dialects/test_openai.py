@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from asr_frontends import events as e
 from asr_frontends.dialects.openai import forms as openai
-from asr_frontends.dialects.openai.forms import BadParameter, Options, parse_options
+from asr_frontends.dialects.openai.forms import BadParameter, TranscriptionOptions, parse_options
 from asr_proto import messages as m
 from asr_proto.errors import PeerError
 
 MODELS = ("moonshine-tiny-en",)
 MODEL = ("model", "whisper-1")
-OPTIONS = Options("", "", "json", words=False, segments=True, stream=False)
+OPTIONS = TranscriptionOptions("", "", "json", words=False, segments=True, stream=False)
 
 
 def final(text: str, start_s: float, end_s: float, words: tuple[m.Word, ...] | None = None) -> m.Final:
@@ -57,7 +57,9 @@ def test_all_fields() -> None:
         ("stream", "false"),
         ("colour", "blue"),
     ]
-    assert parse_options(fields, MODELS) == Options("", "en", "verbose_json", words=True, segments=False, stream=False)
+    assert parse_options(fields, MODELS) == TranscriptionOptions(
+        "", "en", "verbose_json", words=True, segments=False, stream=False
+    )
 
 
 def test_both_granularities() -> None:
@@ -202,14 +204,14 @@ def test_verbose_json() -> None:
 
 def test_words_of_the_engine() -> None:
     words = (m.Word("Good", 800, 1600, None), m.Word("day.", 2400, 4000, 0.5))
-    options = Options("", "", "verbose_json", words=True, segments=False, stream=False)
+    options = TranscriptionOptions("", "", "verbose_json", words=True, segments=False, stream=False)
     body = openai.verbose_body([final("Good day.", 0.0, 1.0, words)], 1.0, options)
     assert body["words"] == [{"word": "Good", "start": 0.05, "end": 0.1}, {"word": "day.", "start": 0.15, "end": 0.25}]
     assert "segments" not in body
 
 
 def test_words_without_times() -> None:
-    options = Options("", "", "verbose_json", words=True, segments=True, stream=False)
+    options = TranscriptionOptions("", "", "verbose_json", words=True, segments=True, stream=False)
     body = openai.verbose_body([final("ab cd", 1.0, 2.0)], 2.0, options)
     assert body["words"] == [{"word": "ab", "start": 1.0, "end": 1.5}, {"word": "cd", "start": 1.5, "end": 2.0}]
     assert len(body["segments"]) == 1

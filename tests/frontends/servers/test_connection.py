@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-from asr_frontends.codecs.native import PATH, NativeCodec
 
+from asr_dialects.native import PATH
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Request
+from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers import connection as module
-from asr_frontends.servers.connection import OUTBOX_BYTES_MAX, Connection, Receiver
+from asr_frontends.servers.connection import OUTBOX_BYTES_MAX, Conversation, Receiver
 from asr_proto import messages as m
 from asr_proto.errors import AsrError, BadRequest, LimitExceeded, ServiceError
 
@@ -68,12 +69,12 @@ class FakeFrontend:
     """Keeps what a connection does with its session."""
 
     def __init__(self) -> None:
-        self.listener: Connection | None = None
+        self.listener: Conversation | None = None
         self.refusal: AsrError | None = None
         self.events: list[tuple[str, e.ClientEvent]] = []
         self.failures: list[str] = []
 
-    def open(self, start: e.Start, listener: Connection) -> str:
+    def open(self, start: e.Start, listener: Conversation) -> str:
         if self.refusal is not None:
             raise self.refusal
         self.listener = listener
@@ -92,7 +93,7 @@ class Served:
     def __init__(self) -> None:
         self.transport, self.frontend = Transport(), FakeFrontend()
         codec = NativeCodec(Request(PATH))
-        self.connection = Connection(codec, cast(Frontend, self.frontend), self.transport)
+        self.connection = Conversation(codec, cast(Frontend, self.frontend), self.transport)
 
     def start(self) -> None:
         """The client starts its session, which gets its slot."""

@@ -15,7 +15,7 @@ from asr_dialects import amira as messages
 from asr_frontends import events as e
 from asr_frontends.dialects.amira import forms
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.connection import Conversation
 from asr_frontends.servers.rest import Places, read_body, transcribe, unless_gone
 from asr_frontends.servers.upload import decode
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
@@ -37,7 +37,7 @@ class AmiraLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class _BatchAudio:
     """A recording, ready to be decoded."""
 
     frames: Iterator[bytes]
@@ -59,7 +59,7 @@ class Amira:
             Route("/admin/reset-batch-count", self._reset, methods=["POST"]),
         ]
 
-    async def stream(self, connection: Connection) -> None:
+    async def stream(self, connection: Conversation) -> None:
         """Serve one accepted stream; one too many is refused in its dialect."""
         try:
             with self._streams.one():
@@ -77,7 +77,7 @@ class Amira:
         )
         return _json(forms.batch_body(transcription.text, transcription.samples, batch.opaque, schema))
 
-    async def _read(self, request: Request) -> _Batch:
+    async def _read(self, request: Request) -> _BatchAudio:
         """The audio by the content's type, and a WAV file also by its first bytes (decision 7). Raises PeerError."""
         kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
         if kind not in (RAW, JSON) and not kind.startswith(SOUND):
@@ -85,11 +85,11 @@ class Amira:
         body = await read_body(request, self._limits.request_bytes_max)
         if kind == JSON:
             parsed = await asyncio.to_thread(forms.parse_batch, body)
-            return _Batch(self._raw(parsed.pcm), parsed.opaque)
+            return _BatchAudio(self._raw(parsed.pcm), parsed.opaque)
         if kind.startswith(SOUND) or body.startswith(b"RIFF"):
             _, frames = await decode(body, self._limits.batch_audio_s_max)
-            return _Batch(frames)
-        return _Batch(self._raw(body))
+            return _BatchAudio(frames)
+        return _BatchAudio(self._raw(body))
 
     def _raw(self, pcm: bytes) -> Iterator[bytes]:
         forms.check_pcm(pcm)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from asr_frontends.audio import ogg_opus
 from asr_frontends.audio.wav_stream import ENCODINGS, Layout, SampleStream, WavHeader
-from asr_frontends.dialects.deepgram.options import OPUS, Options
+from asr_frontends.dialects.deepgram.options import OPUS, ListenOptions
 from asr_proto.errors import AudioError
 
 
 class AudioStream:
     """The client's audio, raw as the options say, or in the container that its first bytes name."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ListenOptions) -> None:
         self._options = options
         self._stream: SampleStream | ogg_opus.OggOpus | None = None
         self._header: WavHeader | None = None

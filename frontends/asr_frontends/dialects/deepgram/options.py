@@ -16,7 +16,7 @@ ENDPOINTING_MS_MAX = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ListenOptions:
     """What the query asks for. An empty encoding is found out from the audio; rate 0 was not given."""
 
     encoding: str = ""
@@ -29,14 +29,14 @@ class Options:
     vad_events: bool = False
 
 
-def parse_options(query: str) -> Options:
+def parse_options(query: str) -> ListenOptions:
     """Raises BadRequest. Any model is the default one; options that are not known are ignored."""
     given = dict(parse_qsl(query, keep_blank_values=True))
     if "callback" in given:
         raise BadRequest("callback is not supported: results are sent on this connection")
     if _boolean(given, "multichannel", False):
         raise BadRequest("multichannel is not supported: channels are mixed into one")
-    options = Options(
+    options = ListenOptions(
         _encoding(given),
         _integer(given, "sample_rate", RATE_MIN, RATE_MAX, 0),
         _integer(given, "channels", 1, CHANNELS_MAX, 1),

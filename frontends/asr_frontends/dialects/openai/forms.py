@@ -62,7 +62,7 @@ class BadParameter(BadRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class TranscriptionOptions:
     """What a request asks for, beside its file. An empty model means the default."""
 
     model: str
@@ -73,7 +73,7 @@ class Options:
     stream: bool
 
 
-def parse_options(fields: Iterable[tuple[str, str]], models: Sequence[str]) -> Options:
+def parse_options(fields: Iterable[tuple[str, str]], models: Sequence[str]) -> TranscriptionOptions:
     """The form's text fields. Raises BadParameter. `prompt` and unknown fields change nothing."""
     values = list(fields)
     single = dict(values)
@@ -87,7 +87,7 @@ def parse_options(fields: Iterable[tuple[str, str]], models: Sequence[str]) -> O
     stream = _choice(single, "stream", ("true", "false"), "false") == "true"
     if stream and response_format not in ("json", "text"):
         raise BadParameter("response_format", "a stream needs response_format json or text")
-    return Options(
+    return TranscriptionOptions(
         model=_model(single.get("model", ""), models),
         language=_language(single.get("language", "")),
         response_format=response_format,
@@ -153,7 +153,7 @@ def json_body(finals: Sequence[Final], duration_s: float) -> dict[str, Any]:
     return {"text": joined(finals), "usage": {"type": "duration", "seconds": duration_s}}
 
 
-def verbose_body(finals: Sequence[Final], duration_s: float, options: Options) -> dict[str, Any]:
+def verbose_body(finals: Sequence[Final], duration_s: float, options: TranscriptionOptions) -> dict[str, Any]:
     """`response_format=verbose_json`. A language that was not asked for is the default, en."""
     body = {
         "task": "transcribe",

@@ -40,7 +40,7 @@ class OpenAiLimits:
 class _Recording:
     """A request, ready to be transcribed."""
 
-    options: forms.Options
+    options: forms.TranscriptionOptions
     frames: Iterator[bytes]
 
     @property
@@ -119,7 +119,7 @@ class _OpenAi:
         return pool.models
 
 
-def _response(transcription: Transcription, options: forms.Options) -> Response:
+def _response(transcription: Transcription, options: forms.TranscriptionOptions) -> Response:
     match options.response_format:
         case "text":
             return PlainTextResponse(forms.joined(transcription.finals) + "\n")
