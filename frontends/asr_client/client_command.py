@@ -174,7 +174,7 @@ async def _speak(options: Options) -> Run:
         if options.print_partials:
             click.echo(text, err=options.as_json)
 
-    return await options.dialect.speak(
+    return await options.dialect.run_session(
         url, frames, options.speed, on_text, model=options.model, api_key=options.api_key
     )
 

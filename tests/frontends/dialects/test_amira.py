@@ -328,10 +328,10 @@ def test_opaque_is_given_back(opaque: Any) -> None:
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "the body is no JSON"),
-        (b"\xff", "the body is no JSON"),
-        (b"[" * 100_000, "the body is no JSON"),
-        (b"[]", "the body is no JSON object"),
+        (b"", "the body is not JSON"),
+        (b"\xff", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON"),
+        (b"[]", "the body is not a JSON object"),
         (b"{}", "audio_buffer is not a list of bytes"),
         (body(audio_buffer="AAAA"), "audio_buffer is not a list of bytes"),
         (body(audio_buffer=[0.0, 1.0]), "audio_buffer is not a list of bytes"),
@@ -343,11 +343,11 @@ def test_opaque_is_given_back(opaque: Any) -> None:
         (body(audio_buffer=[0, 0, 0]), "3 bytes are no whole number of 16-bit samples"),
         (body(audio_buffer=[0, 0], opaque="x" * 10_241), "opaque has more than 10240 bytes"),
         (body(audio_buffer=[0, 0], opaque=["x" * 10_237]), "opaque has more than 10240 bytes"),
-        (b'{"audio_buffer":[0,0],"opaque":NaN}', "opaque is no JSON"),
-        (b'{"audio_buffer":[0,0],"opaque":[1e999]}', "opaque is no JSON"),
-        (body(audio_buffer=[0, 0], description=1), "description is no string"),
-        (body(audio_buffer=[0, 0], model=[]), "model is no string"),
-        (body(audio_buffer=[0, 0], incremental="yes"), "incremental is no boolean"),
+        (b'{"audio_buffer":[0,0],"opaque":NaN}', "opaque cannot be written as JSON"),
+        (b'{"audio_buffer":[0,0],"opaque":[1e999]}', "opaque cannot be written as JSON"),
+        (body(audio_buffer=[0, 0], description=1), "description is not a string"),
+        (body(audio_buffer=[0, 0], model=[]), "model is not a string"),
+        (body(audio_buffer=[0, 0], incremental="yes"), "incremental is not a boolean"),
     ],
 )
 def test_refused_batches(content: bytes, message: str) -> None:

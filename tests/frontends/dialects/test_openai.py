@@ -119,7 +119,7 @@ def test_both_granularities() -> None:
         (
             [MODEL, ("include[]", "logprobs")],
             "include",
-            "include is not supported: the engines tell no log probabilities",
+            "include is not supported: the engines return no log probabilities",
             400,
             "bad_request",
         ),
