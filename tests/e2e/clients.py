@@ -65,26 +65,26 @@ class Native:
     """One conversation on `/v1/stream`, message by message. With `start=None` nothing is said at first."""
 
     def __init__(self, url: str, start: Message | None = {}, path: str = "/v1/stream") -> None:  # noqa: B006
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
         self.close_code: int | None = None
         self.close_reason = ""
         self._exits = ExitStack()
         self.socket = self._exits.enter_context(websocket(url + path))
         if start is not None:
-            self.say("start", **start)
+            self.send_message("start", **start)
 
     def ready(self) -> Message:
         """Wait until audio is being taken."""
         return self.until("ready")
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def send_message(self, kind: str, **fields: Any) -> None:
         self.socket.send(json.dumps({"type": kind, **fields}))
 
     def send(self, *frames: bytes) -> None:
         for frame in frames:
             self.socket.send(frame)
 
-    def hear(self, timeout_s: float = WAIT_S) -> Message | None:
+    def receive(self, timeout_s: float = WAIT_S) -> Message | None:
         """The next message, None when the server has closed. Raises TimeoutError."""
         try:
             message: Message = json.loads(self.socket.recv(timeout_s))
@@ -92,25 +92,25 @@ class Native:
             if error.rcvd is not None:
                 self.close_code, self.close_reason = error.rcvd.code, error.rcvd.reason
             return None
-        self.heard.append(message)
+        self.received.append(message)
         return message
 
     def until(self, kind: str) -> Message:
-        """The next message of this type; what comes before it is in `heard`."""
-        while (message := self.hear()) is not None:
+        """The next message of this type; what comes before it is in `received`."""
+        while (message := self.receive()) is not None:
             if message["type"] == kind:
                 return message
-        raise AssertionError(f"closed ({self.close_code} {self.close_reason}) before {kind!r}: {self.heard[-5:]}")
+        raise AssertionError(f"closed ({self.close_code} {self.close_reason}) before {kind!r}: {self.received[-5:]}")
 
     def rest(self) -> list[Message]:
-        """Everything heard, up to the server's close."""
-        while self.hear() is not None:
+        """Everything received, up to the server's close."""
+        while self.receive() is not None:
             pass
-        return self.heard
+        return self.received
 
     def stop(self) -> list[Message]:
-        """End the audio; everything heard."""
-        self.say("stop")
+        """End the audio; everything received."""
+        self.send_message("stop")
         return self.rest()
 
     @property
@@ -118,15 +118,15 @@ class Native:
         return " ".join(final["text"] for final in self.of("final"))
 
     def of(self, kind: str) -> list[Message]:
-        return [message for message in self.heard if message["type"] == kind]
+        return [message for message in self.received if message["type"] == kind]
 
     def error(self) -> Message:
         """The one error that ended the session, after the server has closed."""
         self.rest()
-        assert self.heard, (self.close_code, self.close_reason)
-        assert self.heard[-1]["type"] == "error", self.heard[-3:]
+        assert self.received, (self.close_code, self.close_reason)
+        assert self.received[-1]["type"] == "error", self.received[-3:]
         assert not self.of("end")
-        return self.heard[-1]
+        return self.received[-1]
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +147,7 @@ class Caiman:
     """One conversation on `/asr/v0.1/stream` with the package `websockets`."""
 
     def __init__(self, url: str, path: str = CAIMAN, **options: Any) -> None:
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
         self.close_code: int | None = None
         self.close_reason = ""
         self._exits = ExitStack()
@@ -157,29 +157,29 @@ class Caiman:
         for frame in frames:
             self.socket.send(frame)
 
-    def hear(self, timeout_s: float = WAIT_S) -> Message | None:
+    def receive(self, timeout_s: float = WAIT_S) -> Message | None:
         """The next response, None when the server has closed."""
         try:
-            self.heard.append(json.loads(self.socket.recv(timeout_s)))
+            self.received.append(json.loads(self.socket.recv(timeout_s)))
         except ConnectionClosed as error:
             if error.rcvd is not None:
                 self.close_code, self.close_reason = error.rcvd.code, error.rcvd.reason
             return None
-        return self.heard[-1]
+        return self.received[-1]
 
     def end(self) -> list[Message]:
-        """Say that the audio has ended; everything heard up to the server's close."""
+        """Say that the audio has ended; everything received up to the server's close."""
         self.send(b"")
         return self.rest()
 
     def rest(self) -> list[Message]:
-        while self.hear() is not None:
+        while self.receive() is not None:
             pass
-        return self.heard
+        return self.received
 
     @property
     def text(self) -> str:
-        return said(self.heard)
+        return transcript_of(self.received)
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +188,7 @@ class Caiman:
         self._exits.close()
 
 
-def said(responses: Sequence[Message]) -> str:
+def transcript_of(responses: Sequence[Message]) -> str:
     """CAIMAN-ASR's whole text: the concatenation of all transcripts, as they are."""
     return "".join(alternative["transcript"] for response in responses for alternative in response["alternatives"])
 
@@ -220,7 +220,7 @@ class RawClient:
         port: int = self.socket.getsockname()[1]
         return port
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def send_message(self, kind: str, **fields: Any) -> None:
         self._frame(1, json.dumps({"type": kind, **fields}).encode())
 
     def send(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Golden conversations with real processes: recorded ones, replayed by a client. What is heard must be what was heard.
+"""Golden conversations with real processes: a client replays the recordings and must receive the recorded messages.
 
 A recording in tests/golden/live/ is one JSON object a line:
 
@@ -14,7 +14,7 @@ A recording in tests/golden/live/ is one JSON object a line:
     {"server_close": [code, reason]}                      no code: a data channel has none
 
 The service is a broker, a worker with the fake engine, whose text is a checksum of the audio, and a frontend. The
-client sends as fast as it can, so what depends on timing is left out (see `normalized` and `_Heard`):
+client sends as fast as it can, so what depends on timing is left out (see `normalized` and `_Recording`):
 
 - ids, times of day and `seq` (which counts partials) are replaced by their names in angle brackets;
 - acks are dropped;
@@ -78,20 +78,20 @@ def needs_webrtc(recording: list[Line]) -> bool:
 
 async def replay(url: str, recording: list[Line]) -> list[Line]:
     """The same conversation with what the server at `url` (ws://HOST:PORT) says now."""
-    heard = _Heard()
+    received = _Recording()
     script = iter([line for line in recording if not line.keys() & ANSWERS])
     for line in script:
-        heard.lines.append(line)
+        received.lines.append(line)
         if "request" in line:
             break
     try:
         async with _open(url, line["request"]) as (channel, subprotocol):
             if subprotocol is not None:
-                heard.lines.append({"server_accepts": {"subprotocol": subprotocol}})
-            await _converse(channel, script, heard)
+                received.lines.append({"server_accepts": {"subprotocol": subprotocol}})
+            await _converse(channel, script, received)
     except InvalidStatus as refused:
-        heard.lines.append({"server_refuses": [refused.response.status_code, _body(refused.response.body)]})
-    return heard.lines
+        received.lines.append({"server_refuses": [refused.response.status_code, _body(refused.response.body)]})
+    return received.lines
 
 
 @asynccontextmanager
@@ -109,31 +109,31 @@ async def _open(url: str, request: Line) -> AsyncIterator[tuple[Channel, str | N
         yield WebSocketChannel(websocket), websocket.subprotocol
 
 
-async def _converse(channel: Channel, script: Iterator[Line], heard: _Heard) -> None:
+async def _converse(channel: Channel, script: Iterator[Line], received: _Recording) -> None:
     """Up to a close. A client whose server has gone says the rest to nobody."""
     for line in script:
-        heard.lines.append(line)
+        received.lines.append(line)
         if "client_close" in line:
             return
         if "wait" in line:
-            await _listen(channel, heard, line["wait"])
+            await _listen(channel, received, line["wait"])
         else:
             with suppress(Closed):
                 for frame in _frames(line):
                     await channel.send(frame)
-    await _listen(channel, heard, None)
+    await _listen(channel, received, None)
 
 
-async def _listen(channel: Channel, heard: _Heard, fields: Line | None) -> None:
+async def _listen(channel: Channel, received: _Recording, fields: Line | None) -> None:
     """Up to a message with these fields, or the server's close."""
-    while not heard.closed:
+    while not received.closed:
         try:
             message: Line = json.loads(await asyncio.wait_for(channel.receive(), WAIT_S))
         except Closed as closed:
-            heard.closed = True
-            heard.lines.append({"server_close": [closed.code, closed.reason]})
+            received.closed = True
+            received.lines.append({"server_close": [closed.code, closed.reason]})
             return
-        heard.hear(message)
+        received.receive(message)
         if fields is not None and all(message.get(name) == value for name, value in fields.items()):
             return
 
@@ -152,14 +152,14 @@ def noise(seed: int, samples: int) -> bytes:
     return hashlib.shake_256(str(seed).encode()).digest(2 * samples)
 
 
-class _Heard:
+class _Recording:
     """The conversation as it is written down."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
         self.closed = False
 
-    def hear(self, message: Line) -> None:
+    def receive(self, message: Line) -> None:
         said = normalized(message)
         if said is None:
             return

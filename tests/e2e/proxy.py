@@ -24,7 +24,7 @@ class Link:
             thread.start()
 
     def mute(self) -> None:
-        """The client hears nothing from here on."""
+        """The client receives nothing from here on."""
         self._may_answer.clear()
 
     def cut(self) -> None:

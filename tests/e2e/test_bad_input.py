@@ -1,4 +1,4 @@
-"""What clients do wrong, and what happens to them: each hears why, nobody else notices, and no slot stays taken.
+"""What clients do wrong, and what happens to them: each receives why, nobody else notices, and no slot stays taken.
 
 In every test a bystander is in the middle of a session on the same service.
 """
@@ -55,7 +55,7 @@ def silent(_fake_pool: Pool) -> Iterator[tuple[float, Any]]:
 def answer(client: Native, marker: str) -> float:
     """How long a flush of an undisturbed session takes, in seconds."""
     started = time.monotonic()
-    client.say("flush", marker=marker)
+    client.send_message("flush", marker=marker)
     assert client.until("flushed")["marker"] == marker
     return time.monotonic() - started
 
@@ -123,7 +123,7 @@ def test_text_that_is_not_utf_8_and_frames_that_are_none(fake: Pool) -> None:
     """The WebSocket protocol's own errors have its own codes."""
     for head, payload, code in ((0x81, b'{"type":"\xff"}', 1007), (0x83, b"reserved", 1002), (0xC2, b"rsv1", 1002)):
         with RawClient(fake.port) as client:
-            client.say("start")
+            client.send_message("start")
             client.socket.sendall(bytes([head, 0x80 | len(payload)]) + bytes(4) + payload)
             closes = [payload for opcode, payload in client.frames() if opcode == 8]
             assert int.from_bytes(closes[0][:2]) == code
@@ -152,8 +152,8 @@ def test_before_start(fake: Pool, message: str | bytes) -> None:
 
 def test_a_keepalive_before_start_does_no_harm(fake: Pool) -> None:
     with Native(fake.url, start=None) as client:
-        client.say("keepalive")
-        client.say("start")
+        client.send_message("keepalive")
+        client.send_message("start")
         client.stop()
     assert client.close_code == 1000
 
@@ -162,7 +162,7 @@ def test_a_second_start(fake: Pool) -> None:
     with Native(fake.url) as client:
         client.ready()
         client.send(noise(0.5))
-        client.say("start")
+        client.send_message("start")
         assert client.error()["code"] == "out-of-order"
     assert client.close_code == 4400
 
@@ -172,7 +172,7 @@ def test_after_stop(fake: Pool, message: str | bytes) -> None:
     with Native(fake.url, {"partials": False}) as client:
         client.ready()
         client.send(noise(9.0))  # so that the end is some steps away
-        client.say("stop")
+        client.send_message("stop")
         client.socket.send(message)
         assert client.error()["code"] == "out-of-order"
     assert client.close_code == 4400
@@ -208,7 +208,7 @@ def test_requests_that_cannot_be_met(fake: Pool, start: dict[str, Any], code: st
     assert error["code"] == code
     assert error["message"]
     assert "retry_after_s" not in error
-    assert [message["type"] for message in client.heard] == ["error"]
+    assert [message["type"] for message in client.received] == ["error"]
     assert client.close_code == 4400
 
 
@@ -289,7 +289,7 @@ class Chatterbox(threading.Thread):
                 else:
                     for _ in range(8):
                         self._client.send(audio[:64])
-                        self._client.say("flush", marker="m" * 256)
+                        self._client.send_message("flush", marker="m" * 256)
 
 
 def connections(pool: Pool, client_port: int) -> int:
@@ -303,7 +303,7 @@ def test_a_client_that_never_reads(fake: Pool, bystander: Native, path: str) -> 
     """It loses its session, and later its connection; somebody else waits no longer than ever."""
     with RawClient(fake.port, path) as deaf:
         if path == "/v1/stream":
-            deaf.say("start", partials=False)
+            deaf.send_message("start", partials=False)
         fake.wait_sessions(2)
         talking = Chatterbox(deaf, path != "/v1/stream")
         delays: list[float] = []
@@ -323,7 +323,7 @@ def test_a_client_that_never_reads(fake: Pool, bystander: Native, path: str) -> 
 def test_a_client_that_reads_too_late_is_told_why(fake: Pool, path: str) -> None:
     with RawClient(fake.port, path) as slow:
         if path == "/v1/stream":
-            slow.say("start", partials=False)
+            slow.send_message("start", partials=False)
         fake.wait_sessions(2)
         talking = Chatterbox(slow, path != "/v1/stream")
         fake.wait_sessions(1)
@@ -345,14 +345,14 @@ def test_a_client_that_reads_too_late_is_told_why(fake: Pool, path: str) -> None
 def test_a_client_that_vanishes_frees_its_slot(fake: Pool, when: str, how: str) -> None:
     client = RawClient(fake.port, "/asr/v0.1/stream" if when == "caiman" else "/v1/stream")
     if when not in ("connected", "caiman"):
-        client.say("start")
+        client.send_message("start")
     if when == "caiman":
         fake.wait_sessions(2)
     if when in ("speaking", "ahead", "stopped", "caiman"):
         for frame in cut(noise(60.0 if when == "ahead" else 2.0), 32_000):
             client.send(frame)
     if when == "stopped":
-        client.say("stop")
+        client.send_message("stop")
     if how == "reset":
         client.vanish()
     else:
@@ -365,12 +365,12 @@ def test_a_worker_that_is_behind_lets_go_of_a_client_that_has_gone() -> None:
     worker = ["--engine=fake", "--step-ms=300", "--slots=1"]
     with Pool(workers=[worker], frontend=["--credit-s=2"], broker=["--grace-s=0.3"]) as pool:
         client = RawClient(pool.port, timeout_s=1.0)
-        client.say("start")
+        client.send_message("start")
         pool.wait_sessions(1)
         client.send(noise(20.0))  # 333 steps: a hundred seconds of work
         client.vanish()
         pool.wait_sessions(0)
-        pool.wait_ready()  # the frontend hears of it with the next heartbeat
+        pool.wait_ready()  # the frontend receives of it with the next heartbeat
 
 
 # ---- A service that is full, or not there ----

@@ -1,4 +1,4 @@
-"""The engine `card` through real processes, on the simulator: what clients hear, and what a failing card does."""
+"""The engine `card` through real processes, on the simulator: what clients receive, and what a failing card does."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def expected(model: Path, pcm: bytes, *, resets: bool = True) -> str:
     return letters(recognised(model, to_int16(pcm), resets=resets))
 
 
-# ---- What clients hear ----
+# ---- What clients receive ----
 
 
 def test_a_client_in_lock_step(pool: Pool, model: Path) -> None:
@@ -68,12 +68,12 @@ def test_a_client_in_lock_step(pool: Pool, model: Path) -> None:
     with Caiman(pool.url) as client:
         for number, frame in enumerate(frames, 1):
             client.send(frame)
-            client.hear()
-            assert len(client.heard) == number
+            client.receive()
+            assert len(client.received) == number
         client.end()
     assert letters(client.text) == expected(model, PCM)
     assert client.close_code == 1000
-    assert all(not response["is_provisional"] for response in client.heard)
+    assert all(not response["is_provisional"] for response in client.received)
 
 
 def test_finals_have_words(pool: Pool, model: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_card_s_own_capacity(model: Path, option: str, sessions: int) -> Non
             for client in clients:
                 client.send(PCM[:FRAME])
             for client in clients:
-                assert client.hear() is not None
+                assert client.receive() is not None
             assert pool.sessions() == sessions
             with Caiman(pool.url) as refused:
                 assert not refused.rest()
@@ -116,7 +116,7 @@ def test_the_card_s_own_capacity(model: Path, option: str, sessions: int) -> Non
                 assert client.close_code == 1000
         with Caiman(pool.url) as late:
             late.send(PCM[:FRAME])
-            assert late.hear() is not None
+            assert late.receive() is not None
             late.end()
 
 

@@ -212,7 +212,7 @@ def test_a_worker_s_own_key_is_replaced_in_its_place(pool: Pool, keys: Keyring) 
 def moved(client: Native) -> bool:
     """Whether the session has been told so, after a moment of listening."""
     with suppress(TimeoutError):
-        client.hear(0.1)
+        client.receive(0.1)
     return bool(client.of("migrating"))
 
 

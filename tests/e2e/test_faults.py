@@ -78,7 +78,7 @@ def test_a_session_runs_on_when_its_worker_is_killed(pair: Serve) -> None:
         client.send(*cut(pcm[112_000:], 640))
         client.stop()
     assert client.text == expected(pcm)
-    assert client.heard[-1] == {"type": "end", "reason": "stopped"}
+    assert client.received[-1] == {"type": "end", "reason": "stopped"}
     finals_in_order(client)
     after = pair.wait_replaced(victim, before)
     assert {name for name in before if before[name] != after[name]} == {victim}
@@ -92,7 +92,7 @@ def test_a_session_waits_for_the_only_worker_to_come_back(single: Serve) -> None
         client.until("final")
         before = single.kill("worker-1")
         client.until("migrating")
-        client.say("flush", marker="across")
+        client.send_message("flush", marker="across")
         client.send(*cut(second, 640))
         client.stop()
     assert client.text == f"{expected(first)} {expected(second)}"
@@ -159,14 +159,14 @@ def test_the_other_dialect_survives_too(pair: Serve) -> None:
     with Caiman(pair.url) as client:
         client.send(*cut(pcm[:96_000], 1920))
         for _ in range(50):
-            client.hear()
+            client.receive()
         victim = busy_worker(pair)
         before = pair.kill(victim)
         client.send(*cut(pcm[96_000:], 1920))
         client.end()
     assert client.text == expected(pcm)
     assert client.close_code == 1000
-    assert [round(response["start"] / 0.06) for response in client.heard] == list(range(len(client.heard)))
+    assert [round(response["start"] / 0.06) for response in client.received] == list(range(len(client.received)))
     pair.wait_replaced(victim, before)
 
 

@@ -105,8 +105,8 @@ def _speak(client: Native, pcm: Pcm16) -> None:
         client.stop()
 
 
-def wer(heard: Sequence[str]) -> float:
-    rate: float = jiwer.wer([clip["text"] for clip in CLIPS], list(heard))
+def wer(received: Sequence[str]) -> float:
+    rate: float = jiwer.wer([clip["text"] for clip in CLIPS], list(received))
     return rate
 
 

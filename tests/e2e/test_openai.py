@@ -48,7 +48,7 @@ def wav(pcm: bytes) -> tuple[str, bytes]:
     return "audio.wav", content.getvalue()
 
 
-def said(text: str) -> set[str]:
+def words_in(text: str) -> set[str]:
     return set("".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").split())
 
 
@@ -252,7 +252,7 @@ def test_speech(listener: openai.OpenAI, stream: bool) -> None:
         text = events[-1].text
     else:
         text = listener.audio.transcriptions.create(model="whisper-1", file=SPEECH).text
-    assert said(text) & WORDS
+    assert words_in(text) & WORDS
 
 
 def test_an_mp3_with_words(listener: openai.OpenAI) -> None:

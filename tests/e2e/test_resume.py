@@ -88,7 +88,7 @@ def test_a_connection_that_is_cut_again_and_again(proxy: Proxy) -> None:
 
 
 def test_finals_and_answers_that_were_under_way_come_once(proxy: Proxy) -> None:
-    """The client hears nothing of what the service says of its audio, until it has another connection."""
+    """The client receives nothing of what the service says of its audio, until it has another connection."""
     first, second = noise(3.3, seed=43), noise(2.6, seed=44)
     with asr_client.connect_sync(proxy.url) as session:
         talk = Talk(session)
@@ -119,7 +119,7 @@ def test_a_connection_that_is_cut_after_stop_while_the_service_still_works() -> 
 
 
 def test_a_connection_that_is_cut_after_the_service_has_ended_the_session(fake: Pool, proxy: Proxy) -> None:
-    """Nothing is left to resume: what was not heard of is done again."""
+    """Nothing is left to resume: what was not received of is done again."""
     pcm = noise(3.2, seed=46)
     with asr_client.connect_sync(proxy.url) as session:
         talk = Talk(session)

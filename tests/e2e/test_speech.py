@@ -68,7 +68,7 @@ def test_speakers_at_once_do_not_disturb_each_other(speech: Pool) -> None:
             for client, own in zip(clients, frames, strict=True):
                 client.send(*own[turn : turn + 1])
         for client in clients:
-            client.say("stop")
+            client.send_message("stop")
         for client in clients:
             client.rest()
     finally:
@@ -92,15 +92,15 @@ def test_every_clip_through_the_command(speech: Pool) -> None:
     files = [DATA / clip["path"] for clip in CLIPS]
     result = asr("transcribe", "--url", speech.url, "--json", "--no-partials", "--concurrency", 2, *files)
     assert (result.returncode, result.stderr) == (0, "")
-    heard = {Path(answer["file"]).name: answer for answer in map(json.loads, result.stdout.splitlines())}
-    assert heard.keys() == {clip["path"] for clip in CLIPS}
-    pairs = {clip["path"]: (clip["text"], heard[clip["path"]]["text"]) for clip in CLIPS}
+    received = {Path(answer["file"]).name: answer for answer in map(json.loads, result.stdout.splitlines())}
+    assert received.keys() == {clip["path"] for clip in CLIPS}
+    pairs = {clip["path"]: (clip["text"], received[clip["path"]]["text"]) for clip in CLIPS}
     rates = {name: wer([pair]) for name, pair in pairs.items()}
     worst = {name: (rate, *pairs[name]) for name, rate in rates.items() if rate > WER_MAX}
     assert not worst
     assert wer(list(pairs.values())) <= WER_TOTAL_MAX
     for clip in CLIPS:
-        answer = heard[clip["path"]]
+        answer = received[clip["path"]]
         assert answer["duration_s"] == pytest.approx(clip["duration_s"], abs=0.1)
         assert (answer["engine"], answer["language"]) == ("moonshine", "en")
 

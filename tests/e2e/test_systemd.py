@@ -1,4 +1,4 @@
-"""What the processes say to systemd, heard on real notification sockets, as a unit of Type=notify would be heard."""
+"""The messages of the processes to systemd (units of Type=notify), received on real notification sockets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Systemd:
     """One notification socket and all that was said on it."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self._said = threading.Condition()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("")  # the kernel picks an abstract name
@@ -48,13 +48,13 @@ class Systemd:
 
     def feeds(self) -> int:
         with self._said:
-            return self.heard.count("WATCHDOG=1")
+            return self.received.count("WATCHDOG=1")
 
     def wait_for(self, line: str, count: int = 1) -> None:
         """Until the line was said so often."""
         with self._said:
-            said = self._said.wait_for(lambda: self.heard.count(line) >= count, WAIT_S)
-            assert said, f"{line!r} was not said {count} times: {self.heard}"
+            said = self._said.wait_for(lambda: self.received.count(line) >= count, WAIT_S)
+            assert said, f"{line!r} was not said {count} times: {self.received}"
 
     def wait_for_feeds(self, more: int) -> None:
         self.wait_for("WATCHDOG=1", self.feeds() + more)
@@ -62,7 +62,7 @@ class Systemd:
     def _read(self) -> None:
         while message := self._socket.recv(4096):
             with self._said:
-                self.heard += message.decode().split("\n")
+                self.received += message.decode().split("\n")
                 self._said.notify_all()
 
     def close(self) -> None:
@@ -121,8 +121,8 @@ def test_ready_fed_and_stopping(units: Units) -> None:
         assert program.wait() == 0, units.story()
         systemd = units.systemd[program.name]
         systemd.wait_for("STOPPING=1")
-        assert systemd.heard.count("READY=1") == 1
-    assert "STATUS=draining 0 sessions" in units.systemd["worker"].heard
+        assert systemd.received.count("READY=1") == 1
+    assert "STATUS=draining 0 sessions" in units.systemd["worker"].received
 
 
 def test_a_worker_without_a_broker_is_ready_and_says_so() -> None:
@@ -133,7 +133,7 @@ def test_a_worker_without_a_broker_is_ready_and_says_so() -> None:
         systemd.wait_for_feeds(3)
         service.start("broker")
         systemd.wait_for("STATUS=registered with a broker")
-        assert systemd.heard.count("READY=1") == 1
+        assert systemd.received.count("READY=1") == 1
 
 
 def test_a_worker_that_outlives_its_broker_says_so(units: Units) -> None:
@@ -150,7 +150,7 @@ def test_a_busy_engine_feeds_the_watchdog() -> None:
         client.until("partial")
         units.systemd["worker"].wait_for_feeds(3)
         with suppress(TimeoutError):
-            while client.hear(0):
+            while client.receive(0):
                 pass
         assert not client.of("final")
 

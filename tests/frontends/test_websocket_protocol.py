@@ -50,7 +50,7 @@ def close(code: int, reason: str = "") -> bytes:
 
 
 class Socket(asyncio.Transport):
-    """Remembers what the connection does with it."""
+    """Records the calls of the connection."""
 
     def __init__(self, *, tls: bool = False) -> None:
         super().__init__({"peername": ("192.0.2.7", 4711), "sockname": ("192.0.2.1", 80)})
@@ -249,7 +249,7 @@ async def test_a_head_that_the_library_cannot_read() -> None:
 @in_loop
 async def test_an_answer_of_another_kind() -> None:
     peer = await asked()
-    with pytest.raises(RuntimeError, match=r"websocket\.send is no answer"):
+    with pytest.raises(RuntimeError, match=r"websocket\.send cannot answer"):
         await peer.send({"type": "websocket.send", "text": "x"})
 
 
@@ -326,7 +326,7 @@ async def test_messages_in_any_pieces() -> None:
 
 @in_loop
 async def test_a_paused_conversation() -> None:
-    """Receives nothing, in whatever frames its messages come, and the socket is not read."""
+    """During a pause no message is received, in frames of any kind, and the socket is not read."""
     peer = await opened()
     peer.pause_after = 1
     peer.websocket.data_received(text(b"1") + text(b"2", fin=False) + wire(Opcode.CONT, b"2") + text(b"3"))

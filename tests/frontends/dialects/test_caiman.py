@@ -266,7 +266,7 @@ def test_the_subprotocol(offered: tuple[str, ...], echoed: str | None) -> None:
 
 
 def test_the_connection_starts_the_session() -> None:
-    """CAI-26: progress is wanted for every 60 ms, of what was taken too; partials only where they grow."""
+    """CAI-26: progress is requested every 60 ms, also of received audio; partials only from text that grows."""
     assert codec().opening() == [e.Start(partials=False, appends=True, progress_samples=960, progress_taken=True)]
 
 
@@ -274,15 +274,22 @@ def partial(text: str) -> m.Partial:
     return m.Partial(1, 0, text, 0, 1)
 
 
-def test_text_that_only_grows_is_said_as_it_grows() -> None:
-    """CAI-26, CAI-27: also in the middle of a word, and once, whatever a move says again."""
+def test_text_that_only_grows_is_sent_as_it_grows() -> None:
+    """CAI-26, CAI-27: also in the middle of a word, and only once, even if a move repeats it."""
     it = listening()
-    said = [partial("ze"), partial("zero o"), partial("ze"), partial("zero"), partial("zero one"), final("zero one")]
-    heard = []
-    for number, event in enumerate([*said, partial("two"), final("two")], 1):
+    hypotheses = [
+        partial("ze"),
+        partial("zero o"),
+        partial("ze"),
+        partial("zero"),
+        partial("zero one"),
+        final("zero one"),
+    ]
+    received = []
+    for number, event in enumerate([*hypotheses, partial("two"), final("two")], 1):
         it.send(event)
-        heard.append(transcript(it.send(done(number * FRAME_SAMPLES))))
-    assert heard == ["ze", "ro o", "", "", "ne", "", " two", ""]
+        received.append(transcript(it.send(done(number * FRAME_SAMPLES))))
+    assert received == ["ze", "ro o", "", "", "ne", "", " two", ""]
 
 
 def test_nothing_is_missing_behind_what_was_taken_back() -> None:
@@ -395,8 +402,8 @@ def test_increments() -> None:
         for text in texts:
             assert it.send(final(text)) == []
         frames += it.send(done(turn * FRAME_SAMPLES))
-    said = [response["alternatives"][0]["transcript"] for response in responses(frames)]
-    assert said == ["One,", "", " two, three.", "", " Four."]
+    texts = [response["alternatives"][0]["transcript"] for response in responses(frames)]
+    assert texts == ["One,", "", " two, three.", "", " Four."]
 
 
 @pytest.mark.parametrize(
@@ -528,7 +535,7 @@ def test_a_move_to_another_worker_repeats_no_response() -> None:
 @settings(max_examples=100)
 @given(frames=st.lists(st.text() | st.binary(max_size=10), max_size=8))
 def test_anything_a_client_sends_raises_only_peer_errors(frames: list[str | bytes]) -> None:
-    """CAI-20: and every error can be said."""
+    """CAI-20: every error can be sent."""
     it = listening()
     for frame in frames:
         try:

@@ -32,7 +32,7 @@ FINALS = [final("The birch canoe.", 0.5, 2.5), final("", 2.5, 3.0), final("Slid 
 # ---- Requests ----
 
 
-def test_the_least_a_request_says() -> None:
+def test_the_shortest_request() -> None:
     assert parse_options([MODEL], MODELS) == OPTIONS
 
 
@@ -170,7 +170,7 @@ def test_vtt() -> None:
     )
 
 
-def test_nothing_was_said() -> None:
+def test_silence() -> None:
     assert openai.srt([]) == ""
     assert openai.vtt([]) == "WEBVTT\n\n"
     assert openai.json_body([], 0.0)["text"] == ""
@@ -222,7 +222,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @given(st.lists(st.tuples(TEXTS, st.integers(0, 10**9), st.integers(0, 10**6)), max_size=5))
 def test_subtitles_are_well_formed(spoken: list[tuple[str, int, int]]) -> None:
-    """Whatever the text, blocks are told apart by empty lines, and nothing of it is taken for a time."""
+    """With any text, empty lines separate the blocks, and no part of the text is taken for a time."""
     finals = [m.Final(1, 0, t, s, s + n, "silence", None, None, m.Commit(0, 1, b"")) for t, s, n in spoken]
     shown = [" ".join(final.text.split()) for final in finals if final.text.strip()]
     blocks = openai.vtt(finals).removeprefix("WEBVTT\n\n").split("\n\n")[:-1]
@@ -274,7 +274,7 @@ def test_every_error(slug: str, status: int, kind: str, param: str | None, code:
     assert openai.body_of(event) == {"error": {"message": "why", "type": kind, "param": param, "code": code}}
 
 
-def test_a_file_that_is_no_audio_says_what_would_be() -> None:
+def test_the_error_for_a_file_without_audio_names_the_readable_formats() -> None:
     message = openai.body_of(e.Error("bad-audio", "it is empty"))["error"]["message"]
     assert message == (
         "the file cannot be transcribed: it is empty "
