@@ -332,7 +332,7 @@ PREFLIGHT = {"origin": "https://here.example", "access-control-request-method": 
 
 
 def test_a_preflight_request_of_an_allowed_origin_needs_no_key(tmp_path: Path) -> None:
-    """Browsers send CORS preflight requests without headers of their own."""
+    """Browsers send CORS preflight requests without credentials."""
 
     async def test(service: Service) -> None:
         answer = await service.get("/toys", "OPTIONS", PREFLIGHT)
