@@ -30,13 +30,13 @@ Message = dict[str, Any]
 
 
 def noise(seconds: float, seed: int = 0, rate: int = 16000) -> bytes:
-    """PCM16LE that never repeats, so that any change of it changes the fake engine's words."""
+    """PCM16LE that never repeats, so that each changed sample changes the fake engine's words."""
     samples = np.random.default_rng(seed).integers(-9000, 9000, int(seconds * rate), dtype=np.int16)
     return samples.astype("<i2").tobytes()
 
 
 def expected(pcm: bytes) -> str:
-    """What the fake engine makes of 16 kHz samples without a flush before their end."""
+    """The fake engine's text of 16 kHz samples without a flush before their end."""
     return transcript(to_int16(pcm))
 
 
@@ -54,7 +54,7 @@ def cut(pcm: bytes, size: int) -> list[bytes]:
 
 
 def websocket(url: str, **options: Any) -> AbstractContextManager[ClientConnection]:
-    """A connection as a plain client has it."""
+    """A connection with the settings of a plain client."""
     timeouts = {"open_timeout": WAIT_S, "close_timeout": 2}
     connection: AbstractContextManager[ClientConnection]
     connection = connect(url, compression=None, ping_interval=None, **timeouts, **options)
@@ -62,7 +62,7 @@ def websocket(url: str, **options: Any) -> AbstractContextManager[ClientConnecti
 
 
 class Native:
-    """One conversation on `/v1/stream`, message by message. With `start=None` nothing is said at first."""
+    """One conversation on `/v1/stream`, message by message. With `start=None` no start is sent."""
 
     def __init__(self, url: str, start: Message | None = {}, path: str = "/v1/stream") -> None:  # noqa: B006
         self.received: list[Message] = []
@@ -74,7 +74,7 @@ class Native:
             self.send_message("start", **start)
 
     def ready(self) -> Message:
-        """Wait until audio is being taken."""
+        """Wait until the server accepts audio."""
         return self.until("ready")
 
     def send_message(self, kind: str, **fields: Any) -> None:
@@ -96,20 +96,20 @@ class Native:
         return message
 
     def until(self, kind: str) -> Message:
-        """The next message of this type; what comes before it is in `received`."""
+        """The next message of this type; earlier messages are in `received`."""
         while (message := self.receive()) is not None:
             if message["type"] == kind:
                 return message
         raise AssertionError(f"closed ({self.close_code} {self.close_reason}) before {kind!r}: {self.received[-5:]}")
 
     def rest(self) -> list[Message]:
-        """Everything received, up to the server's close."""
+        """All messages up to the server's close."""
         while self.receive() is not None:
             pass
         return self.received
 
     def stop(self) -> list[Message]:
-        """End the audio; everything received."""
+        """End the audio; returns all messages up to the server's close."""
         self.send_message("stop")
         return self.rest()
 
@@ -121,7 +121,7 @@ class Native:
         return [message for message in self.received if message["type"] == kind]
 
     def error(self) -> Message:
-        """The one error that ended the session, after the server has closed."""
+        """The error that ended the session. Waits for the server's close."""
         self.rest()
         assert self.received, (self.close_code, self.close_reason)
         assert self.received[-1]["type"] == "error", self.received[-3:]
@@ -168,7 +168,7 @@ class Caiman:
         return self.received[-1]
 
     def end(self) -> list[Message]:
-        """Say that the audio has ended; everything received up to the server's close."""
+        """End the audio; returns all responses up to the server's close."""
         self.send(b"")
         return self.rest()
 
@@ -189,7 +189,7 @@ class Caiman:
 
 
 def transcript_of(responses: Sequence[Message]) -> str:
-    """CAIMAN-ASR's whole text: the concatenation of all transcripts, as they are."""
+    """CAIMAN-ASR's whole text: the concatenation of all transcripts."""
     return "".join(alternative["transcript"] for response in responses for alternative in response["alternatives"])
 
 
@@ -197,7 +197,7 @@ def transcript_of(responses: Sequence[Message]) -> str:
 
 
 class RawClient:
-    """A WebSocket client that reads only when asked to, and can vanish."""
+    """A WebSocket client that reads only on request, and can vanish."""
 
     def __init__(self, port: int, path: str = "/v1/stream", *, timeout_s: float = WAIT_S) -> None:
         self.socket = socket.socket()
@@ -232,7 +232,7 @@ class RawClient:
         self.socket.close()
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """(opcode, payload) of everything that still comes, up to a close frame or the end of the connection."""
+        """(opcode, payload) of all further frames, up to a close frame or the end of the connection."""
         while True:
             head = self._take(2)
             if len(head) < 2:
@@ -283,7 +283,7 @@ class RawClient:
 
 
 def paced(frames: Sequence[bytes], frame_s: float) -> Iterator[bytes]:
-    """The frames as fast as they are spoken."""
+    """The frames at the speed of speech."""
     start = time.monotonic()
     for number, frame in enumerate(frames, 1):
         time.sleep(max(0.0, start + number * frame_s - time.monotonic()))

@@ -1,4 +1,4 @@
-"""AMIRA's WebSocket and REST sides through real processes. Each test names the entry of the inventory it proves."""
+"""AMIRA's WebSocket and REST routes through real processes. Each test names the entry of the inventory it proves."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_stream_in_the_form_of_the_code(fake: Pool) -> None:
     ],
 )
 def test_a_refused_frame(fake: Pool, frame: bytes, message: str) -> None:
-    """AMI-28: said in the dialect, then closed."""
+    """AMI-28: an error message in the dialect, then the close."""
     with websocket(fake.url + STREAM) as socket:
         socket.send("text is ignored")
         socket.send(frame)
@@ -123,7 +123,7 @@ def test_too_many_messages(fake: Pool) -> None:
 
 
 def test_too_many_streams(fake: Pool) -> None:
-    """AMI-13: the eleventh receives why; a place that was given back can be taken."""
+    """AMI-13: the eleventh receives the reason; a returned place can be taken again."""
     with ExitStack() as exits:
         sockets = [exits.enter_context(websocket(fake.url + STREAM)) for _ in range(10)]
         fake.wait_sessions(10)
@@ -271,20 +271,20 @@ def test_detailed_health(fake: Pool) -> None:
 
 
 def test_detailed_health_without_a_worker() -> None:
-    """AMI-02: 503 says that something is missing."""
+    """AMI-02: 503 when something is missing."""
     with Pool(workers=[]) as pool:
         status, body = pool.get("/health/detailed")
         assert (status, json.loads(body)["status"]) == (503, "unhealthy")
 
 
 def test_nothing_to_reset(fake: Pool) -> None:
-    """AMI-32: the route is there; no batch is counted that is not running."""
+    """AMI-32: the route exists; only running batches are counted."""
     assert post(fake, b"", RAW, "/admin/reset-batch-count")[:2] == (200, {"status": "ok", "active_batches": 0})
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_documented_commands(speech: Pool) -> None:
-    """AMI-02, 03, 08: the document's curl lines, but for the port and the file."""
+    """AMI-02, 03, 08: the document's curl lines, except for the port and the file."""
     url = f"http://127.0.0.1:{speech.port}"
     batch = ["-X", "POST", url + BATCH, "-H", f"Content-Type: {RAW}", "--data-binary", f"@{SPEECH}"]
     assert words_in(json.loads(_curl(*batch))["text"]) & WORDS

@@ -48,7 +48,7 @@ def simple_client(url: str, **options: Any) -> Iterator[WebSocket]:
 
 
 def test_endpoint(fake: Pool) -> None:
-    """CAI-18: the path, with no parameters at all; another path is no such dialect."""
+    """CAI-18: the path, without parameters; another path is not served in this dialect."""
     pcm = noise(1.3)
     client = conversation(fake.url, cut(pcm, FRAME), PATH)
     assert client.text == expected(pcm)
@@ -114,7 +114,7 @@ def test_parameters_and_their_defaults(fake: Pool, query: str) -> None:
 
 
 def test_subprotocol(fake: Pool) -> None:
-    """CAI-22: echoed when offered, alone or among others; not there when it was not."""
+    """CAI-22: accepted when offered, alone or among others; absent when not offered."""
     for offered, echoed in (
         ([SUBPROTOCOL], SUBPROTOCOL),
         (["chat", SUBPROTOCOL], SUBPROTOCOL),
@@ -135,7 +135,7 @@ def test_subprotocol(fake: Pool) -> None:
     "size", [2, 640, FRAME, 3200, 32_000, 1_000_000, 0], ids=lambda size: f"{size or 'random'} bytes"
 )
 def test_frames_of_any_length_give_the_same_responses(fake: Pool, size: int) -> None:
-    """CAI-23, CAI-31: audio is framed anew to 60 ms, so that only latency depends on the client's frames."""
+    """CAI-23, CAI-31: audio is cut again into 60 ms, so that only latency depends on the client's frames."""
     pcm = noise(0.5 if size == 2 else 4.13, seed=11)
     client = conversation(fake.url, cut(pcm, size))
     assert client.text == expected(pcm)
@@ -173,7 +173,7 @@ def test_no_audio_at_all(fake: Pool) -> None:
 
 
 def test_text_where_audio_is_due(fake: Pool) -> None:
-    """CAI-20: an error after the upgrade is a close frame that says 400."""
+    """CAI-20: an error after the upgrade is a close frame with 400."""
     with Caiman(fake.url) as client:
         client.socket.send("hello")
         client.rest()
@@ -225,7 +225,7 @@ def test_transcripts_are_increments_while_the_client_still_sends(fake: Pool) -> 
 
 
 def lock_step_websockets(url: str, pcm: bytes) -> tuple[list[Message], list[Message], int | None]:
-    """What comes one for one, what comes at the end, and the server's close code."""
+    """The responses in lock-step, the responses at the end, and the server's close code."""
     with Caiman(url) as client:
         for frame in cut(pcm, FRAME):
             client.send(frame)
@@ -286,7 +286,7 @@ def test_a_client_in_lock_step_never_stalls_with_longer_steps(speech: Pool, lock
     assert code == 1000
 
 
-def test_chunking_does_not_change_what_is_understood(speech: Pool) -> None:
+def test_chunking_does_not_change_the_text(speech: Pool) -> None:
     """CAI-31."""
     pcm = soundfile.read(CLIP, dtype="int16")[0].tobytes()
     texts = {conversation(speech.url, cut(pcm, size)).text for size in (640, FRAME, 32_000, 0)}
@@ -314,7 +314,7 @@ def test_over_capacity() -> None:
 
 
 def test_the_old_port(fake: Pool) -> None:
-    """CAI-07, CAI-18: a frontend on port 3030 says so on its stdout, as clients' scripts wait for it."""
+    """CAI-07, CAI-18: a frontend on port 3030 writes a line to stdout, for which clients' scripts wait."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -47,7 +47,7 @@ WORDS = "the child almost hurt the small dog"
 
 
 class SdkConversation:
-    """One conversation of the SDK: its socket, and everything received so far by kind."""
+    """One conversation of the SDK: its socket, and the messages received so far by type."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -71,10 +71,10 @@ class SdkConversation:
         return [message for message in self.messages if isinstance(message, kind)]
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
-        """The condition's first true value, looked at with every message."""
+        """Wait for the condition's first true value, which is checked after every message."""
         with self._news:
             value = self._news.wait_for(condition, WAIT_S)
-        assert value, f"did not hear {what}: {self.messages[-3:]}"
+        assert value, f"did not receive {what}: {self.messages[-3:]}"
         return value
 
     def send(self, *frames: bytes) -> None:
@@ -82,7 +82,7 @@ class SdkConversation:
             self.connection.send_media(frame)
 
     def finish(self) -> None:
-        """CloseStream, up to the server's close."""
+        """Send CloseStream and wait for the server's close."""
         self.connection.send_close_stream()
         assert self.closed.wait(WAIT_S)
         assert not self.errors
@@ -133,7 +133,7 @@ def speech_pcm(name: str = SPEECH, rate: int = 16000) -> Any:
 
 
 def mulaw(samples: Any) -> bytes:
-    """The nearest codes: as a telephone exchange would have sent them."""
+    """The nearest codes, as a telephone exchange sends them."""
     order = np.argsort(MULAW, kind="stable")
     edges = (MULAW[order].astype(int)[:-1] + MULAW[order].astype(int)[1:]) // 2
     return bytes(order[np.searchsorted(edges, samples.astype(int), side="left")].astype(np.uint8))
@@ -253,7 +253,7 @@ def test_a_silent_stream_is_closed_as_deepgram_does(fake: Pool, impatient: str) 
     assert [message.variant for message in received.of(ListenV1Error)] == ["idle-timeout"]
 
 
-def test_what_is_no_audio_is_data_0000(fake: Pool) -> None:
+def test_bytes_that_are_not_audio_are_data_0000(fake: Pool) -> None:
     with listen(fake.url) as received:
         received.send(noise(0.1))
         assert received.closed.wait(WAIT_S)
@@ -287,7 +287,7 @@ def test_a_browser_shows_its_key_as_a_subprotocol(fake: Pool) -> None:
 
 
 def test_speech(speech: Pool) -> None:
-    """Words, when speech begins, and when nobody has spoken for a second."""
+    """Words, the beginning of speech, and a second without speech."""
     pause = np.zeros(3 * 16000, np.int16)
     pcm = np.concatenate([speech_pcm(), pause]).tobytes()
     options = {"interim_results": True, "vad_events": True, "utterance_end_ms": 1000, "endpointing": 300}
@@ -325,12 +325,12 @@ def test_telephone_speech(speech: Pool) -> None:
     assert received.metadata.duration == pytest.approx(len(data) / 8000)
 
 
-def word_errors(received: str, said: str) -> int:
+def word_errors(received: str, spoken: str) -> int:
     """Words that must be changed, added or left out."""
-    previous: Sequence[int] = range(len(said.split()) + 1)
+    previous: Sequence[int] = range(len(spoken.split()) + 1)
     for number, word in enumerate(received.split(), 1):
         row = [number]
-        for at, other in enumerate(said.split()):
+        for at, other in enumerate(spoken.split()):
             row.append(min(row[-1] + 1, previous[at + 1] + 1, previous[at] + (word != other)))
         previous = row
     return previous[-1]

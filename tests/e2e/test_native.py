@@ -1,4 +1,4 @@
-"""`/v1/stream` as frontends/README.md has it, with the fake engine: its text is a checksum of the audio."""
+"""`/v1/stream` as documented in frontends/README.md, with the fake engine, whose text is a checksum of the audio."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_text_does_not_depend_on_the_frames(fake: Pool, size: int) -> None:
 
 
 def test_eight_sessions_at_once(fake: Pool) -> None:
-    """Each receives its own words and nobody else's."""
+    """Each client receives its own words only."""
 
     async def speak(seed: int) -> tuple[str, str]:
         pcm = noise(8.0 + seed / 10, seed)
@@ -115,7 +115,7 @@ def test_without_partials(fake: Pool) -> None:
     assert [final["seq"] for final in client.of("final")] == list(range(len(client.of("final"))))
 
 
-def test_flushed_comes_after_the_text_before_it_and_before_the_text_behind_it(fake: Pool) -> None:
+def test_flushed_comes_after_the_text_before_the_flush_and_before_the_text_after_it(fake: Pool) -> None:
     pieces = [noise(seconds, seed) for seed, seconds in enumerate((0.9, 0.31, 1.4, 0.05))]
     with Native(fake.url, {"partials": False}) as client:
         for number, piece in enumerate(pieces):
@@ -149,7 +149,7 @@ def test_two_flushes_with_the_same_marker_are_answered_twice(fake: Pool) -> None
 
 
 def test_acks_come_at_least_once_a_second_also_in_silence_and_confirm_more_and_more(fake: Pool) -> None:
-    """And audio that is confirmed lies in utterances that are final."""
+    """Confirmed audio belongs to utterances that are final."""
     pcm = noise(2.5)
     with Native(fake.url) as client:
         client.ready()
@@ -220,7 +220,7 @@ def test_a_silent_session_is_ended(fake: Pool, impatient: str) -> None:
 
 
 def test_a_client_that_waits_for_a_slow_worker_is_not_idle() -> None:
-    """A worker that takes three seconds for ten: first the audio is not read, then the last words are awaited."""
+    """The worker needs three seconds for the audio: first the client is not read from, then it waits for its text."""
     pcm = noise(16.0)
     slow = ["--engine=fake", "--step-ms=18"]
     with Pool(workers=[slow], frontend=["--idle-s=1", "--credit-s=3"]) as pool:

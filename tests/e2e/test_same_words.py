@@ -47,7 +47,7 @@ def expected(url: str, clips: tuple[str, ...]) -> tuple[str, int]:
 
 
 def stream(pool: Pool, pcm: bytes, dialect: str) -> str:
-    """All frames at once, as far as the server takes them; the whole text."""
+    """The whole text of all frames, sent as fast as the server reads them."""
     spoken = DIALECTS[dialect]
     session = spoken.run_session(spoken.url(f"127.0.0.1:{pool.port}"), cut(pcm, FRAME_BYTES), pace=0)
     return asyncio.run(session).said[-1].text

@@ -59,7 +59,7 @@ def post(port: int, body: bytes, path: str = "/webrtc") -> tuple[int, str]:
 
 
 class Client:
-    """A peer connection with one data channel, and what is received on it."""
+    """A peer connection with one data channel, and its messages."""
 
     def __init__(self, port: int, label: str = "audio", track: MediaStreamTrack | None = None) -> None:
         self._port, self._track = port, track
@@ -119,14 +119,14 @@ class Client:
         raise AssertionError(f"closed before {op!r}: {self.received[-5:]}")
 
     async def rest(self) -> list[Message]:
-        """Everything received, up to the server's close."""
+        """All messages up to the server's close."""
         while await self.receive() is not None:
             pass
         return self.received
 
 
 def played(conversation: Callable[[], Awaitable[None]]) -> None:
-    """Run a test's conversation on an event loop of its own."""
+    """Run a test's conversation on a new event loop."""
 
     async def main() -> None:
         await conversation()
@@ -177,8 +177,8 @@ def test_messages_of_any_size(fake: Pool, size: int) -> None:
     played(conversation)
 
 
-def test_several_clients_hear_their_own_words(fake: Pool) -> None:
-    """One session per peer connection, and a sid joins nobody (decision 14)."""
+def test_several_clients_receive_their_own_words(fake: Pool) -> None:
+    """One session per peer connection; an equal sid does not join sessions (decision 14)."""
 
     async def speak(seed: int) -> tuple[str, str]:
         pcm = noise(2.0 + seed / 4, seed)
@@ -218,7 +218,7 @@ def test_answers_that_change_nothing(fake: Pool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("messages", "reason"),
     [
         ([b"\0\0"], "not_initialized"),
         (['{"op":"close"}'], "not_initialized"),
@@ -227,19 +227,19 @@ def test_answers_that_change_nothing(fake: Pool) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_errors_close_the_channel(fake: Pool, said: list[str | bytes], reason: str) -> None:
+def test_errors_close_the_channel(fake: Pool, messages: list[str | bytes], reason: str) -> None:
     """MOO-06, decision 5."""
 
     async def conversation() -> None:
         async with Client(fake.port) as client:
-            client.send(*said)
+            client.send(*messages)
             assert (await client.rest())[-1] == {"op": "error", "reason": reason}
 
     played(conversation)
 
 
 def test_a_client_that_leaves(fake: Pool) -> None:
-    """Its slot is free again (the fixture sees to it), whether it closes its channel or its connection."""
+    """Its slot is free again (the fixture checks it), whether it closes its channel or its connection."""
 
     async def conversation() -> None:
         async with Client(fake.port) as client:
@@ -310,7 +310,7 @@ def test_audio_ahead_of_the_model_is_kept(fake: Pool, tight: int) -> None:
 
 
 def test_a_connection_counts_as_its_clients_session(fake: Pool) -> None:
-    """As long as the conversation lasts, not only while its offer is answered."""
+    """It counts as long as the conversation lasts, not only until its offer is answered."""
     _, port = fake.add_frontend("--sessions-per-address=1")
     fake.wait_ready(port)
 
@@ -323,7 +323,7 @@ def test_a_connection_counts_as_its_clients_session(fake: Pool) -> None:
             client.send_message("init")
             client.send_message("close")
             await client.rest()
-        # Whoever is let in receives that this is no offer; the first connection is over a moment after its last word.
+        # An admitted client receives an error about its invalid offer. The first connection ends soon after its final.
         await asyncio.to_thread(eventually, lambda: post(port, b"{}")[0] == 400, "the end of the first connection")
         async with Client(port) as client:
             client.send_message("ping")
@@ -333,7 +333,7 @@ def test_a_connection_counts_as_its_clients_session(fake: Pool) -> None:
 
 
 def test_the_end_of_the_server() -> None:
-    """MOO-15: SIGTERM lets the clients receive the rest, closes the peers and ends the process."""
+    """MOO-15: after SIGTERM clients receive their last messages, peers are closed and the process ends."""
 
     async def conversation(pool: Pool) -> None:
         async with Client(pool.port) as talking, Client(pool.port) as silent:
@@ -386,7 +386,7 @@ async def _offer(*, channel: bool, audio: bool = False) -> bytes:
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
 )
 def test_refused_offers(fake: Pool, body: bytes, status: int, answer: str) -> None:
-    """MOO-01: 400 `invalid json`, 400 `missing sdp/type`, and what no peer connection follows."""
+    """MOO-01: 400 `invalid json`, 400 `missing sdp/type`, and offers that no peer connection accepts."""
     assert post(fake.port, body) == (status, answer)
 
 
@@ -404,7 +404,7 @@ def test_only_offers_are_posted(fake: Pool) -> None:
 
 
 class StubChannel:
-    """A data channel whose client takes what it is told to take."""
+    """A data channel whose client reads as much as the test wants."""
 
     def __init__(self) -> None:
         self.readyState = "open"
@@ -434,7 +434,7 @@ class StubChannel:
 
 
 class RecordingReceiver:
-    """A Receiver that remembers."""
+    """A Receiver that keeps its messages."""
 
     def __init__(self) -> None:
         self.frames: list[str | bytes] = []
@@ -451,7 +451,7 @@ class RecordingReceiver:
 
 
 def test_a_slow_client_is_not_written_to() -> None:
-    """What is handed over and not taken is bounded; the rest waits in the conversation's own outbox."""
+    """The amount of written and unread data is limited; the rest waits in the conversation's outbox."""
 
     async def conversation() -> None:
         channel, received = StubChannel(), RecordingReceiver()
@@ -478,7 +478,7 @@ def test_a_slow_client_is_not_written_to() -> None:
 
 
 def test_a_client_too_far_ahead() -> None:
-    """MOO-24, decision 19: what a client sends without credit is held up to a limit, and then it is told."""
+    """MOO-24, decision 19: messages beyond the credit are held up to a limit; above it the client receives an error."""
 
     async def conversation() -> None:
         channel, received, overflows = StubChannel(), RecordingReceiver(), []
@@ -497,8 +497,8 @@ def test_a_client_too_far_ahead() -> None:
     played(conversation)
 
 
-def test_what_waited_is_heard_in_its_order() -> None:
-    """Before the conversation begins, and while it wants nothing."""
+def test_messages_that_waited_are_received_in_order() -> None:
+    """They wait before the conversation begins and during a pause."""
 
     async def conversation() -> None:
         channel, received = StubChannel(), RecordingReceiver()
@@ -515,7 +515,7 @@ def test_what_waited_is_heard_in_its_order() -> None:
     played(conversation)
 
 
-def test_a_client_that_is_gone_holds_nobody() -> None:
+def test_a_client_that_is_gone_blocks_no_wait() -> None:
     async def conversation() -> None:
         channel, received = StubChannel(), RecordingReceiver()
         transport = webrtc.DataChannelTransport(channel, lambda: None)  # type: ignore[arg-type]
@@ -545,7 +545,7 @@ def clip_pcm(path: Path = CLIP) -> bytes:
 
 
 class Spoken(MediaStreamTrack):
-    """A microphone: 48 kHz stereo in frames of 20 ms as they are spoken, silence after the last word."""
+    """A microphone: 48 kHz stereo in frames of 20 ms at the speed of speech, silence after the last word."""
 
     kind = "audio"
 
@@ -574,7 +574,7 @@ class Spoken(MediaStreamTrack):
 
 
 def test_nothing_is_left_of_a_connection(fake: Pool) -> None:
-    """No socket, no thread: neither of one with a track, nor of a refused offer."""
+    """No socket and no thread is left, after a connection with a track and after a refused offer."""
     frontend, port = fake.add_frontend()
     fake.wait_ready(port)
     process = psutil.Process(frontend.pid)
@@ -589,7 +589,7 @@ def test_nothing_is_left_of_a_connection(fake: Pool) -> None:
             client.send_message("close")
             await client.rest()
 
-    played(conversation)  # what stays for the next ones is there after the first
+    played(conversation)  # the first connection creates what later ones use again
     eventually(lambda: not udp_sockets(process), "the first connection is gone")
     files, threads = process.num_fds(), process.num_threads()
     for _ in range(3):
@@ -606,7 +606,7 @@ def udp_sockets(process: psutil.Process) -> int:
 
 
 def test_an_opus_track(speech: Pool) -> None:
-    """What browsers send: an Opus track beside the data channel is received from init on."""
+    """As browsers send it: an Opus track in addition to the data channel is read from init on."""
 
     async def conversation() -> None:
         track = Spoken(clip_pcm())
@@ -700,11 +700,11 @@ FLAGS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 PLAIN_ADDRESSES = "--disable-features=WebRtcHideLocalIpsWithMdns"
-"""Without it the browser's offer has names of .local instead of addresses; the server must do without those."""
+"""Without this flag the browser's offer has .local names instead of addresses, and the server must ignore them."""
 
 
 class Site:
-    """A web site on loopback: a page that talks to a service, its audio, and a place for what it has received."""
+    """A web site on loopback: a page that uses a service, its audio, and a path for the messages it received."""
 
     def __init__(self) -> None:
         self.files: dict[str, tuple[str, bytes]] = {}
@@ -729,7 +729,7 @@ class Site:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Log nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -740,16 +740,16 @@ class Site:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def visit(self, port: int, test: str, last: str, profile: Path, *flags: str) -> list[Message]:
-        """Open the page in a browser; what its conversation with the service was."""
+        """Open the page in a browser. Returns the messages that the page received from the service."""
         page = PAGE.replace("SERVICE", f"http://127.0.0.1:{port}").replace("TEST", test).replace("LAST", last)
         self.files["/"] = ("text/html", page.encode())
         assert CHROMIUM is not None
-        with (profile / "log").open("wb") as said:
+        with (profile / "log").open("wb") as output:
             browser = subprocess.Popen(
                 [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile / 'data'}", self.origin],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 env=os.environ | {"HOME": str(profile)},
                 start_new_session=True,
             )
@@ -780,7 +780,7 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.parametrize("flags", [(PLAIN_ADDRESSES,), ()], ids=["plain addresses", "hidden addresses"])
 def test_a_browser_on_the_data_channel(fake: Pool, site: Site, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """MOO-01 to MOO-05 as a page of another origin does them: CORS, ICE, DTLS and SCTP of a real browser."""
+    """MOO-01 to MOO-05 with a page of another origin: CORS, ICE, DTLS and SCTP of a real browser."""
     pcm = noise(3.0, seed=6)
     _, port = fake.add_frontend(f"--origin={site.origin}")
     fake.wait_ready(port)
@@ -791,7 +791,7 @@ def test_a_browser_on_the_data_channel(fake: Pool, site: Site, tmp_path: Path, f
 
 
 def test_a_browser_with_a_microphone(speech: Pool, site: Site, tmp_path: Path) -> None:
-    """A page whose audio track plays a recording, as a microphone would: Opus of a real browser is understood."""
+    """A page whose audio track plays a recording, like a microphone: the Opus of a real browser is recognised."""
     _, port = speech.add_frontend(f"--origin={site.origin}")
     speech.wait_ready(port)
     site.files["/clip"] = ("audio/wav", CLIP.read_bytes())

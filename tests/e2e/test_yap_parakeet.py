@@ -1,4 +1,4 @@
-"""Yap's and Parakeet-TDT's dialects through real processes, with plain WebSocket clients as theirs are."""
+"""Yap's and Parakeet-TDT's dialects through real processes, with plain WebSocket clients like the original ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def until(socket: ClientConnection, field: str, value: str) -> dict[str, Any]:
 
 
 def closed(socket: ClientConnection) -> tuple[int, str]:
-    """How the server closes, after whatever it still says."""
+    """The server's close, after all its remaining messages."""
     with pytest.raises(ConnectionClosed) as caught:
         while True:
             socket.recv(WAIT_S)
@@ -53,7 +53,7 @@ def test_yap(fake: Pool, size: int) -> None:
 
 
 def test_yap_interims_come_at_least_once_a_second(speech: Pool) -> None:
-    """YAP-12, decision 13: while audio flows, also when nothing is said. `ts` counts the audio."""
+    """YAP-12, decision 13: while audio arrives, also in silence. `ts` counts the audio."""
     with websocket(speech.url + "/") as socket:
         socket.send('{"op":"init","sid":"s-1"}')
         for frame in paced([bytes(3200)] * 35, 0.1):
