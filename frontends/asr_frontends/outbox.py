@@ -73,7 +73,7 @@ class Outbox:
         self.bundles_at = float("inf")
         """Time at which the waiting frames must leave; infinity when none waits."""
 
-    def ask(self, message: m.FromFrontend, setup: m.Setup | None = None) -> None:
+    def send(self, message: m.FromFrontend, setup: m.Setup | None = None) -> None:
         """Add a message for the broker. Frames that were posted before it leave before it."""
         self.seal()
         self.commands.append(ToBroker(message, setup))

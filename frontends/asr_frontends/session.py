@@ -124,7 +124,6 @@ class Session(StateMachine[State, Cause]):
     """
 
     __slots__ = (
-        "_ask_commit_at",
         "_budget",
         "_commit",
         "_credit_samples",
@@ -139,6 +138,7 @@ class Session(StateMachine[State, Cause]):
         "_outbox",
         "_partial",
         "_progress_at",
+        "_request_commit_at",
         "_retry_at",
         "_start",
         "_taken",
@@ -171,7 +171,7 @@ class Session(StateMachine[State, Cause]):
         """Whether this frontend has ended the audio itself. Later events of the client are dropped, not errors."""
         self._credit_samples = int(limits.credit_s * SAMPLE_RATE)
         self._journal_bytes_max = limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE
-        self._ask_commit_at = now
+        self._request_commit_at = now
         self._last_received_at = now
         self._give_up_at = now + limits.open_s
         self._retry_at = NEVER
@@ -190,10 +190,10 @@ class Session(StateMachine[State, Cause]):
         """Ask for a slot; again after each loss."""
         start = self._start
         if start.resume is not None and self.state is State.RESUMING:
-            self._outbox.ask(m.Resume(self.id, start.resume.utterance), self._setup())
+            self._outbox.send(m.Resume(self.id, start.resume.utterance), self._setup())
             return
         model = self.pinned.spec.model if self.pinned else start.model
-        self._outbox.ask(m.Open(self.id, self.epoch, model, start.language, start.resumable), self._setup())
+        self._outbox.send(m.Open(self.id, self.epoch, model, start.language, start.resumable), self._setup())
 
     def _setup(self) -> m.Setup:
         # Credit returns with progress, so progress must come well before the credit is used up.
@@ -233,7 +233,7 @@ class Session(StateMachine[State, Cause]):
             case e.Audio():
                 self._audio(event.pcm)
                 if self._journal.bytes_held > COMMIT_SHARE * self._journal_bytes_max:
-                    self._ask_for_commit(now)
+                    self._request_commit(now)
             case e.Start():
                 raise OutOfOrder("a second start")
             case e.Flush():
@@ -253,11 +253,11 @@ class Session(StateMachine[State, Cause]):
         for start in range(0, len(pcm), PIECE_BYTES_MAX):
             journal.append(pcm[start : start + PIECE_BYTES_MAX])
 
-    def _ask_for_commit(self, now: float) -> None:
+    def _request_commit(self, now: float) -> None:
         """Request a commit, so that the journal does not reach its limit, at which the client is paused."""
-        if self.state is State.ACTIVE and now >= self._ask_commit_at:
+        if self.state is State.ACTIVE and now >= self._request_commit_at:
             assert self.pinned is not None
-            self._ask_commit_at = now + COMMIT_S
+            self._request_commit_at = now + COMMIT_S
             self._outbox.post(self.pinned.worker, m.Checkpoint(self.pinned.lease), now)
 
     def _mark(self, marker: str | None) -> None:
@@ -422,7 +422,7 @@ class Session(StateMachine[State, Cause]):
                 self.open()
         elif now >= self._progress_at:
             if self._journal.bytes_held > COMMIT_SHARE * self._journal_bytes_max:
-                self._ask_for_commit(now)
+                self._request_commit(now)
             self._deliver_progress(now)
             self._balance(now)
 
@@ -477,7 +477,7 @@ class Session(StateMachine[State, Cause]):
         self.fire(cause, now)
         self._journal.clear()
         if held is not None:
-            self._outbox.ask(m.Detach(held.lease) if cause is Cause.DETACH else m.Close(held.lease))
+            self._outbox.send(m.Detach(held.lease) if cause is Cause.DETACH else m.Close(held.lease))
         self._balance(now)
 
     # ---- Credit ----

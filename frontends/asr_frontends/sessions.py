@@ -162,7 +162,7 @@ class Sessions:
     def _pinned(self, pinned: m.Pinned, now: float) -> None:
         session = self._sessions.get(pinned.session)
         if session is None:  # its client is gone, or its connection broke again before the session was resumed
-            self._outbox.ask(m.Detach(pinned.lease) if pinned.resumed else m.Close(pinned.lease))
+            self._outbox.send(m.Detach(pinned.lease) if pinned.resumed else m.Close(pinned.lease))
             return
         session.on_pinned(pinned, now)
         if session.pinned is pinned:
@@ -227,7 +227,7 @@ class Sessions:
             self._unregistered(now)
         if self._heartbeat_at <= now:
             self._heartbeat_at = now + self._heartbeat_s
-            self._outbox.ask(self._heartbeat())
+            self._outbox.send(self._heartbeat())
         return self._outbox.take()
 
     def flush(self) -> list[Command]:

@@ -134,7 +134,7 @@ def test_refused_frames(frame: bytes, slug: str, message: str) -> None:
 
 
 def test_the_largest_frame() -> None:
-    """AMI-28: exactly 1 MiB is taken."""
+    """AMI-28: exactly 1 MiB is accepted."""
     assert codec().receive(bytes(1_048_576)) == [e.Audio(bytes(1_048_576))]
 
 
@@ -189,7 +189,7 @@ def test_a_hypothesis_that_changes_nothing_is_not_sent() -> None:
     [((0.5,), 0.5), ((0.25, 0.75), 0.5), ((0.5, None), None), ((None,), None), ((), None)],
 )
 def test_confidence(confidences: Sequence[float | None], confidence: float | None) -> None:
-    """AMI-07: of the whole text, and only where the engine measured all of it."""
+    """AMI-07: for the whole text, and only if the engine measured all of it."""
     it = codec()
     for value in confidences:
         it.send(final("abc", value))
@@ -380,7 +380,7 @@ def test_any_body_is_taken_or_refused(content: bytes) -> None:
 
 
 def test_the_answer_to_a_batch() -> None:
-    """AMI-04: the document's form; what no engine of ours has is null."""
+    """AMI-04: the document's form; fields that no engine measures are null."""
     assert forms.batch_body("One.", 16_000, None, "") == {
         "text": "One.",
         "tokens": [],

@@ -115,7 +115,7 @@ def test_there_are_recordings() -> None:
 
 @pytest.mark.parametrize("path", golden.recordings("deepgram"), ids=lambda path: path.stem)
 def test_the_sdk_has_a_type_for_everything_said(path: Path) -> None:
-    """Its types, checked in full: the SDK itself takes what it gets."""
+    """Check the SDK's types strictly: the SDK itself accepts any value."""
     for line in golden.read(path):
         if "server" in line:
             message = json.loads(line["server"])
@@ -206,7 +206,7 @@ def test_options(query: str, options: ListenOptions) -> None:
     ],
 )
 def test_refused(query: str, named: str) -> None:
-    """The reason names what is wrong."""
+    """The reason names the wrong option."""
     with pytest.raises(BadRequest, match=named) as caught:
         DeepgramCodec(Request(PATH, query))
     assert caught.value.slug == "bad-request"
@@ -650,7 +650,7 @@ def test_errors(slug: str, code: int, name: str) -> None:
     ],
 )
 def test_utterance_end(story: list[Any], ends: list[tuple[int, float]]) -> None:
-    """Which event of the story is answered with the end of which word."""
+    """The number of each event that is answered, with the end of the word in the answer."""
     watch = UtteranceEnd(1000)
     answers = [(number, watch.update(event)) for number, event in enumerate(story)]
     assert [answer for answer in answers if answer[1] is not None] == ends

@@ -86,7 +86,7 @@ def test_ready() -> None:
 
 @pytest.mark.parametrize("init", ['{"op":"init"}', '{"op":"init","sid":null}', '{"op":"init","sid":"","sr":16000}'])
 def test_a_client_without_a_sid_gets_one(init: str) -> None:
-    """MOO-03: the session's own."""
+    """MOO-03: without a sid, the session's id is used."""
     codec = fresh()
     assert codec.receive(init) == [e.Start()]
     assert decoded(codec.send(READY))["sid"] == READY.session
@@ -131,7 +131,7 @@ def test_unsupported_sample_rate(rate: Any) -> None:
 
 @pytest.mark.parametrize("frame", [b"", b"\0\0", '{"op":"close"}', '{"op":"flush"}'], ids=repr)
 def test_not_initialized(frame: str | bytes) -> None:
-    """MOO-06, decision 5: audio before init, or the end before the beginning."""
+    """MOO-06, decision 5: audio, close or flush before init."""
     codec = fresh()
     assert not codec.takes_audio
     with pytest.raises(OutOfOrder) as caught:
@@ -186,7 +186,7 @@ def test_messages_of_any_length(data: bytes, sizes: list[int]) -> None:
 
 
 def test_all_audio_is_kept() -> None:
-    """MOO-24, decision 19: no oldest audio is dropped: the credit of the session slows the client down."""
+    """MOO-24, decision 19: no audio is dropped; the session's credit slows the client down."""
     codec = opened()
     events = [event for _ in range(180) for event in codec.receive(SECOND)]
     assert sum(len(event.pcm) for event in events if isinstance(event, e.Audio)) == 180 * len(SECOND)
@@ -217,7 +217,7 @@ def test_interims() -> None:
 
 
 def test_inference_ms_is_how_far_the_text_is_behind() -> None:
-    """MOO-05: never below nothing, and in silence the model's progress counts."""
+    """MOO-05: never negative; in silence the model's progress counts."""
     codec = opened()
     codec.receive(SECOND)
     codec.send(e.Progress(16_000, 16_000, 15_840, 0))
@@ -227,7 +227,7 @@ def test_inference_ms_is_how_far_the_text_is_behind() -> None:
 
 @pytest.mark.parametrize("op", ["close", "flush"])
 def test_the_final_is_the_last_message(op: str) -> None:
-    """MOO-04, MOO-05: close and flush both ask for it."""
+    """MOO-04, MOO-05: close and flush both request the final."""
     codec = opened()
     codec.receive(SECOND)
     assert codec.receive(json.dumps({"op": op})) == [e.Stop()]
@@ -292,7 +292,7 @@ OPS = ["init", "close", "flush", "ping", "other"]
     )
 )
 def test_anything_may_come(frames: list[str | bytes]) -> None:
-    """Whatever a client sends is taken, answered or refused in the dialect's words."""
+    """Every message of a client is accepted, answered, or refused with a PeerError."""
     codec = fresh()
     for frame in frames:
         try:

@@ -1,4 +1,4 @@
-"""The project's own dialect: every message, every refusal, and audio that does not care how it is cut."""
+"""The project's own dialect: every message, every refusal, and audio in pieces of any size."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_flush_without_marker() -> None:
 
 
 def test_the_longest_marker_passes_the_wire() -> None:
-    """Characters are counted, not bytes, here and there."""
+    """Both the codec and the wire count characters, not bytes."""
     marker = "🎙" * MARKER_MAX
     assert start().receive(text("flush", marker=marker)) == [e.Flush(marker)]
     frame = m.Flush(1, marker)
@@ -311,7 +311,7 @@ def test_a_flush_gives_what_was_in_the_filter_first() -> None:
 
 
 def test_the_longest_message_passes_the_wire_at_every_rate() -> None:
-    """A frame that the worker cannot decode would take its whole bundle with it."""
+    """If the worker could not decode one frame, it would lose the whole bundle."""
     codec = start(sample_rate=8000)
     outbox = Outbox()
     session = Session("s1", e.Start(), Limits(credit_s=600.0, journal_s=600.0), Budget(10**9), outbox, 0.0)

@@ -80,7 +80,7 @@ class DeepgramCodec:
             case deepgram.KEEPALIVE:
                 return [KeepAlive()]
             case deepgram.FINALIZE:
-                return [*self._tail(), Flush(self._finalizes.ask(self._audio.seconds))]
+                return [*self._tail(), Flush(self._finalizes.add(self._audio.seconds))]
             case deepgram.CLOSE_STREAM:
                 return self._stop()
             case deepgram.CONFIGURE:
@@ -198,7 +198,7 @@ class Finalizes:
         self._asked = 0
         self._has_ended = False
 
-    def ask(self, at_s: float) -> str:
+    def add(self, at_s: float) -> str:
         """Add a Finalize after `at_s` seconds of audio. Returns the marker of its flush."""
         self._asked_at_s.append(at_s)
         self._asked += 1
