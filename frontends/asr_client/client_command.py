@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from asr_audio.files import AudioFile
-from asr_client.dialects import DIALECTS, Dialect
+from asr_client.dialects import DIALECTS, DialectClient
 from asr_client.errors import ConnectionFailed, InvalidUrl
 from asr_client.figures import Figures, Run, figures
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Float32, from_float32
@@ -54,7 +54,7 @@ class ClientOptions:
     server: str
     url: str | None
     secure: bool
-    dialect: Dialect
+    dialect: DialectClient
     path: str | None
     model: str | None
     api_key: str | None
@@ -181,7 +181,7 @@ async def _run_session(options: ClientOptions) -> Run:
         if options.print_partials:
             click.echo(text, err=options.as_json)
 
-    return await options.dialect.speak(
+    return await options.dialect.run_session(
         url, frames, options.speed, on_text, model=options.model, api_key=options.api_key
     )
 

@@ -1,6 +1,6 @@
 """AMIRA's messages, `/v2/decode/stream/{model}`: binary audio and control bytes, JSON in two forms.
 
-The document's form, and with `?schema=v1` the one of AMIRA's code.
+The first form is that of AMIRA's document; with `?schema=v1` it is that of AMIRA's code.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ END, KEEPALIVE = b"\x00", b"\x01"
 """Control frames of the client."""
 MESSAGES_PER_S_MAX = 100
 V1 = "v1"
-"""The value of the query's `schema` that asks for the form of AMIRA's code."""
+"""The value of the query's `schema` that selects the form of AMIRA's code."""
 PARTIAL, FINAL, ERROR = "partial", "final", "error"
-"""Types of the document's form."""
+"""Message types in the document's form."""
 ACTIVE, PAUSED, COMPLETE, FAILED = "ACTIVE", "PAUSED", "COMPLETE", "ERROR"
-"""Statuses of the other form."""
+"""Statuses in the form of AMIRA's code."""
 
 
 def text(kind: str, words: str, confidence: float | None = None, **more: Any) -> str:
-    """The document's form. `kind` is PARTIAL, FINAL or ERROR."""
+    """A message in the document's form. `kind` is PARTIAL, FINAL or ERROR."""
     return to_json({"type": kind, "text": words, "tokens": [], "confidence": confidence, **more})
 
 
 def error(words: str, code: str, message: str, retry_after_s: float = 0.0) -> str:
-    """The session is over. The document's form."""
+    """The last message of a session that failed, in the document's form."""
     more = {"retry_after_s": retry_after_s} if retry_after_s else {}
     return text(ERROR, words, code=code, message=message, **more)
 
 
 def status(name: str, words: str, audio_s: float, **more: str) -> str:
-    """The form of AMIRA's code. `name` is ACTIVE, PAUSED, COMPLETE, or FAILED with a `message`."""
+    """A message in the form of AMIRA's code. `name` is ACTIVE, PAUSED, COMPLETE, or FAILED with a `message`."""
     metadata = {"audio_length_seconds": audio_s, "processing_time_ms": None}
     return to_json({"transcription": words, "status": name, **more, "metadata": metadata})
 
 
 def to_json(fields: Fields) -> str:
-    """As every answer is written: opaque text may hold what UTF-8 cannot, so everything else is escaped too."""
+    """JSON in ASCII, as in every answer: an opaque value may contain surrogates, which UTF-8 cannot encode."""
     return json.dumps(fields, separators=(",", ":"))
 
 

@@ -10,18 +10,18 @@ PATH = "/asr/v0.1/stream"
 SUBPROTOCOL = "stream.asr.api.myrtle.ai"
 CONTENT_TYPE = "audio/x-raw"
 ATTRIBUTES = {"format": "S16LE", "channels": "1", "rate": "16000"}
-"""Of the content type."""
+"""The attributes of the content type."""
 PARAMETERS = {"model": ("general",), "version": ("latest", "v1"), "lang": ("en",)}
-"""Of the query, with the values that are taken; the first is the default."""
+"""Allowed values of the query's parameters; the first is the default."""
 END = b""
-"""The frame after the audio."""
+"""The frame that ends the audio."""
 CONFIDENCE = 1.0
 """A constant of the dialect: "currently unused"."""
 QUERY = f"content_type={';'.join((CONTENT_TYPE, *(f'{name}={value}' for name, value in ATTRIBUTES.items())))}"
 
 
 def response(start_s: float, end_s: float, text: str) -> str:
-    """What is new in the text, for one stretch of audio."""
+    """The new text for one stretch of audio."""
     fields = {
         "start": start_s,
         "end": end_s,

@@ -1,7 +1,7 @@
-"""A dialect as a client sees it: where it is served, what is sent, what the server's messages mean. Pure.
+"""A dialect from the client's side: its path, the messages to send, the meaning of the server's messages. Pure.
 
-One `Client` a dialect serves `asr client` and `asr bench` alike. It must not know sockets, and keeps no state: how the
-texts of several messages make the whole text is in `texts`.
+`asr client` and `asr bench` both use the one `Client` of each dialect. A `Client` has no sockets and no state; its
+`texts` describes how the texts of several messages make the whole text.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from asr_proto.errors import DecodeError
 
 Message = str | bytes
 Fields = Mapping[str, Any]
-"""A JSON object of the server. Its values are not checked yet."""
+"""A JSON object of the server, whose values are not checked."""
 DEFAULT_MODEL = "default"
-"""For a server that takes any name."""
+"""The model's name in a path that needs one. Servers with such paths accept any name."""
 SID = "asr-client"
-"""A client's own label of its session, in dialects that want one. It must be unique only within its connection."""
+"""The client's name of its session, in dialects that need one. It must be unique only within its connection."""
 
 
 class Meaning(NamedTuple):
-    """What one message of the server means."""
+    """The meaning of one message of the server."""
 
     text: str | None = None
-    """Text of the kind that `Client.texts` names, where the message has some."""
+    """Text of the kind in `Client.texts`; None if the message has no text."""
     final: bool = False
-    """The text will not change any more."""
+    """Whether the text will not change any more."""
     end_s: float | None = None
-    """Up to where in the audio a text that is a step on the way goes, where the dialect tells."""
+    """End of the transcribed audio in seconds, for a text that may change; None if the dialect does not send it."""
     ready: bool = False
-    """Audio is being taken."""
+    """Whether the server accepts audio now."""
     engine: str | None = None
+    """The engine's name; None if the message does not contain it."""
     ended: bool = False
-    """The text is complete."""
+    """Whether the text is complete."""
     error: str | None = None
-    """Set: the session is over, and this is the dialect's name of the reason."""
+    """The dialect's name of an error that has ended the session; None without an error."""
     detail: str = ""
-    """The reason for people."""
+    """The reason of the error, for people."""
 
 
 NOTHING = Meaning()
 
 
 def no_opening(_model: str | None) -> list[Message]:
-    """The opening of a dialect without one."""
+    """The opening of a dialect without a first message."""
     return []
 
 
@@ -57,48 +58,48 @@ class Client:
 
     name: str
     path: str
-    """`{model}` stands for the model's name."""
+    """The path; `{model}` is replaced by the model's name."""
     query: str = ""
-    """`{model}` here is left out, with its parameter, when no model is asked for."""
+    """The query; `{model}` is replaced by the model's name. Without a model, its parameter is left out."""
     channel: Literal["websocket", "webrtc"] = "websocket"
     messages_per_s_max: int | None = None
-    """The dialect's own limit on a client's messages."""
+    """The dialect's limit on a client's messages per second; None for no limit."""
     opening: Callable[[str | None], list[Message]] = no_opening
-    """What is sent before the audio, by the model that is asked for."""
+    """Returns the messages before the audio, for a model's name or None."""
     ending: tuple[Message, ...]
-    """What is sent after the audio."""
+    """The messages after the audio."""
     waits_for_ready: bool = False
-    """Audio is sent only once the server is ready for it."""
+    """Whether audio is sent only after the server is ready for it."""
     ends_with_close: bool = False
-    """The server's orderly close means that the text is complete; no message does."""
+    """Whether the server's orderly close, and no message, means that the text is complete."""
     texts: Literal["whole", "utterances", "increments"] = "whole"
-    """A message's text is all text so far, that of the current utterance, or what is new since the last final text."""
+    """A message's text: all text so far, that of the current utterance, or the new text since the last final one."""
     read: Callable[[Fields], Meaning]
-    """What a message of the server means. Raises DecodeError for a message that lacks what it must have."""
+    """Returns the meaning of a message of the server. Raises DecodeError for a message that lacks a required field."""
 
     def path_for(self, model: str | None) -> str:
-        """The path that asks for a model; a path that must name one has DEFAULT_MODEL otherwise."""
+        """The path for a model; without a model, DEFAULT_MODEL if the path contains one."""
         return self.path.format(model=quote(model or DEFAULT_MODEL, safe=""))
 
     def query_for(self, model: str | None) -> str:
-        """The query that asks for a model, or for none."""
+        """The query for a model, or without one."""
         kept = [part for part in self.query.split("&") if model or "{model}" not in part]
         return "&".join(kept).format(model=quote(model or "", safe=""))
 
 
 def parse(message: Message) -> Fields:
-    """The JSON object that a server sent. Raises DecodeError."""
+    """The JSON object in a message of the server. Raises DecodeError."""
     try:
         fields = json.loads(message)
     except (ValueError, RecursionError) as error:  # ValueError includes text that is not UTF-8
-        raise DecodeError(f"the server sent what is not JSON: {error}") from None
+        raise DecodeError(f"the server sent a message that is not JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise DecodeError("the server sent JSON that is no object")
+        raise DecodeError("the server sent JSON that is not an object")
     return fields
 
 
 def string(fields: Any, name: str) -> str:
-    """A field that must be a text. Raises DecodeError."""
+    """The value of a field that must be a string. Raises DecodeError."""
     value = fields.get(name) if isinstance(fields, dict) else None
     if not isinstance(value, str):
         raise DecodeError(f"the server's message has no text {name!r}")
@@ -106,7 +107,7 @@ def string(fields: Any, name: str) -> str:
 
 
 def number(fields: Fields, name: str, default: float | None = None) -> float:
-    """A field that must be a number; it may be left out where there is a default. Raises DecodeError."""
+    """The value of a field that must be a number. It may be missing if there is a default. Raises DecodeError."""
     value = fields.get(name, default)
     if not isinstance(value, int | float):
         raise DecodeError(f"the server's message has no number {name!r}")

@@ -10,9 +10,9 @@ from asr_dialects.client import NOTHING, Client, Fields, Meaning, first, number,
 PATH = "/v1/listen"
 SUBPROTOCOL = "token"
 KEEPALIVE, FINALIZE, CLOSE_STREAM, CONFIGURE = "KeepAlive", "Finalize", "CloseStream", "Configure"
-"""Of the client."""
+"""Types of the client's messages."""
 CHANNEL = [0, 1]
-"""Channel 0 of 1: channels are mixed into one."""
+"""The only channel, number 0 of 1: all channels of the audio are mixed into one."""
 QUERY = "encoding=linear16&sample_rate=16000&channels=1&interim_results=true"
 
 
@@ -27,7 +27,7 @@ class Word(TypedDict):
 
 
 class Alternative(TypedDict):
-    """The words of a result."""
+    """The text and the words of a result."""
 
     transcript: str
     confidence: float
@@ -43,7 +43,7 @@ class ModelInfo(TypedDict):
 
 
 class ResultMetadata(TypedDict):
-    """Where a result comes from."""
+    """The session and the model of a result."""
 
     request_id: str
     model_info: ModelInfo
@@ -80,12 +80,12 @@ def results(
 
 
 def speech_started(timestamp: float) -> str:
-    """Speech was found."""
+    """Speech has begun, at `timestamp` seconds of audio."""
     return _message("SpeechStarted", channel=CHANNEL, timestamp=timestamp)
 
 
 def utterance_end(last_word_end: float) -> str:
-    """A gap after the last word was long enough."""
+    """The gap after the last word, which ended at `last_word_end` seconds, is long enough."""
     return _message("UtteranceEnd", channel=CHANNEL, last_word_end=last_word_end)
 
 
@@ -117,12 +117,12 @@ def metadata(
 
 
 def error(variant: str, detail: str) -> str:
-    """The session is over."""
+    """The last message of a session that failed."""
     return _message("Error", variant=variant, description=detail, message=detail)
 
 
 def refusal(detail: str, request_id: str) -> str:
-    """The body of an HTTP answer that refuses a request."""
+    """The body of the HTTP response to a refused request."""
     return _to_json({"err_code": "Bad Request", "err_msg": detail, "request_id": request_id})
 
 

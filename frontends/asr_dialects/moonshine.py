@@ -1,4 +1,4 @@
-"""Moonshine's messages on a WebRTC data channel: JSON with an `op`, binary audio. The offer is posted to `/webrtc`."""
+"""Moonshine's messages on a WebRTC data channel: JSON with an `op`, binary audio. Offers are posted to `/webrtc`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from asr_proto.audio import SAMPLE_RATE
 
 PATH = "/webrtc"
 INIT, CLOSE, FLUSH, PING = "init", "close", "flush", "ping"
-"""Of the client."""
+"""Values of `op` in the client's messages."""
 READY, INTERIM, FINAL, PONG, ERROR = "ready", "interim", "final", "pong", "error"
-"""Of the server."""
+"""Values of `op` in the server's messages."""
 MAX_BATCH = 32
-"""A constant of the dialect: batches are sized by the engine."""
+"""A constant of the dialect; the engine decides the size of its batches."""
 
 
 class FromClient(TypedDict, total=False):
-    """A client's message. Its reader checks the values."""
+    """The fields of a client's messages; the codec checks their values."""
 
     op: object
     sid: object
@@ -41,7 +41,7 @@ def _from_client(message: FromClient) -> str:
 
 
 def ready(sid: str, model: str) -> str:
-    """Audio is being taken."""
+    """The server accepts audio."""
     return _text(READY, sid=sid, max_batch=MAX_BATCH, model=model)
 
 
@@ -56,7 +56,7 @@ def pong() -> str:
 
 
 def error(reason: str) -> str:
-    """A message that cannot be used, or the end of the session."""
+    """The answer to an invalid message, or the last message of a session that failed."""
     return _text(ERROR, reason=reason)
 
 

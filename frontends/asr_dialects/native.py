@@ -1,6 +1,6 @@
 """The project's own messages, `/v1/stream`: JSON with a `type`, binary audio. Specified in frontends/README.md.
 
-What the server sends is written here; `native_events` reads it.
+This module writes the server's messages; `native_events` parses them.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from asr_proto.audio import SAMPLE_RATE
 
 PATH = "/v1/stream"
 START, FLUSH, KEEPALIVE, STOP = "start", "flush", "keepalive", "stop"
-"""Of the client."""
+"""Types of the client's messages."""
 READY, PARTIAL, FINAL, FLUSHED, ACK = "ready", "partial", "final", "flushed", "ack"
 MIGRATING, GOAWAY, END, ERROR = "migrating", "goaway", "end", "error"
-"""Of the server."""
+"""Types of the server's messages."""
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-# ---- Of the client ----
+# ---- The client's messages ----
 
 
 class Resume(TypedDict):
-    """The session that a `start` continues, and how many finals of it have come."""
+    """The session that a `start` continues, and the number of its finals that the client has received."""
 
     session: str
     finals: int
 
 
 class Start(TypedDict, total=False):
-    """The fields of `start`. Who reads them from a client checks the values."""
+    """The fields of `start`; the codec checks their values."""
 
     model: str
     language: str
@@ -52,7 +52,7 @@ def flush(marker: str) -> str:
 
 
 def keepalive() -> str:
-    """The client is there, though it sends no audio."""
+    """The client is connected, though it sends no audio."""
     return _from_client(KEEPALIVE)
 
 
@@ -65,7 +65,7 @@ def _from_client(kind: str, **fields: object) -> str:
     return json.dumps({"type": kind, **fields}, ensure_ascii=False)
 
 
-# ---- Of the server ----
+# ---- The server's messages ----
 
 
 class Word(TypedDict, total=False):
@@ -78,7 +78,7 @@ class Word(TypedDict, total=False):
 
 
 class Hypothesis(TypedDict):
-    """What a partial and a final have in common."""
+    """The fields of both partials and finals."""
 
     seq: int
     utterance: int
@@ -88,7 +88,7 @@ class Hypothesis(TypedDict):
 
 
 def ready(session: str, model: str, language: str, sample_rate: int, engine: str, from_sample: int | None) -> str:
-    """Audio is being taken; of a resumed session from that sample on."""
+    """The server accepts audio; in a resumed session, from `from_sample` on."""
     resumed = {} if from_sample is None else {"resumed": True, "from_sample": from_sample}
     return _text(
         READY, session=session, model=model, language=language, sample_rate=sample_rate, engine=engine, **resumed
@@ -126,12 +126,12 @@ def flushed(marker: str) -> str:
 
 
 def ack(samples: int, committed: int) -> str:
-    """Samples taken over so far, and the sample from which a client must keep its audio."""
+    """The number of samples received so far, and the sample from which a client must keep its audio."""
     return _text(ACK, samples=samples, committed=committed)
 
 
 def notice(kind: str) -> str:
-    """Something a client may like to know, as MIGRATING."""
+    """A message that needs no reaction, such as MIGRATING."""
     return _text(kind)
 
 
@@ -146,7 +146,7 @@ def end(reason: str) -> str:
 
 
 def error(code: str, message: str, retry_after_s: float = 0.0) -> str:
-    """The session is over."""
+    """The last message of a session that failed."""
     more = {"retry_after_s": retry_after_s} if retry_after_s else {}
     return _text(ERROR, code=code, message=message, **more)
 

@@ -1,8 +1,8 @@
-"""What a server of `/v1/stream` sends, as values: one frozen dataclass a message, and their parser. Pure.
+"""The messages of a server of `/v1/stream` as frozen dataclasses, one per message type, and their parser. Pure.
 
-It can be used on a recorded conversation. All times are seconds of audio since the session's start. Message types and
-fields that it does not have are skipped, so that an older client works with a newer server; a known message that lacks
-a field is a DecodeError.
+The parser can also read a recorded conversation. All times are seconds of audio since the session's start. Unknown
+message types and fields are skipped, so that an older client works with a newer server. A known message that lacks a
+field is a DecodeError.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Audio is being taken. `sample_rate` is the client's, in Hz."""
+    """The server accepts audio. `sample_rate` is the client's, in Hz."""
 
     session: str
     model: str
@@ -37,14 +37,14 @@ class Ready:
     sample_rate: int
     engine: str
     from_sample: int | None = None
-    """Set in the answer to `resume`: from where the server wants the audio again."""
+    """In the answer to `resume`: the sample from which the client must send its audio again; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
     """The utterance so far: cumulative, may change.
 
-    `stable` characters of the text will come in a final as they are; None where the engine does not know.
+    The first `stable` characters of the text will be in a final unchanged; None if the engine does not return this.
     """
 
     seq: int
@@ -58,9 +58,9 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """A whole utterance; never changes. `endpoint` says what ended it: `silence`, `length` or `flush`.
+    """A whole utterance; never changes. `endpoint` is the reason of its end: `silence`, `length` or `flush`.
 
-    `committed` is the sample from which audio must be kept behind it, None from a server that does not say.
+    `committed` is the sample from which a client must keep its audio after this final; None if the server sent none.
     """
 
     seq: int
@@ -83,7 +83,7 @@ class Flushed:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Samples taken over so far, and the sample from which audio must be kept; both at the client's sample rate."""
+    """The number of samples received so far, and the sample from which audio must be kept; at the client's rate."""
 
     samples: int
     committed: int
@@ -91,12 +91,12 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Migrating:
-    """The worker was lost; the session goes on with another one. Nothing to do."""
+    """The worker was lost; the session continues with another one. The program need not react."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """The server will close within `time_left_s`; the session goes on with another one. Nothing to do."""
+    """The server closes within `time_left_s`. The session continues with another one; the program need not react."""
 
     time_left_s: float
 
@@ -123,7 +123,7 @@ ServerEvent = Ready | Partial | Final | Flushed | Ack | Migrating | GoAway | End
 def parse(message: str | bytes) -> ServerEvent | None:
     """The event in one JSON text frame; None for a type that this module does not have.
 
-    Raises DecodeError for what is not JSON, not an object, or lacks a field of its type.
+    Raises DecodeError for a frame that is not JSON, is not an object, or lacks a field of its type.
     """
     fields = parse_object(message)
     build = _BUILDERS.get(str(fields.get("type")))
@@ -173,7 +173,7 @@ def _words(fields: Fields) -> tuple[Word, ...]:
 
 def _word(fields: object) -> Word:
     if not isinstance(fields, dict):
-        raise DecodeError("the server sent a word that is no object")
+        raise DecodeError("the server sent a word that is not an object")
     confidence = _optional_number(fields, "confidence")
     return Word(_text(fields, "word"), _number(fields, "start_s"), _number(fields, "end_s"), confidence)
 

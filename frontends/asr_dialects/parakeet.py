@@ -1,4 +1,4 @@
-"""Parakeet-TDT's messages, `/ws`: binary audio, control frames among it, JSON with a `type`."""
+"""Parakeet-TDT's messages, `/ws`: binary audio, binary control frames, JSON with a `type`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from asr_dialects.client import NOTHING, Client, Fields, Meaning, string
 PATH = "/ws"
 STATUS_PATH = "/status"
 CONTROL = b"__CTRL__:"
-"""How a control frame begins; its name follows."""
+"""The first bytes of a control frame; its name follows."""
 EOS, RESET = "EOS", "RESET"
 CUMULATIVE, DELTA = "cumulative", "delta"
 """Values of the query's `partials`."""
@@ -21,7 +21,7 @@ def control(name: str) -> bytes:
 
 
 def partial(text: str) -> str:
-    """All text since the start or the last control frame, or what is new of it."""
+    """All text since the start or the last control frame, or only its new characters."""
     return _message({"type": "partial", "text": text})
 
 

@@ -10,13 +10,13 @@ from asr_proto.audio import SAMPLE_RATE
 
 PATH = "/"
 INIT, CLOSE = "init", "close"
-"""Of the client."""
+"""Values of `op` in the client's messages."""
 INTERIM, FINAL = "interim", "final"
-"""Of the server."""
+"""Values of `op` in the server's messages."""
 
 
 class FromClient(TypedDict, total=False):
-    """A client's message. Its reader checks the values."""
+    """The fields of a client's messages; the codec checks their values."""
 
     op: object
     sid: object
@@ -44,7 +44,7 @@ def hypothesis(op: str, sid: str | None, text: str, ts: int) -> str:
 
 
 def read(fields: Fields) -> Meaning:
-    """What a message of the server means; Moonshine's are the same."""
+    """The meaning of a message of the server. Moonshine's messages have the same meanings."""
     match fields.get("op"):
         case "interim":
             return Meaning(string(fields, "text"))

@@ -1,1 +1,1 @@
-"""asr-frontend: speaks the clients' dialects and turns them into sessions of 16 kHz mono audio. No model, no torch."""
+"""asr-frontend: serves the clients' dialects and turns them into sessions of 16 kHz mono audio. No model, no torch."""

@@ -1,7 +1,8 @@
-"""Who may open a session: API keys, browser origins, and how many sessions a key or an address has. Pure.
+"""Which clients may open a session: API keys, browser origins, limits on the sessions of a key or an address. Pure.
 
-Keys are random tokens, kept as SHA-256 digests only. A client shows its key as `Authorization: Bearer KEY` or
-`Token KEY`, as `x-api-key`, as the query parameter `token` or `api_key`, or as the subprotocol `token, KEY`.
+A key is a random token; only its SHA-256 digest is stored. A client sends its key as `Authorization: Bearer KEY` or
+`Token KEY`, as the header `x-api-key`, as the query parameter `token` or `api_key`, or as the WebSocket subprotocols
+`token, KEY`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from asr_proto.errors import LimitExceeded, PeerError, SetupError
 
 
 class Unauthorized(PeerError):
-    """No key, or one that is not known."""
+    """The request has no API key, or one that is not in the key file."""
 
     slug = "unauthorized"
 
 
 class Forbidden(PeerError):
-    """A browser page of an origin that is not allowed."""
+    """The request comes from a browser page whose origin is not allowed."""
 
     slug = "origin-not-allowed"
 
@@ -33,52 +34,55 @@ ANY_ORIGIN = "*"
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is asked of a client. Zero sessions means no limit."""
+    """What a client must fulfil to be admitted."""
 
     keys: Mapping[str, str] | None = None
-    """Names by hexadecimal SHA-256 of the key; None lets everybody in."""
+    """The name of each key, by the key's SHA-256 in hexadecimal; None admits clients without a key."""
     origins: frozenset[str] = frozenset()
-    """Allowed values of a browser's Origin; empty or ANY_ORIGIN allows all."""
+    """Allowed values of the header Origin; empty, or with ANY_ORIGIN in it, all are allowed."""
     sessions_per_key_max: int = 0
+    """Largest number of concurrent sessions of one key; 0 for no limit."""
     sessions_per_address_max: int = 0
+    """Largest number of concurrent sessions of one client address; 0 for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Guest:
-    """A client that was let in; hand it back with `leave`."""
+class Admission:
+    """What an admitted client counts under. The caller returns it with `Gate.leave`."""
 
     name: str
-    """Of its key; empty where none are asked for."""
+    """The name of the client's key; empty where no key is required."""
     address: str
+    """The client's host."""
 
 
 class Gate:
-    """Counts who is in. `rules` may be replaced at any time; it holds for who comes next."""
+    """Admits clients by the rules and counts them. Replaced `rules` apply to the clients that come afterwards."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._by_name: Counter[str] = Counter()
         self._by_address: Counter[str] = Counter()
 
-    def admit(self, request: Request) -> Guest:
-        """Let a client in. Raises Unauthorized, Forbidden or LimitExceeded (too-many-sessions)."""
+    def admit(self, request: Request) -> Admission:
+        """Admit and count a client. Raises Unauthorized, Forbidden or LimitExceeded (too-many-sessions)."""
         self.check_origin(request)
-        guest = Guest(self._name(request), request.address)
-        _check_count(self._by_name[guest.name] if guest.name else 0, self.rules.sessions_per_key_max, "key")
-        _check_count(self._by_address[guest.address], self.rules.sessions_per_address_max, "address")
-        self._by_name[guest.name] += 1
-        self._by_address[guest.address] += 1
-        return guest
+        admission = Admission(self._name(request), request.address)
+        _check_count(self._by_name[admission.name] if admission.name else 0, self.rules.sessions_per_key_max, "key")
+        _check_count(self._by_address[admission.address], self.rules.sessions_per_address_max, "address")
+        self._by_name[admission.name] += 1
+        self._by_address[admission.address] += 1
+        return admission
 
-    def leave(self, guest: Guest) -> None:
-        """The client is gone."""
-        for counter, who in ((self._by_name, guest.name), (self._by_address, guest.address)):
-            counter[who] -= 1
-            if not counter[who]:
-                del counter[who]
+    def leave(self, admission: Admission) -> None:
+        """Count a client no more. Called once for each admission, when its client is gone."""
+        for counter, key in ((self._by_name, admission.name), (self._by_address, admission.address)):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
 
     def check_origin(self, request: Request) -> None:
-        """Programs send no Origin and pass; a browser's must be allowed. Raises Forbidden."""
+        """Check a browser's Origin; other programs send none. Raises Forbidden."""
         origin = request.headers.get("origin")
         allowed = self.rules.origins
         if origin is not None and allowed and not allowed & {origin, ANY_ORIGIN}:
@@ -111,12 +115,12 @@ def shown_key(request: Request) -> str | None:
 
 
 def digest(key: str) -> str:
-    """What is kept of a key."""
+    """SHA-256 of a key in hexadecimal: the form in which keys are stored."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def parse_keys(text: str) -> dict[str, str]:
-    """Names by digest, from lines `NAME SHA256`; `#` begins a comment. Raises SetupError naming the line."""
+    """Names by digest, from lines `NAME SHA256`; `#` begins a comment. Raises SetupError with the line's number."""
     keys: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -129,7 +133,7 @@ def parse_keys(text: str) -> dict[str, str]:
 
 
 def http_status(error: PeerError) -> int:
-    """How an error of this module looks in HTTP."""
+    """The HTTP status for an error of this module."""
     return {"unauthorized": 401, "origin-not-allowed": 403, "too-many-sessions": 429}.get(error.slug, 400)
 
 

@@ -1,8 +1,8 @@
-"""The brokers of a frontend: usually one, several where they share a pool. Pure: which of them has the sessions.
+"""The brokers of a frontend: usually one, several where they share a pool. Pure: it decides which broker leads.
 
-The frontend registers with all of them. Its sessions are with its *leader*: the broker that welcomed it last in the
-latest term. Messages of the others about sessions are dropped. When the leader is gone, steps down, or another one
-leads in a later term, every session moves; it is opened again at the broker that sends the next Welcome.
+The frontend registers with all brokers. Its *leader* is the broker that sent the latest Welcome of the latest term; all
+leases come from it. Messages of the other brokers about sessions are dropped. When the leader is gone, steps down, or
+another broker leads in a later term, every session moves: it is opened again at the broker that sends the next Welcome.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ class Post:
 
 @dataclass(slots=True)
 class BrokerStanding:
-    """What this frontend is to one broker, and the broker to it."""
+    """The state between this frontend and one broker."""
 
     up: bool = True
-    """False while the connection is known to be broken."""
+    """False from the end of a connection until the next one is up."""
     known: bool = False
-    """Whether the broker has taken our registration."""
+    """Whether the broker has accepted this frontend's registration."""
     welcome: m.Welcome | None = None
-    """The broker's message when it began to lead; None when it leads no more."""
+    """The message with which the broker began to lead; None while it does not lead."""
 
 
 class FrontendBrokers:
-    """Around the one `Sessions` of a frontend, `links` brokers, by their number."""
+    """Connects the `Sessions` of a frontend with its brokers, which are numbered from 0 to `links` - 1."""
 
     def __init__(self, sessions: Sessions, links: int) -> None:
         self.sessions = sessions
         self.leader: int | None = None
         self._term = 0
-        """In which the leader leads."""
+        """The leader's term."""
         self._standings = [BrokerStanding() for _ in range(links)]
 
     def handle(self, link: int, message: m.FromBroker, frames: Iterable[m.Frame], now: float) -> list[Command | Post]:
-        """Take a message of one broker with its decoded frames."""
+        """Process a message of one broker with its decoded frames."""
         if not self._standings[link].up:
-            return []  # it was under way when the connection broke
+            return []  # sent before the connection broke
         match message:
             case m.Welcome():
                 return self._welcomed(link, message, now)
@@ -72,7 +72,7 @@ class FrontendBrokers:
         return self._dismissed(link, now)
 
     def restored(self, link: int) -> list[Post]:
-        """The connection to a broker is there, again: it may be another one."""
+        """The connection to a broker is up again: register, since it may be another broker."""
         state = self._standings[link]
         if state.up:
             return []
@@ -80,16 +80,17 @@ class FrontendBrokers:
         return [Post(link, self._registration())]
 
     def route(self, command: ToBroker) -> list[Post]:
-        """Which brokers receive it: all a heartbeat, or a registration where it is missing; the leader the rest.
+        """The messages to send, each with its broker.
 
-        Without a leader a message is dropped, and nothing is lost: the next leader is asked for every session.
+        A heartbeat goes to every broker, as a registration where the broker has none yet. All else goes to the leader.
+        Without a leader it is dropped; nothing is lost, because every session is opened again at the next leader.
         """
         if isinstance(command.message, m.RegisterFrontend | m.FrontendHeartbeat):
             return [post for link in range(len(self._standings)) for post in self._beat(link, command.message)]
         return [] if self.leader is None else [Post(self.leader, command.message, command.setup)]
 
     def check(self) -> None:
-        """The invariants: who has no leader has no lease."""
+        """Assert the invariants: without a leader there is no registration, and so no lease."""
         self.sessions.check()
         assert self.leader is not None or not self.sessions.registered
 
@@ -100,7 +101,7 @@ class FrontendBrokers:
         moved: list[Command | Post] = []
         if self.leader not in (None, link) and self.sessions.registered:
             if welcome.term <= self._term:
-                return []  # a former leader that has not noticed yet that another leads
+                return []  # a former leader that has not noticed yet that another broker leads
             moved = self._lost(now)
         return [*moved, *self._follow(link, welcome, now)]
 
@@ -109,7 +110,7 @@ class FrontendBrokers:
         return list(self.sessions.handle(welcome, (), now))
 
     def _dismissed(self, link: int, now: float) -> list[Command | Post]:
-        """This broker does not lead, or is gone. Another broker whose Welcome still counts leads now."""
+        """This broker does not lead, or is gone. If another broker's Welcome still holds, that broker leads now."""
         if link != self.leader:
             return []
         lost = self._lost(now)
@@ -119,7 +120,7 @@ class FrontendBrokers:
         return lost
 
     def _lost(self, now: float) -> list[Command | Post]:
-        """No lease is left; the sessions wait for the next leader."""
+        """Drop all leases; the sessions wait for the next leader."""
         self.leader = None
         return list(self.sessions.handle(m.Unregistered(), (), now))
 
@@ -127,7 +128,7 @@ class FrontendBrokers:
         was_known = self._standings[link].known
         self._standings[link] = BrokerStanding()
         if link == self.leader:
-            return self._dismissed(link, now)  # `Sessions` registers again, at once
+            return self._dismissed(link, now)  # `Sessions` registers again immediately
         return [Post(link, self._registration())] if was_known else []
 
     def _beat(self, link: int, message: m.FromFrontend) -> list[Post]:

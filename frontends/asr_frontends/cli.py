@@ -22,7 +22,7 @@ DEFAULTS = Limits()
 
 
 def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Each dialect's own options."""
+    """Add the options of every dialect to a command."""
     for option in reversed([option for dialect in DIALECTS for option in dialect.options]):
         function = option(function)
     return function
@@ -34,20 +34,20 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
     type=settings.ADDRESS,
     multiple=True,
     default=("127.0.0.1:8000",),
-    help="Where clients connect, HOST:PORT; repeatable. Every dialect is served on each.",
+    help="Address on which clients connect, HOST:PORT; repeatable. Every dialect is served on every address.",
 )
 @click.option(
     "--reuse-port",
     is_flag=True,
-    help="Share the ports with other frontends that say so too: the system spreads the clients. "
-    "Limits count in each process by itself.",
+    help="Share the listening ports with other frontends that have this option too; the kernel distributes the "
+    "clients. Every limit applies to each process separately.",
 )
-@click.option("--name", help="Name in `asr status`.  [default: HOST-PID]")
+@click.option("--name", help="This frontend's name in `asr status`.  [default: HOST-PID]")
 @click.option(
     "--broker",
     type=settings.ENDPOINT,
     multiple=True,
-    help="The broker's side for frontends; repeatable, for brokers that share the pool.  "
+    help="The broker's endpoint for frontends; repeatable, for several brokers that share one pool.  "
     "[default: ipc://RUN_DIR/frontends.ipc]",
 )
 @settings.link_options
@@ -55,13 +55,13 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
     "--idle-s",
     type=click.FloatRange(min=0.1),
     default=DEFAULTS.idle_s,
-    help="End a session whose client has sent nothing for this long.",
+    help="End a session whose client has sent nothing for so many seconds.",
 )
 @click.option(
     "--credit-s",
     type=click.FloatRange(min=1),
     default=DEFAULTS.credit_s,
-    help="Seconds of audio that a client may be ahead of the model before it is no longer read from.",
+    help="Stop reading from a client whose audio is so many seconds ahead of the model.",
 )
 @click.option(
     "--session-s",
@@ -73,42 +73,55 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
     "--messages-per-s",
     type=click.IntRange(min=0),
     default=DEFAULTS.messages_per_s,
-    help="Refuse a client that sends more messages in a second; 0 for no limit but its credit.",
+    help="End a session whose client sends more messages than this in a second; 0 for no limit.",
 )
 @click.option(
     "--message-bytes-max",
     type=click.IntRange(min=1024, max=2_000_000),
     default=1_048_576,
-    help="Largest message of a client.",
+    help="Largest message that a client may send, in bytes.",
 )
 @click.option(
     "--journal-mb-max",
     type=click.IntRange(min=1),
     default=1024,
-    help="Unconfirmed audio that all sessions of this process may hold together; beyond it clients wait.",
+    help="Largest amount of unconfirmed audio that all sessions of this process hold together, in MiB. Above it, "
+    "clients are not read from.",
 )
 @click.option(
     "--drain-s",
     type=click.FloatRange(min=0),
     default=5.0,
-    help="Longest time sessions may take to end after SIGTERM.",
+    help="Longest wait for sessions to end after SIGTERM, in seconds.",
 )
 @click.option(
     "--keys",
     type=click.Path(path_type=Path),
-    help="Ask clients for an API key of this file (made with `asr key`); read again when it changes.",
+    help="Require from clients an API key of this file (made with `asr key`). The file is read again when it changes.",
 )
 @click.option(
     "--origin",
     multiple=True,
-    help="Let browsers in from this origin only, and answer it with CORS headers; repeatable; * for all.",
+    help="Accept browsers from this origin only, and answer them with CORS headers; repeatable; * for all origins.",
 )
-@click.option("--sessions-per-key", type=click.IntRange(min=0), default=0, help="Largest number; 0 for no limit.")
-@click.option("--sessions-per-address", type=click.IntRange(min=0), default=0, help="Largest number; 0 for no limit.")
+@click.option(
+    "--sessions-per-key",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Largest number of concurrent sessions of one API key; 0 for no limit.",
+)
+@click.option(
+    "--sessions-per-address",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Largest number of concurrent sessions of one client address; 0 for no limit.",
+)
 @_dialect_options
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
 @click.option(
-    "--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, where it is a file of its own."
+    "--tls-key",
+    type=click.Path(path_type=Path),
+    help="The private key of the TLS certificate, if it is not in the certificate's file.",
 )
 def main(
     run_dir: Path,
@@ -134,10 +147,10 @@ def main(
     tls_key: Path | None,
     **of_dialects: Any,
 ) -> None:
-    """Speak the clients' dialects and turn them into sessions.
+    """Serve speech recognition to clients, in every dialect.
 
-    Dialects are told apart by path: /v1/stream is the project's own, /asr/v0.1/stream CAIMAN-ASR's. GET /health, /ready
-    and /metrics answer on the same ports.
+    The path of a request selects its dialect: /v1/stream is the project's own, /asr/v0.1/stream is CAIMAN-ASR's. GET
+    /health, /ready and /metrics are served on the same ports.
     """
     endpoints = broker or (settings.frontends_endpoint(run_dir),)
     config = FrontendConfig(

@@ -1,4 +1,4 @@
-"""Close codes of RFC 6455, for dialects whose servers knew none of their own: one table instead of one in each."""
+"""WebSocket close codes (RFC 6455, section 7.4) for the dialects that define no codes themselves."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ SERVICE_CODES = {
 
 
 def close_of(event: Error) -> Close:
-    """The close for an error that the dialect says nothing about: what the client did is a matter of policy."""
+    """The close for an error that the dialect does not define. A client's error is a policy violation (1008)."""
     code = SERVICE_CODES.get(event.slug, INTERNAL_ERROR) if event.is_service else POLICY_VIOLATION
     return Close.because(code, f"{event.slug}: {event.detail}")

@@ -1,4 +1,4 @@
-"""What a codec is: one dialect's frames to events and back. It never sees a socket, a clock or a task."""
+"""The interface of codecs: a codec translates one dialect's frames to events and back. No socket, clock or task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Close:
 
     @classmethod
     def because(cls, code: int, reason: str) -> Close:
-        """With the reason cut to what a close frame holds."""
+        """A close whose reason is cut to what a close frame holds."""
         return cls(code, reason.encode()[:123].decode(errors="ignore"))
 
 
@@ -28,14 +28,14 @@ class Request:
 
     path: str
     query: str = ""
-    """Raw, percent-encoded."""
+    """The query string, percent-encoded as received."""
     subprotocols: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    """By lower-case name."""
+    """Values by lower-case name."""
     address: str = ""
     """The client's host."""
     unix_ms: int = 0
-    """When it came, milliseconds since 1970: a codec has no clock."""
+    """Time of arrival, in milliseconds since 1970; here because a codec has no clock."""
 
 
 Frame = str | bytes | Close
@@ -45,29 +45,29 @@ class Codec(Protocol):
     """One conversation in one dialect. `receive` raises PeerError; the caller answers with `send(Error)` and ends."""
 
     subprotocol: str | None
-    """To echo in the handshake."""
+    """The subprotocol that the handshake returns to the client; None for none."""
     coalesces: frozenset[type]
-    """Events whose newest frame may replace an unsent older one when the client reads slowly."""
+    """Types of events whose newest frame may replace an older unsent one when the client reads slowly."""
 
     def opening(self) -> list[ClientEvent]:
-        """Events that the connection itself means."""
+        """The events that the connection itself causes, before any frame."""
 
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
-        """Events of one frame of the client. Raises PeerError."""
+        """The events of one frame of the client. Raises PeerError."""
 
     def replies(self) -> list[Frame]:
-        """Frames that the last `receive` is answered with at once, whatever the service does (a pong, a reset)."""
+        """Frames that answer the last `receive` immediately, without the service (a pong, a reset)."""
 
     def send(self, event: ServiceEvent) -> list[Frame]:
-        """Frames for the client. A Close is the last one."""
+        """The frames for the client. A Close is the last one."""
 
 
 class TrackCodec(Codec, Protocol):
-    """A codec whose client may send its audio on a media track beside its messages."""
+    """A codec whose client may also send its audio on a media track."""
 
     @property
     def takes_audio(self) -> bool:
-        """Whether audio of the track is wanted now."""
+        """Whether the codec accepts audio of the track now."""
 
 
 MakeTrackCodec = Callable[[Request], TrackCodec]

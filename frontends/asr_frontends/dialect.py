@@ -1,7 +1,7 @@
-"""What a dialect is: one record. The application, its metrics and the health report iterate over the records.
+"""A dialect as one record. The application, its metrics and the health report iterate over the records.
 
-A record names the dialect's paths, its codec, how it words refusals, what its options are, and what it does at work in
-one frontend (`Serving`): HTTP routes, and limits that count.
+A record has the dialect's paths, its codec, the form of its refusals and its options. Its `serve` returns a `Serving`:
+the dialect's part of one frontend, such as HTTP routes and limits that count.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from starlette.routing import BaseRoute, compile_path
 from asr_frontends.access import Gate
 from asr_frontends.codec import Codec, Request
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.connection import Conversation
 from asr_proto.errors import PeerError
 
 Settings = Mapping[str, Any]
-"""Options of the command line by name; what is not given has its default."""
+"""Options of the command line by name; an option that is missing has its default."""
 ClickOption = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An HTTP answer to a request that gets no WebSocket."""
+    """The HTTP response to a WebSocket request that is refused."""
 
     status: int
     body: str
@@ -37,11 +37,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One label of the metrics."""
+    """One value of the metrics' label `endpoint`."""
 
     label: str
     is_prefix: bool = False
-    """It counts every path that begins with it, not only itself."""
+    """Whether every path that begins with the label counts, and not only the label itself."""
 
     def counts(self, path: str) -> bool:
         return path.startswith(self.label) if self.is_prefix else path == self.label
@@ -60,22 +60,22 @@ class Serving:
     """A dialect at work in one frontend."""
 
     routes: Sequence[BaseRoute] = ()
-    converse: Callable[[Connection], Awaitable[None]] = Connection.run
+    converse: Callable[[Conversation], Awaitable[None]] = Conversation.run
     """Serves one accepted WebSocket to its end."""
     health: Callable[[], Mapping[str, Any]] = _nothing_to_report
-    """What it adds to `/health/detailed`."""
+    """Returns the fields that the dialect adds to `/health/detailed`."""
     close: Callable[[], Awaitable[None]] = _nothing
-    """Ends what is still open, after the sessions have ended."""
+    """Ends the connections that are still open, after the sessions have ended."""
 
 
 @cache
 def _pattern(path: str) -> re.Pattern[str]:
-    """A path with `{name}` for segments of any value."""
+    """The pattern of a path in which `{name}` matches one segment of any value."""
     return compile_path(path)[0]
 
 
 def plain(error: PeerError) -> Refusal:
-    """The reason as text."""
+    """A refusal with the reason as plain text."""
     return Refusal(400, error.detail)
 
 
@@ -93,27 +93,27 @@ class Dialect:
 
     name: str
     transport: Literal["websocket", "webrtc", "http"]
-    """What carries its conversations; `http`: it has none, only uploads."""
+    """What carries the dialect's conversations; `http`: it has only uploads."""
     path: str = ""
-    """Where a conversation begins; `{name}` stands for one segment of any value."""
+    """The path of a request that begins a conversation; `{name}` matches one segment of any value."""
     when: Callable[[Request], bool] = _any
-    """Which requests for the path it serves, where dialects share one. The first record that matches serves."""
+    """Whether this dialect serves a request for its path. Of dialects that share a path, the first match serves it."""
     codec: Callable[[Request], Codec] | None = None
-    """Raises BadRequest for a request that is refused before the upgrade."""
+    """Makes the codec of a conversation. Raises BadRequest for a request that is refused before the upgrade."""
     refusal: Callable[[PeerError], Refusal] = plain
-    """How it words what its codec has refused."""
+    """The HTTP response for a request that the codec has refused."""
     http_prefixes: tuple[str, ...] = ()
-    """How the paths begin where `http_refusal` words what the gate has refused."""
+    """Beginnings of the paths for which `http_refusal` answers the requests that the gate refuses."""
     http_refusal: Callable[[PeerError, int], Response] | None = None
-    """The response for an error and its HTTP status; None: plain text."""
+    """The response for an error and its HTTP status; None for plain text."""
     open_paths: frozenset[str] = frozenset()
-    """Answered without a key."""
+    """Paths that need no API key."""
     endpoints: tuple[Endpoint, ...] = ()
-    """Its labels in the metrics."""
+    """The dialect's labels in the metrics."""
     options: tuple[ClickOption, ...] = ()
-    """Its options of `asr-frontend`: its limits, its paths."""
+    """The dialect's options of `asr-frontend`."""
     serve: Callable[[Frontend, Gate, Settings], Serving] = _serve
-    """Puts it to work in one frontend, with the values of its options."""
+    """Makes the dialect's part of one frontend, with the values of its options."""
 
     def serves(self, request: Request) -> bool:
         """Whether a conversation of this dialect begins with the request."""

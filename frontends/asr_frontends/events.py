@@ -1,6 +1,6 @@
-"""The closed set of events between a dialect's codec and the session model.
+"""The closed set of events between a dialect's codec and a session.
 
-What a worker says (`Speech`, `Partial`, `Final`, `Flushed`) passes as it came; its lease means nothing to a codec.
+A worker's `Speech`, `Partial`, `Final` and `Flushed` are passed on unchanged; codecs ignore their lease.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Resume:
 
     session: str
     utterance: int
-    """The first whose final it has not got."""
+    """Number of the first utterance whose final the client has not received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +30,21 @@ class Start:
     language: str = ""
     partials: bool = True
     look_ahead_ms: int | None = None
-    """How much audio behind a word the model may wait for, where it leaves the choice; None for the worker's own."""
+    """Audio after a word that the model may wait for, in ms, if the engine leaves a choice; None for the default."""
     progress_samples: int = 16000
-    """How often the codec wants to hear of progress, in 16 kHz samples."""
+    """Interval between Progress events, in 16 kHz samples."""
     progress_taken: bool = False
-    """It wants to hear of audio that was taken and is not done, too."""
+    """Whether Progress events are also sent for audio that the worker has received and not processed."""
     messages_per_s_max: int = 0
-    """A rate limit of the dialect itself, beside the frontend's; 0 for none."""
+    """The dialect's rate limit, in addition to the frontend's; 0 for none."""
     whole: bool = False
-    """All the audio is here already: how often a piece of it comes means nothing."""
+    """Whether all the audio is already here (an upload); rate limits do not apply then."""
     resumable: bool = False
-    """The client can continue the session over another connection, should this one break."""
+    """Whether the client can continue the session over another connection when this one breaks."""
     resume: Resume | None = None
-    """Set: it does."""
+    """The session to continue; None for a new one."""
     appends: bool = False
-    """Partials are wanted of engines whose text only grows, whatever `partials` says."""
+    """Whether engines whose text only grows send partials even if `partials` is False."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +56,32 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """End the utterance here; answered by Flushed."""
+    """End the utterance here. The answer is Flushed."""
 
     marker: str
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """The client is there, though it says nothing."""
+    """The client is connected, though it sends no audio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End of audio; answered by the remaining finals and Bye."""
+    """End of audio. The answer is the remaining finals and Bye."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """The client is gone: nobody listens any more."""
+    """The client is gone for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detach:
-    """The client's connection broke; if the session is resumable it may come back, to any frontend."""
+    """The client's connection broke. The client of a resumable session may return, to any frontend."""
 
 
-# ---- What the service says ----
+# ---- What the service sends ----
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,29 +93,33 @@ class Ready:
     model: str
     chunk_samples: int
     from_sample: int | None = None
-    """Set in a resumed session: from where its client sends audio, in 16 kHz samples."""
+    """In a resumed session: the 16 kHz sample from which the client sends its audio; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """16 kHz samples since the session's start: accepted here, received by the worker, stepped, confirmed."""
+    """How far the audio has come, in 16 kHz samples since the session's start."""
 
     accepted: int
+    """Received by this frontend."""
     taken: int
+    """Received by the worker."""
     done: int
+    """Processed by the engine."""
     committed: int
+    """Confirmed: the text before this sample is final."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a client may like to know: the session is moving to another worker."""
+    """Information that needs no reaction: the session moves to another worker."""
 
     kind: str = "migrating"
 
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """This frontend stops within that time; who can, goes on over another one."""
+    """This frontend stops within that time. A client that can resume continues over another frontend."""
 
     time_left_s: float
 
@@ -130,19 +134,19 @@ class Error:
 
     @classmethod
     def of(cls, error: AsrError) -> Error:
-        """The event for an error of ours."""
+        """The event for an exception."""
         retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
         return cls(error.slug, error.detail, retry_after_s)
 
     @property
     def is_service(self) -> bool:
-        """Whether it is the service's fault, not the client's."""
+        """Whether the service caused the error, and not the client."""
         return self.slug in SERVICE_SLUGS
 
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """Everything was said; the session is over. With the reason GOING_AWAY it waits for its client elsewhere."""
+    """Everything was sent; the session is over here. With the reason GOING_AWAY its client can resume it elsewhere."""
 
     reason: str = "stopped"
 

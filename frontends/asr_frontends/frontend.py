@@ -1,6 +1,7 @@
-"""The frontend's shell: connections on one side, links on the other, the pure `Sessions` between. No decision in it.
+"""The frontend's shell between the clients' connections and the links to the brokers. It decides nothing.
 
-It hands events and messages to the core and performs the commands that the core returns. One timer serves all sessions.
+It passes events and messages to the pure cores (`Sessions`, `FrontendBrokers`) and performs the commands that they
+return. One timer serves all sessions.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ log = structlog.get_logger()
 
 RESUMED_ELSEWHERE = ("session-lost", "its client has resumed it over another connection")
 ENDING_S_MAX = 2.0
-"""Of the time to drain: for the last texts of sessions that do not end by themselves."""
+"""Largest part of the time to drain that is left for the last texts of sessions that do not end by themselves."""
 BUNDLE_BYTES_MAX = 4_194_304
+"""Largest body of one message to the broker."""
 
 
 class Listener(Protocol):
-    """One client's connection, as the frontend sees it."""
+    """The frontend's view of one client's connection."""
 
     def deliver(self, event: e.ServiceEvent) -> None:
-        """Send this to the client. After Error or Bye nothing follows."""
+        """Send an event to the client. Error and Bye are the last ones."""
 
     def pause(self) -> None:
         """Read nothing more from the client until `credit`."""
@@ -48,20 +50,20 @@ class Listener(Protocol):
 
 
 class BrokerLink(Protocol):
-    """The way to one broker: `Link`, or a test's."""
+    """The connection to one broker: `Link`, or a test's."""
 
     def send(self, parts: list[bytes]) -> bool:
         """Queue a message; False when the queue is full."""
 
     def close(self) -> None:
-        """Stop reading; what was sent may still leave for a moment."""
+        """Stop reading. Queued messages may still be sent for a moment."""
 
 
 MakeLink = Callable[[curve.BrokerAt, Callable[[list[bytes]], None], Callable[[bool], None]], BrokerLink]
 
 
 class Frontend:
-    """Must be made, used and closed inside one running asyncio loop."""
+    """One frontend process. It must be made, used and closed inside one running asyncio loop."""
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class Frontend:
     # ---- Clients ----
 
     def open(self, start: e.Start, listener: Listener) -> str:
-        """A new session for a connection, or one that it resumes; returns its id. Raises ServiceError."""
+        """Open a new session for a connection, or resume one; returns the session's id. Raises ServiceError."""
         if self._draining:
             raise ServiceError("this server is going away", slug=e.GOING_AWAY)
         id = start.resume.session if start.resume else secrets.token_hex(16)
@@ -105,17 +107,17 @@ class Frontend:
         return id
 
     def client(self, id: str, event: e.ClientEvent) -> None:
-        """What the client of session `id` did."""
+        """Process an event of the client of session `id`."""
         if commands := self.sessions.client(id, event, self._loop.time()):
             self._perform(commands)
         else:
-            self._arm()  # a frame may wait to be bundled
+            self._arm()  # a frame may wait for its bundle
         match event:
             case e.Abort() | e.Detach():
                 self._forget(id)
 
     def _detach(self, id: str) -> None:
-        """End the old connection of a client that returns before that connection broke here."""
+        """End the old connection of a client that resumes its session, if this frontend still has that connection."""
         if (listener := self._listeners.get(id)) is not None:
             self.client(id, e.Detach())
             listener.deliver(e.Error(*RESUMED_ELSEWHERE))
@@ -176,7 +178,7 @@ class Frontend:
                 listener.credit()
 
     def _close_soon(self, command: ToBroker) -> None:
-        """Leases can wait for a turn of the loop: when many sessions end at once, their last texts go first."""
+        """Send a Close in the next turn of the loop: when many sessions end together, their last texts go first."""
         if not self._closes:
             self._loop.call_soon(self._send_closes)
         self._closes.append(command)
@@ -212,7 +214,7 @@ class Frontend:
             self._idle.set()
 
     def _send_frames(self, bundle: bytes, frames: Sequence[m.FrameIn]) -> None:
-        """To the leader, if there is one: in one message, or in as few as the wire's limits allow."""
+        """Send frames to the leader, if there is one: in one message, or in several if the wire's limits demand it."""
         if self._brokers.leader is None:
             return
         body = wire.encode_frames(frames) if len(frames) <= wire.FRAMES_MAX else b""
@@ -225,9 +227,9 @@ class Frontend:
 
     def _send(self, link: int, parts: list[bytes]) -> None:
         if self._closed:
-            return  # with our connection all leases end
+            return  # the broker ends all leases with the connection
         if not self._links[link].send(parts) and link == self._brokers.leader:
-            # The broker has read nothing for longer than the queue holds: it has dropped our sessions.
+            # The queue is full: the broker has read nothing for so long that it has dropped these sessions.
             self._loop.call_soon(self._on_message, link, [wire.encode(m.Unregistered())])
 
     # ---- Time ----
@@ -241,14 +243,14 @@ class Frontend:
         self._timer, self._timer_at = self._loop.call_at(deadline, self._tick), deadline
 
     def _tick(self) -> None:
-        # uvloop's clock counts whole milliseconds, so it may stand just before the deadline.
+        # uvloop's clock counts whole milliseconds, so it may show a time just before the deadline.
         now, self._timer, self._timer_at = max(self._loop.time(), self._timer_at), None, NEVER
         self._perform(self.sessions.tick(now))
 
     # ---- The end ----
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new sessions; wait for those that are here, then end their audio, and fail those that remain."""
+        """Refuse new sessions; wait for the open ones, then end the audio of the rest, and fail those that remain."""
         self._draining = True
         for listener in list(self._listeners.values()):
             listener.deliver(e.GoAway(round(timeout_s, 1)))
@@ -270,7 +272,7 @@ class Frontend:
         return True
 
     def close(self) -> None:
-        """Close the link; sessions still open are lost."""
+        """Close the links. Sessions that are still open are lost."""
         self._perform(self.sessions.flush())
         self._send_closes()
         self._closed = True
@@ -285,8 +287,8 @@ def _log(message: m.Message) -> None:
         case m.Welcome():
             log.info("registered", broker=message.boot)
         case m.Unregistered():
-            # One comes for each message that was under way.
-            log.debug("the broker does not know us: registering, moving every session")
+            # The broker sends one for each message that it receives before the registration.
+            log.debug("the broker has no registration of this frontend: registering, moving every session")
         case m.Rejected():
             log.error("the broker refuses this frontend", reason=message.detail)
         case m.Lost():

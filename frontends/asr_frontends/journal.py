@@ -1,7 +1,8 @@
-"""The audio and marks of a session that are not confirmed yet: what a move to another worker replays. Pure.
+"""The audio of a session that is not confirmed yet, with its flushes and its stop. Pure.
 
-Entries stay in their order: audio pieces by position, flushes and the stop between them. Audio leaves at commits, a
-flush when it is answered. All journals of a process share one Budget.
+A new worker receives the journal again after a move. Entries keep their order: pieces of audio, and marks (flushes and
+the stop) between them. A commit removes audio; the answer to a flush removes its mark. All journals of a process share
+one Budget.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from asr_proto.audio import BYTES_PER_SAMPLE
 
 @dataclass(slots=True)
 class Budget:
-    """Bytes that all journals of this process may hold together."""
+    """The number of bytes that all journals of this process may hold together."""
 
     bytes_max: int
     bytes_held: int = 0
@@ -28,7 +29,7 @@ class Budget:
 
 
 class Journal:
-    """Entries from the last commit on, and a cursor: what was posted to the current worker."""
+    """The entries since the last commit, and how many of them were posted to the current worker."""
 
     __slots__ = ("_budget", "_entries", "_posted", "bytes_held", "end_sample", "is_complete", "marks_held")
 
@@ -40,29 +41,32 @@ class Journal:
         self.marks_held = 0
         self.end_sample = 0
         self.is_complete = False
-        """The end of audio is marked: nothing may follow."""
+        """Whether the end of audio is marked; nothing may follow it."""
 
     def begin(self, sample: int) -> None:
-        """The audio begins here: what was before is confirmed already."""
+        """Begin the audio at `sample`: all audio before it is already confirmed."""
         assert not self._entries
         self.end_sample = sample
 
     def append(self, pcm: bytes) -> None:
-        """Audio that continues where the journal ends."""
+        """Add audio at the end."""
         count = len(pcm)
         self._entries.append(Piece(self.end_sample, pcm))
         self.end_sample += count // BYTES_PER_SAMPLE
-        self.bytes_held += count  # as `_hold` does, which would be a call more for each frame
+        self.bytes_held += count  # `_hold` written out: it would be one more call for each frame
         self._budget.bytes_held += count
 
     def mark(self, marker: str | None) -> None:
-        """A flush or the stop, here."""
+        """Add a flush at the end, or the stop (None)."""
         self._entries.append(Mark(self.end_sample, marker))
         self.is_complete = marker is None
         self.marks_held += 1
 
     def next(self, before_sample: int) -> Entry | None:
-        """The next unposted entry that begins before `before_sample` (a mark: at any place), now posted."""
+        """The next entry that was not posted; it counts as posted now.
+
+        None when there is none, or when it is audio that begins at `before_sample` or later.
+        """
         if self._posted == len(self._entries):
             return None
         entry = self._entries[self._posted]
@@ -72,11 +76,11 @@ class Journal:
         return entry
 
     def rewind(self) -> None:
-        """A new worker has received nothing yet."""
+        """Count all entries as not posted: a new worker has received nothing yet."""
         self._posted = 0
 
     def trim(self, sample: int) -> None:
-        """Audio before `sample` is confirmed. Marks stay until they are answered."""
+        """Remove the audio before `sample`, which is confirmed. Marks stay until they are answered."""
         kept: list[Entry] = []
         while self._entries and self._begins_before(self._entries[0], sample):
             entry = self._entries.popleft()
@@ -88,7 +92,7 @@ class Journal:
         self._entries.extendleft(reversed(kept))
 
     def answered(self, marker: str) -> None:
-        """The oldest flush with this marker was answered."""
+        """Remove the oldest flush with this marker: it was answered."""
         for index, entry in enumerate(self._entries):
             if isinstance(entry, Mark) and entry.marker == marker:
                 del self._entries[index]
@@ -97,7 +101,7 @@ class Journal:
                 return
 
     def clear(self) -> None:
-        """Give everything back to the budget."""
+        """Remove everything and return its bytes to the budget."""
         self._hold(-self.bytes_held)
         self._entries.clear()
         self._posted = self.marks_held = 0
@@ -106,7 +110,7 @@ class Journal:
         return iter(self._entries)
 
     def check(self) -> None:
-        """The invariants: one run of samples, bytes counted right, the cursor inside."""
+        """Assert the invariants: pieces without gaps, correct counts of bytes and marks, a valid posted count."""
         pieces = [entry for entry in self._entries if isinstance(entry, Piece)]
         assert all(a.end_sample == b.first_sample for a, b in pairwise(pieces))
         assert not pieces or pieces[-1].end_sample == self.end_sample

@@ -1,4 +1,4 @@
-"""The ZeroMQ leg between a frontend and the broker, on an asyncio loop: send a message, be told of messages."""
+"""The ZeroMQ connection between a frontend and one broker, on an asyncio loop."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import zmq
 from asr_process import curve
 
 TURN_MESSAGES_MAX = 256
+"""Messages that are read in one turn of the loop."""
 WATCH_S = 1.0
-"""How often it is asked what became of the connection."""
+"""Interval at which the state of the connection is checked, in seconds."""
 
 
 class Link:
-    """A DEALER socket whose messages are handed to `on_message` as their parts.
+    """A DEALER socket. It calls `on_message` with the parts of each message that it receives.
 
-    `on_change` hears True when the connection has come up, False when it has broken.
+    It calls `on_change` with True when the connection is up, and with False when it has broken.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Link:
         return True
 
     def _schedule(self) -> None:
-        """The socket's descriptor is edge-triggered: after any use, look again."""
+        """Read in the next turn of the loop. ZeroMQ's descriptor is edge-triggered: after each use it must be read."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._readable)
@@ -74,7 +75,7 @@ class Link:
         self._schedule()
 
     def close(self) -> None:
-        """Stop reading; what was sent may still leave for a moment."""
+        """Stop reading. Queued messages may still be sent for a moment."""
         self._watching.cancel()
         self._loop.remove_reader(self._dialer.monitor.fileno())
         self._dialer.close()

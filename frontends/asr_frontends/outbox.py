@@ -1,7 +1,7 @@
-"""What leaves the core of a frontend, and the one way out: commands in their order, performed by the shell. Pure.
+"""The commands of a frontend's core, and the `Outbox` that collects them in order. The shell performs them. Pure.
 
-A session puts its commands into the `Outbox` of its frontend. Frames for a worker wait there for up to `BUNDLE_S`, so
-that one bundle carries the frames of all sessions with that worker.
+All sessions put their commands into the one `Outbox` of their frontend. Frames for a worker wait there for up to
+`BUNDLE_S`, so that one bundle carries the frames of all sessions with that worker.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from asr_frontends.events import ServiceEvent
 from asr_proto import messages as m
 
 BUNDLE_S = 0.005
-"""Longest time that a frame waits for others to the same worker."""
+"""Longest time that a frame waits for more frames to the same worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToBroker:
-    """Send this to the broker that leads, or to all brokers where it is about the frontend itself."""
+    """Send this to the broker that leads. A message about the frontend itself goes to all brokers."""
 
     message: m.FromFrontend
     setup: m.Setup | None = None
@@ -29,13 +29,13 @@ class SendBundle:
     """Send these frames to a worker, through the broker that leads."""
 
     bundle: m.Bundle
-    """Names the worker, and each lease once."""
+    """Contains the worker's identity, and each lease once."""
     frames: list[m.FrameIn]
 
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """An event for the codec of this session's client. After Error or Bye the session is over."""
+    """Pass this event to the codec of the session's client. After Error or Bye the session is over."""
 
     session: str
     event: ServiceEvent
@@ -43,7 +43,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The client may not send: read nothing more from it until its Credit follows."""
+    """The client may not send: read nothing from it until a Credit follows."""
 
     session: str
 
@@ -67,18 +67,19 @@ class Outbox:
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
-        """Those that nobody has taken yet, in their order. What is for a client is appended here."""
+        """The commands since the last `take`, in order. Sessions append Deliver, Pause and Credit directly."""
         self._frames: dict[bytes, list[m.FrameIn]] = {}
+        """The frames that wait, by worker."""
         self.bundles_at = float("inf")
-        """When the frames that wait must leave; infinity when none waits."""
+        """Time at which the waiting frames must leave; infinity when none waits."""
 
-    def ask(self, message: m.FromFrontend, setup: m.Setup | None = None) -> None:
-        """A message for the broker. Frames that were posted before leave before it."""
+    def send(self, message: m.FromFrontend, setup: m.Setup | None = None) -> None:
+        """Add a message for the broker. Frames that were posted before it leave before it."""
         self.seal()
         self.commands.append(ToBroker(message, setup))
 
     def post(self, worker: bytes, frame: m.FrameIn, now: float) -> None:
-        """A frame for a worker: into the bundle that waits for it, or into a new one."""
+        """Add a frame for a worker to the worker's waiting bundle, or begin one."""
         frames = self._frames.get(worker)
         if frames is not None:
             frames.append(frame)
@@ -88,13 +89,13 @@ class Outbox:
             self.bundles_at = now + BUNDLE_S
 
     def seal(self) -> None:
-        """The frames that wait become commands: one for each worker."""
+        """Turn the waiting frames into commands: one bundle for each worker."""
         waiting, self._frames, self.bundles_at = self._frames, {}, float("inf")
         for worker, frames in waiting.items():
             bundle = m.Bundle(worker, tuple(dict.fromkeys(map(_lease, frames))))
             self.commands.append(SendBundle(bundle, frames))
 
     def take(self) -> list[Command]:
-        """The commands since the last call."""
+        """Return the commands since the last call, and remove them."""
         commands, self.commands = self.commands, []
         return commands

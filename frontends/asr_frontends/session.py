@@ -1,8 +1,8 @@
-"""One client conversation: from its start to its one end, across moves to other workers. Pure.
+"""One client conversation from its start to its end, across moves to other workers. Pure.
 
-All that the client sends goes into the journal; what the credit allows is posted from there to the worker. A new worker
-receives the journal again from the last commit. A commit travels inside the final that it confirms, so that no final is
-delivered twice and none is lost. The states and their transitions are in the table `SESSION`.
+Everything that the client sends goes into the journal. From there it is posted to the worker as far as the credit
+allows. A new worker receives the journal again from the last commit. A commit is part of the final that it confirms, so
+no final is delivered twice and none is lost. The states and their transitions are in the table `SESSION`.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
 PIECE_BYTES_MAX = 524_288
 """Largest audio frame to a worker, well below the wire's limit."""
 COMMIT_SHARE = 0.5
-"""Of the journal's limit: above this share the worker is asked for a commit."""
+"""Share of the journal's limit above which the session requests a commit from its worker."""
 COMMIT_S = 1.0
-"""How often it is asked again."""
+"""Shortest time between two requests for a commit, in seconds."""
 MARKS_MAX = 256
-"""Flushes of one session that may be unanswered; a client that asks for more is not read from."""
+"""Largest number of unanswered flushes of one session; with so many, its client is not read from."""
 NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one session may take. Seconds, of wall time or (credit, journal, audio) of audio."""
+    """The limits of one session. Times are seconds of wall time, except for credit, journal and audio."""
 
     idle_s: float = 30.0
-    """Longest silence of a client that may send."""
+    """Longest time without a message of a client that may send."""
     credit_s: float = 10.0
-    """Audio that may be ahead of the model."""
+    """Audio that a client may be ahead of the model, in seconds of audio."""
     journal_s: float = 120.0
-    """Unconfirmed audio; beyond it the client is not read from."""
+    """Largest amount of unconfirmed audio, in seconds of audio; with so much, the client is not read from."""
     open_s: float = 10.0
-    """Longest wait for the broker's answer."""
+    """Longest wait for a slot, or for a session to be resumed."""
     move_s: float = 30.0
-    """Longest wait for another worker after a loss."""
+    """Longest wait for another worker after the lease is lost."""
     retry_s: float = 0.25
-    """How often a move is tried again."""
+    """Time until a refused move is tried again."""
     progress_s: float = 0.8
     """Longest time without a Progress event for the client."""
     audio_s: float = 4 * 3600.0
-    """Longest session."""
+    """Longest session, in seconds of audio."""
     messages_per_s: int = 0
-    """Messages a client may send in any second; 0 for no limit but its credit."""
+    """Largest number of messages of a client in a second; 0 for no limit."""
 
 
 # ---- States ----
@@ -61,36 +61,36 @@ class Limits:
 
 class State(Enum):
     OPENING = "opening"
-    """A slot is asked for."""
+    """The session waits for a slot."""
     RESUMING = "resuming"
-    """The broker is asked for the worker that has kept the session of a client that returns."""
+    """The client has returned; the session waits for the lease of the worker that has kept its state."""
     RESTORING = "restoring"
-    """The session has its lease; from which sample its client must send is not known yet."""
+    """The session has its lease; it waits for the sample from which its client must send."""
     ACTIVE = "active"
-    """A worker has the session."""
+    """The session has a lease at a worker."""
     MOVING = "moving"
-    """The lease is lost; another worker is asked for."""
+    """The lease is lost; the session waits for a slot at another worker."""
     ENDED = "ended"
-    """The client has received its last event, or is gone."""
+    """The client was sent its last event, or is gone."""
 
 
 class Cause(Enum):
-    """Why a session changes its state."""
+    """The reason of a change of state."""
 
     RESUME = "resume"
     """The client returns to a session."""
     PINNED = "pinned"
     """The broker has granted a slot."""
     RESUMED = "resumed"
-    """The worker has returned what it kept."""
+    """The worker has sent the commit that it kept."""
     LOST = "lost"
-    """The lease ended without a message of this session."""
+    """The lease ended, and the session did not end it."""
     FINISH = "finish"
     """The worker has processed all audio."""
     FAIL = "fail"
-    """An error, of whomever."""
+    """An error of the client, the worker, the broker or this frontend."""
     DETACH = "detach"
-    """The client's connection broke, or this frontend stops: the lease stays for the client's return."""
+    """The client's connection broke, or this frontend stops. The lease stays for the client's return."""
     ABORT = "abort"
     """The client is gone for good."""
 
@@ -98,9 +98,9 @@ class Cause(Enum):
 GIVEN_UP = {Cause.FAIL: State.ENDED, Cause.ABORT: State.ENDED}
 GIVEN_BACK = {**GIVEN_UP, Cause.FINISH: State.ENDED, Cause.DETACH: State.ENDED}
 
-# No state, because it is independent of all of these: the end of audio (a fact of the journal: `is_complete`), whether
-# the client is paused (follows from credit, journal and budget), whether this frontend has written the end of audio
-# itself (then what the client still sends is dropped), and whether the session has failed (its last cause).
+# Four facts are no states, because each is independent of them: the end of audio (the journal's `is_complete`), whether
+# the client is paused (computed from credit, journal and budget), whether this frontend has ended the audio itself
+# (then later events of the client are dropped), and whether the session has failed (its last cause).
 SESSION: TransitionTable[State, Cause] = TransitionTable(
     "session",
     State.OPENING,
@@ -118,24 +118,27 @@ LEASED = (State.RESTORING, State.ACTIVE)
 
 
 class Session(StateMachine[State, Cause]):
-    """`id` is unique and random. `now` is one monotonic clock in seconds throughout. Commands go into `outbox`."""
+    """One session. `id` is unique and random; every `now` is read from one monotonic clock, in seconds.
+
+    The commands that follow from an event go into `outbox`.
+    """
 
     __slots__ = (
-        "_ask_commit_at",
         "_budget",
         "_commit",
         "_credit_samples",
         "_done",
         "_drops_input",
         "_give_up_at",
-        "_heard_at",
         "_journal",
         "_journal_bytes_max",
+        "_last_received_at",
         "_limits",
         "_messages_max",
         "_outbox",
         "_partial",
         "_progress_at",
+        "_request_commit_at",
         "_retry_at",
         "_start",
         "_taken",
@@ -156,25 +159,26 @@ class Session(StateMachine[State, Cause]):
         self.pinned: m.Pinned | None = None
         self.failed = False
         self.paused = False
-        """What the client was sent last: Pause, or Credit."""
+        """Whether the client's reading is paused: the last of Pause and Credit in the outbox."""
         self._journal = Journal(budget)
         self._budget = budget
         self._commit: m.Commit | None = None
         self._partial: m.Partial | None = None
-        """What the client sees of an utterance that is not final."""
+        """The last partial that the client received of an utterance that is not final."""
         self._taken = self._done = 0
+        """16 kHz samples that the worker has received, and that it has processed."""
         self._drops_input = False
-        """This frontend wrote the end of audio: what the client still sends is no error of its own."""
+        """Whether this frontend has ended the audio itself. Later events of the client are dropped, not errors."""
         self._credit_samples = int(limits.credit_s * SAMPLE_RATE)
         self._journal_bytes_max = limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE
-        self._ask_commit_at = now
-        self._heard_at = now
+        self._request_commit_at = now
+        self._last_received_at = now
         self._give_up_at = now + limits.open_s
         self._retry_at = NEVER
         self._progress_at = now + limits.progress_s
         rates = [rate for rate in (limits.messages_per_s, start.messages_per_s_max) if rate]
         self._messages_max = 0 if start.whole else min(rates, default=0)
-        """In any second; 0 for no limit."""
+        """Largest number of messages in a second; 0 for no limit."""
         self._window_at = now
         self._window_messages = 0
         if start.resume is not None:
@@ -186,10 +190,10 @@ class Session(StateMachine[State, Cause]):
         """Ask for a slot; again after each loss."""
         start = self._start
         if start.resume is not None and self.state is State.RESUMING:
-            self._outbox.ask(m.Resume(self.id, start.resume.utterance), self._setup())
+            self._outbox.send(m.Resume(self.id, start.resume.utterance), self._setup())
             return
         model = self.pinned.spec.model if self.pinned else start.model
-        self._outbox.ask(m.Open(self.id, self.epoch, model, start.language, start.resumable), self._setup())
+        self._outbox.send(m.Open(self.id, self.epoch, model, start.language, start.resumable), self._setup())
 
     def _setup(self) -> m.Setup:
         # Credit returns with progress, so progress must come well before the credit is used up.
@@ -206,8 +210,8 @@ class Session(StateMachine[State, Cause]):
         )
 
     def client(self, event: e.ClientEvent, now: float) -> None:
-        """What the client does after its start. Raises PeerError; the caller ends the session with it."""
-        self._heard_at = now
+        """Process an event of the client after its start. Raises PeerError, with which the caller ends the session."""
+        self._last_received_at = now
         if self.state is State.ENDED:
             return
         match event:
@@ -222,14 +226,14 @@ class Session(StateMachine[State, Cause]):
 
     def _take(self, event: e.ClientEvent, now: float) -> None:
         if self.state in RETURNING and not isinstance(event, e.KeepAlive):
-            raise OutOfOrder("nothing can be said before it is known from where")
+            raise OutOfOrder("a message before the session is resumed: wait for its first sample")
         if self._messages_max:
             self._count_message(now)
         match event:
             case e.Audio():
                 self._audio(event.pcm)
                 if self._journal.bytes_held > COMMIT_SHARE * self._journal_bytes_max:
-                    self._ask_for_commit(now)
+                    self._request_commit(now)
             case e.Start():
                 raise OutOfOrder("a second start")
             case e.Flush():
@@ -249,11 +253,11 @@ class Session(StateMachine[State, Cause]):
         for start in range(0, len(pcm), PIECE_BYTES_MAX):
             journal.append(pcm[start : start + PIECE_BYTES_MAX])
 
-    def _ask_for_commit(self, now: float) -> None:
-        """After long without one: at the journal's limit the client must wait for it."""
-        if self.state is State.ACTIVE and now >= self._ask_commit_at:
+    def _request_commit(self, now: float) -> None:
+        """Request a commit, so that the journal does not reach its limit, at which the client is paused."""
+        if self.state is State.ACTIVE and now >= self._request_commit_at:
             assert self.pinned is not None
-            self._ask_commit_at = now + COMMIT_S
+            self._request_commit_at = now + COMMIT_S
             self._outbox.post(self.pinned.worker, m.Checkpoint(self.pinned.lease), now)
 
     def _mark(self, marker: str | None) -> None:
@@ -271,13 +275,13 @@ class Session(StateMachine[State, Cause]):
     # ---- The broker ----
 
     def on_pinned(self, pinned: m.Pinned, now: float) -> None:
-        """A slot was granted: post what the journal holds from the last commit on."""
+        """A slot was granted: post the journal, which begins at the last commit."""
         if not self._expects(pinned):
             return
         first = self.pinned is None
         self.fire(Cause.PINNED, now)
         self.pinned, self.epoch = pinned, pinned.epoch
-        self._heard_at = max(self._heard_at, now)
+        self._last_received_at = max(self._last_received_at, now)
         self._taken = self._done = self._commit.samples if self._commit else 0
         self._journal.rewind()
         if first and self.state is State.ACTIVE:
@@ -287,7 +291,7 @@ class Session(StateMachine[State, Cause]):
         self._balance(now)
 
     def _expects(self, pinned: m.Pinned) -> bool:
-        """False for the answer to an earlier question: of another epoch, or from before the client returned."""
+        """False for the answer to an earlier request: of another epoch, or from before the client returned."""
         if pinned.resumed:
             return self.state is State.RESUMING
         return self.state in (State.OPENING, State.MOVING) and pinned.epoch == self.epoch
@@ -297,7 +301,7 @@ class Session(StateMachine[State, Cause]):
         self._outbox.commands.append(Deliver(self.id, ready))
 
     def on_refused(self, refused: m.Refused, now: float) -> None:
-        """No slot: the end for a new session, another try later for a moving one."""
+        """No slot was granted: a new session ends, a moving one tries again later."""
         if refused.epoch != self.epoch or self.state in (*LEASED, State.ENDED):
             return
         if refused.slug == m.RESUMED:
@@ -308,7 +312,7 @@ class Session(StateMachine[State, Cause]):
             self._fail(e.Error(refused.slug, refused.detail, refused.retry_after_s), now)
 
     def on_lost(self, now: float) -> None:
-        """The lease ended, not by this session: it must move to another worker. The caller calls `open`."""
+        """The worker or the broker ended the lease. An active session moves: the caller then calls `open`."""
         if self.state is State.RESTORING:
             self._fail(e.Error("resume-unavailable", "the worker that had the session is lost"), now)
         if self.state is not State.ACTIVE:
@@ -323,7 +327,7 @@ class Session(StateMachine[State, Cause]):
     # ---- The worker ----
 
     def on_frame(self, frame: m.FrameOut, now: float) -> None:
-        """What the worker sends under the current lease."""
+        """Process a frame of the worker under the current lease."""
         if self.state not in LEASED:
             return
         match frame:
@@ -349,7 +353,7 @@ class Session(StateMachine[State, Cause]):
                 self._fail(e.Error(frame.slug, frame.detail), now)
 
     def _on_resumed(self, frame: m.Resumed, now: float) -> None:
-        """The client has sent nothing yet: the audio that it must send begins at the commit."""
+        """The worker has the session again. The client has sent nothing yet; it must send from the commit on."""
         if self.state is not State.RESTORING:
             return
         assert self.pinned is not None
@@ -363,7 +367,7 @@ class Session(StateMachine[State, Cause]):
 
     def _on_progress(self, frame: m.Progress, now: float) -> None:
         self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
-        self._give_up_at = NEVER  # it moved to a worker that works
+        self._give_up_at = NEVER  # the worker makes progress, so the move has succeeded
         if frame.commit:
             self._commit_at(frame.commit)
         self._pump(now)
@@ -372,9 +376,9 @@ class Session(StateMachine[State, Cause]):
         self._balance(now)
 
     def _take_back(self) -> None:
-        """Deliver an empty partial where the client sees one of audio that is over and became no final.
+        """Deliver an empty partial if the client's last partial is of confirmed audio that has no final.
 
-        An engine takes back its own partials. After a move, the partial was of another engine.
+        Engines withdraw their own partials. After a move, the last partial may be another engine's.
         """
         partial = self._partial
         if partial is not None and self._confirmed_samples() >= partial.end_sample:
@@ -382,7 +386,7 @@ class Session(StateMachine[State, Cause]):
             self._outbox.commands.append(Deliver(self.id, structs.replace(partial, text="", stable=None)))
 
     def _on_final(self, final: m.Final, now: float) -> None:
-        """The commit inside makes it exactly once: a move replays only what comes after."""
+        """Deliver a final, and commit it. A move replays only later audio, so the client receives each final once."""
         self._commit_at(final.commit)
         self._partial = None
         self._outbox.commands.append(Deliver(self.id, final))
@@ -390,7 +394,7 @@ class Session(StateMachine[State, Cause]):
 
     def _commit_at(self, commit: m.Commit) -> None:
         if self._commit is not None and commit.samples < self._commit.samples:
-            return  # of a final that is repeated to a client that has returned
+            return  # the commit of a final that is repeated for a client that has returned
         self._commit = commit
         self._journal.trim(commit.samples)
 
@@ -405,7 +409,7 @@ class Session(StateMachine[State, Cause]):
     # ---- Time ----
 
     def tick(self, now: float) -> None:
-        """What time alone makes due."""
+        """Do what is due at `now`: time limits, retries, Progress events."""
         if self.state is State.ENDED:
             return
         if self.state is not State.ACTIVE and now >= self._give_up_at:
@@ -418,7 +422,7 @@ class Session(StateMachine[State, Cause]):
                 self.open()
         elif now >= self._progress_at:
             if self._journal.bytes_held > COMMIT_SHARE * self._journal_bytes_max:
-                self._ask_for_commit(now)
+                self._request_commit(now)
             self._deliver_progress(now)
             self._balance(now)
 
@@ -428,7 +432,7 @@ class Session(StateMachine[State, Cause]):
         self._fail(e.Error(slug, "no worker took the session in time", 2.0), now)
 
     def next_deadline(self) -> float:
-        """When `tick` has something to do; infinity for an ended session."""
+        """The time at which `tick` has something to do; infinity for an ended session."""
         if self.state is State.ENDED:
             return NEVER
         if self.state is State.ACTIVE:
@@ -436,18 +440,20 @@ class Session(StateMachine[State, Cause]):
         return min(self._idle_at(), self._give_up_at, self._retry_at)
 
     def _idle_at(self) -> float:
-        """A client that is paused, or has sent all, owes nothing."""
-        return NEVER if self.paused or self._journal.is_complete else self._heard_at + self._limits.idle_s
+        """The end of the idle time; infinity for a client that is paused or has sent all its audio."""
+        if self.paused or self._journal.is_complete:
+            return NEVER
+        return self._last_received_at + self._limits.idle_s
 
     # ---- Ends ----
 
     def fail(self, error: AsrError, now: float) -> None:
-        """End the session with an error that its client or this process made."""
+        """End the session with an error of its client or of this process."""
         if self.state is not State.ENDED:
             self._fail(e.Error.of(error), now)
 
     def leave(self, now: float) -> None:
-        """This frontend stops. A client that can continues elsewhere; for another, the end of its audio is here."""
+        """This frontend stops. A resumable session is left for its client's return; the audio of another ends here."""
         if self._start.resumable and self.state in (*RETURNING, State.ACTIVE):
             self._detach(now)
             self._outbox.commands.append(Deliver(self.id, e.Bye(e.GOING_AWAY)))
@@ -457,7 +463,7 @@ class Session(StateMachine[State, Cause]):
             self._pump(now)
 
     def _detach(self, now: float) -> None:
-        """Leave the lease to whoever resumes it. What was not posted yet, the client still has."""
+        """End the session here; its lease stays for the client's return. The client still has the unposted audio."""
         keeps_lease = self._start.resumable and self.state in LEASED
         self._end(Cause.DETACH if keeps_lease else Cause.ABORT, now)
 
@@ -471,13 +477,13 @@ class Session(StateMachine[State, Cause]):
         self.fire(cause, now)
         self._journal.clear()
         if held is not None:
-            self._outbox.ask(m.Detach(held.lease) if cause is Cause.DETACH else m.Close(held.lease))
+            self._outbox.send(m.Detach(held.lease) if cause is Cause.DETACH else m.Close(held.lease))
         self._balance(now)
 
     # ---- Credit ----
 
     def _pump(self, now: float) -> None:
-        """Post what the credit allows."""
+        """Post journal entries to the worker as far as the credit allows."""
         if self.state is not State.ACTIVE:
             return
         assert self.pinned is not None
@@ -493,13 +499,13 @@ class Session(StateMachine[State, Cause]):
         return m.Audio(lease, piece.first_sample, piece.pcm)
 
     def _balance(self, now: float) -> None:
-        """Pause the client, or return its credit, when the answer to "may it send?" has changed."""
+        """Pause the client when its credit is used up, and return the credit when it may send again."""
         may_send = self._has_credit()
         if may_send is not self.paused:
             return
         self.paused = not may_send
         if may_send:
-            self._heard_at = now  # it could not send before: its silence begins here
+            self._last_received_at = now  # the client could not send before: its idle time begins here
         self._outbox.commands.append(Credit(self.id) if may_send else Pause(self.id))
 
     def _has_credit(self) -> bool:
@@ -514,10 +520,10 @@ class Session(StateMachine[State, Cause]):
         return self.state is State.MOVING or journal.end_sample - self._done < self._credit_samples
 
     def check(self) -> None:
-        """The invariants."""
+        """Assert the invariants."""
         self._journal.check()
         assert (self.pinned is None) <= (self.state in (State.OPENING, State.RESUMING, State.ENDED))
-        # Another session may have used up the budget since.
+        # Another session may have used up the shared budget since the last `_balance`.
         assert self.paused or self._has_credit() or self._budget.exhausted
         if self.state is State.ENDED:
             assert self._journal.bytes_held == 0

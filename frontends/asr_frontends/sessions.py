@@ -1,7 +1,7 @@
-"""All sessions of a frontend and its standing with the broker. Pure: messages in, commands out.
+"""All sessions of a frontend, and its registration with the broker that leads. Pure: messages in, commands out.
 
-It stores which lease belongs to which session, renews leases, returns the bundles that are due, and decides whether a
-new session could succeed now. Every method that changes something returns the commands that follow from it.
+`Sessions` stores which lease belongs to which session, renews leases, returns the bundles that are due, and decides
+whether a new session could succeed now. Every method that changes something returns the commands that follow from it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from asr_proto.audio import BYTES_PER_SAMPLE
 from asr_proto.errors import AsrError, PeerError, ServiceError
 
 REGISTER_S = 0.5
-"""How often an unanswered registration is repeated."""
+"""Time after which an unanswered registration is repeated."""
 BROKER_SILENT_S = 10.0
-"""A broker that has sent nothing for this long has dropped our leases: their sessions move."""
+"""A broker that has sent nothing for so long has dropped this frontend's leases: their sessions move."""
 RETRY_S = 1.0
-"""When a client that was refused here may try again."""
+"""Time after which a client that was refused here may try again."""
 BEATS_MISSED_MAX = 3
-"""After this many unanswered heartbeats no new session is promised."""
+"""Number of unanswered heartbeats after which the broker counts as not connected."""
 WITHOUT_LEASE = (State.OPENING, State.RESUMING, State.MOVING)
 
 
 @dataclass(slots=True)
 class Counts:
-    """Totals since the start."""
+    """Totals since the start of the process."""
 
     sessions: int = 0
     errors: int = 0
@@ -41,7 +41,7 @@ class Counts:
 
 
 class Sessions:
-    """The whole state of a frontend outside its sockets."""
+    """The sessions of one frontend, their leases and their timers."""
 
     def __init__(self, name: str, limits: Limits, budget: Budget, now: float) -> None:
         self.name, self._limits, self.budget = name, limits, budget
@@ -55,19 +55,19 @@ class Sessions:
         self._armed: dict[str, float] = {}
         self._heartbeat_s = REGISTER_S
         self._heartbeat_at = now
-        self._heard_at = now
+        self._last_received_at = now
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     @property
     def registered(self) -> bool:
-        """Whether a broker has taken our registration, as far as we know."""
+        """Whether a broker has accepted this frontend's registration, as far as this frontend has been informed."""
         return self._boot is not None
 
     def connected(self, now: float) -> bool:
-        """Whether a broker has registered this frontend and answers."""
-        return self._boot is not None and now - self._heard_at <= BEATS_MISSED_MAX * self._heartbeat_s
+        """Whether a broker has registered this frontend and answers its heartbeats."""
+        return self._boot is not None and now - self._last_received_at <= BEATS_MISSED_MAX * self._heartbeat_s
 
     def ready(self, now: float) -> bool:
         """Whether a new session could make progress now."""
@@ -77,12 +77,12 @@ class Sessions:
     # ---- Clients ----
 
     def start(self, id: str, start: e.Start, now: float) -> list[Command]:
-        """A client wants a session. Raises ServiceError when it cannot even be asked for."""
+        """Open a session for a client. Raises ServiceError when no slot can be requested now."""
         assert id not in self._sessions
         if self._boot is None:
             raise ServiceError("no broker is connected", slug="no-broker", retry_after_s=RETRY_S)
         if self.budget.exhausted:
-            raise ServiceError("too much audio is waiting here", slug="overloaded", retry_after_s=RETRY_S)
+            raise ServiceError("too much unconfirmed audio is held here", slug="overloaded", retry_after_s=RETRY_S)
         session = Session(id, start, self._limits, self.budget, self._outbox, now)
         self._sessions[id] = session
         self.counts.sessions += 1
@@ -91,7 +91,7 @@ class Sessions:
         return self._outbox.take()
 
     def client(self, id: str, event: e.ClientEvent, now: float) -> list[Command]:
-        """A client's event after its start; its errors end its session."""
+        """Process a client's event after its start. A PeerError of the event ends the session."""
         session = self._sessions.get(id)
         if session is None:
             return []
@@ -113,7 +113,7 @@ class Sessions:
         return self._outbox.take()
 
     def leave(self, id: str, now: float) -> list[Command]:
-        """End a session in order, because this frontend stops."""
+        """End a session without an error, because this frontend stops."""
         if session := self._sessions.get(id):
             session.leave(now)
             self._settle(session)
@@ -122,8 +122,8 @@ class Sessions:
     # ---- The broker ----
 
     def handle(self, message: m.FromBroker, frames: Iterable[m.Frame], now: float) -> list[Command]:
-        """Take a message of the broker with its decoded frames."""
-        self._heard_at = now
+        """Process a message of the broker with its decoded frames."""
+        self._last_received_at = now
         if isinstance(message, m.Bundle):
             for frame in frames:
                 self._frame(frame, now)
@@ -161,8 +161,8 @@ class Sessions:
 
     def _pinned(self, pinned: m.Pinned, now: float) -> None:
         session = self._sessions.get(pinned.session)
-        if session is None:  # its client is gone, or its connection broke again while it returned
-            self._outbox.ask(m.Detach(pinned.lease) if pinned.resumed else m.Close(pinned.lease))
+        if session is None:  # its client is gone, or its connection broke again before the session was resumed
+            self._outbox.send(m.Detach(pinned.lease) if pinned.resumed else m.Close(pinned.lease))
             return
         session.on_pinned(pinned, now)
         if session.pinned is pinned:
@@ -185,7 +185,7 @@ class Sessions:
         self._settle(session)
 
     def _resumed_elsewhere(self, lease: int, now: float) -> None:
-        """The client returned through another frontend before its old connection broke here."""
+        """The client has resumed its session through another frontend: end it on the old connection here."""
         if session := self._by_lease.get(lease):
             session.fail(ServiceError("resumed elsewhere", slug="session-lost"), now)
             self._settle(session)
@@ -201,7 +201,7 @@ class Sessions:
     def _unregistered(self, now: float) -> None:
         """The broker is new, or has removed this frontend: every lease is gone. Register, and move the sessions.
 
-        They ask for a slot when the broker's Welcome comes.
+        The sessions request their slots when the broker's Welcome arrives.
         """
         if self._boot is not None:
             self._heartbeat_at = now
@@ -212,7 +212,7 @@ class Sessions:
     # ---- Time ----
 
     def tick(self, now: float) -> list[Command]:
-        """Bundles, heartbeats, and the sessions whose deadline has come."""
+        """Do what is due at `now`: bundles, heartbeats, and the sessions whose deadline has come."""
         if self._outbox.bundles_at <= now:
             self._outbox.seal()
         while self._timers and self._timers[0][0] <= now:
@@ -223,15 +223,15 @@ class Sessions:
                 if session.next_deadline() <= now:
                     session.tick(now)
                 self._settle(session)
-        if self._boot is not None and now - self._heard_at > BROKER_SILENT_S:
+        if self._boot is not None and now - self._last_received_at > BROKER_SILENT_S:
             self._unregistered(now)
         if self._heartbeat_at <= now:
             self._heartbeat_at = now + self._heartbeat_s
-            self._outbox.ask(self._heartbeat())
+            self._outbox.send(self._heartbeat())
         return self._outbox.take()
 
     def flush(self) -> list[Command]:
-        """The bundles that wait, before they are due."""
+        """Return the waiting bundles before they are due."""
         self._outbox.seal()
         return self._outbox.take()
 
@@ -241,11 +241,11 @@ class Sessions:
         return m.FrontendHeartbeat(tuple(self._by_lease))
 
     def next_deadline(self) -> float:
-        """When `tick` has something to do."""
+        """The time at which `tick` has something to do."""
         return min(self._heartbeat_at, self._outbox.bundles_at, self._timers[0][0] if self._timers else NEVER)
 
     def check(self) -> None:
-        """The invariants."""
+        """Assert the invariants."""
         for session in self._sessions.values():
             session.check()
             assert session.state is not State.ENDED
@@ -257,14 +257,14 @@ class Sessions:
     # ---- Private ----
 
     def _settle(self, session: Session) -> None:
-        """Forget a session that has ended; of another, the next deadline may have come nearer."""
+        """Remove a session that has ended; else schedule it, since its next deadline may be earlier now."""
         if session.state is State.ENDED:
             self._forget(session)
         else:
             self._schedule(session)
 
     def _schedule(self, session: Session) -> None:
-        """One timer per session: within a state deadlines move later, and the timer is armed again when it fires."""
+        """Arm the session's one timer if its deadline is earlier. A later deadline is armed when the timer fires."""
         deadline = session.next_deadline()
         if deadline < self._armed.get(session.id, NEVER):
             self._armed[session.id] = deadline

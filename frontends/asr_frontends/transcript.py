@@ -1,4 +1,4 @@
-"""The text of a conversation whose dialect knows no utterances: all finals so far and the current partial."""
+"""The text of a conversation in a dialect without utterances: all finals so far and the current partial."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from asr_proto.messages import Final, Partial
 
 
 class Transcript:
-    """Cumulative text since the start or the last `clear`. `update` returns whether it has changed."""
+    """Cumulative text since the start or the last `clear`."""
 
     def __init__(self) -> None:
         self._finals = ""
@@ -17,7 +17,7 @@ class Transcript:
         return _joined(self._finals, self._partial)
 
     def update(self, event: Partial | Final) -> bool:
-        """Take over a hypothesis; a final replaces the partial."""
+        """Add a hypothesis; a final replaces the partial. Returns whether the text has changed."""
         changed = event.text != self._partial
         if isinstance(event, Final):
             self._finals, self._partial = _joined(self._finals, event.text), ""

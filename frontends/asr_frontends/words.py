@@ -1,6 +1,6 @@
-"""Times of words for engines that have none: an utterance's time, shared out by characters. Pure.
+"""Times of words for engines that measure none: an utterance's time, divided by the number of letters. Pure.
 
-An approximation, and to be declared as one wherever it is shown: nothing here has heard the audio.
+This is an approximation, because the audio is not looked at. Documents that describe such times must state this.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from itertools import accumulate
 
 
 def spread(text: str, start_s: float, end_s: float) -> list[tuple[str, float, float]]:
-    """(word, start, end) of each word: without gaps, in proportion to its letters, rounded to the millisecond."""
+    """(word, start_s, end_s) of each word, without gaps, in proportion to its letters, rounded to the millisecond."""
     words = text.split()
     letters = sum(map(len, words))
     length_s = max(0.0, end_s - start_s)

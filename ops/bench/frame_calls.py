@@ -26,7 +26,7 @@ from asr_dialects.native import PATH
 from asr_frontends.codec import Request
 from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.connection import Conversation
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
 from asr_frontends.session import Limits
@@ -161,7 +161,7 @@ async def run(*, modules: bool) -> None:
         await receive()
         await send({"type": "websocket.accept"})
         codec = NativeCodec(Request(PATH))
-        await Connection(codec, frontend, scope["extensions"][EXTENSION]).run()
+        await Conversation(codec, frontend, scope["extensions"][EXTENSION]).run()
 
     sock = listen("127.0.0.1:0")
     server = make_server(app, 1 << 20)

@@ -215,7 +215,7 @@ def speak(name: str, handle: Serve, frames: list[bytes] = FRAMES) -> tuple[Run, 
     async def session() -> Run:
         async with serving(handle) as address:
             dialect = DIALECTS[name]
-            return await dialect.speak(dialect.url(address), frames, 0.0, texts.append)
+            return await dialect.run_session(dialect.url(address), frames, 0.0, texts.append)
 
     return asyncio.run(session()), texts
 
@@ -314,7 +314,7 @@ def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         async for _ in socket:
             pass
 
-    with pytest.raises(ConnectionLost, match="said nothing"):
+    with pytest.raises(ConnectionLost, match="sent nothing"):
         speak("parakeet", server)
 
 
@@ -325,7 +325,7 @@ def test_a_path_that_is_not_served() -> None:
 
         async with serve(parakeet_server, "127.0.0.1", 0, process_request=refuse) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            await DIALECTS["yap"].speak(f"ws://127.0.0.1:{port}/", FRAMES, 0.0)
+            await DIALECTS["yap"].run_session(f"ws://127.0.0.1:{port}/", FRAMES, 0.0)
 
     with pytest.raises(ServerError) as caught:
         asyncio.run(session())
@@ -337,7 +337,7 @@ def test_a_pace_is_kept() -> None:
 
     async def session() -> Run:
         async with serving(parakeet_server) as address:
-            return await DIALECTS["parakeet"].speak(f"ws://{address}/ws", FRAMES * 10, 10.0)
+            return await DIALECTS["parakeet"].run_session(f"ws://{address}/ws", FRAMES * 10, 10.0)
 
     run = asyncio.run(session())
     assert run.last_audio_s - run.connected_s >= 0.095
@@ -416,7 +416,7 @@ def test_a_data_channel_that_closes_early() -> None:
 def test_without_the_extra_one_sentence_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiortc", None)
     with pytest.raises(SetupError, match=r"pip install 'asr-pool\[webrtc\]'"):
-        asyncio.run(DIALECTS["moonshine"].speak("http://127.0.0.1:1/webrtc", FRAMES, 0.0))
+        asyncio.run(DIALECTS["moonshine"].run_session("http://127.0.0.1:1/webrtc", FRAMES, 0.0))
 
 
 def test_an_offer_to_nobody() -> None:

@@ -2,7 +2,7 @@
 
     python address_families.py "AF_UNIX AF_INET" PROGRAM ARGUMENTS...
 
-Needs no privileges: who gives up gaining any may install filters.
+It needs no privileges: a process that can gain none (no_new_privs) may install filters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> b
 
 
 def instructions(families: Sequence[int]) -> bytes:
-    """Everything is allowed but socket() with a family that is none of these."""
+    """A filter that allows everything except socket() with a family that is not in the list."""
     count = len(families)
     return b"".join(
         [
@@ -47,7 +47,7 @@ def instructions(families: Sequence[int]) -> bytes:
 
 
 def restrict(families: Sequence[int]) -> None:
-    """This process, and what it becomes."""
+    """Install the filter in this process; it also holds after exec."""
     code = instructions(families)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = Program(len(code) // 8, ctypes.addressof(buffer))

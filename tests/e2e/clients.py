@@ -30,13 +30,13 @@ Message = dict[str, Any]
 
 
 def noise(seconds: float, seed: int = 0, rate: int = 16000) -> bytes:
-    """PCM16LE that never repeats, so that any change of it changes the fake engine's words."""
+    """PCM16LE that never repeats, so that each changed sample changes the fake engine's words."""
     samples = np.random.default_rng(seed).integers(-9000, 9000, int(seconds * rate), dtype=np.int16)
     return samples.astype("<i2").tobytes()
 
 
 def expected(pcm: bytes) -> str:
-    """What the fake engine makes of 16 kHz samples without a flush before their end."""
+    """The fake engine's text of 16 kHz samples without a flush before their end."""
     return transcript(to_int16(pcm))
 
 
@@ -54,7 +54,7 @@ def cut(pcm: bytes, size: int) -> list[bytes]:
 
 
 def websocket(url: str, **options: Any) -> AbstractContextManager[ClientConnection]:
-    """A connection as a plain client has it."""
+    """A connection with the settings of a plain client."""
     timeouts = {"open_timeout": WAIT_S, "close_timeout": 2}
     connection: AbstractContextManager[ClientConnection]
     connection = connect(url, compression=None, ping_interval=None, **timeouts, **options)
@@ -62,29 +62,29 @@ def websocket(url: str, **options: Any) -> AbstractContextManager[ClientConnecti
 
 
 class Native:
-    """One conversation on `/v1/stream`, message by message. With `start=None` nothing is said at first."""
+    """One conversation on `/v1/stream`, message by message. With `start=None` no start is sent."""
 
     def __init__(self, url: str, start: Message | None = {}, path: str = "/v1/stream") -> None:  # noqa: B006
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
         self.close_code: int | None = None
         self.close_reason = ""
         self._exits = ExitStack()
         self.socket = self._exits.enter_context(websocket(url + path))
         if start is not None:
-            self.say("start", **start)
+            self.send_message("start", **start)
 
     def ready(self) -> Message:
-        """Wait until audio is being taken."""
+        """Wait until the server accepts audio."""
         return self.until("ready")
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def send_message(self, kind: str, **fields: Any) -> None:
         self.socket.send(json.dumps({"type": kind, **fields}))
 
     def send(self, *frames: bytes) -> None:
         for frame in frames:
             self.socket.send(frame)
 
-    def hear(self, timeout_s: float = WAIT_S) -> Message | None:
+    def receive(self, timeout_s: float = WAIT_S) -> Message | None:
         """The next message, None when the server has closed. Raises TimeoutError."""
         try:
             message: Message = json.loads(self.socket.recv(timeout_s))
@@ -92,25 +92,25 @@ class Native:
             if error.rcvd is not None:
                 self.close_code, self.close_reason = error.rcvd.code, error.rcvd.reason
             return None
-        self.heard.append(message)
+        self.received.append(message)
         return message
 
     def until(self, kind: str) -> Message:
-        """The next message of this type; what comes before it is in `heard`."""
-        while (message := self.hear()) is not None:
+        """The next message of this type; earlier messages are in `received`."""
+        while (message := self.receive()) is not None:
             if message["type"] == kind:
                 return message
-        raise AssertionError(f"closed ({self.close_code} {self.close_reason}) before {kind!r}: {self.heard[-5:]}")
+        raise AssertionError(f"closed ({self.close_code} {self.close_reason}) before {kind!r}: {self.received[-5:]}")
 
     def rest(self) -> list[Message]:
-        """Everything heard, up to the server's close."""
-        while self.hear() is not None:
+        """All messages up to the server's close."""
+        while self.receive() is not None:
             pass
-        return self.heard
+        return self.received
 
     def stop(self) -> list[Message]:
-        """End the audio; everything heard."""
-        self.say("stop")
+        """End the audio; returns all messages up to the server's close."""
+        self.send_message("stop")
         return self.rest()
 
     @property
@@ -118,15 +118,15 @@ class Native:
         return " ".join(final["text"] for final in self.of("final"))
 
     def of(self, kind: str) -> list[Message]:
-        return [message for message in self.heard if message["type"] == kind]
+        return [message for message in self.received if message["type"] == kind]
 
     def error(self) -> Message:
-        """The one error that ended the session, after the server has closed."""
+        """The error that ended the session. Waits for the server's close."""
         self.rest()
-        assert self.heard, (self.close_code, self.close_reason)
-        assert self.heard[-1]["type"] == "error", self.heard[-3:]
+        assert self.received, (self.close_code, self.close_reason)
+        assert self.received[-1]["type"] == "error", self.received[-3:]
         assert not self.of("end")
-        return self.heard[-1]
+        return self.received[-1]
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +147,7 @@ class Caiman:
     """One conversation on `/asr/v0.1/stream` with the package `websockets`."""
 
     def __init__(self, url: str, path: str = CAIMAN, **options: Any) -> None:
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
         self.close_code: int | None = None
         self.close_reason = ""
         self._exits = ExitStack()
@@ -157,29 +157,29 @@ class Caiman:
         for frame in frames:
             self.socket.send(frame)
 
-    def hear(self, timeout_s: float = WAIT_S) -> Message | None:
+    def receive(self, timeout_s: float = WAIT_S) -> Message | None:
         """The next response, None when the server has closed."""
         try:
-            self.heard.append(json.loads(self.socket.recv(timeout_s)))
+            self.received.append(json.loads(self.socket.recv(timeout_s)))
         except ConnectionClosed as error:
             if error.rcvd is not None:
                 self.close_code, self.close_reason = error.rcvd.code, error.rcvd.reason
             return None
-        return self.heard[-1]
+        return self.received[-1]
 
     def end(self) -> list[Message]:
-        """Say that the audio has ended; everything heard up to the server's close."""
+        """End the audio; returns all responses up to the server's close."""
         self.send(b"")
         return self.rest()
 
     def rest(self) -> list[Message]:
-        while self.hear() is not None:
+        while self.receive() is not None:
             pass
-        return self.heard
+        return self.received
 
     @property
     def text(self) -> str:
-        return said(self.heard)
+        return transcript_of(self.received)
 
     def __enter__(self) -> Self:
         return self
@@ -188,8 +188,8 @@ class Caiman:
         self._exits.close()
 
 
-def said(responses: Sequence[Message]) -> str:
-    """CAIMAN-ASR's whole text: the concatenation of all transcripts, as they are."""
+def transcript_of(responses: Sequence[Message]) -> str:
+    """CAIMAN-ASR's whole text: the concatenation of all transcripts."""
     return "".join(alternative["transcript"] for response in responses for alternative in response["alternatives"])
 
 
@@ -197,7 +197,7 @@ def said(responses: Sequence[Message]) -> str:
 
 
 class RawClient:
-    """A WebSocket client that reads only when asked to, and can vanish."""
+    """A WebSocket client that reads only on request, and can vanish."""
 
     def __init__(self, port: int, path: str = "/v1/stream", *, timeout_s: float = WAIT_S) -> None:
         self.socket = socket.socket()
@@ -220,7 +220,7 @@ class RawClient:
         port: int = self.socket.getsockname()[1]
         return port
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def send_message(self, kind: str, **fields: Any) -> None:
         self._frame(1, json.dumps({"type": kind, **fields}).encode())
 
     def send(self, data: bytes) -> None:
@@ -232,7 +232,7 @@ class RawClient:
         self.socket.close()
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """(opcode, payload) of everything that still comes, up to a close frame or the end of the connection."""
+        """(opcode, payload) of all further frames, up to a close frame or the end of the connection."""
         while True:
             head = self._take(2)
             if len(head) < 2:
@@ -283,7 +283,7 @@ class RawClient:
 
 
 def paced(frames: Sequence[bytes], frame_s: float) -> Iterator[bytes]:
-    """The frames as fast as they are spoken."""
+    """The frames at the speed of speech."""
     start = time.monotonic()
     for number, frame in enumerate(frames, 1):
         time.sleep(max(0.0, start + number * frame_s - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Services that several tests share: starting one takes a second or two, and reading tests leave no trace in it."""
+"""Services that several tests share, because starting one takes a second or two. Tests must leave no trace in them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def _fake_pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def fake(_fake_pool: Pool) -> Iterator[Pool]:
-    """A broker, a worker with the fake engine and a frontend. Nothing may be killed; no slot may stay taken."""
+    """A broker, a worker with the fake engine and a frontend. Tests may kill no process and must free every slot."""
     yield _fake_pool
     _fake_pool.wait_sessions(0)
 
 
 @pytest.fixture(scope="session")
 def impatient_port(_fake_pool: Pool) -> int:
-    """Of a second frontend of the same pool, which ends a session after two seconds of silence."""
+    """The port of a second frontend of the same pool, which ends a session after two seconds without a message."""
     _, port = _fake_pool.add_frontend("--idle-s=2")
     _fake_pool.wait_ready(port)
     return port
@@ -32,7 +32,7 @@ def impatient_port(_fake_pool: Pool) -> int:
 
 @pytest.fixture
 def impatient(fake: Pool, impatient_port: int) -> str:
-    """That frontend's address."""
+    """The URL of the second frontend."""
     return f"ws://127.0.0.1:{impatient_port}"
 
 

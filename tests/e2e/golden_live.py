@@ -1,32 +1,32 @@
-"""Golden conversations with real processes: recorded ones, replayed by a client. What is heard must be what was heard.
+"""Golden conversations with real processes: a client replays the recordings and must receive the recorded messages.
 
 A recording in tests/golden/live/ is one JSON object a line:
 
     {"about": "..."}                                      for the reader; first, optional
-    {"request": {"path": ..., "query"?, "subprotocols"?}} `/webrtc` is asked for a data channel
+    {"request": {"path": ..., "query"?, "subprotocols"?}} for `/webrtc`, a data channel is opened
     {"client": "..."} {"client_hex": "..."}               a text frame, a binary one
-    {"client_noise": {"seed": N, "samples": M}}           audio that is the same for ever, in frames of 100 ms
-    {"wait": {field: value, ...}}                         the client listens up to a message with these fields
-    {"client_close": true}                                the client leaves; else it listens up to the server's close
+    {"client_noise": {"seed": N, "samples": M}}           audio that depends only on the seed, in frames of 100 ms
+    {"wait": {field: value, ...}}                         the client reads up to a message with these fields
+    {"client_close": true}                                the client leaves; else it reads up to the server's close
     {"server_accepts": {"subprotocol": ...}}              only where the server has chosen one
     {"server_refuses": [status, body]}                    the answer instead of an upgrade
-    {"server": {...}}                                     a message, without what depends on timing
-    {"server_close": [code, reason]}                      no code: a data channel has none
+    {"server": {...}}                                     a message, without fields that depend on timing
+    {"server_close": [code, reason]}                      a data channel has no code
 
 The service is a broker, a worker with the fake engine, whose text is a checksum of the audio, and a frontend. The
-client sends as fast as it can, so what depends on timing is left out (see `normalized` and `_Heard`):
+client sends as fast as it can, so everything that depends on timing is left out (see `normalized` and `_Recording`):
 
 - ids, times of day and `seq` (which counts partials) are replaced by their names in angle brackets;
 - acks are dropped;
-- of text that may still change, the words and times are replaced too, and equal messages in a row are one;
-- CAIMAN-ASR's responses in a row are one: which of them carries a word, and how many are empty, says nothing.
+- in text that may still change, the words and times are replaced too, and equal messages in a row become one;
+- CAIMAN-ASR's responses in a row become one: timing decides which of them contains a word, and how many are empty.
 
-So a `wait` is for a message after which nothing follows by itself. Nothing is resampled: what comes out of a filter may
-differ in a bit elsewhere, and the fake engine's words with it.
+So a `wait` must be for a message that no other message follows without a further frame of the client. No audio is
+resampled: a filter's output may differ in one bit on another machine, and the fake engine's words would differ too.
 
     python -m tests.e2e.golden_live --rewrite
 
-writes the server's lines anew; a recording that changes is a decision to review.
+writes the server's lines again. A recording that changes is a decision to review.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ VOLATILE = {"session", "request_id", "ts", "created", "seq"}
 WORDS = {"text", "transcription", "transcript", "words"}
 TIMES = {"start_s", "end_s", "start", "duration", "audio_length_seconds", "inference_ms"}
 UNSETTLED = WORDS | TIMES
-"""What changes with every hypothesis."""
+"""Fields that change with every hypothesis."""
 
 Line = dict[str, Any]
 
 
 def recordings(dialect: str = "*") -> list[Path]:
-    """The files of one dialect, or of all."""
+    """The files of one dialect, or of all dialects."""
     return sorted(LIVE.glob(f"{dialect}-*.jsonl"))
 
 
@@ -77,21 +77,21 @@ def needs_webrtc(recording: list[Line]) -> bool:
 
 
 async def replay(url: str, recording: list[Line]) -> list[Line]:
-    """The same conversation with what the server at `url` (ws://HOST:PORT) says now."""
-    heard = _Heard()
+    """The same conversation with the current answers of the server at `url` (ws://HOST:PORT)."""
+    received = _Recording()
     script = iter([line for line in recording if not line.keys() & ANSWERS])
     for line in script:
-        heard.lines.append(line)
+        received.lines.append(line)
         if "request" in line:
             break
     try:
         async with _open(url, line["request"]) as (channel, subprotocol):
             if subprotocol is not None:
-                heard.lines.append({"server_accepts": {"subprotocol": subprotocol}})
-            await _converse(channel, script, heard)
+                received.lines.append({"server_accepts": {"subprotocol": subprotocol}})
+            await _converse(channel, script, received)
     except InvalidStatus as refused:
-        heard.lines.append({"server_refuses": [refused.response.status_code, _body(refused.response.body)]})
-    return heard.lines
+        received.lines.append({"server_refuses": [refused.response.status_code, _body(refused.response.body)]})
+    return received.lines
 
 
 @asynccontextmanager
@@ -109,31 +109,31 @@ async def _open(url: str, request: Line) -> AsyncIterator[tuple[Channel, str | N
         yield WebSocketChannel(websocket), websocket.subprotocol
 
 
-async def _converse(channel: Channel, script: Iterator[Line], heard: _Heard) -> None:
-    """Up to a close. A client whose server has gone says the rest to nobody."""
+async def _converse(channel: Channel, script: Iterator[Line], received: _Recording) -> None:
+    """Run the script up to a close. When the server has closed, the rest of the client's frames are dropped."""
     for line in script:
-        heard.lines.append(line)
+        received.lines.append(line)
         if "client_close" in line:
             return
         if "wait" in line:
-            await _listen(channel, heard, line["wait"])
+            await _read(channel, received, line["wait"])
         else:
             with suppress(Closed):
                 for frame in _frames(line):
                     await channel.send(frame)
-    await _listen(channel, heard, None)
+    await _read(channel, received, None)
 
 
-async def _listen(channel: Channel, heard: _Heard, fields: Line | None) -> None:
-    """Up to a message with these fields, or the server's close."""
-    while not heard.closed:
+async def _read(channel: Channel, received: _Recording, fields: Line | None) -> None:
+    """Record the server's messages up to one with these fields, or up to the server's close."""
+    while not received.closed:
         try:
             message: Line = json.loads(await asyncio.wait_for(channel.receive(), WAIT_S))
         except Closed as closed:
-            heard.closed = True
-            heard.lines.append({"server_close": [closed.code, closed.reason]})
+            received.closed = True
+            received.lines.append({"server_close": [closed.code, closed.reason]})
             return
-        heard.hear(message)
+        received.receive(message)
         if fields is not None and all(message.get(name) == value for name, value in fields.items()):
             return
 
@@ -148,30 +148,30 @@ def _frames(line: Line) -> list[str | bytes]:
 
 
 def noise(seed: int, samples: int) -> bytes:
-    """PCM16LE from a hash: no release of anything changes it."""
+    """PCM16LE from a hash, so that it is the same with every release of every library."""
     return hashlib.shake_256(str(seed).encode()).digest(2 * samples)
 
 
-class _Heard:
-    """The conversation as it is written down."""
+class _Recording:
+    """The lines of a recorded conversation."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
         self.closed = False
 
-    def hear(self, message: Line) -> None:
-        said = normalized(message)
-        if said is None:
+    def receive(self, message: Line) -> None:
+        new = normalized(message)
+        if new is None:
             return
         last = self.lines[-1].get("server")
-        if last is not None and "alternatives" in said and "alternatives" in last:
-            self.lines[-1] = {"server": _joined(last, said)}
-        elif not (_is_unsettled(said) and said == last):
-            self.lines.append({"server": said})
+        if last is not None and "alternatives" in new and "alternatives" in last:
+            self.lines[-1] = {"server": _joined(last, new)}
+        elif not (_is_unsettled(new) and new == last):
+            self.lines.append({"server": new})
 
 
 def normalized(message: Line) -> Line | None:
-    """The message without what depends on timing; None where its being there does."""
+    """The message without fields that depend on timing; None if its presence depends on timing."""
     if message.get("type") == "ack":
         return None
     masked: Line = _masked(message, VOLATILE | UNSETTLED if _is_unsettled(message) else VOLATILE)
@@ -179,7 +179,7 @@ def normalized(message: Line) -> Line | None:
 
 
 def _is_unsettled(message: Line) -> bool:
-    """Whether it carries text that may still change."""
+    """Whether the message contains text that may still change."""
     kinds = (message.get("type"), message.get("op"), message.get("status"))
     return bool({"partial", "interim", "ACTIVE"} & set(kinds)) or message.get("is_final") is False
 
@@ -193,7 +193,7 @@ def _masked(value: Any, names: set[str]) -> Any:
 
 
 def _joined(first: Line, second: Line) -> Line:
-    """Two of CAIMAN-ASR's responses as one."""
+    """Two of CAIMAN-ASR's responses, joined to one."""
     transcripts = (response["alternatives"][0]["transcript"] for response in (first, second))
     alternative = {**second["alternatives"][0], "transcript": "".join(transcripts)}
     return {**second, "start": first["start"], "alternatives": [alternative]}
@@ -208,7 +208,9 @@ def _body(body: bytes | bytearray) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="replays the golden conversations with real processes")
-    parser.add_argument("--rewrite", action="store_true", help="write down what the service says now")
+    parser.add_argument(
+        "--rewrite", action="store_true", help="Replace the recordings by the service's current answers."
+    )
     rewrite = parser.parse_args().rewrite
     changed = 0
     with Pool() as pool:

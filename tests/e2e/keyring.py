@@ -11,14 +11,14 @@ from tests.e2e.service import Pool, free_port
 
 @dataclass
 class Keyring:
-    """A folder with pairs, an allow-list and the broker's endpoints on `host`."""
+    """A folder with key pairs and an allow-list, and the broker's endpoints on `host`."""
 
     folder: Path
     host: str = "127.0.0.1"
     ports: dict[str, int] = field(default_factory=lambda: {"frontends": free_port(), "workers": free_port()})
 
     def make(self, name: str, *, replace: bool = False, allow: bool = False) -> Path:
-        """A pair; its public half."""
+        """Make a key pair; returns its public key."""
         public, _ = certificates.make_pair(self.folder, name, replace=replace)
         if allow:
             self.allow(name)
@@ -37,7 +37,7 @@ class Keyring:
 
     @property
     def server_keys(self) -> Path:
-        """What peers know of the broker."""
+        """A peer's options for the broker: its endpoint and its public key."""
         return self.folder / "broker.key"
 
     def endpoint(self, side: str) -> str:
@@ -58,7 +58,7 @@ class Keyring:
         return [f"--curve-key={own}", f"--curve-server-key={server or self.server_keys}"]
 
     def pool(self) -> Pool:
-        """A broker, one worker and a frontend, each with a key of its own."""
+        """A broker, one worker and a frontend, each with its own key."""
         self.make("broker")
         for name in ("worker", "frontend"):
             self.make(name, allow=True)

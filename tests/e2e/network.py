@@ -1,9 +1,9 @@
 """Three hosts on one machine: network namespaces joined by virtual cables, which can be slowed, made lossy and cut.
 
-Needs root and the tools ip, nft and tc; what of them is missing here is a `Missing`. Names are unique to a run, and the
-namespaces go with their `Network`, whatever happens in it.
+It needs root and the tools ip, nft and tc; it raises `Missing` if one is missing. Names are unique to a run, and the
+namespaces are removed with their `Network`, even after a failure.
 
-Kernels without netem get their delay from a `SlowCable`, which carries the packets between two hosts in a thread here.
+On kernels without netem a `SlowCable` causes the delay: a thread here carries the packets between two hosts.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ CUT = """table inet cut {
 
 
 class Missing(Exception):
-    """Why this machine cannot do it, in a few words."""
+    """This machine lacks something that the network needs; the message names it."""
 
 
 class Network:
-    """A hub and worker hosts 1..count, each on a cable of its own: the hub is 10.231.N.1 there, the host 10.231.N.2."""
+    """A hub and worker hosts 1..count. Host N has its own cable: there the hub is 10.231.N.1, the host 10.231.N.2."""
 
     def __init__(self, count: int = 2, *, delay_s: float | None = None, loss: float = 0.0) -> None:
-        """With `delay_s` the cables are slow ones, which also lose that share of the packets."""
+        """With `delay_s` the cables are `SlowCable`s, which also lose the given share of the packets."""
         self._prefix = f"asr-{secrets.token_hex(3)}"
         self._count = count
         self._trouble = (delay_s, loss)
@@ -93,7 +93,7 @@ class Network:
         run("ip", "-n", self.name(host), "link", "set", "lo", "up")
 
     def close(self) -> None:
-        """A namespace takes its devices with it; one with processes left in it is only unnamed."""
+        """Remove the namespaces and so their devices. A namespace with processes in it only loses its name."""
         for cable in self._cables:
             cable.close()
         while self._made:
@@ -106,16 +106,16 @@ class Network:
         return f"{self._prefix}-{host}"
 
     def hub(self, number: int) -> str:
-        """The hub's address as worker host `number` has it."""
+        """The hub's address on the cable of worker host `number`."""
         return f"10.231.{number}.1"
 
     def within(self, host: str) -> list[str]:
-        """A command that becomes its arguments, on a host."""
+        """A command that executes its arguments on a host."""
         return ["ip", "netns", "exec", self.name(host)]
 
     @contextmanager
     def inside(self, host: str) -> Iterator[None]:
-        """Sockets that this thread makes meanwhile are on the host."""
+        """Sockets that this thread makes in the block are on the host."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         there = os.open(NAMESPACES / self.name(host), os.O_RDONLY)
         try:
@@ -127,7 +127,7 @@ class Network:
             os.close(home)
 
     def round_trip_s(self, number: int) -> float:
-        """How long a worker host takes to say that nobody listens there; asked from the hub, the best of three."""
+        """The time for a refused connection from the hub to a worker host, in seconds: the shortest of three."""
         times = []
         for _ in range(3):
             start = time.monotonic()
@@ -146,20 +146,20 @@ class Network:
         run(*self.within(host), "nft", "delete", "table", "inet", "cut")
 
     def lose(self, host: str, percent: int) -> None:
-        """Lose packets at random, both ways."""
+        """Lose packets at random, in both directions."""
         hooks = ("input", "output")
         drop = f"numgen random mod 100 < {percent} drop"
         chains = (f"chain {hook} {{ type filter hook {hook} priority 0; {drop}; }};" for hook in hooks)
         run(*self.within(host), "nft", "-f", "-", text=f"table inet lose {{ {' '.join(chains)} }};\n")
 
     def slow(self, host: str, *netem: str) -> None:
-        """What netem is told, on both ends of a host's cable."""
+        """Set netem's parameters on both ends of a host's cable."""
         for namespace, device in ((self.name("hub"), host), (self.name(host), "hub")):
             run("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", "netem", *netem)
 
 
 class SlowCable:
-    """Two network devices, joined by a thread that holds every packet back for a while, or drops it."""
+    """Two network devices, joined by a thread that delays or drops each packet."""
 
     def __init__(self, ends: tuple[int, int], delay_s: float, loss: float) -> None:
         self._ends, self._delay_s, self._loss = ends, delay_s, loss
@@ -199,7 +199,7 @@ def open_tap(name: str) -> int:
 
 
 def run(*argv: str, text: str | None = None) -> None:
-    """Raises Missing with what the tool says."""
+    """Run a tool. Raises Missing with the tool's error output."""
     if shutil.which(argv[0]) is None:
         raise Missing(f"{argv[0]} is not installed")
     done = subprocess.run(argv, capture_output=True, text=True, input=text, check=False, timeout=20)

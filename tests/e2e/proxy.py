@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a service, for what networks do to connections. It runs in threads of its own."""
+"""A TCP proxy between a client and a service, which can break connections as networks do. It runs in threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Link:
-    """One connection through the proxy: bytes both ways until either side ends, or as a test will have it."""
+    """One connection through the proxy: bytes in both directions until either side ends or a test breaks it."""
 
     def __init__(self, client: socket.socket, port: int) -> None:
         self._client = client
@@ -18,13 +18,13 @@ class Link:
         self._may_answer.set()
         self._is_stranded = False
         self.unheard = b""
-        """What the server said after its client was gone."""
+        """The server's bytes after the client was gone."""
         self._threads = [threading.Thread(target=pump) for pump in (self._forward, self._answer)]
         for thread in self._threads:
             thread.start()
 
     def mute(self) -> None:
-        """The client hears nothing from here on."""
+        """The client receives nothing from here on."""
         self._may_answer.clear()
 
     def cut(self) -> None:
@@ -35,7 +35,7 @@ class Link:
         self._may_answer.set()
 
     def strand(self) -> None:
-        """The client sees the connection end, the server does not: it goes on talking to nobody."""
+        """The connection ends for the client. The server does not notice and continues to send."""
         self._is_stranded = True
         with suppress(OSError):
             self._client.shutdown(socket.SHUT_RDWR)
@@ -71,7 +71,7 @@ class Link:
 
 
 class Proxy:
-    """Connects who calls at `url` to the service's `port`, which may be changed for the next ones."""
+    """Forwards connections at `url` to the service's `port`. A changed port applies to new connections."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -85,7 +85,7 @@ class Proxy:
 
     @property
     def link(self) -> Link:
-        """The connection that was made last."""
+        """The newest connection."""
         return self.links[-1]
 
     def __enter__(self) -> Self:
@@ -105,5 +105,5 @@ class Proxy:
                 client, _ = self._listener.accept()
                 try:
                     self.links.append(Link(client, self.port))
-                except OSError:  # nobody listens there
+                except OSError:  # no process listens there
                     client.close()

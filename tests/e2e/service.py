@@ -1,9 +1,8 @@
-"""The real processes of the service for the end-to-end tests: started, watched through their logs, and never left over.
+"""The real processes of the service for the end-to-end tests. Tests wait for lines of their output.
 
-A `Program` is one process and what it says; it is waited for by its lines. A `Service` is a run directory with programs
-in it: a `Pool` starts broker, workers and frontends one by one, a `Serve` starts `asr serve`, which starts them itself.
-Whatever carries the run directory in its command line was started here, so leaving a service can make sure that
-nothing of it survives.
+A `Program` is one process and its output lines. A `Service` is a run directory with programs in it: a `Pool` starts
+broker, workers and frontends one by one; a `Serve` starts `asr serve`, which starts the others. Every process with the
+run directory in its command line was started here, so the end of a service can check that no process survives.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ MODULES = {
     "asr": "asr_ops.cli",
 }
 WAIT_S = 60.0
-"""Longest wait for anything that a process does: far more than it takes."""
+"""Longest wait for anything that a process does; it is far longer than needed."""
 POLL_S = 0.02
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would configure the processes."""
+    """This process's environment without the variables that would configure the processes."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ASR_", "XDG_"))}
     return kept | {"PYTHONPATH": os.pathsep.join(SOURCES), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
 
 
 def eventually(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = WAIT_S) -> Any:
-    """The condition's first true value; for what no process announces."""
+    """Poll a condition for its first true value, for states that no process reports."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -60,14 +59,14 @@ def eventually(condition: Callable[[], Any], what: str | Callable[[], str], time
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port: int = bound.getsockname()[1]
         return port
 
 
 class Program:
-    """One process, in a process group of its own, and all lines that it and its children say."""
+    """One process in a new process group, and all output lines of it and its children."""
 
     def __init__(
         self,
@@ -81,9 +80,9 @@ class Program:
         self.name = name
         self.lines: list[str] = []
         self.stdout: list[str] = []
-        self._said = threading.Condition()
+        self._changed = threading.Condition()
         self._open = 2
-        # Should the tests be killed, the end of its stdin tells a process to go (asr_process.supervised).
+        # If the tests are killed, the end of its stdin makes a process end (asr_process.supervised).
         supervised = {} if role == "asr" else {SUPERVISED: "1"}
         self.process = subprocess.Popen(
             [*within, sys.executable, "-m", MODULES[role], *args],
@@ -105,33 +104,33 @@ class Program:
         return self.process.pid
 
     def wait_for(self, pattern: str, since: int = 0, timeout_s: float = WAIT_S) -> re.Match[str]:
-        """The first match in a line from number `since` on, said already or soon."""
+        """The first match in a line from number `since` on. Waits for lines that are not written yet."""
         deadline = time.monotonic() + timeout_s
-        with self._said:
+        with self._changed:
             while True:
                 for line in self.lines[since:]:
                     if match := re.search(pattern, line):
                         return match
                 since = max(since, len(self.lines))
-                if not self._open or not self._said.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"{self.name} did not say {pattern!r}:\n{self.story()}")
+                if not self._open or not self._changed.wait(deadline - time.monotonic()):
+                    raise AssertionError(f"{self.name} did not write {pattern!r}:\n{self.story()}")
 
     def wait_for_silence(self, timeout_s: float = WAIT_S) -> None:
-        """Until neither the program nor any process that it started can say anything any more: all are gone."""
-        with self._said:
-            if not self._said.wait_for(lambda: not self._open, timeout_s):
-                raise AssertionError(f"somebody of {self.name} is still there:\n{self.story()}")
+        """Wait until the program and all processes that it started have closed their output: all are gone."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._open, timeout_s):
+                raise AssertionError(f"a process of {self.name} is still running:\n{self.story()}")
 
     def wait(self, timeout_s: float = WAIT_S) -> int:
-        """Its exit code."""
+        """Wait for the end of the process; returns its exit code."""
         return self.process.wait(timeout_s)
 
     def story(self) -> str:
-        """What was said, for messages of failures."""
+        """The last output lines, for failure messages."""
         return "".join(f"    {self.name}| {line}\n" for line in self.lines[-80:])
 
     def close(self) -> None:
-        """Kill what is left of its group, and let go of its pipes."""
+        """Kill the rest of the process group, and close the pipes."""
         if self.process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
@@ -143,18 +142,18 @@ class Program:
 
     def _read(self, stream: Any, own: list[str] | None) -> None:
         for line in stream:
-            with self._said:
+            with self._changed:
                 self.lines.append(line.rstrip("\n"))
                 if own is not None:
                     own.append(line.rstrip("\n"))
-                self._said.notify_all()
-        with self._said:
+                self._changed.notify_all()
+        with self._changed:
             self._open -= 1
-            self._said.notify_all()
+            self._changed.notify_all()
 
 
 class Service:
-    """A run directory with programs. A context manager; whatever happens, no process outlives it."""
+    """A run directory with programs. A context manager, at whose end no process is left, even after a failure."""
 
     port: int
 
@@ -170,7 +169,7 @@ class Service:
         within: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> Program:
-        """Start one process of this service; `within`: a command that becomes it, `env`: added to its environment."""
+        """Start one process of this service. `within` is a command that executes it; `env` extends its environment."""
         arguments = [str(arg) for arg in args]
         if role == "asr":
             arguments.insert(1, f"--run-dir={self.run_dir}")
@@ -203,7 +202,7 @@ class Service:
             return False
 
     def wait_ready(self, port: int | None = None) -> None:
-        """Until a frontend would take a session: the one state that no process announces."""
+        """Wait until a frontend would accept a session, which no process reports."""
         eventually(lambda: self._alive() and self.is_ready(port), lambda: f"readiness\n{self.story()}")
 
     def metric(self, name: str, port: int | None = None) -> float:
@@ -214,19 +213,19 @@ class Service:
         return float(match[1])
 
     def status(self) -> Status | None:
-        """The broker's account; None while there is no broker."""
+        """The broker's status; None while there is no broker."""
         try:
             return ask(settings.control_endpoint(self.run_dir), timeout_s=1.0)
         except NoAnswer:
             return None
 
     def sessions(self) -> int:
-        """How many slots are taken; -1 while nobody can say."""
+        """The number of taken slots; -1 while it is unknown."""
         status = self.status()
         return -1 if status is None else sum(worker.sessions for worker in status.workers)
 
     def wait_sessions(self, count: int, timeout_s: float = WAIT_S) -> None:
-        """Until exactly so many slots are taken."""
+        """Wait until exactly so many slots are taken."""
         eventually(
             lambda: self.sessions() == count,
             lambda: f"{count} sessions, there are {self.sessions()}\n{self.story()}",
@@ -239,7 +238,7 @@ class Service:
     # ---- Its processes ----
 
     def processes(self) -> Iterator[psutil.Process]:
-        """Every living process that names this run directory."""
+        """Every living process with this run directory in its command line."""
         option = f"--run-dir={self.run_dir}"
         for process in psutil.process_iter():
             try:
@@ -249,7 +248,7 @@ class Service:
                 continue
 
     def pids(self) -> dict[str, int]:
-        """By the name that a process was given, or else by its role."""
+        """The key of a process: its `--name`, or else its role."""
         roles = {module: role for role, module in MODULES.items()}
         pids = {}
         for process in self.processes():
@@ -282,7 +281,7 @@ class Service:
         pass
 
     def close(self) -> None:
-        """End every process, and forget the run directory."""
+        """End every process, and remove the run directory."""
         for program in reversed(self.programs):
             if program.process.poll() is None:
                 program.process.terminate()
@@ -299,7 +298,7 @@ class Service:
 
 
 class Pool(Service):
-    """Broker, workers and a frontend, each started here; `workers` are the arguments of each worker."""
+    """A broker, workers and a frontend, each started here. `workers` has the arguments of each worker."""
 
     def __init__(
         self,
@@ -329,7 +328,7 @@ class Pool(Service):
         return self.workers[-1]
 
     def add_frontend(self, *args: str, listen: str = "127.0.0.1:0") -> tuple[Program, int]:
-        """One more frontend, listening: the program and its port."""
+        """Start one more frontend and wait until it listens. Returns the program and its port."""
         frontend = self.start("frontend", f"--listen={listen}", *args)
         return frontend, int(frontend.wait_for(r"listening .*\bport=(\d+)")[1])
 
@@ -352,22 +351,22 @@ class Serve(Service):
         self.supervisor.wait_for("^ready: ws://", timeout_s=60)
 
     def children(self) -> dict[str, int]:
-        """Process ids of the children by name, once all of them are there."""
+        """Wait until all children run; returns their process ids by name."""
         return {name: pid for name, pid in self.pids().items() if name != "asr"}
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> dict[str, int]:
-        """Signal a child; the children as they were before."""
+        """Send a signal to a child. Returns the children before the signal."""
         before = self.children()
         os.kill(before[name], number)
         return before
 
     def wait_whole(self) -> None:
-        """Until every worker is registered and the frontend is ready."""
+        """Wait until every worker is registered and the frontend is ready."""
         eventually(lambda: (status := self.status()) and len(status.workers) == self._workers, self.story)
         self.wait_ready()
 
     def wait_replaced(self, name: str, before: dict[str, int]) -> dict[str, int]:
-        """Until the child is there again with another process id; the children as they are then."""
+        """Wait until the child runs again with another process id. Returns the children after that."""
 
         def replaced() -> dict[str, int] | None:
             now = self.children()

@@ -1,4 +1,4 @@
-"""AMIRA's WebSocket and REST sides through real processes. Each test names the entry of the inventory it proves."""
+"""AMIRA's WebSocket and REST routes through real processes. Each test names the entry of the inventory it proves."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Message = dict[str, Any]
 
 def rest(socket: ClientConnection) -> tuple[list[Message], int]:
     """Every message up to the server's close, and its code."""
-    heard: list[Message] = []
+    received: list[Message] = []
     try:
         while True:
-            heard.append(json.loads(socket.recv(WAIT_S)))
+            received.append(json.loads(socket.recv(WAIT_S)))
     except ConnectionClosed as error:
         assert error.rcvd is not None
-        return heard, error.rcvd.code
+        return received, error.rcvd.code
 
 
 def post(pool: Pool, body: bytes, content_type: str = RAW, path: str = BATCH) -> tuple[int, Message, Any]:
@@ -47,7 +47,7 @@ def post(pool: Pool, body: bytes, content_type: str = RAW, path: str = BATCH) ->
         connection.close()
 
 
-def said(text: str) -> set[str]:
+def words_in(text: str) -> set[str]:
     return set("".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").split())
 
 
@@ -62,11 +62,11 @@ def test_a_stream(fake: Pool, size: int) -> None:
         for frame in cut(pcm, size):
             socket.send(frame)
         socket.send(b"\x00")
-        heard, code = rest(socket)
+        received, code = rest(socket)
     assert code == 1000
-    assert [message["type"] for message in heard] == ["partial"] * (len(heard) - 1) + ["final"]
-    assert heard[-1] == {"type": "final", "text": expected(pcm), "tokens": [], "confidence": None}
-    texts = [message["text"] for message in heard]
+    assert [message["type"] for message in received] == ["partial"] * (len(received) - 1) + ["final"]
+    assert received[-1] == {"type": "final", "text": expected(pcm), "tokens": [], "confidence": None}
+    texts = [message["text"] for message in received]
     assert all(expected(pcm).startswith(text) for text in texts)
     assert len(texts) > 2
 
@@ -77,12 +77,12 @@ def test_a_stream_in_the_form_of_the_code(fake: Pool) -> None:
     with websocket(f"{fake.url}{STREAM}?schema=v1") as socket:
         for frame in (b"\x01", b"\x01", pcm, b"\x00"):
             socket.send(frame)
-        heard, code = rest(socket)
-    statuses = [message["status"] for message in heard]
+        received, code = rest(socket)
+    statuses = [message["status"] for message in received]
     assert code == 1000
     assert statuses.count("PAUSED") == 1
     assert (statuses[0], statuses[-1]) == ("PAUSED", "COMPLETE")
-    assert heard[-1]["transcription"] == expected(pcm)
+    assert received[-1]["transcription"] == expected(pcm)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_a_stream_in_the_form_of_the_code(fake: Pool) -> None:
     ],
 )
 def test_a_refused_frame(fake: Pool, frame: bytes, message: str) -> None:
-    """AMI-28: said in the dialect, then closed."""
+    """AMI-28: an error message in the dialect, then the close."""
     with websocket(fake.url + STREAM) as socket:
         socket.send("text is ignored")
         socket.send(frame)
-        heard, code = rest(socket)
-    assert (heard[-1]["type"], heard[-1]["message"], code) == ("error", message, 4400)
+        received, code = rest(socket)
+    assert (received[-1]["type"], received[-1]["message"], code) == ("error", message, 4400)
 
 
 def test_a_frame_that_is_too_large(fake: Pool) -> None:
@@ -117,20 +117,20 @@ def test_too_many_messages(fake: Pool) -> None:
                 socket.send(b"\x01")
         except ConnectionClosed:
             pass
-        heard, code = rest(socket)
-    assert (heard[-1]["code"], code) == ("rate-limited", 4400)
-    assert heard[-1]["message"] == "more than 100 messages in a second"
+        received, code = rest(socket)
+    assert (received[-1]["code"], code) == ("rate-limited", 4400)
+    assert received[-1]["message"] == "more than 100 messages in a second"
 
 
 def test_too_many_streams(fake: Pool) -> None:
-    """AMI-13: the eleventh hears why; a place that was given back can be taken."""
+    """AMI-13: the eleventh receives the reason; a returned place can be taken again."""
     with ExitStack() as exits:
         sockets = [exits.enter_context(websocket(fake.url + STREAM)) for _ in range(10)]
         fake.wait_sessions(10)
         with websocket(fake.url + STREAM) as refused:
-            heard, code = rest(refused)
-        assert (heard[-1]["code"], code) == ("at-capacity", 4503)
-        assert heard[-1]["message"] == "the maximum of 10 concurrent streams is reached"
+            received, code = rest(refused)
+        assert (received[-1]["code"], code) == ("at-capacity", 4503)
+        assert received[-1]["message"] == "the maximum of 10 concurrent streams is reached"
         for socket in sockets:
             socket.send(b"\x00")
             assert rest(socket)[0][-1]["type"] == "final"
@@ -140,8 +140,8 @@ def test_too_many_streams(fake: Pool) -> None:
 def test_an_idle_stream() -> None:
     """AMI-28: inactivity, in the words that old clients know."""
     with Pool(frontend=["--idle-s=0.3"]) as pool, websocket(pool.url + STREAM) as socket:
-        heard, code = rest(socket)
-    assert (heard[-1]["message"], code) == ("Stream timeout: nothing was sent for 0.3 s", 4400)
+        received, code = rest(socket)
+    assert (received[-1]["message"], code) == ("Stream timeout: nothing was sent for 0.3 s", 4400)
 
 
 def test_speech(speech: Pool) -> None:
@@ -150,10 +150,10 @@ def test_speech(speech: Pool) -> None:
         for frame in file.frames(100):
             socket.send(frame)
         socket.send(b"\x00")
-        heard, code = rest(socket)
+        received, code = rest(socket)
     assert code == 1000
-    assert heard[-1]["type"] == "final"
-    assert said(heard[-1]["text"]) & WORDS
+    assert received[-1]["type"] == "final"
+    assert words_in(received[-1]["text"]) & WORDS
 
 
 # ---- Batches ----
@@ -188,7 +188,7 @@ def test_a_wav_batch(speech: Pool, content_type: str) -> None:
     """AMI-03, decision 7: by its type, or by its first bytes."""
     status, body, _ = post(speech, SPEECH.read_bytes(), content_type)
     assert status == 200
-    assert said(body["text"]) & WORDS
+    assert words_in(body["text"]) & WORDS
     with AudioFile(SPEECH) as file:
         assert body["audio_length_samples"] == sum(len(frame) for frame in file.frames(100)) // 2
 
@@ -271,23 +271,23 @@ def test_detailed_health(fake: Pool) -> None:
 
 
 def test_detailed_health_without_a_worker() -> None:
-    """AMI-02: 503 says that something is missing."""
+    """AMI-02: 503 when something is missing."""
     with Pool(workers=[]) as pool:
         status, body = pool.get("/health/detailed")
         assert (status, json.loads(body)["status"]) == (503, "unhealthy")
 
 
 def test_nothing_to_reset(fake: Pool) -> None:
-    """AMI-32: the route is there; no batch is counted that is not running."""
+    """AMI-32: the route exists; only running batches are counted."""
     assert post(fake, b"", RAW, "/admin/reset-batch-count")[:2] == (200, {"status": "ok", "active_batches": 0})
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_documented_commands(speech: Pool) -> None:
-    """AMI-02, 03, 08: the document's curl lines, but for the port and the file."""
+    """AMI-02, 03, 08: the document's curl lines, except for the port and the file."""
     url = f"http://127.0.0.1:{speech.port}"
     batch = ["-X", "POST", url + BATCH, "-H", f"Content-Type: {RAW}", "--data-binary", f"@{SPEECH}"]
-    assert said(json.loads(_curl(*batch))["text"]) & WORDS
+    assert words_in(json.loads(_curl(*batch))["text"]) & WORDS
     assert json.loads(_curl(url + "/health"))["status"] == "healthy"
     assert json.loads(_curl(url + "/health/detailed"))["status"] == "healthy"
     assert "# TYPE" in _curl(url + "/metrics")

@@ -1,6 +1,6 @@
-"""What clients do wrong, and what happens to them: each hears why, nobody else notices, and no slot stays taken.
+"""Errors of clients: each client receives the reason, other clients are not affected, and every slot is freed.
 
-In every test a bystander is in the middle of a session on the same service.
+In every test another client, the bystander, is in the middle of a session on the same service.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.e2e.clients import Caiman, Native, RawClient, converse, cut, expected
 from tests.e2e.service import Pool, Service, eventually
 
 START_S_MAX = 30.0
-"""How long a frontend waits for the message that starts a session."""
+"""Longest wait of a frontend for the message that starts a session."""
 
 
 @pytest.fixture(autouse=True)
 def bystander(fake: Pool) -> Iterator[Native]:
-    """Somebody who is speaking meanwhile, whose words must all arrive."""
+    """Another client with a session at the same time, all of whose words must arrive."""
     pcm = noise(3.1, seed=99)  # two seconds are whole words of the fake engine, so a flush there changes nothing
     with Native(fake.url) as client:
         client.ready()
@@ -47,15 +47,15 @@ def bystander(fake: Pool) -> Iterator[Native]:
 
 @pytest.fixture(scope="module", autouse=True)
 def silent(_fake_pool: Pool) -> Iterator[tuple[float, Any]]:
-    """A client that connected when this module began and says nothing."""
+    """A client that connected when this module began and sends nothing."""
     with websocket(f"{_fake_pool.url}/v1/stream") as silent:
         yield time.monotonic(), silent
 
 
 def answer(client: Native, marker: str) -> float:
-    """How long a flush of an undisturbed session takes, in seconds."""
+    """The duration of a flush in an undisturbed session, in seconds."""
     started = time.monotonic()
-    client.say("flush", marker=marker)
+    client.send_message("flush", marker=marker)
     assert client.until("flushed")["marker"] == marker
     return time.monotonic() - started
 
@@ -90,7 +90,7 @@ def answer(client: Native, marker: str) -> float:
     ],
     ids=lambda text: text[:30] or "empty",
 )
-def test_a_message_that_is_none(fake: Pool, text: str) -> None:
+def test_an_invalid_message(fake: Pool, text: str) -> None:
     with Native(fake.url, start=None) as client:
         client.socket.send(text)
         assert client.error()["code"] == "bad-message"
@@ -110,7 +110,7 @@ def test_a_message_that_is_none(fake: Pool, text: str) -> None:
         '{"type":"flush","marker":"a\\nb"}',
     ],
 )
-def test_a_message_that_is_none_during_a_session(fake: Pool, text: str) -> None:
+def test_an_invalid_message_during_a_session(fake: Pool, text: str) -> None:
     with Native(fake.url) as client:
         client.ready()
         client.send(noise(0.5))
@@ -119,17 +119,17 @@ def test_a_message_that_is_none_during_a_session(fake: Pool, text: str) -> None:
     assert client.close_code == 4400
 
 
-def test_text_that_is_not_utf_8_and_frames_that_are_none(fake: Pool) -> None:
-    """The WebSocket protocol's own errors have its own codes."""
+def test_text_that_is_not_utf_8_and_invalid_frames(fake: Pool) -> None:
+    """Errors of the WebSocket protocol have the codes of RFC 6455."""
     for head, payload, code in ((0x81, b'{"type":"\xff"}', 1007), (0x83, b"reserved", 1002), (0xC2, b"rsv1", 1002)):
         with RawClient(fake.port) as client:
-            client.say("start")
+            client.send_message("start")
             client.socket.sendall(bytes([head, 0x80 | len(payload)]) + bytes(4) + payload)
             closes = [payload for opcode, payload in client.frames() if opcode == 8]
             assert int.from_bytes(closes[0][:2]) == code
 
 
-def test_what_is_no_http_is_refused(fake: Pool) -> None:
+def test_bytes_that_are_not_http_are_refused(fake: Pool) -> None:
     for garbage in (os.urandom(300), b"\0" * 4096, b"GET /v1/stream\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n"):
         with socket.create_connection(("127.0.0.1", fake.port), timeout=10) as client:
             client.sendall(garbage)
@@ -152,8 +152,8 @@ def test_before_start(fake: Pool, message: str | bytes) -> None:
 
 def test_a_keepalive_before_start_does_no_harm(fake: Pool) -> None:
     with Native(fake.url, start=None) as client:
-        client.say("keepalive")
-        client.say("start")
+        client.send_message("keepalive")
+        client.send_message("start")
         client.stop()
     assert client.close_code == 1000
 
@@ -162,7 +162,7 @@ def test_a_second_start(fake: Pool) -> None:
     with Native(fake.url) as client:
         client.ready()
         client.send(noise(0.5))
-        client.say("start")
+        client.send_message("start")
         assert client.error()["code"] == "out-of-order"
     assert client.close_code == 4400
 
@@ -172,7 +172,7 @@ def test_after_stop(fake: Pool, message: str | bytes) -> None:
     with Native(fake.url, {"partials": False}) as client:
         client.ready()
         client.send(noise(9.0))  # so that the end is some steps away
-        client.say("stop")
+        client.send_message("stop")
         client.socket.send(message)
         assert client.error()["code"] == "out-of-order"
     assert client.close_code == 4400
@@ -182,7 +182,7 @@ def test_after_stop(fake: Pool, message: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("rate", [7999, 192_001, 0, -16000, 16000.5, 16000.0, "16000", True])
-def test_sample_rates_that_are_none(fake: Pool, rate: object) -> None:
+def test_invalid_sample_rates(fake: Pool, rate: object) -> None:
     with Native(fake.url, {"sample_rate": rate}) as client:
         assert client.error()["code"] == "unsupported-sample-rate"
     assert client.close_code == 4400
@@ -208,7 +208,7 @@ def test_requests_that_cannot_be_met(fake: Pool, start: dict[str, Any], code: st
     assert error["code"] == code
     assert error["message"]
     assert "retry_after_s" not in error
-    assert [message["type"] for message in client.heard] == ["error"]
+    assert [message["type"] for message in client.received] == ["error"]
     assert client.close_code == 4400
 
 
@@ -238,7 +238,7 @@ def test_odd_bytes_are_carried_to_the_next_frame(fake: Pool) -> None:
     assert client.of("ack")[-1]["samples"] == len(pcm) // 2
 
 
-def test_empty_frames_are_nothing(fake: Pool) -> None:
+def test_empty_frames_have_no_effect(fake: Pool) -> None:
     pcm = noise(1.1)
     client = converse(fake.url, [b"", pcm, b"", b""])
     assert client.text == expected(pcm)
@@ -273,7 +273,7 @@ def test_an_idle_client_is_ended_in_both_dialects(fake: Pool, impatient: str) ->
 
 
 class Chatterbox(threading.Thread):
-    """Talks until the server has had enough, and reads nothing."""
+    """Sends until the server ends the connection, and reads nothing."""
 
     def __init__(self, client: RawClient, caiman: bool) -> None:
         super().__init__(daemon=True)
@@ -289,21 +289,21 @@ class Chatterbox(threading.Thread):
                 else:
                     for _ in range(8):
                         self._client.send(audio[:64])
-                        self._client.say("flush", marker="m" * 256)
+                        self._client.send_message("flush", marker="m" * 256)
 
 
 def connections(pool: Pool, client_port: int) -> int:
-    """How many connections of that client the frontend holds."""
+    """The number of connections of that client in the frontend."""
     held = psutil.Process(pool.frontend.pid).net_connections("tcp")
     return sum(bool(connection.raddr) and connection.raddr.port == client_port for connection in held)
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/asr/v0.1/stream"])
 def test_a_client_that_never_reads(fake: Pool, bystander: Native, path: str) -> None:
-    """It loses its session, and later its connection; somebody else waits no longer than ever."""
+    """It loses its session, and later its connection. Another client waits no longer than usual."""
     with RawClient(fake.port, path) as deaf:
         if path == "/v1/stream":
-            deaf.say("start", partials=False)
+            deaf.send_message("start", partials=False)
         fake.wait_sessions(2)
         talking = Chatterbox(deaf, path != "/v1/stream")
         delays: list[float] = []
@@ -320,10 +320,10 @@ def test_a_client_that_never_reads(fake: Pool, bystander: Native, path: str) -> 
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/asr/v0.1/stream"])
-def test_a_client_that_reads_too_late_is_told_why(fake: Pool, path: str) -> None:
+def test_a_client_that_reads_too_late_receives_the_reason(fake: Pool, path: str) -> None:
     with RawClient(fake.port, path) as slow:
         if path == "/v1/stream":
-            slow.say("start", partials=False)
+            slow.send_message("start", partials=False)
         fake.wait_sessions(2)
         talking = Chatterbox(slow, path != "/v1/stream")
         fake.wait_sessions(1)
@@ -345,14 +345,14 @@ def test_a_client_that_reads_too_late_is_told_why(fake: Pool, path: str) -> None
 def test_a_client_that_vanishes_frees_its_slot(fake: Pool, when: str, how: str) -> None:
     client = RawClient(fake.port, "/asr/v0.1/stream" if when == "caiman" else "/v1/stream")
     if when not in ("connected", "caiman"):
-        client.say("start")
+        client.send_message("start")
     if when == "caiman":
         fake.wait_sessions(2)
     if when in ("speaking", "ahead", "stopped", "caiman"):
         for frame in cut(noise(60.0 if when == "ahead" else 2.0), 32_000):
             client.send(frame)
     if when == "stopped":
-        client.say("stop")
+        client.send_message("stop")
     if how == "reset":
         client.vanish()
     else:
@@ -360,17 +360,17 @@ def test_a_client_that_vanishes_frees_its_slot(fake: Pool, when: str, how: str) 
     fake.wait_sessions(1)
 
 
-def test_a_worker_that_is_behind_lets_go_of_a_client_that_has_gone() -> None:
-    """The frontend does not read from a client that is ahead; it notices all the same that it is gone."""
+def test_a_slow_worker_frees_the_slot_of_a_client_that_is_gone() -> None:
+    """The frontend does not read from a client that is too far ahead, but still notices that the client is gone."""
     worker = ["--engine=fake", "--step-ms=300", "--slots=1"]
     with Pool(workers=[worker], frontend=["--credit-s=2"], broker=["--grace-s=0.3"]) as pool:
         client = RawClient(pool.port, timeout_s=1.0)
-        client.say("start")
+        client.send_message("start")
         pool.wait_sessions(1)
         client.send(noise(20.0))  # 333 steps: a hundred seconds of work
         client.vanish()
         pool.wait_sessions(0)
-        pool.wait_ready()  # the frontend hears of it with the next heartbeat
+        pool.wait_ready()  # the frontend receives of it with the next heartbeat
 
 
 # ---- A service that is full, or not there ----
@@ -432,7 +432,7 @@ def endpoints(pool: Pool) -> list[str]:
 
 
 def test_garbage_to_the_broker(fake: Pool, bystander: Native) -> None:
-    """Bytes that are no message, messages of the wrong side, half messages: ignored, each peer for itself."""
+    """Invalid bytes, messages of the wrong direction and incomplete messages are ignored, for each peer separately."""
     valid = wire.encode(m.RegisterFrontend(m.PROTOCOL_VERSION, "x"))
     foreign = wire.encode(m.Closed(1))
     junk = [[os.urandom(size)] for size in (1, 2, 17, 1000)] + [[os.urandom(100_000)], [b""], [b"", b""]]

@@ -18,7 +18,7 @@ from websocket import ABNF, WebSocket, WebSocketConnectionClosedException, creat
 from websockets.exceptions import InvalidStatus
 
 from asr_dialects.caiman import SUBPROTOCOL
-from tests.e2e.clients import CAIMAN, Caiman, Message, cut, expected, noise, said
+from tests.e2e.clients import CAIMAN, Caiman, Message, cut, expected, noise, transcript_of
 from tests.e2e.service import ROOT, Pool
 
 FRAME = 1920
@@ -48,7 +48,7 @@ def simple_client(url: str, **options: Any) -> Iterator[WebSocket]:
 
 
 def test_endpoint(fake: Pool) -> None:
-    """CAI-18: the path, with no parameters at all; another path is no such dialect."""
+    """CAI-18: the path, without parameters; another path is not served in this dialect."""
     pcm = noise(1.3)
     client = conversation(fake.url, cut(pcm, FRAME), PATH)
     assert client.text == expected(pcm)
@@ -110,11 +110,11 @@ def test_parameters_and_their_defaults(fake: Pool, query: str) -> None:
     pcm = noise(0.3)
     client = conversation(fake.url, [pcm], f"{CAIMAN}&{query}")
     assert client.text == expected(pcm)
-    assert all(len(response["alternatives"]) == 1 for response in client.heard)
+    assert all(len(response["alternatives"]) == 1 for response in client.received)
 
 
 def test_subprotocol(fake: Pool) -> None:
-    """CAI-22: echoed when offered, alone or among others; not there when it was not."""
+    """CAI-22: accepted when offered, alone or among others; absent when not offered."""
     for offered, echoed in (
         ([SUBPROTOCOL], SUBPROTOCOL),
         (["chat", SUBPROTOCOL], SUBPROTOCOL),
@@ -135,11 +135,11 @@ def test_subprotocol(fake: Pool) -> None:
     "size", [2, 640, FRAME, 3200, 32_000, 1_000_000, 0], ids=lambda size: f"{size or 'random'} bytes"
 )
 def test_frames_of_any_length_give_the_same_responses(fake: Pool, size: int) -> None:
-    """CAI-23, CAI-31: audio is framed anew to 60 ms, so that only latency depends on the client's frames."""
+    """CAI-23, CAI-31: audio is cut again into 60 ms, so that only latency depends on the client's frames."""
     pcm = noise(0.5 if size == 2 else 4.13, seed=11)
     client = conversation(fake.url, cut(pcm, size))
     assert client.text == expected(pcm)
-    intervals = [(response["start"], response["end"]) for response in client.heard]
+    intervals = [(response["start"], response["end"]) for response in client.received]
     samples = len(pcm) // 2
     edges = [min(edge, samples) for edge in range(0, samples + 960, 960)]
     assert intervals[: len(edges) - 1] == [
@@ -168,12 +168,12 @@ def test_an_empty_frame_ends_the_audio_and_the_server_closes(fake: Pool) -> None
 def test_no_audio_at_all(fake: Pool) -> None:
     """CAI-28."""
     client = conversation(fake.url, [])
-    assert client.heard == []
+    assert client.received == []
     assert client.close_code == 1000
 
 
 def test_text_where_audio_is_due(fake: Pool) -> None:
-    """CAI-20: an error after the upgrade is a close frame that says 400."""
+    """CAI-20: an error after the upgrade is a close frame with 400."""
     with Caiman(fake.url) as client:
         client.socket.send("hello")
         client.rest()
@@ -196,7 +196,7 @@ def test_audio_after_its_end(fake: Pool) -> None:
 def test_the_schema_of_a_response(fake: Pool) -> None:
     """CAI-25: exactly these fields, `is_provisional` always false, one alternative, and 60 ms each."""
     client = conversation(fake.url, cut(noise(3.0), FRAME))
-    for number, response in enumerate(client.heard[:50]):
+    for number, response in enumerate(client.received[:50]):
         assert response.keys() == {"start", "end", "is_provisional", "alternatives"}
         assert response["is_provisional"] is False
         assert response["start"] == pytest.approx(number * 0.06)
@@ -213,26 +213,26 @@ def test_transcripts_are_increments_while_the_client_still_sends(fake: Pool) -> 
     with Caiman(fake.url) as client:
         client.send(*cut(pcm[:96_000], FRAME))  # three seconds
         for _ in range(50):
-            client.hear()
+            client.receive()
         early = client.text
         client.send(*cut(pcm[96_000:], FRAME))
         client.end()
     assert early
     assert expected(pcm).startswith(early)
     assert client.text == expected(pcm)
-    empty = [response for response in client.heard if not response["alternatives"][0]["transcript"]]
-    assert len(empty) > len(client.heard) / 2
+    empty = [response for response in client.received if not response["alternatives"][0]["transcript"]]
+    assert len(empty) > len(client.received) / 2
 
 
 def lock_step_websockets(url: str, pcm: bytes) -> tuple[list[Message], list[Message], int | None]:
-    """What comes one for one, what comes at the end, and the server's close code."""
+    """The responses in lock-step, the responses at the end, and the server's close code."""
     with Caiman(url) as client:
         for frame in cut(pcm, FRAME):
             client.send(frame)
-            assert client.hear(timeout_s=60) is not None
-        sent = len(client.heard)
+            assert client.receive(timeout_s=60) is not None
+        sent = len(client.received)
         client.end()
-        return client.heard[:sent], client.heard[sent:], client.close_code
+        return client.received[:sent], client.received[sent:], client.close_code
 
 
 def lock_step_simple(url: str, pcm: bytes) -> tuple[list[Message], list[Message], int | None]:
@@ -270,7 +270,7 @@ def test_a_client_in_lock_step_never_stalls(fake: Pool, lock_step: object) -> No
     pcm = noise(3.0, seed=15)
     together, rest, code = lock_step(fake.url, pcm)
     assert len(together) == 50
-    assert said(together + rest) == expected(pcm)
+    assert transcript_of(together + rest) == expected(pcm)
     assert code == 1000
 
 
@@ -282,11 +282,11 @@ def test_a_client_in_lock_step_never_stalls_with_longer_steps(speech: Pool, lock
     pcm = pcm[: len(pcm) // FRAME * FRAME]
     together, rest, code = lock_step(speech.url, pcm)
     assert len(together) == len(pcm) // FRAME
-    assert "child" in said(together + rest).lower()
+    assert "child" in transcript_of(together + rest).lower()
     assert code == 1000
 
 
-def test_chunking_does_not_change_what_is_understood(speech: Pool) -> None:
+def test_chunking_does_not_change_the_text(speech: Pool) -> None:
     """CAI-31."""
     pcm = soundfile.read(CLIP, dtype="int16")[0].tobytes()
     texts = {conversation(speech.url, cut(pcm, size)).text for size in (640, FRAME, 32_000, 0)}
@@ -302,7 +302,7 @@ def test_over_capacity() -> None:
     with Pool(workers=[["--engine=fake", "--slots=2"]]) as pool, Caiman(pool.url) as first, Caiman(pool.url) as second:
         first.send(bytes(FRAME))
         second.send(bytes(FRAME))
-        assert first.hear() and second.hear()
+        assert first.receive() and second.receive()
         with Caiman(pool.url) as third:
             assert third.rest() == []
         assert third.close_code == 4503
@@ -314,7 +314,7 @@ def test_over_capacity() -> None:
 
 
 def test_the_old_port(fake: Pool) -> None:
-    """CAI-07, CAI-18: a frontend on port 3030 says so on its stdout, as clients' scripts wait for it."""
+    """CAI-07, CAI-18: a frontend on port 3030 writes a line to stdout, for which clients' scripts wait."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

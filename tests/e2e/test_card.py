@@ -1,4 +1,4 @@
-"""The engine `card` through real processes, on the simulator: what clients hear, and what a failing card does."""
+"""The engine `card` through real processes, on the simulator: what clients receive, and what a failing card does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.workers.card.card_parts import recognised, write_model
 FRAME = 1920
 """60 ms."""
 PCM = speechlike(3, 330).astype("<i2").tobytes()
-"""19.8 s: over a seam."""
+"""19.8 s: longer than one segment, so that a state reset happens in it."""
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,13 @@ def _pool(model: Path) -> Iterator[Pool]:
 
 @pytest.fixture
 def pool(_pool: Pool) -> Iterator[Pool]:
-    """A worker with two slots on a simulated card. Nothing may be killed; no slot may stay taken."""
+    """A worker with two slots on a simulated card. Tests may kill no process and must free every slot."""
     yield _pool
     _pool.wait_sessions(0)
 
 
 def letters(text: str) -> str:
-    """Without spaces: a model that babbles makes pauses inside of words."""
+    """The text without spaces: a model with random weights makes pauses inside words."""
     return text.replace(" ", "")
 
 
@@ -59,7 +59,7 @@ def expected(model: Path, pcm: bytes, *, resets: bool = True) -> str:
     return letters(recognised(model, to_int16(pcm), resets=resets))
 
 
-# ---- What clients hear ----
+# ---- What clients receive ----
 
 
 def test_a_client_in_lock_step(pool: Pool, model: Path) -> None:
@@ -68,12 +68,12 @@ def test_a_client_in_lock_step(pool: Pool, model: Path) -> None:
     with Caiman(pool.url) as client:
         for number, frame in enumerate(frames, 1):
             client.send(frame)
-            client.hear()
-            assert len(client.heard) == number
+            client.receive()
+            assert len(client.received) == number
         client.end()
     assert letters(client.text) == expected(model, PCM)
     assert client.close_code == 1000
-    assert all(not response["is_provisional"] for response in client.heard)
+    assert all(not response["is_provisional"] for response in client.received)
 
 
 def test_finals_have_words(pool: Pool, model: Path) -> None:
@@ -85,7 +85,7 @@ def test_finals_have_words(pool: Pool, model: Path) -> None:
 
 
 def test_over_capacity_is_refused(pool: Pool) -> None:
-    """CAI-05, CAI-29: the third of two."""
+    """CAI-05, CAI-29: the third session on two slots."""
     with Native(pool.url) as first, Native(pool.url) as second:
         first.ready()
         second.ready()
@@ -98,7 +98,7 @@ def test_over_capacity_is_refused(pool: Pool) -> None:
 
 @pytest.mark.parametrize(("option", "sessions"), [("--no-state-resets", 15), ("--state-resets", 12)])
 def test_the_card_s_own_capacity(model: Path, option: str, sessions: int) -> None:
-    """CAI-05, CAI-29: nobody said how many slots; a card in timing mode did, less what state resets cost."""
+    """CAI-05, CAI-29: without --slots, a card in timing mode determines the number, less the cost of state resets."""
     options = "--card-options=mode=timing,capacity=15,latency_ms=1"
     with Pool(workers=[["--engine=card", "--device=card:0", f"--model={model}", options, option]]) as pool:
         with ExitStack() as exits:
@@ -106,7 +106,7 @@ def test_the_card_s_own_capacity(model: Path, option: str, sessions: int) -> Non
             for client in clients:
                 client.send(PCM[:FRAME])
             for client in clients:
-                assert client.hear() is not None
+                assert client.receive() is not None
             assert pool.sessions() == sessions
             with Caiman(pool.url) as refused:
                 assert not refused.rest()
@@ -116,7 +116,7 @@ def test_the_card_s_own_capacity(model: Path, option: str, sessions: int) -> Non
                 assert client.close_code == 1000
         with Caiman(pool.url) as late:
             late.send(PCM[:FRAME])
-            assert late.hear() is not None
+            assert late.receive() is not None
             late.end()
 
 
@@ -131,7 +131,7 @@ def test_without_state_resets(model: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["hang", "reset", "count", "drop", "ecc", "heat", "link"])
 def test_a_card_that_fails(model: Path, fault: str) -> None:
-    """Its worker ends with its own exit code, its session moves, and its text is that of an undisturbed run."""
+    """The worker ends with the exit code of card failures; its session moves, and its text is as without a failure."""
     at = selftest.SUBMITS + 290
     with Pool(workers=[card(model, f"--card-options=fault={fault}@{at}")]) as pool:
         with Native(pool.url) as client:
@@ -148,7 +148,7 @@ def test_a_card_that_fails(model: Path, fault: str) -> None:
 
 
 def test_a_card_that_failed_serves_again_after_its_self_test(model: Path) -> None:
-    """Under asr serve, with no other worker: the session waits for it, and says what an undisturbed one says."""
+    """Under asr serve without another worker, the session waits for the card, and its text is as without a failure."""
     fault = f"--card-options=fault=ecc@{selftest.SUBMITS + 290}"
     args = [f"--worker-arg={arg}" for arg in card(model, fault)[1:]]
     with Serve(*args, engine="card") as serve:
@@ -166,7 +166,7 @@ def test_a_card_that_failed_serves_again_after_its_self_test(model: Path) -> Non
 
 
 def test_a_card_that_fails_its_self_test_does_not_serve(model: Path) -> None:
-    """Nor is its worker ever registered."""
+    """Its worker is never registered."""
     with Pool(workers=[]) as pool:
         worker = pool.add_worker(*card(model, "--card-options=fault=ecc@30"))
         assert worker.wait() == EXIT_CODE
@@ -174,8 +174,8 @@ def test_a_card_that_fails_its_self_test_does_not_serve(model: Path) -> None:
         assert not any("registered" in line for line in worker.lines)
 
 
-def test_what_cannot_serve_is_another_exit_code(model: Path) -> None:
-    """CAI-12: an uncompiled checkpoint on a card, and a card that is not there, are not tried again."""
+def test_a_wrong_configuration_has_another_exit_code(model: Path) -> None:
+    """CAI-12: an uncompiled checkpoint and a missing card are not tried again."""
     with Pool(workers=[]) as pool:
         path = pool.run_dir / "model.pt"
         path.write_bytes(b"PK\x03\x04" + bytes(300))

@@ -1,4 +1,4 @@
-"""Links with keys, over real sockets: exact words, refusals that both sides hear of, and keys that change meanwhile."""
+"""Links with CURVE keys, over real sockets: exact words, refusals that both sides log, and keys that change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.keyring import Keyring
 from tests.e2e.service import Pool, Program, Service, eventually
 
 LOUD_S = 30.0
-"""Within this time a wrong key is reported on both sides: two seconds or so, longer on a busy machine."""
+"""Longest time until both sides report a wrong key: about two seconds, more on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def _pool(keys: Keyring) -> Iterator[Pool]:
 
 @pytest.fixture
 def pool(_pool: Pool) -> Iterator[Pool]:
-    """A broker, a worker and a frontend with keys; whoever else is started is gone afterwards."""
+    """A broker, a worker and a frontend with keys. Processes that a test adds are ended after it."""
     ours = list(_pool.programs)
     yield _pool
     for program in [program for program in _pool.programs if program not in ours]:
@@ -46,14 +46,14 @@ def workers(pool: Pool, count: int) -> None:
 
 
 def newcomer(pool: Service, *args: str, role: str = "worker", name: str = "newcomer") -> Program:
-    """One more process; its story starts when it dials."""
+    """Start one more process and wait until it connects."""
     program = pool.start(role, f"--name={name}", *args, name=name)
     program.wait_for("worker ready" if role == "worker" else "listening")
     return program
 
 
 def loud(broker: Program, since: int, newcomer: Program, at_broker: str, at_newcomer: str) -> None:
-    """Both sides say so, as errors and in time; `since`: lines of the broker before."""
+    """Check that both sides log the refusal as an error in time; `since` is the number of the broker's old lines."""
     start = time.monotonic()
     newcomer.wait_for(rf"error\s.*{at_newcomer}", timeout_s=LOUD_S)
     broker.wait_for(rf"error\s.*{at_broker}", since, timeout_s=LOUD_S)
@@ -73,7 +73,7 @@ def test_words_are_exact(pool: Pool) -> None:
 
 
 def test_a_key_that_is_allowed_later_and_revoked(pool: Pool, keys: Keyring) -> None:
-    """Refused loudly at first; accepted without a restart; disconnected when it is taken from the list."""
+    """First refused with log lines, then accepted without a restart, then disconnected when its key is removed."""
     public = keys.make("later").read_text().split('"')[1]
     since = len(pool.broker.lines)
     worker = newcomer(pool, *keys.worker("later"))
@@ -101,7 +101,7 @@ def test_a_peer_without_a_key(pool: Pool, keys: Keyring) -> None:
 
 
 def test_a_wrong_server_key(pool: Pool, keys: Keyring) -> None:
-    """The file is put right under the running worker, which then comes in."""
+    """The file is corrected while the worker runs, and the worker then connects."""
     keys.make("impostor")
     server = Path(shutil.copy(keys.folder / "impostor.key", keys.folder / "believed.pub"))
     since = len(pool.broker.lines)
@@ -123,7 +123,7 @@ def test_a_frontend_with_a_wrong_key_is_not_ready(pool: Pool, keys: Keyring) -> 
 
 
 def test_keys_meet_a_broker_without_any(fake: Pool, tmp_path: Path) -> None:
-    """A plain broker on a loopback port: the worker with keys says what is wrong, and does not fall back."""
+    """A broker without keys on a loopback port: a worker with keys logs the reason and does not connect."""
     ring = Keyring(tmp_path)
     for name in ("broker", "worker"):
         ring.make(name)
@@ -153,7 +153,7 @@ def test_nothing_leaves_the_machine_in_the_clear(role: str, args: list[str]) -> 
         assert len(program.lines) == 1, program.lines
 
 
-def test_an_empty_allow_list_lets_nobody_in(tmp_path: Path) -> None:
+def test_an_empty_allow_list_admits_no_peer(tmp_path: Path) -> None:
     ring = Keyring(tmp_path)
     for name in ("broker", "worker"):
         ring.make(name)
@@ -170,7 +170,7 @@ def test_an_empty_allow_list_lets_nobody_in(tmp_path: Path) -> None:
 
 
 def test_keys_change_under_a_session(pool: Pool, keys: Keyring) -> None:
-    """The broker's key and the worker's are replaced; the session stays on its connections and does not even move."""
+    """The keys of broker and worker are replaced; the session keeps its connections and does not move."""
     pcm = noise(9.7, seed=42)
     pieces = cut(pcm, 62_080)
     since = len(pool.broker.lines)
@@ -197,7 +197,7 @@ def test_keys_change_under_a_session(pool: Pool, keys: Keyring) -> None:
 
 
 def test_a_worker_s_own_key_is_replaced_in_its_place(pool: Pool, keys: Keyring) -> None:
-    """Allowing the new key takes the old one off the list: the worker is disconnected and comes back by itself."""
+    """The new key replaces the old one in the list: the worker is disconnected and connects again."""
     keys.make("replaced", allow=True)
     worker = newcomer(pool, *keys.worker("replaced"))
     worker.wait_for("registered")
@@ -210,9 +210,9 @@ def test_a_worker_s_own_key_is_replaced_in_its_place(pool: Pool, keys: Keyring) 
 
 
 def moved(client: Native) -> bool:
-    """Whether the session has been told so, after a moment of listening."""
+    """Whether the session has received `migrating` within a moment."""
     with suppress(TimeoutError):
-        client.hear(0.1)
+        client.receive(0.1)
     return bool(client.of("migrating"))
 
 

@@ -46,8 +46,8 @@ SPEECH = "speechbrain__spk1_snt1.wav"
 WORDS = "the child almost hurt the small dog"
 
 
-class Heard:
-    """One conversation of the SDK: its socket, and everything heard so far by kind."""
+class SdkConversation:
+    """One conversation of the SDK: its socket, and the messages received so far by type."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -71,10 +71,10 @@ class Heard:
         return [message for message in self.messages if isinstance(message, kind)]
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
-        """The condition's first true value, looked at with every message."""
+        """Wait for the condition's first true value, which is checked after every message."""
         with self._news:
             value = self._news.wait_for(condition, WAIT_S)
-        assert value, f"did not hear {what}: {self.messages[-3:]}"
+        assert value, f"did not receive {what}: {self.messages[-3:]}"
         return value
 
     def send(self, *frames: bytes) -> None:
@@ -82,7 +82,7 @@ class Heard:
             self.connection.send_media(frame)
 
     def finish(self) -> None:
-        """CloseStream, up to the server's close."""
+        """Send CloseStream and wait for the server's close."""
         self.connection.send_close_stream()
         assert self.closed.wait(WAIT_S)
         assert not self.errors
@@ -102,16 +102,16 @@ class Heard:
 
 
 @contextmanager
-def listen(url: str, **options: Any) -> Iterator[Heard]:
-    """A conversation with `nova-3`, heard in a thread as the SDK's examples do."""
+def listen(url: str, **options: Any) -> Iterator[SdkConversation]:
+    """A conversation with `nova-3`, received in a thread as the SDK's examples do."""
     environment = DeepgramClientEnvironment(base=url, production=url, agent=url, agent_rest=url)
     client = DeepgramClient(api_key="any", environment=environment)
     with client.listen.v1.connect(model="nova-3", **options) as connection:
-        heard = Heard(connection)
+        received = SdkConversation(connection)
         listening = threading.Thread(target=connection.start_listening)
         listening.start()
         try:
-            yield heard
+            yield received
         finally:
             connection._websocket.close()
             listening.join(WAIT_S)
@@ -133,7 +133,7 @@ def speech_pcm(name: str = SPEECH, rate: int = 16000) -> Any:
 
 
 def mulaw(samples: Any) -> bytes:
-    """The nearest codes: as a telephone exchange would have sent them."""
+    """The nearest codes, as a telephone exchange sends them."""
     order = np.argsort(MULAW, kind="stable")
     edges = (MULAW[order].astype(int)[:-1] + MULAW[order].astype(int)[1:]) // 2
     return bytes(order[np.searchsorted(edges, samples.astype(int), side="left")].astype(np.uint8))
@@ -146,33 +146,33 @@ def mulaw(samples: Any) -> bytes:
 def test_the_text_is_that_of_the_samples(fake: Pool, size: int) -> None:
     pcm = noise(3.3, seed=3)
     before = datetime.now(UTC)
-    with listen(fake.url, **raw()) as heard:
-        heard.send(*cut(pcm, size))
-        heard.finish()
-    assert heard.text == expected(pcm)
-    assert [final.speech_final for final in heard.finals] == [False, False, False, True]
-    assert not [result for result in heard.of(ListenV1Results) if not result.is_final]
-    metadata = heard.metadata
+    with listen(fake.url, **raw()) as received:
+        received.send(*cut(pcm, size))
+        received.finish()
+    assert received.text == expected(pcm)
+    assert [final.speech_final for final in received.finals] == [False, False, False, True]
+    assert not [result for result in received.of(ListenV1Results) if not result.is_final]
+    metadata = received.metadata
     assert (metadata.duration, metadata.channels) == (3.3, 1)
     assert metadata.sha256 == hashlib.sha256(pcm).hexdigest()
-    assert metadata.request_id == heard.finals[0].metadata.request_id != ""
-    assert heard.finals[0].metadata.model_info.name == "fake"
+    assert metadata.request_id == received.finals[0].metadata.request_id != ""
+    assert received.finals[0].metadata.model_info.name == "fake"
     created = datetime.fromisoformat(metadata.created)
     assert abs((created - before).total_seconds()) < WAIT_S
 
 
 def test_interim_results_grow_into_their_final(fake: Pool) -> None:
     pcm = noise(2.0, seed=4)
-    with listen(fake.url, **raw(), interim_results=True) as heard:
-        heard.send(*paced(cut(pcm, 3200), 0.1))
-        heard.finish()
-    assert heard.text == expected(pcm)
-    finals = {final.start: final.channel.alternatives[0].transcript for final in heard.finals}
-    interims = [result for result in heard.of(ListenV1Results) if not result.is_final]
+    with listen(fake.url, **raw(), interim_results=True) as received:
+        received.send(*paced(cut(pcm, 3200), 0.1))
+        received.finish()
+    assert received.text == expected(pcm)
+    finals = {final.start: final.channel.alternatives[0].transcript for final in received.finals}
+    interims = [result for result in received.of(ListenV1Results) if not result.is_final]
     assert interims
     for interim in interims:
         assert finals[interim.start].startswith(interim.channel.alternatives[0].transcript)
-    for final in heard.finals:
+    for final in received.finals:
         words = final.channel.alternatives[0].words
         assert " ".join(word.punctuated_word for word in words) == final.channel.alternatives[0].transcript
         assert words[0].start == final.start
@@ -184,18 +184,18 @@ def test_finalize_is_always_answered(fake: Pool) -> None:
     first, second = noise(0.6, seed=5), noise(0.4, seed=6)
 
     def answers() -> list[Any]:
-        return [final for final in heard.finals if final.from_finalize]
+        return [final for final in received.finals if final.from_finalize]
 
-    with listen(fake.url, **raw()) as heard:
+    with listen(fake.url, **raw()) as received:
         for number, pcm in enumerate((first, b"", second), 1):
-            heard.send(*([pcm] if pcm else []))
-            heard.connection.send_finalize(ListenV1Finalize(type="Finalize"))
-            heard.wait(lambda number=number: len(answers()) == number, f"answer {number}")
-        heard.finish()
+            received.send(*([pcm] if pcm else []))
+            received.connection.send_finalize(ListenV1Finalize(type="Finalize"))
+            received.wait(lambda number=number: len(answers()) == number, f"answer {number}")
+        received.finish()
     texts = [answer.channel.alternatives[0].transcript for answer in answers()]
     assert texts == [expected(first), "", expected(second)]
     assert [answer.start for answer in answers()] == [0.0, 0.6, 0.6]
-    assert len(heard.finals) == 3
+    assert len(received.finals) == 3
 
 
 @pytest.mark.parametrize(
@@ -206,58 +206,58 @@ def test_every_encoding(fake: Pool, encoding: str, rate: int, channels: int, sam
     data = noise(rate * channels * sample_bytes / 16000, seed=7)
     stream = SampleStream(Layout(encoding, rate, channels))
     pcm = stream.feed(data) + stream.end()
-    with listen(fake.url, **raw(rate, encoding), channels=channels) as heard:
-        heard.send(*cut(data, 0))
-        heard.finish()
-    assert heard.text == expected(pcm)
-    assert (heard.metadata.duration, heard.metadata.channels) == (2.0, channels)
+    with listen(fake.url, **raw(rate, encoding), channels=channels) as received:
+        received.send(*cut(data, 0))
+        received.finish()
+    assert received.text == expected(pcm)
+    assert (received.metadata.duration, received.metadata.channels) == (2.0, channels)
 
 
 def test_a_wav_file_as_it_is(fake: Pool) -> None:
     file = (DATA / SPEECH).read_bytes()
-    with listen(fake.url) as heard:
-        heard.send(*cut(file, 4096))
-        heard.finish()
-    assert heard.text == expected(speech_pcm().tobytes())
+    with listen(fake.url) as received:
+        received.send(*cut(file, 4096))
+        received.finish()
+    assert received.text == expected(speech_pcm().tobytes())
 
 
 def test_an_empty_frame_ends_the_stream(fake: Pool) -> None:
     pcm = noise(0.5, seed=8)
-    with listen(fake.url, **raw()) as heard:
-        heard.send(pcm, b"")
-        assert heard.closed.wait(WAIT_S)
-    assert heard.text == expected(pcm)
-    assert heard.metadata.duration == 0.5
+    with listen(fake.url, **raw()) as received:
+        received.send(pcm, b"")
+        assert received.closed.wait(WAIT_S)
+    assert received.text == expected(pcm)
+    assert received.metadata.duration == 0.5
 
 
 def test_keepalive_keeps_a_silent_stream_open(fake: Pool, impatient: str) -> None:
     pcm = noise(0.5, seed=9)
-    with listen(impatient, **raw()) as heard:
-        heard.send(pcm[:8000])
+    with listen(impatient, **raw()) as received:
+        received.send(pcm[:8000])
         silent_until = time.monotonic() + 4.5
         while time.monotonic() < silent_until:
-            heard.connection.send_keep_alive()
-            assert not heard.closed.wait(0.3)
-        heard.send(pcm[8000:])
-        heard.finish()
-    assert heard.text == expected(pcm)
+            received.connection.send_keep_alive()
+            assert not received.closed.wait(0.3)
+        received.send(pcm[8000:])
+        received.finish()
+    assert received.text == expected(pcm)
 
 
 def test_a_silent_stream_is_closed_as_deepgram_does(fake: Pool, impatient: str) -> None:
-    with listen(impatient, **raw()) as heard:
-        assert heard.closed.wait(WAIT_S)
-    (error,) = heard.errors
+    with listen(impatient, **raw()) as received:
+        assert received.closed.wait(WAIT_S)
+    (error,) = received.errors
     assert isinstance(error, ConnectionClosed) and error.rcvd is not None
     assert error.rcvd.code == 1011
     assert error.rcvd.reason.startswith("NET-0001")
-    assert [message.variant for message in heard.of(ListenV1Error)] == ["idle-timeout"]
+    assert [message.variant for message in received.of(ListenV1Error)] == ["idle-timeout"]
 
 
-def test_what_is_no_audio_is_data_0000(fake: Pool) -> None:
-    with listen(fake.url) as heard:
-        heard.send(noise(0.1))
-        assert heard.closed.wait(WAIT_S)
-    (error,) = heard.errors
+def test_bytes_that_are_not_audio_are_data_0000(fake: Pool) -> None:
+    with listen(fake.url) as received:
+        received.send(noise(0.1))
+        assert received.closed.wait(WAIT_S)
+    (error,) = received.errors
     assert isinstance(error, ConnectionClosed) and error.rcvd is not None
     assert (error.rcvd.code, error.rcvd.reason[:9]) == (1008, "DATA-0000")
 
@@ -287,50 +287,50 @@ def test_a_browser_shows_its_key_as_a_subprotocol(fake: Pool) -> None:
 
 
 def test_speech(speech: Pool) -> None:
-    """Words, when speech begins, and when nobody has spoken for a second."""
+    """Words, the beginning of speech, and a second without speech."""
     pause = np.zeros(3 * 16000, np.int16)
     pcm = np.concatenate([speech_pcm(), pause]).tobytes()
     options = {"interim_results": True, "vad_events": True, "utterance_end_ms": 1000, "endpointing": 300}
-    with listen(speech.url, **raw(), **options, language="en-US", smart_format=True) as heard:
-        heard.send(*paced(cut(pcm, 3200), 0.1))
-        (ended,) = heard.wait(lambda: heard.of(ListenV1UtteranceEnd), "the end of the utterance")
-        heard.finish()
-    assert words_of(heard.text) == WORDS
-    (final,) = heard.finals
+    with listen(speech.url, **raw(), **options, language="en-US", smart_format=True) as received:
+        received.send(*paced(cut(pcm, 3200), 0.1))
+        (ended,) = received.wait(lambda: received.of(ListenV1UtteranceEnd), "the end of the utterance")
+        received.finish()
+    assert words_of(received.text) == WORDS
+    (final,) = received.finals
     assert final.speech_final and not final.from_finalize
     assert ended.last_word_end == pytest.approx(final.channel.alternatives[0].words[-1].end)
-    (started,) = heard.of(ListenV1SpeechStarted)
+    (started,) = received.of(ListenV1SpeechStarted)
     assert 0.0 <= started.timestamp < 1.0
-    assert [result for result in heard.of(ListenV1Results) if not result.is_final]
-    kinds = [type(message) for message in heard.messages]
+    assert [result for result in received.of(ListenV1Results) if not result.is_final]
+    kinds = [type(message) for message in received.messages]
     assert kinds.index(ListenV1SpeechStarted) < kinds.index(ListenV1Results) < kinds.index(ListenV1UtteranceEnd)
 
 
 def test_speech_ends_with_finalize(speech: Pool) -> None:
-    with listen(speech.url, **raw()) as heard:
-        heard.send(*cut(speech_pcm().tobytes(), 3200))
-        heard.connection.send_finalize()
-        heard.wait(lambda: [final for final in heard.finals if final.from_finalize], "the answer to Finalize")
-        assert words_of(heard.text) == WORDS
-        heard.finish()
+    with listen(speech.url, **raw()) as received:
+        received.send(*cut(speech_pcm().tobytes(), 3200))
+        received.connection.send_finalize()
+        received.wait(lambda: [final for final in received.finals if final.from_finalize], "the answer to Finalize")
+        assert words_of(received.text) == WORDS
+        received.finish()
 
 
 def test_telephone_speech(speech: Pool) -> None:
     """8 kHz mu-law, as a telephone provider streams it: 20 ms a frame."""
     data = mulaw(speech_pcm(rate=8000))
-    with listen(speech.url, **raw(8000, "mulaw")) as heard:
-        heard.send(*cut(data, 160))
-        heard.finish()
-    assert word_errors(words_of(heard.text), WORDS) <= 1
-    assert heard.metadata.duration == pytest.approx(len(data) / 8000)
+    with listen(speech.url, **raw(8000, "mulaw")) as received:
+        received.send(*cut(data, 160))
+        received.finish()
+    assert word_errors(words_of(received.text), WORDS) <= 1
+    assert received.metadata.duration == pytest.approx(len(data) / 8000)
 
 
-def word_errors(heard: str, said: str) -> int:
+def word_errors(received: str, spoken: str) -> int:
     """Words that must be changed, added or left out."""
-    previous: Sequence[int] = range(len(said.split()) + 1)
-    for number, word in enumerate(heard.split(), 1):
+    previous: Sequence[int] = range(len(spoken.split()) + 1)
+    for number, word in enumerate(received.split(), 1):
         row = [number]
-        for at, other in enumerate(said.split()):
+        for at, other in enumerate(spoken.split()):
             row.append(min(row[-1] + 1, previous[at + 1] + 1, previous[at] + (word != other)))
         previous = row
     return previous[-1]

@@ -1,4 +1,4 @@
-"""Processes that die: the others stay, they come back, no word is lost, and nobody is left behind."""
+"""Processes that die: the others survive, the dead ones are started again, no word is lost, no process is left over."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def healthy(serve: Serve) -> Serve:
 
 @pytest.fixture
 def pair(_pair: Serve) -> Iterator[Serve]:
-    """`asr serve` with two workers of the fake engine; a test leaves it whole."""
+    """`asr serve` with two workers of the fake engine. After a test, all processes must run."""
     yield healthy(_pair)
     healthy(_pair)
 
@@ -57,7 +57,7 @@ def busy_worker(serve: Serve) -> str:
 
 
 def finals_in_order(client: Native) -> None:
-    """Each utterance is final once, without gaps, and their times run on."""
+    """Check that each utterance has one final, without gaps, and that their times increase."""
     finals = client.of("final")
     assert [final["utterance"] for final in finals] == list(range(len(finals)))
     assert all(earlier["end_s"] <= later["start_s"] for earlier, later in itertools.pairwise(finals))
@@ -67,7 +67,7 @@ def finals_in_order(client: Native) -> None:
 
 
 def test_a_session_runs_on_when_its_worker_is_killed(pair: Serve) -> None:
-    """It moves to the other worker, and its text is that of an undisturbed run."""
+    """It moves to the other worker, and its text is as without a failure."""
     pcm = noise(8.4, seed=21)
     with Native(pair.url) as client:
         client.send(*cut(pcm[:112_000], 640))  # three and a half seconds
@@ -78,21 +78,21 @@ def test_a_session_runs_on_when_its_worker_is_killed(pair: Serve) -> None:
         client.send(*cut(pcm[112_000:], 640))
         client.stop()
     assert client.text == expected(pcm)
-    assert client.heard[-1] == {"type": "end", "reason": "stopped"}
+    assert client.received[-1] == {"type": "end", "reason": "stopped"}
     finals_in_order(client)
     after = pair.wait_replaced(victim, before)
     assert {name for name in before if before[name] != after[name]} == {victim}
 
 
 def test_a_session_waits_for_the_only_worker_to_come_back(single: Serve) -> None:
-    """Audio goes on being taken meanwhile, a flush is answered once, and all is said in order."""
+    """Audio is still accepted, a flush is answered once, and all messages arrive in order."""
     first, second = noise(3.3, seed=22), noise(2.9, seed=23)
     with Native(single.url) as client:
         client.send(*cut(first, 640))
         client.until("final")
         before = single.kill("worker-1")
         client.until("migrating")
-        client.say("flush", marker="across")
+        client.send_message("flush", marker="across")
         client.send(*cut(second, 640))
         client.stop()
     assert client.text == f"{expected(first)} {expected(second)}"
@@ -102,8 +102,8 @@ def test_a_session_waits_for_the_only_worker_to_come_back(single: Serve) -> None
     assert (after["broker"], after["frontend"]) == (before["broker"], before["frontend"])
 
 
-def test_a_worker_that_stands_still_is_given_up(single: Serve) -> None:
-    """Its socket lives, but nothing is done: the session waits for a worker that works, here the same one, wiped."""
+def test_a_worker_that_makes_no_progress_is_given_up(single: Serve) -> None:
+    """Its socket is open, but it processes nothing: the session waits for a worker, here the same one, later."""
     pcm = noise(4.4, seed=29)
     with Native(single.url) as client:
         client.send(*cut(pcm[:40_000], 640))
@@ -118,7 +118,7 @@ def test_a_worker_that_stands_still_is_given_up(single: Serve) -> None:
 
 
 def test_a_session_survives_one_kill_after_the_other(pair: Serve) -> None:
-    """A worker, the one it moved to, and then the broker."""
+    """A worker is killed, then the worker to which the session moved, and then the broker."""
     pcm = noise(12.2, seed=24)
     pieces = cut(pcm, 96_000)
     with Native(pair.url, {"partials": False}) as client:
@@ -159,14 +159,14 @@ def test_the_other_dialect_survives_too(pair: Serve) -> None:
     with Caiman(pair.url) as client:
         client.send(*cut(pcm[:96_000], 1920))
         for _ in range(50):
-            client.hear()
+            client.receive()
         victim = busy_worker(pair)
         before = pair.kill(victim)
         client.send(*cut(pcm[96_000:], 1920))
         client.end()
     assert client.text == expected(pcm)
     assert client.close_code == 1000
-    assert [round(response["start"] / 0.06) for response in client.heard] == list(range(len(client.heard)))
+    assert [round(response["start"] / 0.06) for response in client.received] == list(range(len(client.received)))
     pair.wait_replaced(victim, before)
 
 
@@ -190,7 +190,7 @@ def test_many_sessions_move_at_once(pair: Serve) -> None:
 
 
 def test_a_killed_frontend_breaks_its_sockets_and_nothing_else(single: Serve) -> None:
-    """Its slots are free again at once; the next session works."""
+    """Its slots are free again immediately, and the next session works."""
     with Native(single.url) as client:
         client.ready()
         before = single.kill("frontend")
@@ -205,7 +205,7 @@ def test_a_killed_frontend_breaks_its_sockets_and_nothing_else(single: Serve) ->
 
 
 def test_a_session_with_the_embedded_model_runs_on_when_its_worker_is_killed() -> None:
-    """And understands the same as when nothing happens."""
+    """Its text is as without a failure."""
     pcm = soundfile.read(CLIP, dtype="int16")[0].tobytes()
     with Serve(engine="moonshine") as serve:
         undisturbed = converse(serve.url, cut(pcm, 3200), partials=False)
@@ -226,8 +226,8 @@ def test_a_session_with_the_embedded_model_runs_on_when_its_worker_is_killed() -
 # ---- Stopped ----
 
 
-def test_a_worker_that_is_told_to_end_finishes_its_sessions() -> None:
-    """It takes no new one meanwhile, and the session notices nothing."""
+def test_a_worker_that_is_terminated_finishes_its_sessions() -> None:
+    """It accepts no new session, and its open session is not disturbed."""
     pcm = noise(5.3, seed=27)
     with Pool() as pool:
         (worker,) = pool.workers
@@ -253,7 +253,7 @@ def test_a_worker_that_is_told_to_end_finishes_its_sessions() -> None:
         assert converse(pool.url, [pcm]).text == expected(pcm)
 
 
-def test_a_frontend_that_is_told_to_end_lets_its_sessions_finish_or_tells_them() -> None:
+def test_a_frontend_that_is_terminated_waits_for_its_sessions_and_then_fails_them() -> None:
     pcm = noise(2.0, seed=28)
     # The session of the one that stays waits for it to come back elsewhere, for so long.
     with Pool(broker=["--grace-s=1"], frontend=["--drain-s=1"]) as pool:
@@ -273,8 +273,8 @@ def test_a_frontend_that_is_told_to_end_lets_its_sessions_finish_or_tells_them()
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "Ctrl+C", "SIGKILL"])
-def test_nobody_is_left_behind(how: str) -> None:
-    """However the supervisor goes, with a session open; what it says ends when the last process has."""
+def test_no_process_is_left_over(how: str) -> None:
+    """The supervisor ends in several ways while a session is open. Its output ends with its last process."""
     with Serve(workers=2) as serve:
         supervisor = serve.supervisor
         with Native(serve.url) as client:

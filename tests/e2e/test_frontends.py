@@ -1,4 +1,4 @@
-"""Several frontends on one port: the system spreads the clients, and the death of one is no news to the others'."""
+"""Several frontends on one port: the kernel distributes the clients; the death of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.e2e.clients import Native, converse, cut, expected, noise
 from tests.e2e.service import Serve, eventually
 
 CLIENTS = 24
-"""The system picks by the client's port: that all fall to one side is one chance in eight million."""
+"""Number of clients. The kernel chooses by the client's port: all reach the same side once in eight million."""
 
 
 def held(serve: Serve) -> dict[str, int]:
-    """Sessions by frontend."""
+    """The number of sessions by frontend."""
     status = serve.status()
     assert status is not None
     return {frontend.name: frontend.sessions for frontend in status.frontends}

@@ -1,4 +1,4 @@
-"""Every dialect says to the frame what tests/golden/live/ records, through real processes (see golden_live)."""
+"""Every dialect sends exactly the frames of tests/golden/live/, through real processes (see golden_live)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def test_golden(fake: Pool, path: Path) -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_what_is_recorded(dialect: str) -> None:
-    """At least a whole conversation and three that go wrong; every one to its end, and nothing volatile in it."""
+    """Each dialect has a whole conversation and three with errors, each to its end and without volatile values."""
     recorded = {path.stem: golden_live.read(path) for path in golden_live.recordings(dialect)}
     for lines in recorded.values():
         assert lines[-1].keys() <= {"server_refuses", "server_close", "client_close"}
-        said = [line["server"] for line in lines if "server" in line]
-        assert [golden_live.normalized(message) for message in said] == said
+        messages = [line["server"] for line in lines if "server" in line]
+        assert [golden_live.normalized(message) for message in messages] == messages
     assert not goes_wrong(recorded[f"{dialect}-conversation"])
     assert sum(map(goes_wrong, recorded.values())) >= 3
 
 
 def goes_wrong(lines: list[golden_live.Line]) -> bool:
-    """Whether the server ends it; a data channel is closed without a code, so there its last words count."""
+    """Whether the server ends the conversation. A data channel closes without a code, so its last message counts."""
     code = lines[-1].get("server_close", [1000])[0]
     if code is None:
         return bool(lines[-2]["server"]["op"] == "error")

@@ -1,4 +1,4 @@
-"""Health, readiness, metrics and `asr status`: what monitoring sees of the real processes."""
+"""Health, readiness, metrics and `asr status` of the real processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.service import Pool, Program, asr, eventually, free_port
 
 
 def samples(body: str) -> dict[str, float]:
-    """Values by name; labels do not matter with one process of a kind."""
+    """Values by name. Labels are left out, because there is one process of each kind."""
     families = text_string_to_metric_families(body)
     return {sample.name: sample.value for family in families for sample in family.samples}
 
@@ -40,7 +40,7 @@ def test_health(fake: Pool) -> None:
 
 
 def test_readiness_follows_the_workers() -> None:
-    """503 before there is a worker, 200 with one, 503 when it is gone; healthy all the time."""
+    """503 before a worker is there, 200 with one, 503 when it is gone; `/health` is healthy all the time."""
     with Pool(workers=[]) as pool:
         assert pool.get("/ready") == (503, '{"ready":false}')
         worker = pool.add_worker("--engine=fake")
@@ -84,11 +84,11 @@ def test_metrics_of_all_processes() -> None:
             return samples(body)
 
         def settled(port: int, wanted: dict[str, float]) -> dict[str, float]:
-            """The metrics, once they say this: they are of up to a second ago."""
+            """The metrics when they have these values; a process updates them once a second."""
 
             def found() -> dict[str, float] | None:
-                said = metrics(port)
-                return said if {name: said.get(name) for name in wanted} == pytest.approx(wanted) else None
+                values = metrics(port)
+                return values if {name: values.get(name) for name in wanted} == pytest.approx(wanted) else None
 
             read: dict[str, float] = eventually(found, lambda: f"{wanted} in {metrics(port)}")
             return read
@@ -120,7 +120,7 @@ def test_metrics_of_all_processes() -> None:
 
 
 def test_requests_are_counted_by_endpoint(fake: Pool) -> None:
-    """AMI-08: AMIRA's names, with Prometheus' forms; whatever path is asked for, the labels are few."""
+    """AMI-08: AMIRA's names in Prometheus' form. The number of labels is bounded, for any requested path."""
     before = by_endpoint(fake.get("/metrics")[1])
     name, active = ("asr_requests_total", "/v1/stream"), ("asr_active_connections", "")
     with Native(fake.url) as client:

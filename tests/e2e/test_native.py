@@ -1,4 +1,4 @@
-"""`/v1/stream` as frontends/README.md has it, with the fake engine: its text is a checksum of the audio."""
+"""`/v1/stream` as documented in frontends/README.md, with the fake engine, whose text is a checksum of the audio."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def test_the_documented_conversation(fake: Pool) -> None:
         ready = client.ready()
         for frame in paced(cut(pcm, 3200), 0.1):
             client.send(frame)
-        client.say("flush", marker="1")
+        client.send_message("flush", marker="1")
         assert client.until("flushed") == {"type": "flushed", "marker": "1"}
         client.stop()
     session = ready.pop("session")
     assert isinstance(session, str) and session
     assert ready == {"type": "ready", "model": "fake", "language": "en", "sample_rate": 16000, "engine": "fake"}
-    assert client.heard[-1] == {"type": "end", "reason": "stopped"}
+    assert client.received[-1] == {"type": "end", "reason": "stopped"}
     assert (client.close_code, client.close_reason) == (1000, "")
     first, second = client.of("final")
     assert (first["utterance"], first["start_s"], first["end_s"], first["endpoint"]) == (0, 0.0, 1.0, "length")
     assert (second["utterance"], second["start_s"], second["end_s"], second["endpoint"]) == (1, 1.0, 1.75, "flush")
     assert client.text == expected(pcm)
-    hypotheses = [message for message in client.heard if message["type"] in ("partial", "final")]
+    hypotheses = [message for message in client.received if message["type"] in ("partial", "final")]
     assert [message["seq"] for message in hypotheses] == list(range(len(hypotheses)))
     assert first.keys() == {"type", "seq", "utterance", "text", "start_s", "end_s", "endpoint", "committed"}
-    assert {message["type"] for message in client.heard} == {"ready", "ack", "partial", "final", "flushed", "end"}
+    assert {message["type"] for message in client.received} == {"ready", "ack", "partial", "final", "flushed", "end"}
 
 
 def test_partials_are_cumulative_within_their_utterance(fake: Pool) -> None:
     client = converse(fake.url, cut(noise(3.0), 640))
     finals = {final["utterance"]: final["text"] for final in client.of("final")}
     assert client.of("partial")
-    seqs = [message["seq"] for message in client.heard if message["type"] in ("partial", "final")]
+    seqs = [message["seq"] for message in client.received if message["type"] in ("partial", "final")]
     assert all(earlier < later for earlier, later in itertools.pairwise(seqs))
     for partial in client.of("partial"):
         assert finals[partial["utterance"]].startswith(partial["text"])
@@ -62,7 +62,7 @@ def test_the_text_does_not_depend_on_the_frames(fake: Pool, size: int) -> None:
 
 
 def test_eight_sessions_at_once(fake: Pool) -> None:
-    """Each hears its own words and nobody else's."""
+    """Each client receives its own words only."""
 
     async def speak(seed: int) -> tuple[str, str]:
         pcm = noise(8.0 + seed / 10, seed)
@@ -72,15 +72,15 @@ def test_eight_sessions_at_once(fake: Pool) -> None:
                 yield frame
 
         async with asr_client.connect(fake.url) as session:
-            heard = await asr_client.upload(session, frames())
-        return heard.text, expected(pcm)
+            received = await asr_client.upload(session, frames())
+        return received.text, expected(pcm)
 
     async def all_of_them() -> list[tuple[str, str]]:
         return await asyncio.gather(*(speak(seed) for seed in range(8)))
 
-    heard = asyncio.run(all_of_them())
-    assert [text for text, _ in heard] == [text for _, text in heard]
-    assert len({text for text, _ in heard}) == 8
+    received = asyncio.run(all_of_them())
+    assert [text for text, _ in received] == [text for _, text in received]
+    assert len({text for text, _ in received}) == 8
 
 
 def test_the_sync_client(fake: Pool) -> None:
@@ -115,21 +115,21 @@ def test_without_partials(fake: Pool) -> None:
     assert [final["seq"] for final in client.of("final")] == list(range(len(client.of("final"))))
 
 
-def test_flushed_comes_after_the_text_before_it_and_before_the_text_behind_it(fake: Pool) -> None:
+def test_flushed_comes_after_the_text_before_the_flush_and_before_the_text_after_it(fake: Pool) -> None:
     pieces = [noise(seconds, seed) for seed, seconds in enumerate((0.9, 0.31, 1.4, 0.05))]
     with Native(fake.url, {"partials": False}) as client:
         for number, piece in enumerate(pieces):
             client.send(*cut(piece, 640))
-            client.say("flush", marker=f"after {number}")
+            client.send_message("flush", marker=f"after {number}")
         client.stop()
-    heard: list[str] = []
-    for message in client.heard:
+    received: list[str] = []
+    for message in client.received:
         if message["type"] == "final":
-            heard.append(message["text"])
+            received.append(message["text"])
         elif message["type"] == "flushed":
             number = int(message["marker"].split()[1])
-            assert " ".join(heard) == expected(pieces[number])
-            heard.clear()
+            assert " ".join(received) == expected(pieces[number])
+            received.clear()
     assert [message["marker"] for message in client.of("flushed")] == [f"after {number}" for number in range(4)]
 
 
@@ -137,19 +137,19 @@ def test_two_flushes_with_the_same_marker_are_answered_twice(fake: Pool) -> None
     first, second = noise(0.5, seed=1), noise(0.5, seed=2)
     with Native(fake.url) as client:
         client.send(first)
-        client.say("flush", marker="m")
+        client.send_message("flush", marker="m")
         client.send(second)
-        client.say("flush", marker="m")
-        client.say("flush", marker="m")
+        client.send_message("flush", marker="m")
+        client.send_message("flush", marker="m")
         client.stop()
     assert client.of("flushed") == [{"type": "flushed", "marker": "m"}] * 3
     assert client.text == f"{expected(first)} {expected(second)}"
-    order = [message["type"] for message in client.heard if message["type"] in ("final", "flushed")]
+    order = [message["type"] for message in client.received if message["type"] in ("final", "flushed")]
     assert order == ["final", "flushed", "final", "flushed", "flushed"]
 
 
 def test_acks_come_at_least_once_a_second_also_in_silence_and_confirm_more_and_more(fake: Pool) -> None:
-    """And audio that is confirmed lies in utterances that are final."""
+    """Confirmed audio belongs to utterances that are final."""
     pcm = noise(2.5)
     with Native(fake.url) as client:
         client.ready()
@@ -172,7 +172,7 @@ def test_acks_come_at_least_once_a_second_also_in_silence_and_confirm_more_and_m
 
 def test_an_empty_session(fake: Pool) -> None:
     client = converse(fake.url, [])
-    assert [message["type"] for message in client.heard if message["type"] != "ack"] == ["ready", "end"]
+    assert [message["type"] for message in client.received if message["type"] != "ack"] == ["ready", "end"]
     assert client.close_code == 1000
 
 
@@ -181,11 +181,11 @@ def test_stop_ends_a_session_in_which_nothing_else_was_heard_yet(fake: Pool) -> 
     pcm = noise(4.0)
     with Native(fake.url, {}) as client:
         client.send(pcm)
-        client.say("stop")
+        client.send_message("stop")
         client.rest()
     assert client.text == expected(pcm)
-    assert client.heard[0]["type"] == "ready"
-    assert client.heard[-1]["type"] == "end"
+    assert client.received[0]["type"] == "ready"
+    assert client.received[-1]["type"] == "end"
 
 
 def test_fields_that_are_not_known_are_ignored(fake: Pool) -> None:
@@ -202,8 +202,8 @@ def test_keepalive_keeps_a_silent_session_open(fake: Pool, impatient: str) -> No
         silent_since = time.monotonic()
         while time.monotonic() < silent_since + 4.5:
             with contextlib.suppress(TimeoutError):
-                client.hear(0.3)
-            client.say("keepalive")
+                client.receive(0.3)
+            client.send_message("keepalive")
         client.send(pcm[16_000:])
         client.stop()
     assert client.text == expected(pcm)
@@ -220,7 +220,7 @@ def test_a_silent_session_is_ended(fake: Pool, impatient: str) -> None:
 
 
 def test_a_client_that_waits_for_a_slow_worker_is_not_idle() -> None:
-    """A worker that takes three seconds for ten: first the audio is not read, then the last words are awaited."""
+    """The worker needs three seconds for the audio: first the client is not read from, then it waits for its text."""
     pcm = noise(16.0)
     slow = ["--engine=fake", "--step-ms=18"]
     with Pool(workers=[slow], frontend=["--idle-s=1", "--credit-s=3"]) as pool:

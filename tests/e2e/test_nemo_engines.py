@@ -1,4 +1,4 @@
-"""The engines fastconformer and parakeet behind broker and frontend, with the small models of spoken digits."""
+"""The engines fastconformer and parakeet with broker and frontend, with the small models of spoken digits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fastconformer() -> Iterator[Pool]:
 
 @pytest.fixture(scope="module")
 def endless() -> Iterator[Pool]:
-    """Its utterances end with their sessions only, as offline."""
+    """A pool whose utterances end only with their sessions, as in offline decoding."""
     with Pool(workers=[]) as pool:
         start(pool, 1, "--engine=fastconformer", f"--model={FASTCONFORMER}", "--endpoint-ms=0")
         yield pool
@@ -72,21 +72,21 @@ def start(pool: Pool, workers: int, *args: str) -> None:
 
 @pytest.fixture(scope="module")
 def offline() -> list[str]:
-    """What NeMo's own model says of each recording as a whole, with the look-ahead of 80 ms."""
+    """The text of NeMo's own model for each whole recording, with the look-ahead of 80 ms."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reference = nemo.nemo_asr().models.ASRModel.restore_from(str(FASTCONFORMER), map_location="cpu").eval()
     text = TokenText(reference.tokenizer.tokenizer.serialized_model_proto())
-    said = []
+    texts = []
     for encoded in nemo.encode_offline(reference, RECORDINGS, [70, 1]):
         tokens, _ = nemo.decode_offline(reference, encoded, "rnnt")
-        said.append(text.text([TokenAt(token, 0, 0, 1.0) for token in tokens]))
-    return said
+        texts.append(text.text([TokenAt(token, 0, 0, 1.0) for token in tokens]))
+    return texts
 
 
 def at_once(pool: Pool, recordings: Sequence[Pcm16]) -> list[Native]:
-    """A session for each, all of them at the same time, in frames of 100 ms."""
+    """A session for each recording, all at the same time, in frames of 100 ms."""
     clients = [Native(pool.url) for _ in recordings]
     speakers = [
         threading.Thread(target=_speak, args=(client, pcm)) for client, pcm in zip(clients, recordings, strict=True)
@@ -105,18 +105,18 @@ def _speak(client: Native, pcm: Pcm16) -> None:
         client.stop()
 
 
-def wer(heard: Sequence[str]) -> float:
-    rate: float = jiwer.wer([clip["text"] for clip in CLIPS], list(heard))
+def wer(received: Sequence[str]) -> float:
+    rate: float = jiwer.wer([clip["text"] for clip in CLIPS], list(received))
     return rate
 
 
-def test_sixteen_sessions_say_what_nemo_says_offline(endless: Pool, offline: list[str]) -> None:
+def test_sixteen_sessions_have_the_text_of_nemo_offline(endless: Pool, offline: list[str]) -> None:
     """YAP-15. Through broker and frontend, all at once."""
     assert [client.text for client in at_once(endless, RECORDINGS)] == offline
 
 
-def test_what_was_spoken_is_understood(fastconformer: Pool) -> None:
-    """The model is a small one; that it is understood at all is what shows."""
+def test_speech_is_recognised(fastconformer: Pool) -> None:
+    """The model is small, so the limit on its word errors is generous."""
     assert wer([client.text for client in at_once(fastconformer, RECORDINGS)]) <= WER_MAX
 
 
@@ -139,7 +139,7 @@ def test_every_frame_size_and_look_ahead_is_understood(fastconformer: Pool) -> N
 
 
 def test_sessions_at_once_over_parakeet(parakeet: Pool) -> None:
-    """PAR-06. Each says what it says alone, and much of it is what was spoken."""
+    """PAR-06. Each session has the same text as alone, and most of it is correct."""
     together = [client.text for client in at_once(parakeet, RECORDINGS)]
     alone = [converse(parakeet.url, cut(pcm.tobytes(), 3200)).text for pcm in RECORDINGS[:4]]
     assert together[:4] == alone
@@ -148,7 +148,7 @@ def test_sessions_at_once_over_parakeet(parakeet: Pool) -> None:
 
 @pytest.mark.parametrize("engine", ["fastconformer", "parakeet"])
 def test_a_model_that_does_not_load_is_one_sentence_and_never_tried_again(engine: str, tmp_path: Path) -> None:
-    """A cut file; with asr serve the whole service ends, and does not start its worker again and again."""
+    """The model's file is truncated. With asr serve the whole service ends and does not restart its worker for ever."""
     cut_off = tmp_path / "cut.nemo"
     cut_off.write_bytes(FASTCONFORMER.read_bytes()[:100_000])
     with Pool(workers=[]) as pool:
@@ -163,7 +163,7 @@ def test_a_model_that_does_not_load_is_one_sentence_and_never_tried_again(engine
 
 
 def test_a_lost_worker_costs_no_word() -> None:
-    """YAP-23. Sessions move in the middle of their utterances: the text is that of an undisturbed one."""
+    """YAP-23. Sessions move in the middle of their utterances, and their text is as without a failure."""
     pauses = np.zeros(2 * 16000, np.int16)
     recordings = [np.concatenate((pcm, pauses, pcm)) for pcm in RECORDINGS[:6]]
     with Pool(workers=[]) as pool:

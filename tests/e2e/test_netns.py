@@ -18,12 +18,12 @@ from tests.e2e.network import Missing, Network
 from tests.e2e.service import Program, Service, eventually
 
 NOTICED_S = 20.0
-"""A silent link is given up after SILENT_MS and a ping or two (asr_process.curve); a busy machine may be very late."""
+"""Longest wait for a silent link to be given up: SILENT_MS and a ping or two (asr_process.curve), and a wide margin."""
 pytestmark = pytest.mark.root
 
 
 class Hosts(Service):
-    """The pool over a network. Everything of this thread happens on the hub while it is open."""
+    """The pool over a network. While it is open, all sockets of this thread are on the hub."""
 
     def __init__(self, network: Network, keys: Keyring) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Hosts(Service):
 
 @contextmanager
 def made(network: Network, folder: Path) -> Iterator[Hosts]:
-    """Three hosts on the network, whole."""
+    """Three hosts on an undisturbed network."""
     with ExitStack() as exits:
         try:
             exits.enter_context(network)
@@ -81,7 +81,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 def need(trouble: Callable[[], None]) -> None:
-    """Skip where this machine cannot make that trouble."""
+    """Skip the test if this machine cannot disturb its network in this way."""
     try:
         trouble()
     except Missing as missing:
@@ -89,7 +89,7 @@ def need(trouble: Callable[[], None]) -> None:
 
 
 def conversations(hosts: Hosts, count: int, seconds: float) -> list[Native]:
-    """So many sessions side by side, as fast as they are spoken, each with its own noise; their texts are exact."""
+    """Run so many sessions at the same time, at the speed of speech, each with its own noise. Their texts are exact."""
     audio = [noise(seconds, seed=60 + number) for number in range(count)]
     clients = [Native(hosts.url) for _ in audio]
     frames = zip(*(cut(pcm, 6400) for pcm in audio), strict=True)
@@ -104,12 +104,12 @@ def conversations(hosts: Hosts, count: int, seconds: float) -> list[Native]:
 
 
 def undisturbed(clients: list[Native]) -> None:
-    """No session had to move."""
+    """Check that no session has moved."""
     assert not [client for client in clients if client.of("migrating")]
 
 
 def test_words_are_exact_over_a_lossy_network(hosts: Hosts) -> None:
-    """Two packets of a hundred are lost, each way: TCP hides it, no session moves, both hosts do work."""
+    """Two packets of a hundred are lost in each direction. TCP repeats them, no session moves, and both hosts work."""
     for host in ("host1", "host2"):
         need(lambda host=host: hosts.network.lose(host, 2))  # type: ignore[misc]
     undisturbed(conversations(hosts, 4, 4.0))
@@ -118,7 +118,7 @@ def test_words_are_exact_over_a_lossy_network(hosts: Hosts) -> None:
 
 
 def test_words_are_exact_over_a_slow_network(hosts: Hosts) -> None:
-    """30 ms each way, give or take 5, and a packet of a hundred lost: a path between cities."""
+    """30 ms ± 5 ms in each direction and one lost packet of a hundred, as between cities."""
     for host in ("host1", "host2"):
         need(lambda host=host: hosts.network.slow(host, "delay", "30ms", "5ms", "loss", "1%"))  # type: ignore[misc]
     undisturbed(conversations(hosts, 4, 4.0))
@@ -133,7 +133,7 @@ def test_words_are_exact_over_slow_cables(tmp_path: Path) -> None:
 
 
 def test_a_session_leaves_a_host_that_is_cut_off(hosts: Hosts) -> None:
-    """No reset, no FIN: silence alone tells. The words stay exact, and the worker comes back when the network does."""
+    """Only silence shows the cut, no reset and no FIN. The words are exact, and the worker returns with the network."""
     pcm = noise(9.1, seed=71)
     with Native(hosts.url) as client:
         client.send(pcm[:64_000])
@@ -156,7 +156,7 @@ def test_a_session_leaves_a_host_that_is_cut_off(hosts: Hosts) -> None:
 
 
 def test_an_idle_host_that_is_cut_off_is_noticed(hosts: Hosts) -> None:
-    """It has no work that could stand still: the link's own pings tell, before a session is sent there."""
+    """It has no work whose progress could stop. The link's pings detect the cut before a session is sent there."""
     start = time.monotonic()
     need(lambda: hosts.network.partition("host1"))
     hosts.wait_workers(1)

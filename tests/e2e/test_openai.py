@@ -48,7 +48,7 @@ def wav(pcm: bytes) -> tuple[str, bytes]:
     return "audio.wav", content.getvalue()
 
 
-def said(text: str) -> set[str]:
+def words_in(text: str) -> set[str]:
     return set("".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").split())
 
 
@@ -133,7 +133,7 @@ def test_a_stream_of_nothing(client: openai.OpenAI, speech: Pool) -> None:
 
 
 def test_a_client_that_leaves_ends_its_session(fake: Pool) -> None:
-    """Nobody would hear the rest of ten minutes: the slot is free again long before."""
+    """The slot is free again long before the ten minutes of audio are transcribed."""
     name, content = wav(noise(600.0))
     head = (
         f'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--x\r\n'
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_read(client: openai.OpenAI, name: str, content: b
     assert "convert m4a, mp4 and webm first" in caught.value.message
 
 
-def test_a_language_that_is_not_spoken(client: openai.OpenAI) -> None:
+def test_a_language_that_no_model_has(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.audio.transcriptions.create(model="whisper-1", file=wav(PCM), language="de")
     assert (caught.value.code, caught.value.param) == ("unsupported_language", "language")
@@ -227,7 +227,7 @@ def test_translations_are_not_offered(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_slot_is_taken(stream: bool) -> None:
-    """A refusal has its own status, also of a stream that would have begun."""
+    """A refusal has its HTTP status, also for a stream."""
     with (
         Pool(workers=[["--engine=fake", "--slots=1"]]) as pool,
         websocket(pool.url + "/v1/stream") as taken,
@@ -252,7 +252,7 @@ def test_speech(listener: openai.OpenAI, stream: bool) -> None:
         text = events[-1].text
     else:
         text = listener.audio.transcriptions.create(model="whisper-1", file=SPEECH).text
-    assert said(text) & WORDS
+    assert words_in(text) & WORDS
 
 
 def test_an_mp3_with_words(listener: openai.OpenAI) -> None:

@@ -38,7 +38,7 @@ def of_release(release: str) -> dict[str, str]:
 
 
 class MixedPool(Pool):
-    """Processes are of `release` when they start. Each can be replaced while clients of `proxy` speak."""
+    """Processes start with the release `release`. Each can be replaced while clients of `proxy` have sessions."""
 
     WORKER = ("--engine=fake", "--drain-s=0.5")
     FRONTEND = ("--drain-s=0.5",)
@@ -51,7 +51,7 @@ class MixedPool(Pool):
         return super().start(role, *args, env={**of_release(self.release), **(env or {})}, **options)
 
     def replace(self, role: str, proxy: Proxy) -> None:
-        """The process of this role ends in order, after or before another one has taken its place."""
+        """End the process of this role in order, before or after another one has replaced it."""
         {"worker": self._worker, "broker": self._broker, "frontend": self._frontend}[role](proxy)
 
     def _worker(self, _: Proxy) -> None:
@@ -68,7 +68,7 @@ class MixedPool(Pool):
         self.broker.wait_for("registered .*worker")
 
     def _frontend(self, proxy: Proxy) -> None:
-        """Its client comes back to the new one."""
+        """The frontend's client resumes at the new one."""
         old = self.frontend
         self.frontend, self.port = self.add_frontend(*self.FRONTEND)
         self.wait_ready()
@@ -90,7 +90,7 @@ ORDERS = (("worker", "frontend", "broker"), ("broker", "frontend", "worker"))
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 @pytest.mark.parametrize(("before", "after"), [("older", TODAY), (TODAY, "newer")])
 def test_a_session_lives_through_a_rolling_upgrade(before: str, after: str, order: tuple[str, ...]) -> None:
-    """It says all its words once, whatever is replaced first."""
+    """The session receives each word once, in any order of the replacements."""
     pcm = noise(8.4, seed=71)
     pieces = cut(pcm, 67_200)
     with MixedPool(before) as pool:
@@ -123,7 +123,7 @@ MISMATCHES = [
 
 @pytest.mark.parametrize(("peers", "broker", "reason"), MISMATCHES)
 def test_peers_without_a_common_version_say_so(peers: str, broker: str, reason: str) -> None:
-    """A worker ends and may be started again, a frontend is not ready, `asr status` fails: one sentence from each."""
+    """A worker ends and may be started again, a frontend is not ready, `asr status` fails: each logs one sentence."""
     with Service() as service:
         service.start("broker", env=of_release(broker)).wait_for("broker ready")
         worker = service.start("worker", "--engine=fake", env=of_release(peers))
@@ -140,7 +140,7 @@ def test_peers_without_a_common_version_say_so(peers: str, broker: str, reason: 
 
 @contextmanager
 def stand_in(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
-    """A broker's socket, which the test answers for."""
+    """A broker's socket, on which the test answers."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         router.linger = 0
         router.rcvtimeo = int(WAIT_S * 1000)
@@ -153,7 +153,7 @@ UNDECODABLE = "undecodable message from the broker"
 
 
 def test_a_frontend_logs_a_cause_once() -> None:
-    """Though it asks again and again, since the next broker may be of its version."""
+    """It registers again and again, since the next broker may have its version, but it logs the cause once."""
     with Service() as service, stand_in(settings.frontends_endpoint(service.run_dir)) as broker:
         frontend = service.start("frontend", "--listen=127.0.0.1:0")
         for _ in range(3):

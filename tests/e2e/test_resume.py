@@ -1,4 +1,4 @@
-"""Connections that break while somebody speaks: the client library and the service together lose and double nothing."""
+"""Connections that break during speech: the client library and the service together lose and repeat no word."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.service import Pool, Serve, eventually
 
 
 class Talk:
-    """A session through the client library, and everything it has shown."""
+    """A session through the client library, and all its events."""
 
     def __init__(self, session: SyncSession) -> None:
         self._session = session
@@ -36,7 +36,7 @@ class Talk:
         raise AssertionError(f"over before {kind}: {self.shown[-5:]}")
 
     def stop(self) -> None:
-        """No more audio; hear the rest."""
+        """End the audio and receive the remaining events."""
         self._session.stop()
         self.rest()
 
@@ -44,7 +44,7 @@ class Talk:
         self.shown.extend(self._session)
 
     def check(self, text: str, resumed: list[bool]) -> None:
-        """One undisturbed session: each final once and in order, the text exact, and one end."""
+        """Check that the events are those of an undisturbed session: each final once, in order, exact text, one end."""
         finals = [event for event in self.shown if isinstance(event, Final)]
         assert [one.utterance for one in finals] == list(range(len(finals)))
         assert " ".join(one.text for one in finals) == text
@@ -88,7 +88,7 @@ def test_a_connection_that_is_cut_again_and_again(proxy: Proxy) -> None:
 
 
 def test_finals_and_answers_that_were_under_way_come_once(proxy: Proxy) -> None:
-    """The client hears nothing of what the service says of its audio, until it has another connection."""
+    """The client receives no message about its audio until it has another connection."""
     first, second = noise(3.3, seed=43), noise(2.6, seed=44)
     with asr_client.connect_sync(proxy.url) as session:
         talk = Talk(session)
@@ -119,7 +119,7 @@ def test_a_connection_that_is_cut_after_stop_while_the_service_still_works() -> 
 
 
 def test_a_connection_that_is_cut_after_the_service_has_ended_the_session(fake: Pool, proxy: Proxy) -> None:
-    """Nothing is left to resume: what was not heard of is done again."""
+    """No session is left to resume: the client sends its unconfirmed audio again in a new one."""
     pcm = noise(3.2, seed=46)
     with asr_client.connect_sync(proxy.url) as session:
         talk = Talk(session)
@@ -153,7 +153,7 @@ def test_a_frontend_that_is_killed_hands_its_session_to_the_other_one() -> None:
         serve.wait_sessions(0)
 
 
-def test_a_frontend_that_is_told_to_end_hands_its_session_on() -> None:
+def test_a_frontend_that_is_terminated_hands_its_session_to_the_other_one() -> None:
     pcm = noise(8.4, seed=50)
     with Pool(frontend=["--drain-s=1"]) as pool:
         _, port = pool.add_frontend()
@@ -189,8 +189,8 @@ def test_a_session_whose_worker_dies_with_the_connection_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("where", ["to the same frontend", "to another frontend"])
-def test_a_client_that_comes_back_before_its_connection_is_known_to_be_gone(where: str) -> None:
-    """The old connection is told off, and the session holds one slot."""
+def test_a_client_that_returns_before_the_break_of_its_connection_is_noticed(where: str) -> None:
+    """The old connection ends with an error, and the session holds one slot."""
     pcm = noise(8.4, seed=49)
     with Pool() as pool:
         with Proxy(pool.port) as proxy, asr_client.connect_sync(proxy.url) as session:

@@ -38,7 +38,7 @@ def speech_of(clips: tuple[str, ...]) -> bytes:
 
 @functools.cache
 def expected(url: str, clips: tuple[str, ...]) -> tuple[str, int]:
-    """The words and the number of utterances on `/v1/stream`, as a plain client hears them."""
+    """The words and the number of utterances on `/v1/stream`, as a plain client receives them."""
     client = converse(url, cut(speech_of(clips), FRAME_BYTES), partials=False)
     return client.text, len(client.of("final"))
 
@@ -47,10 +47,10 @@ def expected(url: str, clips: tuple[str, ...]) -> tuple[str, int]:
 
 
 def stream(pool: Pool, pcm: bytes, dialect: str) -> str:
-    """All frames at once, as far as the server takes them; the whole text."""
+    """The whole text of all frames, sent as fast as the server reads them."""
     spoken = DIALECTS[dialect]
-    speak = spoken.speak(spoken.url(f"127.0.0.1:{pool.port}"), cut(pcm, FRAME_BYTES), pace=0)
-    return asyncio.run(speak).said[-1].text
+    session = spoken.run_session(spoken.url(f"127.0.0.1:{pool.port}"), cut(pcm, FRAME_BYTES), pace=0)
+    return asyncio.run(session).said[-1].text
 
 
 def post(pool: Pool, path: str, body: bytes, content_type: str) -> str:

@@ -30,7 +30,7 @@ def pcm_of(name: str) -> bytes:
 
 
 def wer(pairs: list[tuple[str, str]]) -> float:
-    """Word error rate of (said, understood) pairs together."""
+    """The word error rate over all (spoken, recognised) pairs."""
     references, hypotheses = zip(*((normalize(a), normalize(b)) for a, b in pairs), strict=True)
     rate: float = jiwer.wer(list(references), list(hypotheses))
     return rate
@@ -38,7 +38,7 @@ def wer(pairs: list[tuple[str, str]]) -> float:
 
 @pytest.mark.parametrize("name", SEVERAL)
 def test_the_finals_do_not_depend_on_the_frames(speech: Pool, name: str) -> None:
-    """Neither do their times. A pause after the speech ends the utterance before the stop does."""
+    """Their times do not depend on them either. A pause after the speech ends the utterance before the stop."""
     pcm = pcm_of(name) + bytes(48_000)
     finals = {}
     for label, size in SIZES.items():
@@ -58,7 +58,7 @@ def test_partials_do_not_change_the_finals(speech: Pool) -> None:
     assert with_partials.text == without.text
 
 
-def test_speakers_at_once_do_not_disturb_each_other(speech: Pool) -> None:
+def test_concurrent_sessions_do_not_disturb_each_other(speech: Pool) -> None:
     names = [clip["path"] for clip in CLIPS if clip["path"].startswith("speechbrain")]
     alone = [converse(speech.url, cut(pcm_of(name), 3200), partials=False).text for name in names]
     clients = [Native(speech.url, {"partials": False}) for _ in names]
@@ -68,7 +68,7 @@ def test_speakers_at_once_do_not_disturb_each_other(speech: Pool) -> None:
             for client, own in zip(clients, frames, strict=True):
                 client.send(*own[turn : turn + 1])
         for client in clients:
-            client.say("stop")
+            client.send_message("stop")
         for client in clients:
             client.rest()
     finally:
@@ -78,7 +78,7 @@ def test_speakers_at_once_do_not_disturb_each_other(speech: Pool) -> None:
 
 
 def test_silence_is_no_text(speech: Pool) -> None:
-    """Neither are digital silence and faint noise; what was silent is confirmed, so no client keeps it."""
+    """Digital silence and faint noise have no text. Silent audio is confirmed, so that no client keeps it."""
     faint = (bytes(160_000), bytes(2 * 80_000 - 2) + b"\1\0")
     for pcm in faint:
         client = converse(speech.url, cut(pcm, 3200))
@@ -88,19 +88,19 @@ def test_silence_is_no_text(speech: Pool) -> None:
 
 
 def test_every_clip_through_the_command(speech: Pool) -> None:
-    """`asr transcribe` of all clips, of any format and rate: each is understood, and all together well."""
+    """`asr transcribe` of all clips, in several formats and rates: limits on the errors of each and of all together."""
     files = [DATA / clip["path"] for clip in CLIPS]
     result = asr("transcribe", "--url", speech.url, "--json", "--no-partials", "--concurrency", 2, *files)
     assert (result.returncode, result.stderr) == (0, "")
-    heard = {Path(answer["file"]).name: answer for answer in map(json.loads, result.stdout.splitlines())}
-    assert heard.keys() == {clip["path"] for clip in CLIPS}
-    pairs = {clip["path"]: (clip["text"], heard[clip["path"]]["text"]) for clip in CLIPS}
+    received = {Path(answer["file"]).name: answer for answer in map(json.loads, result.stdout.splitlines())}
+    assert received.keys() == {clip["path"] for clip in CLIPS}
+    pairs = {clip["path"]: (clip["text"], received[clip["path"]]["text"]) for clip in CLIPS}
     rates = {name: wer([pair]) for name, pair in pairs.items()}
     worst = {name: (rate, *pairs[name]) for name, rate in rates.items() if rate > WER_MAX}
     assert not worst
     assert wer(list(pairs.values())) <= WER_TOTAL_MAX
     for clip in CLIPS:
-        answer = heard[clip["path"]]
+        answer = received[clip["path"]]
         assert answer["duration_s"] == pytest.approx(clip["duration_s"], abs=0.1)
         assert (answer["engine"], answer["language"]) == ("moonshine", "en")
 
@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read(speech: Pool, tmp_path: Path) -> None:
 
 
 def test_no_server() -> None:
-    """Exit code 3, and a sentence that says what to do."""
+    """Exit code 3, and a sentence with a solution."""
     result = asr("transcribe", "--url", f"ws://127.0.0.1:{free_port()}", DATA / "speechbrain__spk2_snt2.wav")
     assert (result.returncode, result.stdout) == (3, "")
     assert "asr serve" in result.stderr

@@ -1,4 +1,4 @@
-"""Two brokers that share a pool: one is lost, stops or comes back, and no word is."""
+"""Two brokers that share a pool: when one is lost, hangs or returns, no word is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUMBERS = (1, 2)
 
 
 class Pair(Service):
-    """Two brokers, workers and a frontend, each started here, so that a broker stays away until it is started again."""
+    """Two brokers, workers and a frontend, each started here, so that a killed broker is not started again."""
 
     def __init__(self, workers: int = 2) -> None:
         super().__init__()
@@ -56,12 +56,12 @@ class Pair(Service):
             return None
 
     def leader(self) -> int | None:
-        """The one that leads, when there is one."""
+        """The broker that leads, if there is one."""
         leading = [number for number in NUMBERS if (status := self.ask(number)) and status.leads]
         return leading[0] if len(leading) == 1 else None
 
     def settle(self) -> int:
-        """Until one leads, both know everybody, and sessions are taken; the leader."""
+        """Wait until one leads, both have all registrations, and sessions are accepted. Returns the leader."""
 
         def settled() -> int | None:
             statuses = [self.ask(number) for number in NUMBERS]
@@ -91,7 +91,7 @@ def _pair() -> Iterator[Pair]:
 
 @pytest.fixture
 def pair(_pair: Pair) -> Pair:
-    """A test leaves it whole, whoever leads."""
+    """After a test, all processes must run; either broker may lead."""
     _pair.settle()
     return _pair
 
@@ -118,7 +118,7 @@ def test_a_session_moves_once_when_the_leader_is_killed(pair: Pair) -> None:
     assert pair.settle() != leader
 
 
-def test_nobody_notices_the_death_and_the_return_of_the_standby(pair: Pair) -> None:
+def test_the_death_and_the_return_of_the_standby_disturb_no_session(pair: Pair) -> None:
     pcm = noise(6.4, seed=52)
     leader = pair.settle()
     (standby,) = set(NUMBERS) - {leader}
@@ -136,8 +136,8 @@ def test_nobody_notices_the_death_and_the_return_of_the_standby(pair: Pair) -> N
     assert not client.of("migrating")
 
 
-def test_nothing_is_taken_from_a_leader_that_stood_still(pair: Pair) -> None:
-    """It wakes with the audio, the finals and the votes of its time in its sockets."""
+def test_messages_of_a_leader_that_hung_are_ignored(pair: Pair) -> None:
+    """When it continues, its sockets contain the audio, the finals and the votes of its term."""
     pcm = noise(8.4, seed=53)
     leader = pair.settle()
     with Native(pair.url) as client:
@@ -147,9 +147,9 @@ def test_nothing_is_taken_from_a_leader_that_stood_still(pair: Pair) -> None:
         client.send(*cut(pcm[112_000:160_000], 640))
         client.until("migrating")
         client.until("final")
-        said = len(pair.brokers[leader].lines)
+        written = len(pair.brokers[leader].lines)
         pair.signal(leader, signal.SIGCONT)
-        pair.brokers[leader].wait_for("following", since=said)
+        pair.brokers[leader].wait_for("following", since=written)
         client.send(*cut(pcm[160_000:], 640))
         client.stop()
     assert client.text == expected(pcm) and numbered(client)
@@ -157,8 +157,8 @@ def test_nothing_is_taken_from_a_leader_that_stood_still(pair: Pair) -> None:
     assert pair.settle() != leader
 
 
-def test_without_a_leader_nobody_is_ready() -> None:
-    """Two brokers without a worker: nobody votes, so nobody may serve."""
+def test_without_a_leader_no_broker_is_ready() -> None:
+    """Without a worker, two brokers receive no votes, so neither may serve."""
     with Pair(workers=0) as pair:
         eventually(lambda: all((one := pair.ask(number)) and one.frontends for number in NUMBERS), pair.story)
         assert pair.leader() is None

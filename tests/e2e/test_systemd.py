@@ -1,4 +1,4 @@
-"""What the processes say to systemd, heard on real notification sockets, as a unit of Type=notify would be heard."""
+"""The messages of the processes to systemd (units of Type=notify), received on real notification sockets."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ ONLY_FAMILIES = Path(__file__).with_name("address_families.py")
 
 
 class Systemd:
-    """One notification socket and all that was said on it."""
+    """One notification socket and all messages that it has received."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
-        self._said = threading.Condition()
+        self.received: list[str] = []
+        self._changed = threading.Condition()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("")  # the kernel picks an abstract name
         self._reader = threading.Thread(target=self._read)
@@ -42,28 +42,28 @@ class Systemd:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a unit of Type=notify with a watchdog has in its environment."""
+        """The environment of a unit of Type=notify with a watchdog."""
         name = self._socket.getsockname()[1:].decode()
         return {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": str(WATCHDOG_USEC)}
 
     def feeds(self) -> int:
-        with self._said:
-            return self.heard.count("WATCHDOG=1")
+        with self._changed:
+            return self.received.count("WATCHDOG=1")
 
     def wait_for(self, line: str, count: int = 1) -> None:
-        """Until the line was said so often."""
-        with self._said:
-            said = self._said.wait_for(lambda: self.heard.count(line) >= count, WAIT_S)
-            assert said, f"{line!r} was not said {count} times: {self.heard}"
+        """Wait until the line was received so often."""
+        with self._changed:
+            enough = self._changed.wait_for(lambda: self.received.count(line) >= count, WAIT_S)
+            assert enough, f"{line!r} was not received {count} times: {self.received}"
 
     def wait_for_feeds(self, more: int) -> None:
         self.wait_for("WATCHDOG=1", self.feeds() + more)
 
     def _read(self) -> None:
         while message := self._socket.recv(4096):
-            with self._said:
-                self.heard += message.decode().split("\n")
-                self._said.notify_all()
+            with self._changed:
+                self.received += message.decode().split("\n")
+                self._changed.notify_all()
 
     def close(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
@@ -79,7 +79,7 @@ class Systemd:
 
 
 class Units(Service):
-    """A pool of which every process has a systemd of its own."""
+    """A pool whose processes each have their own notification socket."""
 
     def __init__(self, *worker: str) -> None:
         super().__init__()
@@ -121,8 +121,8 @@ def test_ready_fed_and_stopping(units: Units) -> None:
         assert program.wait() == 0, units.story()
         systemd = units.systemd[program.name]
         systemd.wait_for("STOPPING=1")
-        assert systemd.heard.count("READY=1") == 1
-    assert "STATUS=draining 0 sessions" in units.systemd["worker"].heard
+        assert systemd.received.count("READY=1") == 1
+    assert "STATUS=draining 0 sessions" in units.systemd["worker"].received
 
 
 def test_a_worker_without_a_broker_is_ready_and_says_so() -> None:
@@ -133,7 +133,7 @@ def test_a_worker_without_a_broker_is_ready_and_says_so() -> None:
         systemd.wait_for_feeds(3)
         service.start("broker")
         systemd.wait_for("STATUS=registered with a broker")
-        assert systemd.heard.count("READY=1") == 1
+        assert systemd.received.count("READY=1") == 1
 
 
 def test_a_worker_that_outlives_its_broker_says_so(units: Units) -> None:
@@ -143,20 +143,20 @@ def test_a_worker_that_outlives_its_broker_says_so(units: Units) -> None:
 
 
 def test_a_busy_engine_feeds_the_watchdog() -> None:
-    """While a step is always under way: the audio takes ten seconds, its first partial 1.5, its first final five."""
+    """A step is always running: the audio takes ten seconds, its first partial 1.5 s and its first final five."""
     with Units("--step-ms=300") as units, Native(units.url) as client:
         client.ready()
         client.send(noise(2))
         client.until("partial")
         units.systemd["worker"].wait_for_feeds(3)
         with suppress(TimeoutError):
-            while client.hear(0):
+            while client.receive(0):
                 pass
         assert not client.of("final")
 
 
-def test_an_engine_that_hangs_in_a_step_starves_it() -> None:
-    """Time is told by the frontend's feeds, which go on at the same pace."""
+def test_an_engine_that_hangs_in_a_step_does_not_feed_the_watchdog() -> None:
+    """The frontend's feeds, which continue at the same pace, serve as the clock."""
     with Units("--step-ms=1e9") as units, Native(units.url) as client:
         client.ready()
         units.worker.wait_for("steps may starve the watchdog: raise WatchdogSec=")
@@ -176,7 +176,7 @@ def test_an_engine_that_hangs_in_a_step_starves_it() -> None:
 
 
 def test_a_worker_that_the_broker_refuses_is_tried_again() -> None:
-    """As in an upgrade, between the worker's restart and the broker's."""
+    """This happens in an upgrade between the restarts of the worker and of the broker."""
     with Service() as service, zmq.Context() as context, context.socket(zmq.ROUTER) as broker:
         broker.linger = 0
         broker.rcvtimeo = int(WAIT_S * 1000)
@@ -211,7 +211,7 @@ def test_a_run_directory_with_another_broker_is_not() -> None:
 
 @pytest.mark.skipif(platform.machine() not in SYSCALL_SOCKET, reason="no filter of system calls for this machine")
 def test_processes_need_no_other_address_families_than_their_units_allow() -> None:
-    """With links over tcp: ZeroMQ ends a process that may not ask for this host's addresses."""
+    """The links use tcp: ZeroMQ aborts a process that may not query this host's addresses."""
     with Service() as service:
         link = f"tcp://127.0.0.1:{free_port()}"
 

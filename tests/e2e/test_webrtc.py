@@ -59,11 +59,11 @@ def post(port: int, body: bytes, path: str = "/webrtc") -> tuple[int, str]:
 
 
 class Client:
-    """A peer connection with one data channel, and what is heard on it."""
+    """A peer connection with one data channel, and its messages."""
 
     def __init__(self, port: int, label: str = "audio", track: MediaStreamTrack | None = None) -> None:
         self._port, self._track = port, track
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
         self.at: list[float] = []
         self.pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         self.channel = self.pc.createDataChannel(label)
@@ -98,35 +98,35 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.pc.close()
 
-    def say(self, op: str, **fields: Any) -> None:
+    def send_message(self, op: str, **fields: Any) -> None:
         self.channel.send(json.dumps({"op": op, **fields}))
 
     def send(self, *messages: bytes | str) -> None:
         for message in messages:
             self.channel.send(message)
 
-    async def hear(self) -> Message | None:
+    async def receive(self) -> Message | None:
         """The next message, None when the server has closed the channel."""
         message = await asyncio.wait_for(self._inbox.get(), WAIT_S)
         if message is not None:
-            self.heard.append(message)
+            self.received.append(message)
         return message
 
     async def until(self, op: str) -> Message:
-        while (message := await self.hear()) is not None:
+        while (message := await self.receive()) is not None:
             if message["op"] == op:
                 return message
-        raise AssertionError(f"closed before {op!r}: {self.heard[-5:]}")
+        raise AssertionError(f"closed before {op!r}: {self.received[-5:]}")
 
     async def rest(self) -> list[Message]:
-        """Everything heard, up to the server's close."""
-        while await self.hear() is not None:
+        """All messages up to the server's close."""
+        while await self.receive() is not None:
             pass
-        return self.heard
+        return self.received
 
 
 def played(conversation: Callable[[], Awaitable[None]]) -> None:
-    """Run a test's conversation on an event loop of its own."""
+    """Run a test's conversation on a new event loop."""
 
     async def main() -> None:
         await conversation()
@@ -143,14 +143,14 @@ def test_a_conversation(fake: Pool) -> None:
 
     async def conversation() -> None:
         async with Client(fake.port, label="whatever") as client:
-            client.say("init", sid="s-1", sr=16000)
+            client.send_message("init", sid="s-1", sr=16000)
             assert await client.until("ready") == {"op": "ready", "sid": "s-1", "max_batch": 32, "model": "fake"}
             client.send(*cut(pcm, 640))
-            client.say("close")
+            client.send_message("close")
             final = (await client.rest())[-1]
         assert final.pop("inference_ms") == 0
         assert final == {"op": "final", "sid": "s-1", "text": expected(pcm), "final": True}
-        interims = [message for message in client.heard if message["op"] == "interim"]
+        interims = [message for message in client.received if message["op"] == "interim"]
         texts = [interim["text"] for interim in interims]
         assert texts and all(later != earlier for earlier, later in itertools.pairwise(texts))
         assert all(expected(pcm).startswith(text) for text in texts)
@@ -166,31 +166,31 @@ def test_messages_of_any_size(fake: Pool, size: int) -> None:
 
     async def conversation() -> None:
         async with Client(fake.port) as client:
-            client.say("init")
+            client.send_message("init")
             client.send(*cut(pcm, size))
-            client.say("flush")
-            heard = await client.rest()
-        assert heard[0]["op"] == "ready"
-        assert heard[-1]["text"] == expected(pcm)
-        assert {message.get("sid") for message in heard} == {heard[0]["sid"]}
+            client.send_message("flush")
+            received = await client.rest()
+        assert received[0]["op"] == "ready"
+        assert received[-1]["text"] == expected(pcm)
+        assert {message.get("sid") for message in received} == {received[0]["sid"]}
 
     played(conversation)
 
 
-def test_several_clients_hear_their_own_words(fake: Pool) -> None:
-    """One session per peer connection, and a sid joins nobody (decision 14)."""
+def test_several_clients_receive_their_own_words(fake: Pool) -> None:
+    """One session per peer connection; an equal sid does not join sessions (decision 14)."""
 
     async def speak(seed: int) -> tuple[str, str]:
         pcm = noise(2.0 + seed / 4, seed)
         async with Client(fake.port) as client:
-            client.say("init", sid="the same")
+            client.send_message("init", sid="the same")
             client.send(*cut(pcm, 1920))
-            client.say("close")
+            client.send_message("close")
             return (await client.rest())[-1]["text"], expected(pcm)
 
     async def conversation() -> None:
-        heard = await asyncio.gather(*(speak(seed) for seed in range(4)))
-        assert [text for text, _ in heard] == [text for _, text in heard]
+        received = await asyncio.gather(*(speak(seed) for seed in range(4)))
+        assert [text for text, _ in received] == [text for _, text in received]
 
     played(conversation)
 
@@ -201,16 +201,16 @@ def test_answers_that_change_nothing(fake: Pool) -> None:
 
     async def conversation() -> None:
         async with Client(fake.port) as client:
-            client.say("ping")
-            assert await client.hear() == {"op": "pong"}
+            client.send_message("ping")
+            assert await client.receive() == {"op": "pong"}
             client.send("hello")
-            assert await client.hear() == {"op": "error", "reason": "bad_json"}
-            client.say("init")
+            assert await client.receive() == {"op": "error", "reason": "bad_json"}
+            client.send_message("init")
             await client.until("ready")
-            client.say("other")
+            client.send_message("other")
             assert await client.until("error") == {"op": "error", "reason": "unknown_op"}
             client.send(pcm)
-            client.say("close")
+            client.send_message("close")
             last = (await client.rest())[-1]
             assert last.get("text") == expected(pcm), last
 
@@ -218,7 +218,7 @@ def test_answers_that_change_nothing(fake: Pool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("messages", "reason"),
     [
         ([b"\0\0"], "not_initialized"),
         (['{"op":"close"}'], "not_initialized"),
@@ -227,27 +227,27 @@ def test_answers_that_change_nothing(fake: Pool) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_errors_close_the_channel(fake: Pool, said: list[str | bytes], reason: str) -> None:
+def test_errors_close_the_channel(fake: Pool, messages: list[str | bytes], reason: str) -> None:
     """MOO-06, decision 5."""
 
     async def conversation() -> None:
         async with Client(fake.port) as client:
-            client.send(*said)
+            client.send(*messages)
             assert (await client.rest())[-1] == {"op": "error", "reason": reason}
 
     played(conversation)
 
 
 def test_a_client_that_leaves(fake: Pool) -> None:
-    """Its slot is free again (the fixture sees to it), whether it closes its channel or its connection."""
+    """Its slot is free again (the fixture checks it), whether it closes its channel or its connection."""
 
     async def conversation() -> None:
         async with Client(fake.port) as client:
-            client.say("init")
+            client.send_message("init")
             await client.until("ready")
             client.send(noise(1.0))
         async with Client(fake.port) as client:
-            client.say("init")
+            client.send_message("init")
             await client.until("ready")
             client.channel.close()
             await asyncio.wait_for(client.closed.wait(), WAIT_S)
@@ -262,13 +262,13 @@ def test_a_second_channel_is_closed(fake: Pool) -> None:
 
     async def conversation() -> None:
         async with Client(fake.port) as client:
-            client.say("init")
+            client.send_message("init")
             await client.until("ready")
             second, closed = client.pc.createDataChannel("second"), asyncio.Event()
             second.on("close", closed.set)
             await asyncio.wait_for(closed.wait(), WAIT_S)
             client.send(pcm)
-            client.say("close")
+            client.send_message("close")
             last = (await client.rest())[-1]
             assert last.get("text") == expected(pcm), last
 
@@ -288,7 +288,7 @@ def test_a_silent_session_is_ended(fake: Pool, impatient_port: int) -> None:
 
     async def conversation() -> None:
         async with Client(impatient_port) as client:
-            client.say("init")
+            client.send_message("init")
             assert (await client.rest())[-1] == {"op": "error", "reason": "idle_timeout"}
 
     played(conversation)
@@ -300,9 +300,9 @@ def test_audio_ahead_of_the_model_is_kept(fake: Pool, tight: int) -> None:
 
     async def conversation() -> None:
         async with Client(tight) as client:
-            client.say("init")
+            client.send_message("init")
             client.send(*cut(pcm, 16_000))
-            client.say("close")
+            client.send_message("close")
             last = (await client.rest())[-1]
             assert last.get("text") == expected(pcm), last
 
@@ -310,34 +310,34 @@ def test_audio_ahead_of_the_model_is_kept(fake: Pool, tight: int) -> None:
 
 
 def test_a_connection_counts_as_its_clients_session(fake: Pool) -> None:
-    """As long as the conversation lasts, not only while its offer is answered."""
+    """It counts as long as the conversation lasts, not only until its offer is answered."""
     _, port = fake.add_frontend("--sessions-per-address=1")
     fake.wait_ready(port)
 
     async def conversation() -> None:
         offer = await _offer(channel=True)
         async with Client(port) as client:
-            client.say("ping")
+            client.send_message("ping")
             await client.until("pong")
             assert await asyncio.to_thread(post, port, offer) == (429, "this address has 1 sessions already")
-            client.say("init")
-            client.say("close")
+            client.send_message("init")
+            client.send_message("close")
             await client.rest()
-        # Whoever is let in hears that this is no offer; the first connection is over a moment after its last word.
+        # An admitted client receives an error about its invalid offer. The first connection ends soon after its final.
         await asyncio.to_thread(eventually, lambda: post(port, b"{}")[0] == 400, "the end of the first connection")
         async with Client(port) as client:
-            client.say("ping")
+            client.send_message("ping")
             await client.until("pong")
 
     played(conversation)
 
 
 def test_the_end_of_the_server() -> None:
-    """MOO-15: SIGTERM lets the clients hear the rest, closes the peers and ends the process."""
+    """MOO-15: after SIGTERM clients receive their last messages, peers are closed and the process ends."""
 
     async def conversation(pool: Pool) -> None:
         async with Client(pool.port) as talking, Client(pool.port) as silent:
-            talking.say("init")
+            talking.send_message("init")
             await talking.until("ready")
             pool.frontend.process.send_signal(signal.SIGTERM)
             assert (await talking.rest())[-1]["op"] == "final"
@@ -386,7 +386,7 @@ async def _offer(*, channel: bool, audio: bool = False) -> bytes:
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
 )
 def test_refused_offers(fake: Pool, body: bytes, status: int, answer: str) -> None:
-    """MOO-01: 400 `invalid json`, 400 `missing sdp/type`, and what no peer connection follows."""
+    """MOO-01: 400 `invalid json`, 400 `missing sdp/type`, and offers that no peer connection accepts."""
     assert post(fake.port, body) == (status, answer)
 
 
@@ -404,7 +404,7 @@ def test_only_offers_are_posted(fake: Pool) -> None:
 
 
 class StubChannel:
-    """A data channel whose client takes what it is told to take."""
+    """A data channel whose client reads as much as the test wants."""
 
     def __init__(self) -> None:
         self.readyState = "open"
@@ -433,8 +433,8 @@ class StubChannel:
         self.emit("close")
 
 
-class Heard:
-    """A Receiver that remembers."""
+class RecordingReceiver:
+    """A Receiver that keeps its messages."""
 
     def __init__(self) -> None:
         self.frames: list[str | bytes] = []
@@ -451,19 +451,19 @@ class Heard:
 
 
 def test_a_slow_client_is_not_written_to() -> None:
-    """What is handed over and not taken is bounded; the rest waits in the conversation's own outbox."""
+    """The amount of written and unread data is limited; the rest waits in the conversation's outbox."""
 
     async def conversation() -> None:
-        channel, heard = StubChannel(), Heard()
+        channel, received = StubChannel(), RecordingReceiver()
         transport = webrtc.DataChannelTransport(channel, lambda: None)  # type: ignore[arg-type]
-        transport.start(heard)
+        transport.start(received)
         message = "x" * 40_000
         transport.write(message)
         assert transport.can_write()
         transport.write(message)
         assert not transport.can_write()
         channel.take(40_000)
-        assert heard.writable == 1 and transport.can_write()
+        assert received.writable == 1 and transport.can_write()
         closing = asyncio.create_task(transport.finish(Close(1000)))
         done, _ = await asyncio.wait((closing,), timeout=0.05)
         assert not done
@@ -472,24 +472,24 @@ def test_a_slow_client_is_not_written_to() -> None:
         await closing
         assert time.monotonic() - start >= webrtc.LINGER_S - 0.01
         assert channel.readyState == "closed"
-        assert heard.gone
+        assert received.gone
 
     played(conversation)
 
 
 def test_a_client_too_far_ahead() -> None:
-    """MOO-24, decision 19: what a client sends without credit is held up to a limit, and then it is told."""
+    """MOO-24, decision 19: messages beyond the credit are held up to a limit; above it the client receives an error."""
 
     async def conversation() -> None:
-        channel, heard, overflows = StubChannel(), Heard(), []
+        channel, received, overflows = StubChannel(), RecordingReceiver(), []
         transport = webrtc.DataChannelTransport(channel, lambda: overflows.append(True))  # type: ignore[arg-type]
-        transport.start(heard)
+        transport.start(received)
         second = bytes(32_000)
         channel.emit("message", second)
         transport.pause()
         for _ in range(webrtc.INBOX_BYTES_MAX // (len(second) + webrtc.FRAME_COST)):
             channel.emit("message", second)
-        assert heard.frames == [second]
+        assert received.frames == [second]
         assert not overflows
         channel.emit("message", second)
         assert overflows
@@ -497,36 +497,36 @@ def test_a_client_too_far_ahead() -> None:
     played(conversation)
 
 
-def test_what_waited_is_heard_in_its_order() -> None:
-    """Before the conversation begins, and while it wants nothing."""
+def test_messages_that_waited_are_received_in_order() -> None:
+    """They wait before the conversation begins and during a pause."""
 
     async def conversation() -> None:
-        channel, heard = StubChannel(), Heard()
+        channel, received = StubChannel(), RecordingReceiver()
         transport = webrtc.DataChannelTransport(channel, lambda: None)  # type: ignore[arg-type]
         channel.emit("message", "one")
-        transport.start(heard)
+        transport.start(received)
         transport.pause()
         channel.emit("message", b"two")
         channel.emit("message", "three")
-        assert heard.frames == ["one"]
+        assert received.frames == ["one"]
         transport.resume()
-        assert heard.frames == ["one", b"two", "three"]
+        assert received.frames == ["one", b"two", "three"]
 
     played(conversation)
 
 
-def test_a_client_that_is_gone_holds_nobody() -> None:
+def test_a_client_that_is_gone_blocks_no_wait() -> None:
     async def conversation() -> None:
-        channel, heard = StubChannel(), Heard()
+        channel, received = StubChannel(), RecordingReceiver()
         transport = webrtc.DataChannelTransport(channel, lambda: None)  # type: ignore[arg-type]
-        transport.start(heard)
+        transport.start(received)
         transport.write("x" * 100_000)
         closing = asyncio.create_task(transport.finish(Close(1000)))
         await asyncio.wait((closing,), timeout=0.05)
         channel.close()
         await closing
         transport.write("more")
-        assert heard.gone
+        assert received.gone
         assert len(channel.sent) == 1
 
     played(conversation)
@@ -545,7 +545,7 @@ def clip_pcm(path: Path = CLIP) -> bytes:
 
 
 class Spoken(MediaStreamTrack):
-    """A microphone: 48 kHz stereo in frames of 20 ms as they are spoken, silence after the last word."""
+    """A microphone: 48 kHz stereo in frames of 20 ms at the speed of speech, silence after the last word."""
 
     kind = "audio"
 
@@ -574,7 +574,7 @@ class Spoken(MediaStreamTrack):
 
 
 def test_nothing_is_left_of_a_connection(fake: Pool) -> None:
-    """No socket, no thread: neither of one with a track, nor of a refused offer."""
+    """No socket and no thread is left, after a connection with a track and after a refused offer."""
     frontend, port = fake.add_frontend()
     fake.wait_ready(port)
     process = psutil.Process(frontend.pid)
@@ -582,14 +582,14 @@ def test_nothing_is_left_of_a_connection(fake: Pool) -> None:
     async def conversation() -> None:
         track = Spoken(noise(0.4))
         async with Client(port, track=track) as client:
-            client.say("init")
+            client.send_message("init")
             await client.until("ready")
             track.begun = True
             await asyncio.wait_for(track.over.wait(), WAIT_S)
-            client.say("close")
+            client.send_message("close")
             await client.rest()
 
-    played(conversation)  # what stays for the next ones is there after the first
+    played(conversation)  # the first connection creates what later ones use again
     eventually(lambda: not udp_sockets(process), "the first connection is gone")
     files, threads = process.num_fds(), process.num_threads()
     for _ in range(3):
@@ -606,12 +606,12 @@ def udp_sockets(process: psutil.Process) -> int:
 
 
 def test_an_opus_track(speech: Pool) -> None:
-    """What browsers send: an Opus track beside the data channel is heard from init on."""
+    """As browsers send it: an Opus track in addition to the data channel is read from init on."""
 
     async def conversation() -> None:
         track = Spoken(clip_pcm())
         async with Client(speech.port, track=track) as client:
-            client.say("init")
+            client.send_message("init")
             await client.until("ready")
             track.begun = True
             await asyncio.wait_for(track.over.wait(), WAIT_S)
@@ -619,7 +619,7 @@ def test_an_opus_track(speech: Pool) -> None:
                 interim = await client.until("interim")
                 if words(interim["text"]) == SPOKEN:
                     break
-            client.say("close")
+            client.send_message("close")
             final = (await client.rest())[-1]
         assert words(final["text"]) == SPOKEN
 
@@ -638,11 +638,11 @@ const once = (target, name) => new Promise((done) => target.addEventListener(nam
 async function talk(speak, tracks) {
   const pc = new RTCPeerConnection();
   const channel = pc.createDataChannel("audio");
-  const heard = [];
+  const received = [];
   const opened = once(channel, "open"), closed = once(channel, "close");
   let hear;
-  channel.onmessage = (event) => { heard.push(JSON.parse(event.data)); hear?.(); };
-  const until = async (test) => { while (!heard.some(test)) await new Promise((done) => { hear = done; }); };
+  channel.onmessage = (event) => { received.push(JSON.parse(event.data)); hear?.(); };
+  const until = async (test) => { while (!received.some(test)) await new Promise((done) => { hear = done; }); };
   for (const track of tracks) pc.addTrack(track);
   await pc.setLocalDescription();
   if (pc.iceGatheringState !== "complete")
@@ -660,7 +660,7 @@ async function talk(speak, tracks) {
   await speak(channel, until);
   channel.send(JSON.stringify({op: "close"}));
   await closed;
-  tell(heard);
+  tell(received);
 }
 
 async function channel() {
@@ -700,11 +700,11 @@ FLAGS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 PLAIN_ADDRESSES = "--disable-features=WebRtcHideLocalIpsWithMdns"
-"""Without it the browser's offer has names of .local instead of addresses; the server must do without those."""
+"""Without this flag the browser's offer has .local names instead of addresses, and the server must ignore them."""
 
 
 class Site:
-    """A web site on loopback: a page that talks to a service, its audio, and a place for what it has heard."""
+    """A web site on loopback: a page that uses a service, its audio, and a path for the messages it received."""
 
     def __init__(self) -> None:
         self.files: dict[str, tuple[str, bytes]] = {}
@@ -729,7 +729,7 @@ class Site:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Log nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -740,28 +740,28 @@ class Site:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def visit(self, port: int, test: str, last: str, profile: Path, *flags: str) -> list[Message]:
-        """Open the page in a browser; what its conversation with the service was."""
+        """Open the page in a browser. Returns the messages that the page received from the service."""
         page = PAGE.replace("SERVICE", f"http://127.0.0.1:{port}").replace("TEST", test).replace("LAST", last)
         self.files["/"] = ("text/html", page.encode())
         assert CHROMIUM is not None
-        with (profile / "log").open("wb") as said:
+        with (profile / "log").open("wb") as output:
             browser = subprocess.Popen(
                 [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile / 'data'}", self.origin],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 env=os.environ | {"HOME": str(profile)},
                 start_new_session=True,
             )
             try:
-                heard = self._results.get(timeout=60)
+                received = self._results.get(timeout=60)
             except queue.Empty:
                 raise AssertionError((profile / "log").read_text()[-3000:]) from None
             finally:
                 os.killpg(browser.pid, signal.SIGKILL)
                 browser.wait()
-        assert isinstance(heard, list), heard
-        return heard
+        assert isinstance(received, list), received
+        return received
 
     def close(self) -> None:
         self._server.shutdown()
@@ -780,21 +780,21 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.parametrize("flags", [(PLAIN_ADDRESSES,), ()], ids=["plain addresses", "hidden addresses"])
 def test_a_browser_on_the_data_channel(fake: Pool, site: Site, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """MOO-01 to MOO-05 as a page of another origin does them: CORS, ICE, DTLS and SCTP of a real browser."""
+    """MOO-01 to MOO-05 with a page of another origin: CORS, ICE, DTLS and SCTP of a real browser."""
     pcm = noise(3.0, seed=6)
     _, port = fake.add_frontend(f"--origin={site.origin}")
     fake.wait_ready(port)
     site.files["/pcm"] = ("application/octet-stream", pcm)
-    heard = site.visit(port, "channel", "", tmp_path, *flags)
-    assert heard[0] == {"op": "ready", "sid": "browser", "max_batch": 32, "model": "fake"}
-    assert (heard[-1]["op"], heard[-1]["text"]) == ("final", expected(pcm))
+    received = site.visit(port, "channel", "", tmp_path, *flags)
+    assert received[0] == {"op": "ready", "sid": "browser", "max_batch": 32, "model": "fake"}
+    assert (received[-1]["op"], received[-1]["text"]) == ("final", expected(pcm))
 
 
 def test_a_browser_with_a_microphone(speech: Pool, site: Site, tmp_path: Path) -> None:
-    """A page whose audio track plays a recording, as a microphone would: Opus of a real browser is understood."""
+    """A page whose audio track plays a recording, like a microphone: the Opus of a real browser is recognised."""
     _, port = speech.add_frontend(f"--origin={site.origin}")
     speech.wait_ready(port)
     site.files["/clip"] = ("audio/wav", CLIP.read_bytes())
-    heard = site.visit(port, "track", SPOKEN.rsplit(maxsplit=1)[-1], tmp_path, PLAIN_ADDRESSES)
-    assert heard[-1]["op"] == "final"
-    assert words(heard[-1]["text"]) == SPOKEN
+    received = site.visit(port, "track", SPOKEN.rsplit(maxsplit=1)[-1], tmp_path, PLAIN_ADDRESSES)
+    assert received[-1]["op"] == "final"
+    assert words(received[-1]["text"]) == SPOKEN

@@ -1,4 +1,4 @@
-"""Yap's and Parakeet-TDT's dialects through real processes, with plain WebSocket clients as theirs are."""
+"""Yap's and Parakeet-TDT's dialects through real processes, with plain WebSocket clients like the original ones."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.e2e.service import Pool
 EOS, RESET = b"__CTRL__:EOS", b"__CTRL__:RESET"
 
 
-def hear(socket: ClientConnection) -> dict[str, Any]:
+def receive(socket: ClientConnection) -> dict[str, Any]:
     return dict(json.loads(socket.recv(WAIT_S)))
 
 
 def until(socket: ClientConnection, field: str, value: str) -> dict[str, Any]:
-    while (message := hear(socket))[field] != value:
+    while (message := receive(socket))[field] != value:
         pass
     return message
 
 
 def closed(socket: ClientConnection) -> tuple[int, str]:
-    """How the server closes, after whatever it still says."""
+    """The server's close, after all its remaining messages."""
     with pytest.raises(ConnectionClosed) as caught:
         while True:
             socket.recv(WAIT_S)
@@ -53,14 +53,14 @@ def test_yap(fake: Pool, size: int) -> None:
 
 
 def test_yap_interims_come_at_least_once_a_second(speech: Pool) -> None:
-    """YAP-12, decision 13: while audio flows, also when nothing is said. `ts` counts the audio."""
+    """YAP-12, decision 13: while audio arrives, also in silence. `ts` counts the audio."""
     with websocket(speech.url + "/") as socket:
         socket.send('{"op":"init","sid":"s-1"}')
         for frame in paced([bytes(3200)] * 35, 0.1):
             socket.send(frame)
         socket.send('{"op":"close"}')
         at = []
-        while (message := hear(socket))["op"] == "interim":
+        while (message := receive(socket))["op"] == "interim":
             at.append(message["ts"])
             assert message["text"] == ""
         at.append(message["ts"])
@@ -90,13 +90,13 @@ def test_parakeet(fake: Pool) -> None:
 def test_parakeet_deltas(fake: Pool) -> None:
     """PAR-04: the fake engine's text only grows, so its deltas are the text."""
     pcm = noise(3.1, seed=4)
-    heard = ""
+    received = ""
     with websocket(fake.url + "/ws?partials=delta") as socket:
         for frame in [*cut(pcm, 640), EOS]:
             socket.send(frame)
-        while (message := hear(socket))["type"] == "partial":
-            heard += message["text"]
-    assert heard == message["text"] == expected(pcm)
+        while (message := receive(socket))["type"] == "partial":
+            received += message["text"]
+    assert received == message["text"] == expected(pcm)
 
 
 @pytest.mark.parametrize("frame", [b"\0" * 641, b"hello " * 20, "hello"], ids=["odd", "text in binary", "text"])

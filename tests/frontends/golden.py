@@ -1,4 +1,4 @@
-"""Golden conversations: recorded ones, replayed against a codec. What it says must be what was recorded, in order.
+"""Golden conversations: recordings, replayed against a codec. It must send what was recorded, in the same order.
 
 A recording in tests/golden/ is one JSON object a line:
 
@@ -6,8 +6,8 @@ A recording in tests/golden/ is one JSON object a line:
     {"request": {"path": ..., "query"?, "subprotocols"?}}
     {"client": "..."} {"client_hex": "..."} {"client_pcm": N}    a text frame, a binary one, N samples of silence
     {"client_error": slug}                               the request or frame before was refused
-    {"service": {"event": "Final", ...}}                 what the service tells the codec
-    {"server": "..."} {"server_close": [code, reason]}   what the codec tells the client
+    {"service": {"event": "Final", ...}}                 what the service sends to the codec
+    {"server": "..."} {"server_close": [code, reason]}   what the codec sends to the client
 
 `make golden` writes the lines of the server and the errors anew; a recording that changes is a decision to review.
 """
@@ -45,7 +45,7 @@ def read(path: Path) -> list[Line]:
 
 
 def replay(recording: Iterable[Line]) -> list[Line]:
-    """The same conversation with the answers that the codec gives now."""
+    """The same conversation with the codec's current answers."""
     codec: Codec | None = None
     lines: list[Line] = []
     for line in recording:
@@ -70,7 +70,7 @@ def replay(recording: Iterable[Line]) -> list[Line]:
 
 
 def codec_for(request: Request) -> Codec | None:
-    """A codec of the dialect that serves the request, over whatever transport. Raises BadRequest."""
+    """A codec of the dialect that serves the request, over any transport. Raises BadRequest."""
     return next((dialect.codec(request) for dialect in DIALECTS if dialect.codec and dialect.serves(request)), None)
 
 
@@ -85,7 +85,7 @@ def _client_frame(line: Line) -> str | bytes:
 
 
 def _event(event: str, **fields: Any) -> e.ServiceEvent:
-    """Leases and commits mean nothing to a codec: recordings leave them out."""
+    """An event of a recording. Recordings have no leases and commits, because codecs ignore them."""
     if event in EVENTS:
         return EVENTS[event](**fields)  # type: ignore[no-any-return]
     if event == "Final":
@@ -110,7 +110,7 @@ def _changed(paths: Iterable[Path]) -> Iterator[tuple[Path, list[Line]]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="replays the golden conversations")
-    parser.add_argument("--rewrite", action="store_true", help="write down what the codecs say now")
+    parser.add_argument("--rewrite", action="store_true", help="Replace the recordings by the codecs' current answers.")
     rewrite = parser.parse_args().rewrite
     changed = list(_changed(sorted(GOLDEN.glob("*.jsonl"))))
     for path, lines in changed:

@@ -1,10 +1,20 @@
-"""Who may open a session."""
+"""Which clients may open a session."""
 
 from __future__ import annotations
 
 import pytest
 
-from asr_frontends.access import Forbidden, Gate, Guest, Rules, Unauthorized, digest, http_status, parse_keys, shown_key
+from asr_frontends.access import (
+    Admission,
+    Forbidden,
+    Gate,
+    Rules,
+    Unauthorized,
+    digest,
+    http_status,
+    parse_keys,
+    shown_key,
+)
 from asr_frontends.codec import Request
 from asr_proto.errors import LimitExceeded, SetupError
 
@@ -27,8 +37,8 @@ def request(query: str = "", address: str = "10.0.0.1", protocols: tuple[str, ..
         request(protocols=("token", "s3cret")),
     ],
 )
-def test_a_key_may_be_shown_in_any_of_these_ways(shown: Request) -> None:
-    assert Gate(Rules(keys=KEYS)).admit(shown) == Guest("alice", "10.0.0.1")
+def test_a_key_may_be_sent_in_any_of_these_ways(shown: Request) -> None:
+    assert Gate(Rules(keys=KEYS)).admit(shown) == Admission("alice", "10.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -44,18 +54,18 @@ def test_a_key_may_be_shown_in_any_of_these_ways(shown: Request) -> None:
         request(authorization="Bearer \udcff"),
     ],
 )
-def test_without_a_known_key_nobody_comes_in(shown: Request) -> None:
+def test_a_client_without_a_known_key_is_refused(shown: Request) -> None:
     with pytest.raises(Unauthorized) as error:
         Gate(Rules(keys=KEYS)).admit(shown)
     assert http_status(error.value) == 401
 
 
-def test_without_a_key_file_everybody_comes_in() -> None:
-    assert Gate(Rules()).admit(request()) == Guest("", "10.0.0.1")
+def test_without_a_key_file_every_client_is_admitted() -> None:
+    assert Gate(Rules()).admit(request()) == Admission("", "10.0.0.1")
     assert shown_key(request()) is None
 
 
-def test_an_empty_key_file_lets_nobody_in() -> None:
+def test_an_empty_key_file_admits_no_client() -> None:
     with pytest.raises(Unauthorized):
         Gate(Rules(keys={})).admit(request(authorization="Bearer s3cret"))
 
@@ -88,11 +98,11 @@ def test_sessions_per_key_and_per_address() -> None:
 
 def test_rules_can_change_while_sessions_run() -> None:
     gate = Gate(Rules(keys=KEYS))
-    guest = gate.admit(request(authorization="Bearer s3cret"))
+    admission = gate.admit(request(authorization="Bearer s3cret"))
     gate.rules = Rules(keys={})
     with pytest.raises(Unauthorized):
         gate.admit(request(authorization="Bearer s3cret"))
-    gate.leave(guest)
+    gate.leave(admission)
 
 
 def test_key_files() -> None:

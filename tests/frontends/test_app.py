@@ -22,7 +22,7 @@ from asr_frontends.dialects.registry import DIALECTS, dialect_for, endpoint_of
 from asr_frontends.events import ClientEvent, ServiceEvent
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers.app import App
-from asr_frontends.servers.connection import Connection, Receiver
+from asr_frontends.servers.connection import Conversation, Receiver
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.session import Limits
 from asr_process.curve import BrokerAt
@@ -110,7 +110,7 @@ class Script:
 
 @dataclass
 class Answer:
-    """What the application sent."""
+    """The application's response."""
 
     messages: list[Any] = field(default_factory=list)
 
@@ -129,7 +129,7 @@ class Answer:
 
 @dataclass
 class Service:
-    """An App, and how it is asked."""
+    """An App, and methods that send it requests."""
 
     app: App
 
@@ -156,7 +156,7 @@ class Service:
         return answer
 
     async def metric(self, sample: str) -> str | None:
-        """The value of a sample, as its line has it."""
+        """The value of a sample, as text."""
         lines = (await self.get("/metrics")).body.splitlines()
         return next((line.rpartition(" ")[2] for line in lines if line.startswith(sample + " ")), None)
 
@@ -184,7 +184,7 @@ def run(
     rules: Rules = EVERYBODY,
     settings: Settings | None = None,
 ) -> None:
-    """The test against an application whose broker does not answer."""
+    """Run a test against an application whose broker does not answer."""
 
     async def main() -> None:
         frontend = Frontend([BrokerAt(f"ipc://{tmp_path}/nobody")], "f", Limits(), 1 << 20)
@@ -226,7 +226,7 @@ def test_a_toy_dialect_refuses_in_its_form(tmp_path: Path) -> None:
 KEYS = Rules(keys={digest("secret"): "somebody"})
 
 
-def test_a_toy_dialect_words_what_the_gate_refuses(tmp_path: Path) -> None:
+def test_a_toy_dialect_answers_requests_that_the_gate_refuses(tmp_path: Path) -> None:
     async def test(service: Service) -> None:
         answer = await service.get("/toys")
         assert (answer.status, json.loads(answer.body)) == (401, {"toy": "unauthorized"})
@@ -277,12 +277,12 @@ def test_moonshines_offers_may_be_posted_elsewhere(tmp_path: Path) -> None:
     run(test, tmp_path, settings={"webrtc_path": "/offers"})
 
 
-def test_a_dialect_may_serve_a_conversation_its_own_way(tmp_path: Path) -> None:
+def test_a_dialect_may_replace_the_serving_of_conversations(tmp_path: Path) -> None:
     services: list[Service] = []
     active: list[str | None] = []
     closed: list[bool] = []
 
-    async def converse(connection: Connection) -> None:
+    async def converse(connection: Conversation) -> None:
         active.append(await services[0].metric("asr_active_connections"))
         await connection.run()
 
@@ -304,7 +304,7 @@ def test_a_dialect_may_serve_a_conversation_its_own_way(tmp_path: Path) -> None:
     assert closed == [True]
 
 
-def test_dialects_that_share_a_path_are_told_apart_by_the_request() -> None:
+def test_the_request_selects_among_dialects_that_share_a_path() -> None:
     def asks(request: Request) -> bool:
         return "model=a" in request.query
 
@@ -331,8 +331,8 @@ def test_a_client_that_has_left_is_no_longer_counted(tmp_path: Path) -> None:
 PREFLIGHT = {"origin": "https://here.example", "access-control-request-method": "POST"}
 
 
-def test_a_browser_of_an_allowed_origin_may_ask_first(tmp_path: Path) -> None:
-    """A browser's question has no key."""
+def test_a_preflight_request_of_an_allowed_origin_needs_no_key(tmp_path: Path) -> None:
+    """Browsers send CORS preflight requests without credentials."""
 
     async def test(service: Service) -> None:
         answer = await service.get("/toys", "OPTIONS", PREFLIGHT)
@@ -395,7 +395,7 @@ def test_deepgram_refuses_in_its_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/models", "/v1/models/m"])
-def test_openai_words_what_the_gate_refuses(path: str, tmp_path: Path) -> None:
+def test_openai_answers_in_its_form_when_the_gate_refuses(path: str, tmp_path: Path) -> None:
     async def test(service: Service) -> None:
         answer = await service.get(path)
         assert answer.status == 401
@@ -459,7 +459,7 @@ def test_labels_of_metrics(path: str, label: str) -> None:
         ("", None),
     ],
 )
-def test_which_dialect_a_path_speaks(path: str, name: str | None) -> None:
+def test_the_dialect_of_a_path(path: str, name: str | None) -> None:
     dialect = dialect_for(Request(path))
     assert (dialect and dialect.name) == name
 

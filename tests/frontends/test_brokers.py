@@ -1,4 +1,4 @@
-"""A frontend with several brokers: which of them has its sessions."""
+"""A frontend with several brokers: which of them leads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Frontend:
         self.now = 0.0
         self.core = FrontendBrokers(Sessions("f", Limits(), Budget(2**20), 0.0), links)
 
-    def tell(self, link: int, message: m.FromBroker) -> list[Command | Post]:
+    def receive(self, link: int, message: m.FromBroker) -> list[Command | Post]:
         commands = self.core.handle(link, message, (), self.now)
         self.core.check()
         return commands
@@ -30,7 +30,7 @@ class Frontend:
         self.core.sessions.start(id, e.Start(), self.now)
 
     def pin(self, link: int, lease: int, epoch: int = 0) -> list[Command | Post]:
-        return self.tell(link, m.Pinned("s", epoch, lease, b"W", SPEC))
+        return self.receive(link, m.Pinned("s", epoch, lease, b"W", SPEC))
 
 
 def opened(commands: list[Command | Post]) -> list[int]:
@@ -45,10 +45,10 @@ def notices(commands: list[Command | Post]) -> int:
 
 @pytest.fixture
 def served() -> Frontend:
-    """By the first broker, with one session."""
+    """A frontend with one session; the first broker leads."""
     frontend = Frontend()
-    frontend.tell(B, m.Standby(12))
-    frontend.tell(A, m.Welcome(11, 1.0, 1))
+    frontend.receive(B, m.Standby(12))
+    frontend.receive(A, m.Welcome(11, 1.0, 1))
     frontend.start()
     frontend.pin(A, 1)
     return frontend
@@ -58,41 +58,41 @@ def test_the_session_moves_once_when_the_leader_is_gone(served: Frontend) -> Non
     commands = served.core.broken(A, served.now)
     assert notices(commands) == 1 and opened(commands) == []
     assert served.core.leader is None and not served.core.sessions.registered
-    assert opened(served.tell(B, m.Welcome(12, 1.0, 2))) == [1]
+    assert opened(served.receive(B, m.Welcome(12, 1.0, 2))) == [1]
     served.pin(B, 2, epoch=1)
     assert served.core.leader == B
 
 
 @pytest.mark.parametrize("message", [m.Standby(11), m.Unregistered()])
-def test_a_leader_that_steps_down_says_so(served: Frontend, message: m.FromBroker) -> None:
-    assert notices(served.tell(A, message)) == 1
+def test_a_leader_steps_down_with_a_message(served: Frontend, message: m.FromBroker) -> None:
+    assert notices(served.receive(A, message)) == 1
     assert served.core.leader is None
 
 
 def test_a_later_term_wins(served: Frontend) -> None:
-    """The old leader stands still, and has not said anything."""
-    commands = served.tell(B, m.Welcome(12, 1.0, 2))
+    """The old leader hangs and has sent nothing."""
+    commands = served.receive(B, m.Welcome(12, 1.0, 2))
     assert notices(commands) == 1 and opened(commands) == [1]
-    assert served.tell(A, m.Lost(1, "worker-lost")) == []
-    assert served.tell(A, m.Standby(11)) == []
+    assert served.receive(A, m.Lost(1, "worker-lost")) == []
+    assert served.receive(A, m.Standby(11)) == []
 
 
 def test_an_earlier_term_waits_for_the_end_of_a_later_one(served: Frontend) -> None:
-    served.tell(B, m.Welcome(12, 1.0, 2))
-    assert served.tell(A, m.Welcome(11, 1.0, 1)) == []
+    served.receive(B, m.Welcome(12, 1.0, 2))
+    assert served.receive(A, m.Welcome(11, 1.0, 1)) == []
     assert served.core.leader == B
     assert opened(served.core.broken(B, served.now)) == [1]
     assert served.core.leader == A
 
 
-def test_the_end_of_a_standby_is_nothing(served: Frontend) -> None:
+def test_the_end_of_a_standby_changes_nothing(served: Frontend) -> None:
     assert served.core.broken(B, served.now) == []
     assert served.core.restored(B) == [Post(B, m.RegisterFrontend(m.PROTOCOL_VERSION, "f"))]
     assert served.core.restored(B) == []
     assert served.core.leader == A
 
 
-def test_what_is_asked_without_a_leader_is_asked_of_the_next(served: Frontend) -> None:
+def test_a_request_without_a_leader_goes_to_the_next_leader(served: Frontend) -> None:
     served.core.broken(A, served.now)
     assert served.core.route(ToBroker(m.Close(1))) == []
 
@@ -105,40 +105,40 @@ def test_the_heartbeat_goes_to_all(served: Frontend) -> None:
     assert beats == [Post(B, m.FrontendHeartbeat(()))]
 
 
-def test_one_broker_alone_speaks_of_its_own_end() -> None:
+def test_a_single_broker_reports_its_end_with_unregistered() -> None:
     frontend = Frontend(links=1)
-    frontend.tell(A, m.Welcome(11, 1.0))
+    frontend.receive(A, m.Welcome(11, 1.0))
     frontend.start()
     frontend.pin(A, 1)
     assert frontend.core.broken(A, 0.0) == [] and frontend.core.restored(A) == []
-    assert notices(frontend.tell(A, m.Unregistered())) == 1
-    assert opened(frontend.tell(A, m.Welcome(12, 1.0))) == [1]
+    assert notices(frontend.receive(A, m.Unregistered())) == 1
+    assert opened(frontend.receive(A, m.Welcome(12, 1.0))) == [1]
 
 
 def test_a_second_welcome_of_the_same_term_moves_nothing(served: Frontend) -> None:
     """Two brokers that lead in one term: the frontend stays with the first."""
-    assert served.tell(B, m.Welcome(12, 1.0, 1)) == []
+    assert served.receive(B, m.Welcome(12, 1.0, 1)) == []
     assert served.core.leader == A
     assert served.core.sessions.tick(10.0)[-1] == ToBroker(m.FrontendHeartbeat((1,)))
 
 
 def test_the_leader_may_welcome_again_in_its_term(served: Frontend) -> None:
-    """It has been asked twice: no session moves."""
-    assert served.tell(A, m.Welcome(11, 1.0, 1)) == []
+    """It has received two registrations: no session moves."""
+    assert served.receive(A, m.Welcome(11, 1.0, 1)) == []
     assert served.core.leader == A
 
 
 def test_without_sessions_registered_an_earlier_term_may_lead() -> None:
     frontend = Frontend()
-    frontend.tell(A, m.Welcome(11, 1.0, 5))
+    frontend.receive(A, m.Welcome(11, 1.0, 5))
     frontend.core.broken(A, 0.0)
-    frontend.tell(B, m.Welcome(12, 1.0, 2))
+    frontend.receive(B, m.Welcome(12, 1.0, 2))
     assert frontend.core.leader == B
 
 
 def test_messages_of_a_broken_connection_are_dropped(served: Frontend) -> None:
     served.core.broken(B, served.now)
-    assert served.tell(B, m.Welcome(12, 1.0, 9)) == []
+    assert served.receive(B, m.Welcome(12, 1.0, 9)) == []
     assert served.core.leader == A
 
 
@@ -147,10 +147,10 @@ def test_a_message_for_the_broker_goes_to_the_leader(served: Frontend) -> None:
     assert served.core.route(ToBroker(m.Close(1), setup)) == [Post(A, m.Close(1), setup)]
 
 
-def test_a_broker_that_does_not_know_the_frontend_is_registered_with_again(served: Frontend) -> None:
+def test_the_frontend_registers_again_with_a_broker_that_has_no_registration(served: Frontend) -> None:
     registration = m.RegisterFrontend(m.PROTOCOL_VERSION, "f")
-    assert served.tell(B, m.Unregistered()) == [Post(B, registration)]
-    assert served.tell(B, m.Unregistered()) == []  # the first answer is on its way
+    assert served.receive(B, m.Unregistered()) == [Post(B, registration)]
+    assert served.receive(B, m.Unregistered()) == []  # the first answer is on its way
     assert served.core.route(ToBroker(m.FrontendHeartbeat((1,)))) == [
         Post(A, m.FrontendHeartbeat((1,))),
         Post(B, registration),

@@ -20,7 +20,7 @@ MESSAGE_BYTES_MAX = 16_777_216
 
 
 class Echo:
-    """A conversation that says what it hears, over a Transport as every other."""
+    """A Receiver that sends every message back over its Transport."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -1,4 +1,4 @@
-"""The frontend's shell: what it performs of the core's commands, with links that keep what is sent."""
+"""The frontend's shell performs the core's commands, here with links that keep the sent messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECOND = e.Audio(b"\1\0" * 16000)
 
 
 class KeptLink:
-    """A link that keeps what is sent until its test takes it."""
+    """A link that keeps the sent messages for its test."""
 
     def __init__(self, on_message: Callable[[list[bytes]], None], on_change: Callable[[bool], None]) -> None:
         self.on_message, self.on_change = on_message, on_change
@@ -39,17 +39,17 @@ class KeptLink:
     def close(self) -> None:
         self.is_closed = True
 
-    def hear(self, message: m.Message, *frames: m.Frame) -> None:
+    def receive(self, message: m.Message, *frames: m.Frame) -> None:
         self.on_message([wire.encode(message), wire.encode_frames(frames)] if frames else [wire.encode(message)])
 
     async def next(self, kind: type[m.Message]) -> tuple[m.Message, list[m.Frame]]:
-        """The next message of that kind; others before it are passed over."""
+        """The next message of that kind; earlier messages of other kinds are skipped."""
         while not isinstance(message := wire.decode((parts := await self.sent.get())[0]), kind):
             pass
         return message, wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) else []
 
     def kinds(self) -> list[type]:
-        """Of all that is sent so far and not taken yet."""
+        """The types of the messages that were sent and not taken yet."""
         kinds: list[type] = []
         while not self.sent.empty():
             kinds.append(type(wire.decode(self.sent.get_nowait()[0])))
@@ -87,8 +87,8 @@ class Served:
         at = [curve.BrokerAt(f"ipc://{number}") for number in range(brokers)]
         self.frontend = Frontend(at, "f", limits, 1 << 24, self._make)
         self.link = self.links[0]
-        self.link.hear(m.Welcome(1, 1000.0))
-        self.link.hear(m.Pool(1, 2, 2, ("fake",)))
+        self.link.receive(m.Welcome(1, 1000.0))
+        self.link.receive(m.Pool(1, 2, 2, ("fake",)))
         self._leases = 0
 
     def _make(
@@ -97,13 +97,13 @@ class Served:
         self.links.append(KeptLink(on_message, on_change))
         return self.links[-1]
 
-    async def speak(self, start: e.Start = e.Start()) -> tuple[str, Client]:  # noqa: B008 - immutable
+    async def open_session(self, start: e.Start = e.Start()) -> tuple[str, Client]:  # noqa: B008 - immutable
         """A client whose session has its slot."""
         client = Client()
         id = self.frontend.open(start, client)
         await self.link.next(m.Open)
         self._leases += 1
-        self.link.hear(m.Pinned(id, 0, self._leases, b"W", SPEC))
+        self.link.receive(m.Pinned(id, 0, self._leases, b"W", SPEC))
         assert client.events == [e.Ready(id, "fake", "fake", 960)]
         client.events.clear()
         return id, client
@@ -122,8 +122,8 @@ def run(test: Callable[[Served], Awaitable[None]], limits: Limits | None = None,
 
 def test_frames_of_several_sessions_leave_in_one_bundle() -> None:
     async def test(served: Served) -> None:
-        one, _ = await served.speak()
-        two, _ = await served.speak()
+        one, _ = await served.open_session()
+        two, _ = await served.open_session()
         for id in (one, two, one):
             served.frontend.client(id, AUDIO)
         assert served.link.sent.empty()
@@ -137,7 +137,7 @@ def test_frames_of_several_sessions_leave_in_one_bundle() -> None:
 
 def test_frames_leave_before_a_later_message_to_the_broker() -> None:
     async def test(served: Served) -> None:
-        id, _ = await served.speak(e.Start(resumable=True))
+        id, _ = await served.open_session(e.Start(resumable=True))
         served.frontend.client(id, AUDIO)
         served.frontend.client(id, e.Detach())
         assert served.link.kinds() == [m.Bundle, m.Detach]
@@ -149,7 +149,7 @@ def test_a_bundle_too_large_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "BUNDLE_BYTES_MAX", 1500)
 
     async def test(served: Served) -> None:
-        id, _ = await served.speak()
+        id, _ = await served.open_session()
         for _ in range(4):
             served.frontend.client(id, AUDIO)
         parts = [(await served.link.next(m.Bundle))[1] for _ in range(2)]
@@ -161,11 +161,11 @@ def test_a_bundle_too_large_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     run(test)
 
 
-def test_a_bundle_of_one_frame_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_of_one_frame_is_never_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BUNDLE_BYTES_MAX", 10)
 
     async def test(served: Served) -> None:
-        id, _ = await served.speak()
+        id, _ = await served.open_session()
         served.frontend.client(id, AUDIO)
         assert (await served.link.next(m.Bundle))[1] == [m.Audio(1, 0, AUDIO.pcm)]
 
@@ -176,26 +176,26 @@ def test_without_a_leader_frames_are_dropped_and_sent_again_later() -> None:
     """The journal holds them."""
 
     async def test(served: Served) -> None:
-        id, client = await served.speak()
+        id, client = await served.open_session()
         served.frontend.client(id, AUDIO)
-        served.link.hear(m.Unregistered())
+        served.link.receive(m.Unregistered())
         assert client.events == [e.Notice()]
         await served.link.next(m.RegisterFrontend)
-        served.link.hear(m.Welcome(2, 1000.0))
+        served.link.receive(m.Welcome(2, 1000.0))
         opening, _ = await served.link.next(m.Open)
         assert isinstance(opening, m.Open) and opening.epoch == 1
-        served.link.hear(m.Pinned(id, 1, 9, b"V", SPEC))
+        served.link.receive(m.Pinned(id, 1, 9, b"V", SPEC))
         assert await served.link.next(m.Bundle) == (m.Bundle(b"V", (9,)), [m.Audio(9, 0, AUDIO.pcm)])
 
     run(test)
 
 
-def test_a_client_is_paused_and_gets_its_credit_back() -> None:
+def test_a_client_is_paused_and_receives_its_credit_again() -> None:
     async def test(served: Served) -> None:
-        id, client = await served.speak()
+        id, client = await served.open_session()
         served.frontend.client(id, SECOND)
         assert client.steering == ["pause"]
-        served.link.hear(m.Bundle(b"F", (1,)), m.Progress(1, 16000, 16000, None))
+        served.link.receive(m.Bundle(b"F", (1,)), m.Progress(1, 16000, 16000, None))
         assert client.steering == ["pause", "credit"]
 
     run(test, Limits(credit_s=1.0))
@@ -203,11 +203,11 @@ def test_a_client_is_paused_and_gets_its_credit_back() -> None:
 
 def test_what_a_worker_sends_is_delivered() -> None:
     async def test(served: Served) -> None:
-        id, client = await served.speak()
+        id, client = await served.open_session()
         served.frontend.client(id, AUDIO)
         await served.link.next(m.Bundle)
         partial = m.Partial(1, 0, "text", 0, 320)
-        served.link.hear(m.Bundle(b"F", (1,)), partial, m.Ended(1))
+        served.link.receive(m.Bundle(b"F", (1,)), partial, m.Ended(1))
         assert client.events == [partial, e.Bye()]
         assert served.frontend._listeners == {}
         assert m.Close not in served.link.kinds()  # leases can wait for a turn of the loop
@@ -221,7 +221,7 @@ def test_what_a_worker_sends_is_delivered() -> None:
 @pytest.mark.parametrize("parts", [[b"\xc1"], [wire.encode(m.Bundle(b"F", (1,))), b"\xc1"]])
 def test_an_undecodable_message_changes_nothing(parts: list[bytes]) -> None:
     async def test(served: Served) -> None:
-        _, client = await served.speak()
+        _, client = await served.open_session()
         served.link.on_message(parts)
         assert client.events == [] and len(served.frontend.sessions) == 1
 
@@ -230,7 +230,7 @@ def test_an_undecodable_message_changes_nothing(parts: list[bytes]) -> None:
 
 def test_a_full_queue_means_that_the_broker_has_dropped_the_sessions() -> None:
     async def test(served: Served) -> None:
-        id, client = await served.speak()
+        id, client = await served.open_session()
         served.link.kinds()
         served.link.is_full = True
         served.frontend.fail(id, LimitExceeded("why", slug="idle-timeout"))
@@ -246,15 +246,15 @@ def test_a_full_queue_means_that_the_broker_has_dropped_the_sessions() -> None:
 
 
 def test_a_connection_that_breaks_and_comes_back() -> None:
-    """With two brokers: the sessions move to the one that welcomes the frontend."""
+    """With two brokers, the sessions move to the one that sends a Welcome."""
 
     async def test(served: Served) -> None:
         first, second = served.links
-        _, client = await served.speak()
-        second.hear(m.Standby(2))
+        _, client = await served.open_session()
+        second.receive(m.Standby(2))
         first.on_change(False)
         assert client.events == [e.Notice()] and not served.frontend.connected()
-        second.hear(m.Welcome(2, 1000.0, 2))
+        second.receive(m.Welcome(2, 1000.0, 2))
         assert isinstance((await second.next(m.Open))[0], m.Open)
         first.kinds()
         first.on_change(True)
@@ -265,13 +265,13 @@ def test_a_connection_that_breaks_and_comes_back() -> None:
 
 def test_a_client_that_returns_before_its_old_connection_broke() -> None:
     async def test(served: Served) -> None:
-        id, old = await served.speak(e.Start(resumable=True))
+        id, old = await served.open_session(e.Start(resumable=True))
         new = Client()
         assert served.frontend.open(e.Start(resumable=True, resume=e.Resume(id, 0)), new) == id
         assert old.slugs() == ["session-lost"] and new.events == []
         assert served.link.kinds() == [m.Detach, m.Resume]
-        served.link.hear(m.Pinned(id, 0, 7, b"W", SPEC, resumed=True))
-        served.link.hear(m.Bundle(b"F", (7,)), m.Resumed(7, None))
+        served.link.receive(m.Pinned(id, 0, 7, b"W", SPEC, resumed=True))
+        served.link.receive(m.Bundle(b"F", (7,)), m.Resumed(7, None))
         assert new.events == [e.Ready(id, "fake", "fake", 960, 0)] and len(old.events) == 1
 
     run(test)
@@ -291,7 +291,7 @@ def test_ready_is_a_free_slot_and_no_drain() -> None:
 
 def test_a_drain_waits_for_sessions_that_end_by_themselves() -> None:
     async def test(served: Served) -> None:
-        id, client = await served.speak()
+        id, client = await served.open_session()
         draining = asyncio.create_task(served.frontend.drain(600.0))
         await asyncio.sleep(0)
         assert client.events == [e.GoAway(600.0)] and not draining.done()
@@ -303,12 +303,12 @@ def test_a_drain_waits_for_sessions_that_end_by_themselves() -> None:
 
 def test_a_drain_ends_the_audio_of_those_that_remain_then_fails_them() -> None:
     async def test(served: Served) -> None:
-        _, ends = await served.speak()
-        _, stays = await served.speak()
+        _, ends = await served.open_session()
+        _, stays = await served.open_session()
         draining = asyncio.create_task(served.frontend.drain(0.04))
         _, frames = await served.link.next(m.Bundle)
         assert frames == [m.Stop(1), m.Stop(2)]
-        served.link.hear(m.Bundle(b"F", (1,)), m.Ended(1))
+        served.link.receive(m.Bundle(b"F", (1,)), m.Ended(1))
         await draining
         assert ends.events[-1] == e.Bye() and stays.slugs() == [e.GOING_AWAY]
 
@@ -328,8 +328,8 @@ def test_a_session_without_an_answer_is_given_up_by_the_timer() -> None:
 def test_what_waits_is_sent_when_the_frontend_closes() -> None:
     async def main() -> None:
         served = Served(Limits())
-        one, _ = await served.speak()
-        two, _ = await served.speak()
+        one, _ = await served.open_session()
+        two, _ = await served.open_session()
         served.frontend.client(two, e.Abort())
         served.frontend.client(one, AUDIO)
         served.frontend.close()

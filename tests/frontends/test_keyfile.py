@@ -43,7 +43,7 @@ def test_an_unusable_file_is_refused_at_the_start(tmp_path: Path, content: bytes
         KeyFile(path)
 
 
-def test_asr_key_makes_a_key_that_lets_in(tmp_path: Path) -> None:
+def test_a_client_with_a_key_of_asr_key_is_admitted(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     made = CliRunner().invoke(key_command, ["alice", "--file", str(path)])
     assert made.exit_code == 0

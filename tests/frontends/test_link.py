@@ -1,4 +1,4 @@
-"""The ZeroMQ leg to a broker, with a real socket at its other end."""
+"""The ZeroMQ connection to a broker, with a real socket at the other end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ends:
 
 @pytest.fixture(autouse=True)
 def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read for the only reason that the connection is looked at once a second."""
+    """Disable the check of the connection, which happens every second and would also read messages."""
     monkeypatch.setattr(module, "WATCH_S", 1000.0)
 
 
@@ -52,7 +52,7 @@ def run(tmp_path: Path, test: Callable[[Ends], Awaitable[None]]) -> None:
 
 
 def test_messages_both_ways(tmp_path: Path) -> None:
-    """The link's identity is its own, and marks it as a frontend's."""
+    """Each link has a unique identity, which marks it as a frontend's."""
 
     async def test(ends: Ends) -> None:
         assert ends.link.send([b"one", b"body"])
@@ -67,7 +67,7 @@ def test_messages_both_ways(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 50])
 def test_more_messages_than_one_turn_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """The descriptor is edge-triggered: what a turn leaves is read in the next one."""
+    """The descriptor is edge-triggered: messages that one turn leaves are read in the next one."""
     monkeypatch.setattr(module, "TURN_MESSAGES_MAX", 3)
 
     async def test(ends: Ends) -> None:
@@ -104,7 +104,7 @@ def test_the_link_reports_its_connection(tmp_path: Path, monkeypatch: pytest.Mon
     run(tmp_path, test)
 
 
-def test_a_full_queue_takes_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_accepts_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curve, "QUEUE_MESSAGES_MAX", 10)
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""What a frontend exposes to Prometheus, in both of its forms."""
+"""The Prometheus metrics of a frontend, in both text forms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
 
 
 def busy() -> Sessions:
-    """Three sessions were asked for: one speaks and has moved, one has failed, one is gone."""
+    """Three sessions were requested: one is active and has moved, one has failed, one is gone."""
     sessions = Sessions("f", Limits(), Budget(10**8), 0.0)
     sessions.handle(m.Welcome(1, 1.0), (), 0.0)
     for lease, id in enumerate("abc", 1):

@@ -1,4 +1,4 @@
-"""A client that never finishes asking, or never reads, is cut before it costs memory."""
+"""A client that never finishes its request, or never reads, is disconnected before it uses much memory."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run(test: Callable[[int], Awaitable[None]]) -> None:
 
 
 async def flood(port: int, first: bytes, piece: bytes, bytes_max: int) -> int:
-    """Send for as long as the server takes it; how much that was."""
+    """Send until the server closes the connection; returns the number of bytes sent."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     sent = len(first)
     try:
@@ -98,14 +98,14 @@ def test_endless_headers(piece: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\n"], ids=["nothing", "a word", "half"]
+    "data", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\n"], ids=["nothing", "a word", "half"]
 )
-def test_a_request_that_is_never_finished(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_is_never_finished(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocols, "HEAD_S_MAX", 0.2)
 
     async def test(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(said)
+        writer.write(data)
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
         writer.transport.abort()

@@ -1,4 +1,4 @@
-"""What REST dialects share: limited bodies, places, clients that leave. Requests are plain ASGI messages."""
+"""Shared parts of the dialects over HTTP: limited bodies, places, clients that leave. Requests are ASGI messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asr_proto.errors import AtCapacity, LimitExceeded, PeerError, ServiceError
 
 
 class Client:
-    """Sends these pieces of a body; leaves when told to."""
+    """Sends these pieces of a body, and disconnects afterwards if its test wants that."""
 
     def __init__(self, pieces: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = (), ends: bool = True) -> None:
         self._pieces, self._ends = list(pieces), ends
@@ -73,7 +73,7 @@ def test_a_body_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_places() -> None:
-    """AMI-13: one too many is told, and when to try again; an error gives the place back."""
+    """AMI-13: above the limit, the error contains when to try again; a failed holder returns its place."""
     places = Places(1, "batches")
     with pytest.raises(ZeroDivisionError), places.one():
         with pytest.raises(AtCapacity) as caught, places.one():

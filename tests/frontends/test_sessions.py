@@ -1,4 +1,4 @@
-"""A frontend's sessions and its standing with the broker."""
+"""A frontend's sessions and its registration with the broker."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_full_journal_refuses_new_sessions(sessions: Sessions) -> None:
     sessions.budget.bytes_held = 0
 
 
-def test_a_slot_for_a_client_that_has_left_is_given_back(sessions: Sessions) -> None:
+def test_a_slot_for_a_client_that_has_left_is_returned(sessions: Sessions) -> None:
     sessions.start("a", e.Start(), 0.0)
     sessions.client("a", e.Abort(), 0.0)
     assert sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0) == [ToBroker(m.Close(5))]
@@ -97,7 +97,7 @@ def test_a_frame_under_an_old_lease_is_dropped(sessions: Sessions) -> None:
     assert sessions.handle(m.Bundle(b"F", (5,)), [m.Partial(5, 0, "ghost", 0, 1)], 0.0) == []
 
 
-def test_a_new_broker_is_asked_again_for_every_session(sessions: Sessions) -> None:
+def test_every_session_is_opened_again_at_a_new_broker(sessions: Sessions) -> None:
     sessions.start("a", e.Start(), 0.0)
     sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
     commands = sessions.handle(m.Unregistered(), (), 1.0)
@@ -108,7 +108,7 @@ def test_a_new_broker_is_asked_again_for_every_session(sessions: Sessions) -> No
 
 
 def test_a_move_that_was_refused_is_tried_again_in_time(sessions: Sessions) -> None:
-    """Found with real processes: a refusal gave no command, so nothing armed the timer of the next try."""
+    """Found with real processes: a refusal returned no command, so nothing armed the timer of the next try."""
     sessions.start("a", e.Start(), 0.0)
     sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
     sessions.handle(m.Lost(5, "worker-lost"), (), 0.0)
@@ -123,16 +123,16 @@ def test_a_move_that_was_refused_is_tried_again_in_time(sessions: Sessions) -> N
 
 
 def test_a_broker_that_falls_silent_loses_its_sessions(sessions: Sessions) -> None:
-    """Its socket says nothing, and a session without credit has no other deadline."""
+    """Its socket reports nothing, and a session without credit has no other deadline."""
     sessions.start("a", e.Start(), 0.0)
     sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
     assert Pause("a") in sessions.client("a", e.Audio(b"\0\0" * 16000 * 11), 0.0)
-    said: list[object] = []
+    events: list[object] = []
     while sessions.next_deadline() < 60.0:
         now = sessions.next_deadline()
-        said += [c.event for c in sessions.tick(now) if isinstance(c, Deliver)]
-    assert e.Notice() in said
-    assert isinstance(said[-1], e.Error) and said[-1].slug == "session-lost"
+        events += [c.event for c in sessions.tick(now) if isinstance(c, Deliver)]
+    assert e.Notice() in events
+    assert isinstance(events[-1], e.Error) and events[-1].slug == "session-lost"
     sessions.check()
 
 
@@ -152,7 +152,7 @@ def test_timers_do_not_pile_up(sessions: Sessions) -> None:
     assert len(sessions._timers) < 10
 
 
-def test_a_client_that_breaks_off_while_it_comes_back_is_waited_for_again(sessions: Sessions) -> None:
+def test_a_session_waits_again_for_a_client_whose_return_breaks_off(sessions: Sessions) -> None:
     start = e.Start(resumable=True, resume=e.Resume("a", 0))
     sessions.start("a", start, 0.0)
     sessions.client("a", e.Detach(), 0.0)
@@ -160,7 +160,7 @@ def test_a_client_that_breaks_off_while_it_comes_back_is_waited_for_again(sessio
     assert commands == [ToBroker(m.Detach(5))]
 
 
-def test_a_lease_that_answers_an_earlier_question_is_not_the_sessions(sessions: Sessions) -> None:
+def test_a_lease_that_answers_an_earlier_request_is_ignored(sessions: Sessions) -> None:
     sessions.start("a", e.Start(), 0.0)
     sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
     sessions.handle(m.Pinned("a", 0, 6, b"W", SPEC), (), 0.0)
@@ -178,7 +178,7 @@ def test_frames_leave_before_the_message_that_follows_them(sessions: Sessions) -
 
 
 def test_the_first_frame_of_a_bundle_sets_its_time(sessions: Sessions) -> None:
-    """A frame for another worker, or a later one, does not put it off."""
+    """A later frame, or one for another worker, does not delay it."""
     for id, lease, worker in (("a", 5, b"W1"), ("b", 6, b"W2")):
         sessions.start(id, e.Start(), 0.0)
         sessions.handle(m.Pinned(id, 0, lease, worker, SPEC), (), 0.0)
@@ -204,7 +204,7 @@ def test_what_is_counted(sessions: Sessions) -> None:
 
 
 def test_a_session_that_is_lost_without_a_broker_waits_for_one(sessions: Sessions) -> None:
-    """It asks nobody; the next Welcome is answered with its Open."""
+    """It requests nothing; after the next Welcome it sends its Open."""
     sessions.start("a", e.Start(), 0.0)
     sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
     opening = sessions.handle(m.Lost(5, "worker-lost"), (), 0.0)[-1]

@@ -12,9 +12,9 @@ def final(text: str) -> m.Final:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(["", "a", "b c"]))))
-def test_the_text_is_all_finals_and_the_current_partial(heard: list[tuple[bool, str]]) -> None:
+def test_the_text_is_all_finals_and_the_current_partial(hypotheses: list[tuple[bool, str]]) -> None:
     transcript, finals, partial = Transcript(), [], ""
-    for is_final, text in heard:
+    for is_final, text in hypotheses:
         before = transcript.text
         changed = transcript.update(final(text) if is_final else m.Partial(1, 0, text, 0, 1))
         finals, partial = ([*finals, text], "") if is_final else (finals, text)

@@ -1,4 +1,4 @@
-"""Uploads: what is no audio is known before a session is opened, and never waits for ever."""
+"""Uploads: a file without audio is rejected before a session is opened, and no upload waits for ever."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def wav(samples: int, rate: int) -> bytes:
 
 @pytest.mark.parametrize("samples", [1, 5])
 def test_a_recording_too_short_for_one_sample_is_refused(samples: int) -> None:
-    """It resamples to nothing; asking for its first frame would have waited for ever."""
+    """It resamples to no sample. Once, reading its first frame waited for ever."""
     with pytest.raises(AudioError):
         asyncio.run(decode(wav(samples, 192_000), 10.0))
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"\xff" * 100])
-def test_what_is_no_audio_is_refused(content: bytes) -> None:
+def test_a_file_without_audio_is_refused(content: bytes) -> None:
     with pytest.raises(AudioError):
         asyncio.run(decode(content, 10.0))
 

@@ -1,4 +1,4 @@
-"""A WebSocket as a Transport: whatever way a client cuts and mixes its frames, its messages arrive in their order."""
+"""A WebSocket as a Transport: a client's messages arrive in order, however its frames are cut and mixed."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ REQUEST = (
 )
 
 
-class Conversation:
-    """Remembers what it hears; its test may pause it."""
+class RecordingReceiver:
+    """A Receiver that keeps the messages it receives. It can pause after a number of them."""
 
     def __init__(self, transport: WebSocket) -> None:
         self.transport = transport
-        self.heard: list[str | bytes] = []
+        self.received: list[str | bytes] = []
         self.pause_after: int | None = None
         self.changed = asyncio.Condition()
         self.gone = asyncio.Event()
         self.closing: asyncio.Future[Close] = asyncio.get_running_loop().create_future()
 
     def on_frame(self, frame: str | bytes) -> None:
-        self.heard.append(frame)
-        if len(self.heard) == self.pause_after:
+        self.received.append(frame)
+        if len(self.received) == self.pause_after:
             self.transport.pause()
 
     def on_writable(self) -> None: ...
@@ -53,19 +53,21 @@ class Conversation:
 
 
 class Served:
-    """One client's raw socket, and the conversation at its other end."""
+    """One client's raw socket, and the receiver at its other end."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: Conversation) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: RecordingReceiver
+    ) -> None:
         self.reader, self.writer, self.conversation = reader, writer, conversation
 
-    async def say(self, *pieces: bytes) -> None:
+    async def send(self, *pieces: bytes) -> None:
         for piece in pieces:
             self.writer.write(piece)
             await self.writer.drain()
 
     async def marker(self) -> None:
-        """Everything before has been read: the server answers pings in their turn."""
-        await self.say(wire(Opcode.PING, b"marker"))
+        """Wait until the server has read everything so far: it answers pings in order."""
+        await self.send(wire(Opcode.PING, b"marker"))
         assert await self.reader.readexactly(8) == b"\x8a\x06marker"
 
     async def close_code(self) -> int:
@@ -80,12 +82,12 @@ def wire(opcode: Opcode, payload: bytes, *, fin: bool = True) -> bytes:
 
 def run(test: Callable[[Served], Awaitable[None]]) -> None:
     async def main() -> None:
-        begun: asyncio.Future[Conversation] = asyncio.get_running_loop().create_future()
+        begun: asyncio.Future[RecordingReceiver] = asyncio.get_running_loop().create_future()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await receive()
             await send({"type": "websocket.accept"})
-            conversation = Conversation(scope["extensions"][EXTENSION])
+            conversation = RecordingReceiver(scope["extensions"][EXTENSION])
             begun.set_result(conversation)
             await conversation.run()
 
@@ -117,22 +119,22 @@ MIXED = [
     wire(Opcode.TEXT, b""),
     wire(Opcode.BINARY, bytes(66_000)),
 ]
-HEARD = [b"\x01\x02" * 320, "grüß", b"", "", bytes(66_000)]
+RECEIVED = [b"\x01\x02" * 320, "grüß", b"", "", bytes(66_000)]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000, 100_000])
-def test_messages_however_they_are_cut(piece: int) -> None:
+def test_messages_in_pieces_of_any_size(piece: int) -> None:
     async def test(served: Served) -> None:
         data = b"".join(MIXED if piece > 1 else MIXED[:-1])
-        await served.say(*(data[start : start + piece] for start in range(0, len(data), piece)))
+        await served.send(*(data[start : start + piece] for start in range(0, len(data), piece)))
         await served.marker()
-        assert served.conversation.heard == (HEARD if piece > 1 else HEARD[:-1])
+        assert served.conversation.received == (RECEIVED if piece > 1 else RECEIVED[:-1])
 
     run(test)
 
 
 def test_a_client_that_fragments() -> None:
-    """Its message is one, and what follows is heard too."""
+    """The fragments are one message, and later messages are received too."""
 
     async def test(served: Served) -> None:
         pieces = [
@@ -142,34 +144,34 @@ def test_a_client_that_fragments() -> None:
             wire(Opcode.CONT, b"c"),
             wire(Opcode.TEXT, b"d"),
         ]
-        await served.say(b"".join(pieces))
+        await served.send(b"".join(pieces))
         await served.marker()
-        assert served.conversation.heard == [b"a", b"bc", "d"]
+        assert served.conversation.received == [b"a", b"bc", "d"]
 
     run(test)
 
 
-def test_what_is_not_wanted_waits() -> None:
+def test_messages_wait_during_a_pause() -> None:
     async def test(served: Served) -> None:
         conversation = served.conversation
         conversation.pause_after = 2
-        await served.say(b"".join(wire(Opcode.TEXT, b"%d" % number) for number in range(5)))
-        while len(conversation.heard) < 2:
+        await served.send(b"".join(wire(Opcode.TEXT, b"%d" % number) for number in range(5)))
+        while len(conversation.received) < 2:
             await asyncio.sleep(0)
-        await served.say(wire(Opcode.TEXT, b"5"))
-        assert conversation.heard == ["0", "1"]
+        await served.send(wire(Opcode.TEXT, b"5"))
+        assert conversation.received == ["0", "1"]
         conversation.pause_after = 4
         conversation.transport.resume()
-        assert conversation.heard == ["0", "1", "2", "3"]
+        assert conversation.received == ["0", "1", "2", "3"]
         conversation.transport.resume()
         await served.marker()
-        assert conversation.heard == ["0", "1", "2", "3", "4", "5"]
+        assert conversation.received == ["0", "1", "2", "3", "4", "5"]
 
     run(test)
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("data", "code"),
     [
         (wire(Opcode.TEXT, b"\xff\xfe"), 1007),
         (wire(Opcode.TEXT, b"\xff", fin=False) + wire(Opcode.CONT, b"\xfe"), 1007),
@@ -177,41 +179,41 @@ def test_what_is_not_wanted_waits() -> None:
         (b"\x83\x80\x00\x00\x00\x00", 1002),
         (wire(Opcode.CLOSE, b"\x03\xe8"), 1000),
     ],
-    ids=["text that is none", "in two fragments", "too large", "opcode 3", "close"],
+    ids=["invalid UTF-8", "invalid UTF-8 in two fragments", "too large", "opcode 3", "close"],
 )
-def test_the_end_that_a_client_makes(said: bytes, code: int) -> None:
+def test_a_client_ends_the_connection(data: bytes, code: int) -> None:
     async def test(served: Served) -> None:
-        await served.say(wire(Opcode.TEXT, b"before") + said)
+        await served.send(wire(Opcode.TEXT, b"before") + data)
         assert await served.close_code() == code
         await served.conversation.gone.wait()
-        assert served.conversation.heard == ["before"]
+        assert served.conversation.received == ["before"]
 
     run(test)
 
 
-def test_the_end_that_we_make() -> None:
-    """After it nothing is heard, and the client's answer ends the connection."""
+def test_the_server_ends_the_connection() -> None:
+    """After the server's close nothing is received, and the client's close ends the connection."""
 
     async def test(served: Served) -> None:
-        await served.say(wire(Opcode.TEXT, b"before") + wire(Opcode.TEXT, b"half")[:4])
-        while not served.conversation.heard:
+        await served.send(wire(Opcode.TEXT, b"before") + wire(Opcode.TEXT, b"half")[:4])
+        while not served.conversation.received:
             await asyncio.sleep(0)
         served.conversation.closing.set_result(Close(4400, "why"))
         assert await served.close_code() == 4400
         assert await served.reader.readexactly(3) == b"why"
-        await served.say(wire(Opcode.TEXT, b"half")[4:] + wire(Opcode.CLOSE, b"\x11\x30"))
+        await served.send(wire(Opcode.TEXT, b"half")[4:] + wire(Opcode.CLOSE, b"\x11\x30"))
         assert await served.reader.read() == b""
-        assert served.conversation.heard == ["before"]
+        assert served.conversation.received == ["before"]
 
     run(test)
 
 
-def test_what_is_said_to_a_client_that_has_gone_is_lost_without_harm() -> None:
-    """uvloop raises where asyncio only warns, and the frontend says things from wherever they come."""
+def test_a_write_to_a_client_that_is_gone_has_no_effect() -> None:
+    """uvloop raises where asyncio only warns, and the frontend may write at any time."""
 
     async def test(served: Served) -> None:
         served.writer.transport.abort()
         await served.conversation.gone.wait()
-        served.conversation.transport.write("to nobody")
+        served.conversation.transport.write("lost")
 
     run(test)

@@ -50,7 +50,7 @@ def close(code: int, reason: str = "") -> bytes:
 
 
 class Socket(asyncio.Transport):
-    """Remembers what the connection does with it."""
+    """Records the calls of the connection."""
 
     def __init__(self, *, tls: bool = False) -> None:
         super().__init__({"peername": ("192.0.2.7", 4711), "sockname": ("192.0.2.1", 80)})
@@ -249,7 +249,7 @@ async def test_a_head_that_the_library_cannot_read() -> None:
 @in_loop
 async def test_an_answer_of_another_kind() -> None:
     peer = await asked()
-    with pytest.raises(RuntimeError, match=r"websocket\.send is no answer"):
+    with pytest.raises(RuntimeError, match=r"websocket\.send cannot answer"):
         await peer.send({"type": "websocket.send", "text": "x"})
 
 
@@ -326,7 +326,7 @@ async def test_messages_in_any_pieces() -> None:
 
 @in_loop
 async def test_a_paused_conversation() -> None:
-    """Receives nothing, in whatever frames its messages come, and the socket is not read."""
+    """During a pause no message is received, in frames of any kind, and the socket is not read."""
     peer = await opened()
     peer.pause_after = 1
     peer.websocket.data_received(text(b"1") + text(b"2", fin=False) + wire(Opcode.CONT, b"2") + text(b"3"))
@@ -393,7 +393,7 @@ HALF = SIZE_MAX // 2
 )
 @in_loop
 async def test_a_violation(stream: bytes, code: int) -> None:
-    """Closes the connection with its code; messages before it are received, and none after it."""
+    """A violation closes the connection with its code; earlier messages are received, and no later ones."""
     peer = await opened()
     peer.websocket.data_received(text(b"before") + stream + text(b"after"))
     assert peer.received == ["before"]
@@ -487,7 +487,7 @@ async def test_a_close_of_the_client(payload: bytes) -> None:
 
 @in_loop
 async def test_a_connection_that_breaks() -> None:
-    """Messages that were not taken until then are lost with it."""
+    """Messages that were not passed on before the close are lost."""
     peer = await opened()
     peer.websocket.pause()
     peer.websocket.data_received(text(b"1"))
@@ -501,7 +501,7 @@ async def test_a_connection_that_breaks() -> None:
 
 @in_loop
 async def test_a_close_of_the_conversation() -> None:
-    """What the client sends until it answers is discarded; its answer closes the connection."""
+    """Messages before the client's close are discarded; its close ends the connection."""
     peer = await opened()
     half = text(b"half")
     peer.websocket.data_received(half[:4])
@@ -521,7 +521,7 @@ async def test_a_close_of_the_conversation() -> None:
 
 @in_loop
 async def test_a_close_after_the_client_has_sent_its_own() -> None:
-    """The client's close was received while the conversation paused: both are there, so the connection closes."""
+    """The client's close was received during a pause. After both closes, the connection ends."""
     peer = await opened()
     peer.websocket.pause()
     peer.websocket.data_received(text(b"1") + wire(Opcode.CLOSE, b"\x03\xe8"))
@@ -572,7 +572,7 @@ async def test_a_close_waits_until_the_client_takes_it(is_lost: bool) -> None:
 
 @in_loop
 async def test_a_close_that_is_given_up() -> None:
-    """The client takes bytes again after the wait for it was cancelled."""
+    """The client reads again after the wait for it was cancelled."""
     peer = await opened()
     peer.websocket.pause_writing()
     with pytest.raises(TimeoutError):

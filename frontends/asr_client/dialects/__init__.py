@@ -1,12 +1,12 @@
-"""One small client for every dialect of the service, made for measuring. The dialects themselves are in `asr_dialects`.
+"""One small client for every dialect of the service, made for measuring. The messages are in `asr_dialects`.
 
-    run = await DIALECTS["yap"].speak("ws://127.0.0.1:8000/", frames, pace=1.0)
+    run = await DIALECTS["yap"].run_session("ws://127.0.0.1:8000/", frames, pace=1.0)
     figures(run)
 
-    dialect_session   one session's side of a dialect: pure
-    conversation      one session over any channel: send at a pace, read up to the end
+    dialect_session   the client's side of one session in a dialect: pure
+    conversation      one session over any channel: sends at a pace, reads up to the end
     websocket, webrtc the channels; `webrtc` needs the extra of that name
-    recorder          when things happened
+    recorder          the times of a session's events
 
 Programs that want the service's events rather than figures use `asr_client.connect`.
 """
@@ -33,8 +33,8 @@ RATE_SHARE_MAX = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
-    """One dialect's client, with addresses and sessions."""
+class DialectClient:
+    """The client of one dialect: its URLs and its sessions."""
 
     client: Client
 
@@ -47,11 +47,11 @@ class Dialect:
         return self.client.channel
 
     def session(self, model: str | None) -> DialectSession:
-        """One session's side of it."""
+        """The client's side of one session."""
         return DialectSession(self.client, model)
 
     def url(self, address: str, *, secure: bool = False, path: str | None = None, model: str | None = None) -> str:
-        """The URL meant by HOST:PORT or by a URL; what the URL already has stays. Raises InvalidUrl."""
+        """The URL for HOST:PORT or for a URL, whose own path and query stay. Raises InvalidUrl."""
         parts = _split(address)
         encrypted = secure or parts.scheme in ("https", "wss")
         scheme = "http" if self.channel == "webrtc" else "ws"
@@ -61,13 +61,13 @@ class Dialect:
         return urlunsplit((scheme + "s" * encrypted, parts.netloc, where, query, ""))
 
     def frame_ms(self, wanted: int, pace: float) -> int:
-        """The length of frames at that pace: longer than wanted where the dialect limits messages per second."""
+        """The frame length in ms at a pace: longer than `wanted` if the dialect limits messages per second."""
         messages_per_s_max = self.client.messages_per_s_max
         if messages_per_s_max is None or pace <= 0:
             return wanted
         return max(wanted, math.ceil(1000 * pace / (messages_per_s_max * RATE_SHARE_MAX)))
 
-    async def speak(
+    async def run_session(
         self,
         url: str,
         frames: Iterable[bytes],
@@ -77,7 +77,7 @@ class Dialect:
         model: str | None = None,
         api_key: str | None = None,
     ) -> Run:
-        """One whole session: PCM16LE frames at `pace` times real time (0: as fast as they are taken), all text.
+        """Run one whole session: send PCM16LE frames at `pace` times real time (0: as fast as the server reads).
 
         `on_text` is called with the whole text whenever it has changed. Raises ClientError, DecodeError.
         """
@@ -90,7 +90,7 @@ class Dialect:
         return recorder.run()
 
 
-DIALECTS = {name: Dialect(client) for name, client in CLIENTS.items()}
+DIALECTS = {name: DialectClient(client) for name, client in CLIENTS.items()}
 
 
 def _split(address: str) -> SplitResult:

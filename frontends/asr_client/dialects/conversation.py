@@ -1,6 +1,6 @@
-"""One session over any channel: send the frames at a pace and read what comes, at the same time, up to the end.
+"""One session over any channel: send the frames at a pace and read the server's messages at the same time.
 
-It must not know dialects (a DialectSession does) or transports (a Channel is one).
+The dialect is in DialectSession and the transport in a Channel; this module contains neither.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from asr_dialects.client import Message
 
 READY_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 30.0
-"""Longest silence of the server after all audio was sent."""
+"""Longest time without a message of the server after all audio was sent."""
 NORMAL, PRIVATE = 1000, 4000
-"""The orderly close code, and the first one of the services' own."""
+"""The orderly close code, and the first code for private use (RFC 6455, section 7.4.2)."""
 
 
 class Closed(Exception):
@@ -30,21 +30,21 @@ class Closed(Exception):
 
 
 class Channel(Protocol):
-    """A connection that carries messages. Both verbs raise Closed."""
+    """A connection that carries messages. Both methods raise Closed."""
 
     ready_timeout_s: float
 
     async def send(self, message: Message) -> None:
-        """Returns when the channel has taken it; waits while the server is behind."""
+        """Send a message. Waits while the server reads too slowly."""
 
     async def receive(self) -> Message:
-        """The next message; may be cancelled without losing one."""
+        """The next message. Cancelling the call loses no message."""
 
 
 async def converse(
     channel: Channel, session: DialectSession, frames: Iterable[bytes], pace: float, recorder: Recorder
 ) -> None:
-    """The whole session. Raises ServerError, ConnectionLost, DecodeError."""
+    """Run the whole session. Raises ServerError, ConnectionLost, DecodeError."""
     ready = asyncio.Event()
     tasks = (
         asyncio.create_task(_read(channel, session, recorder, ready)),
@@ -68,7 +68,7 @@ async def _send(
     recorder: Recorder,
     ready: asyncio.Event,
 ) -> None:
-    """Where the channel closes, the reader raises: it receives the reason."""
+    """Send the whole session. When the channel closes, this returns: `_read` receives the reason and raises it."""
     try:
         for message in session.opening():
             await channel.send(message)
@@ -86,11 +86,11 @@ async def _wait_for(ready: asyncio.Event, timeout_s: float) -> None:
     try:
         await asyncio.wait_for(ready.wait(), timeout_s)
     except TimeoutError:
-        raise ConnectionLost(f"the server took the connection but was not ready within {timeout_s:g} s") from None
+        raise ConnectionLost(f"the server accepted the connection but was not ready within {timeout_s:g} s") from None
 
 
 async def _send_audio(channel: Channel, frames: Iterable[bytes], pace: float, recorder: Recorder) -> None:
-    """Each frame when it would have been spoken, counted from the first, so that delays do not add up."""
+    """Send each frame at its time in the recording, counted from the first frame, so that delays do not add up."""
     clock = asyncio.get_running_loop().time
     start, position_s = clock(), 0.0
     for frame in frames:
@@ -120,13 +120,13 @@ async def _read(channel: Channel, session: DialectSession, recorder: Recorder, r
 
 
 async def _next(channel: Channel, recorder: Recorder) -> Message:
-    """The next message. Raises ConnectionLost when the server stays silent although it has all audio."""
+    """The next message. Raises ConnectionLost when the server has all audio and sends nothing for too long."""
     while True:
         try:
             return await asyncio.wait_for(channel.receive(), ANSWER_TIMEOUT_S)
         except TimeoutError:
             if recorder.all_sent and recorder.silent_s() >= ANSWER_TIMEOUT_S:
-                raise ConnectionLost(f"the server has said nothing for {ANSWER_TIMEOUT_S:g} s") from None
+                raise ConnectionLost(f"the server has sent nothing for {ANSWER_TIMEOUT_S:g} s") from None
 
 
 def _why(closed: Closed) -> ServerError | ConnectionLost:

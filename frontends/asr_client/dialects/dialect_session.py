@@ -1,4 +1,4 @@
-"""One session's side of a dialect, from its `Client` record. Pure: no sockets, no clock."""
+"""The client's side of one session, from the dialect's `Client` record. Pure: no sockets, no clock."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from asr_client.errors import ServerError
 from asr_dialects.client import Client, Message, parse
 
 SEPARATORS = {"utterances": " ", "increments": ""}
-"""Between the texts of a session, where a message does not have them all."""
+"""Separator between the texts of a session, by `Client.texts`; none if each message contains all text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one message of the server means for the session."""
+    """The effect of one message of the server on the session."""
 
     text: str | None = None
-    """The whole text so far, where the message has some."""
+    """The whole text so far; None if the message has no text."""
     ready: bool = False
+    """Whether the server accepts audio now."""
     ended: bool = False
-    """The text is complete."""
+    """Whether the text is complete."""
 
 
 class DialectSession:
-    """Puts the texts of the server's messages together."""
+    """Joins the texts of the server's messages to the whole text."""
 
     def __init__(self, client: Client, model: str | None) -> None:
         self._client = client
@@ -32,24 +33,24 @@ class DialectSession:
 
     @property
     def waits_for_ready(self) -> bool:
-        """Audio is sent only once the server is ready for it."""
+        """Whether audio is sent only after the server is ready for it."""
         return self._client.waits_for_ready
 
     @property
     def ends_with_close(self) -> bool:
-        """The server's orderly close means that the text is complete."""
+        """Whether the server's orderly close means that the text is complete."""
         return self._client.ends_with_close
 
     def opening(self) -> list[Message]:
-        """What is sent first."""
+        """The messages before the audio."""
         return self._client.opening(self._model)
 
     def ending(self) -> list[Message]:
-        """What is sent after the audio."""
+        """The messages after the audio."""
         return list(self._client.ending)
 
     def read(self, message: Message) -> Update:
-        """What the server's message means. Raises ServerError where it ends the session, and DecodeError."""
+        """Process a message of the server. Raises ServerError if it reports an error, and DecodeError."""
         meaning = self._client.read(parse(message))
         if meaning.error is not None:
             raise ServerError(meaning.error, meaning.detail)

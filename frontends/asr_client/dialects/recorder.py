@@ -1,4 +1,4 @@
-"""Notes when things happen in a session, for its figures. Must not know what the messages look like."""
+"""Records the times of a session's events, for its figures. It contains no message formats."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ BYTES_PER_S = SAMPLE_RATE * BYTES_PER_SAMPLE
 
 
 def ignore(_text: str) -> None:
-    """An `on_text` for who only wants the figures."""
+    """An `on_text` without effect, for callers that need only the figures."""
 
 
 class Recorder:
-    """A stopwatch that begins with the connecting, and what was said."""
+    """A stopwatch that starts before the connection is opened, and the texts with their times."""
 
     def __init__(self, on_text: OnText, clock: Callable[[], float] = time.perf_counter) -> None:
         self._on_text = on_text
@@ -35,17 +35,17 @@ class Recorder:
         self._connected_s = self._now_s()
 
     def sending(self, frame: bytes) -> None:
-        """This frame is on its way."""
+        """The frame is about to be sent."""
         self._bytes += len(frame)
         if self._first_audio_s is None:
             self._first_audio_s = self._now_s()
 
     def sent(self) -> None:
-        """The channel has taken the frame."""
+        """The channel has accepted the frame."""
         self._last_audio_s = self._now_s()
 
     def said(self, text: str) -> None:
-        """The whole text so far; counts where it differs from the last one."""
+        """Record the whole text so far, if it differs from the last one."""
         if text != (self._said[-1].text if self._said else ""):
             self._said.append(Said(self._now_s(), text))
             self._on_text(text)
@@ -55,11 +55,11 @@ class Recorder:
         self._final_s = self._now_s()
 
     def silent_s(self) -> float:
-        """Since the last audio was sent."""
+        """Seconds since the last audio was sent."""
         return self._now_s() - self._last_audio_s
 
     def run(self) -> Run:
-        """What was noted."""
+        """The times and texts that were recorded."""
         first_audio_s = self._connected_s if self._first_audio_s is None else self._first_audio_s
         return Run(
             audio_s=self._bytes / BYTES_PER_S,

@@ -1,7 +1,7 @@
 """A WebRTC data channel as a channel, through the optional extra `webrtc` (aiortc).
 
-The offer is posted as JSON and answered the same way; the channel is made before the offer. Importing this module must
-work without the extra.
+The offer is posted as JSON, and the answer is JSON too. The channel is created before the offer. Importing this module
+must work without the extra.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ OPEN_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 1 << 20
 BUFFERED_BYTES_MAX = 262_144
-"""Audio that may wait in the channel before the sender does; 8 s of it."""
+"""Largest amount of unsent data in the channel; above it, `send` waits. It is 8 s of audio."""
 
 Description = dict[str, str]
-"""`sdp` and `type`."""
+"""An SDP description: its `sdp` and its `type`."""
 Exchange = Callable[[str, Description, str | None], Awaitable[Description]]
 
 
 async def post_offer(url: str, offer: Description, api_key: str | None) -> Description:
-    """The server's answer. Raises ConnectionFailed, ServerError, DecodeError."""
+    """Post an offer; returns the server's answer. Raises ConnectionFailed, ServerError, DecodeError."""
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
     request = urllib.request.Request(url, json.dumps(offer).encode(), headers)
     answer = await asyncio.to_thread(_post, request)
@@ -40,7 +40,7 @@ async def post_offer(url: str, offer: Description, api_key: str | None) -> Descr
         fields = json.loads(answer)
         return {"sdp": str(fields["sdp"]), "type": str(fields["type"])}
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise DecodeError("the server's answer to the offer is no session description") from None
+        raise DecodeError("the server's answer to the offer is not a session description") from None
 
 
 def _post(request: urllib.request.Request) -> bytes:
@@ -58,7 +58,7 @@ def _post(request: urllib.request.Request) -> bytes:
 
 @asynccontextmanager
 async def open_channel(url: str, api_key: str | None, exchange: Exchange = post_offer) -> AsyncIterator[DataChannel]:
-    """Connect; leaving the block closes. Raises SetupError without the extra, ConnectionFailed, ServerError."""
+    """An open channel, closed at the end of the block. Raises ConnectionFailed, ServerError, SetupError (no extra)."""
     aiortc = _aiortc()
     peer = aiortc.RTCPeerConnection()
     try:
@@ -79,7 +79,7 @@ async def open_channel(url: str, api_key: str | None, exchange: Exchange = post_
 
 
 class DataChannel:
-    """Messages of a data channel."""
+    """A data channel as a Channel."""
 
     ready_timeout_s = READY_TIMEOUT_S
 

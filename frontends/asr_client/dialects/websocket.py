@@ -18,7 +18,7 @@ OPEN_TIMEOUT_S = 10.0
 
 @asynccontextmanager
 async def open_channel(url: str, api_key: str | None) -> AsyncIterator[WebSocketChannel]:
-    """Connect; leaving the block closes. Raises ConnectionFailed, ServerError."""
+    """An open channel, closed at the end of the block. Raises ConnectionFailed, ServerError."""
     websocket = await open_connection(url, api_key, OPEN_TIMEOUT_S)
     try:
         yield WebSocketChannel(websocket)
@@ -27,7 +27,7 @@ async def open_channel(url: str, api_key: str | None) -> AsyncIterator[WebSocket
 
 
 async def _close(websocket: ClientConnection) -> None:
-    """The library's own timeout does not cover a close frame that waits behind audio which nobody reads."""
+    """Close within CLOSE_TIMEOUT_S: the library's timeout does not cover a close frame that waits for unread audio."""
     try:
         await asyncio.wait_for(websocket.close(), CLOSE_TIMEOUT_S)
     except TimeoutError:
@@ -38,7 +38,7 @@ async def _close(websocket: ClientConnection) -> None:
 
 
 class WebSocketChannel:
-    """Messages of an open WebSocket."""
+    """An open WebSocket as a Channel."""
 
     ready_timeout_s = READY_TIMEOUT_S
 

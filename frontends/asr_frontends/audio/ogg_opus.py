@@ -1,6 +1,6 @@
-"""Opus in an Ogg container as a stream of bytes, to PCM16 mono 16 kHz (RFC 3533, RFC 7845). Needs the extra `webrtc`.
+"""A stream of Ogg Opus bytes (RFC 3533, RFC 7845) to PCM16 mono 16 kHz. Needs the extra `webrtc`.
 
-Only the first stream of a file is read, mono or stereo. Streams that follow each other (chained) are one audio.
+Only the first stream of a file is read, mono or stereo. Chained streams, one after another, become one audio.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from asr_proto.errors import AudioError, LimitExceeded
 
 MISSING = "Opus needs the extra: pip install 'asr-pool[webrtc]'"
 RATE = 48_000
-"""Opus decodes to this rate whatever its input had."""
+"""Sample rate of all decoded Opus, in Hz."""
 PACKET_BYTES_MAX = 131_072
 FEED_S_MAX = 60
-"""Audio that the bytes of one call may decode to: a few bytes of Opus can be long silence."""
+"""Largest audio that the bytes of one call may decode to, in seconds: a few bytes of Opus can be long silence."""
 PAGE_MAGIC = b"OggS\0"
 PAGE_HEADER = struct.Struct("<4sBBqIIIB")
 CONTINUED, FIRST = 1, 2
@@ -43,14 +43,14 @@ def available() -> bool:
 
 
 class OggPackets:
-    """The packets of the pages of an Ogg stream."""
+    """Reads the packets from the pages of an Ogg stream (RFC 3533, section 6)."""
 
     def __init__(self) -> None:
         self._held = b""
         self._packet = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[bool, bytes]]:
-        """Whether a packet is on a stream's first page, and the packet. Raises AudioError."""
+        """(whether it is on a stream's first page, packet) of each packet that is complete now. Raises AudioError."""
         self._held += data
         at = 0
         while (end := self._page_end(at)) is not None:
@@ -59,10 +59,10 @@ class OggPackets:
         self._held = self._held[at:]
 
     def _page_end(self, at: int) -> int | None:
-        """Where the page at this place ends; None before all of it is there."""
+        """The end of the page at this position; None while the page is incomplete."""
         magic = self._held[at : at + len(PAGE_MAGIC)]
         if magic != PAGE_MAGIC[: len(magic)]:
-            raise AudioError("this is no page of an Ogg stream")
+            raise AudioError("the bytes are not a page of an Ogg stream")
         if len(self._held) < at + PAGE_HEADER.size:
             return None
         body = at + PAGE_HEADER.size + self._held[at + PAGE_HEADER.size - 1]
@@ -88,7 +88,7 @@ class OggPackets:
 
 
 class OggOpus:
-    """An Ogg stream of Opus."""
+    """Decodes an Ogg Opus stream."""
 
     channels = 0
 
@@ -101,11 +101,11 @@ class OggOpus:
 
     @property
     def seconds(self) -> float:
-        """Audio so far."""
+        """Decoded audio so far, in seconds."""
         return self._samples / RATE
 
     def feed(self, data: bytes) -> bytes:
-        """PCM16 mono 16 kHz of the packets that are whole now. Raises PeerError."""
+        """PCM16 mono 16 kHz of the packets that are complete now. Raises PeerError."""
         pcm: list[bytes] = []
         limit = self._samples + FEED_S_MAX * RATE
         for is_first, packet in self._packets.feed(data):
@@ -120,16 +120,16 @@ class OggOpus:
         return self._resampler.feed(b"".join(pcm))
 
     def end(self) -> bytes:
-        """What the resampler still holds; more may follow."""
+        """The rest of the audio in the resampler. More bytes may follow."""
         return self._resampler.end()
 
     def _open(self, head: bytes) -> None:
         if head[:8] != b"OpusHead" or len(head) < 19 or head[9] not in (1, 2) or head[18] != 0:
-            raise AudioError("the Ogg stream is no mono or stereo Opus")
+            raise AudioError("the Ogg stream is not mono or stereo Opus")
         self.channels = head[9]
         self._wants_tags = True
         self._decoder = av.CodecContext.create("libopus", "r")
-        self._decoder.extradata = head  # from which it also knows what to skip at the start
+        self._decoder.extradata = head  # contains how many samples the decoder skips at the start (RFC 7845, 4.2)
 
     def _decode(self, packet: bytes) -> bytes:
         if self._decoder is None:

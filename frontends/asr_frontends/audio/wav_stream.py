@@ -1,6 +1,6 @@
-"""Audio of a client as a stream of bytes, raw or in a WAV file: any encoding, rate and channels to PCM16 mono 16 kHz.
+"""A client's stream of bytes, raw samples or a WAV file, to PCM16 mono 16 kHz.
 
-However the bytes are cut, the same samples come out: what is not yet a whole sample of all channels waits for the rest.
+The samples do not depend on how the bytes are cut: a sample that is not complete for all channels waits for the rest.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from asr_proto.errors import AudioError
 RATE_MIN, RATE_MAX = 8_000, 192_000
 CHANNELS_MAX = 16
 HEADER_BYTES_MAX = 65_536
-"""Of a WAV file, up to its samples."""
+"""Largest header of a WAV file, up to its samples."""
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)
-"""What a program writes as the size of its samples while it does not know it yet."""
+"""Sizes that programs write into the header of a WAV file whose length is not known yet."""
 EXTENSIBLE = 0xFFFE
+"""Format tag of WAVE_FORMAT_EXTENSIBLE: the real tag is in the extension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,12 @@ ENCODINGS = {
     "alaw": Encoding(1, from_alaw),
 }
 WAV_ENCODINGS = {(1, 16): "linear16", (6, 8): "alaw", (7, 8): "mulaw"}
-"""By format tag and bits per sample."""
+"""Names of encodings by format tag and bits per sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a stream of samples is written."""
+    """Encoding, sample rate in Hz, and number of interleaved channels of a stream."""
 
     encoding: str
     rate: int
@@ -52,7 +53,7 @@ class Layout:
 
 
 class SampleStream:
-    """Samples in one layout, at most `bytes_max` bytes of them; what follows is no audio."""
+    """Converts samples of one layout. Bytes after the first `bytes_max` are not audio and are dropped."""
 
     def __init__(self, layout: Layout, bytes_max: int | None = None) -> None:
         encoding = ENCODINGS[layout.encoding]
@@ -65,11 +66,11 @@ class SampleStream:
 
     @property
     def seconds(self) -> float:
-        """Audio so far."""
+        """Audio so far, in seconds."""
         return self._samples / self.layout.rate
 
     def feed(self, data: bytes) -> bytes:
-        """PCM16 mono 16 kHz of the samples that are whole now."""
+        """PCM16 mono 16 kHz of the samples that are complete now."""
         if self._left is not None:
             data = data[: self._left]
             self._left -= len(data)
@@ -81,7 +82,7 @@ class SampleStream:
         return self._resampler.feed(pcm.tobytes()) if self._resampler else pcm.tobytes()
 
     def end(self) -> bytes:
-        """What the resampler still holds; more may follow."""
+        """The rest of the audio in the resampler. More bytes may follow."""
         return self._resampler.end() if self._resampler else b""
 
     def _mono(self, samples: Pcm16) -> Pcm16:
@@ -93,7 +94,7 @@ class SampleStream:
 
 @dataclass(frozen=True, slots=True)
 class WavStart:
-    """What a WAV header said, and the first bytes of the samples."""
+    """The contents of a WAV header, and the first bytes of the samples."""
 
     layout: Layout
     bytes_max: int | None
@@ -101,7 +102,7 @@ class WavStart:
 
 
 class WavHeader:
-    """Reads a WAV file's header from a stream: every chunk up to the one that holds the samples."""
+    """Reads a WAV file's header from a stream: every RIFF chunk up to `data`, which holds the samples."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -109,10 +110,10 @@ class WavHeader:
         self._layout: Layout | None = None
 
     def feed(self, data: bytes) -> WavStart | None:
-        """The whole header once it is there, None before. Raises AudioError."""
+        """The header once it is complete, None before. Raises AudioError."""
         self._held += data
         if len(self._held) >= 12 and (self._held[:4] != b"RIFF" or self._held[8:12] != b"WAVE"):
-            raise AudioError("the audio begins like a WAV file but is none")
+            raise AudioError("the audio begins like a WAV file but is not one")
         while len(self._held) >= self._at + 8:
             name, size = struct.unpack_from("<4sI", self._held, self._at)
             if name == b"data":
@@ -128,7 +129,7 @@ class WavHeader:
 
     def _start(self, size: int) -> WavStart:
         if self._layout is None:
-            raise AudioError("the WAV file has samples before their format")
+            raise AudioError("the WAV file has its samples before their format")
         bytes_max = None if size in UNKNOWN_SIZES else size
         return WavStart(self._layout, bytes_max, bytes(self._held[self._at + 8 :]))
 

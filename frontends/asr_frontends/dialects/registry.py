@@ -25,15 +25,15 @@ DIALECTS: tuple[Dialect, ...] = (
     MOONSHINE,
     OPENAI,
 )
-"""In the order in which they are asked whether a request is theirs."""
+"""All dialects. Of those that serve a request, the first in this order is used."""
 
 
 def dialect_for(request: Request, dialects: Sequence[Dialect] = DIALECTS) -> Dialect | None:
-    """The dialect of a WebSocket request, None where nobody serves its path."""
+    """The dialect that serves a WebSocket request; None if no dialect does."""
     return next((one for one in dialects if one.transport == "websocket" and one.serves(request)), None)
 
 
 def endpoint_of(path: str, dialects: Sequence[Dialect] = DIALECTS) -> str:
-    """The metrics' label of a path: one of a few, whatever clients ask for."""
+    """The metrics' label of a path; `other` for paths of no dialect, so that the number of labels is bounded."""
     endpoints = (endpoint for dialect in dialects for endpoint in dialect.endpoints)
     return next((endpoint.label for endpoint in endpoints if endpoint.counts(path)), "other")

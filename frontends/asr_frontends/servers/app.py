@@ -1,6 +1,6 @@
-"""The ASGI application: clients pass the gate, WebSockets go straight to a Connection, HTTP to Starlette.
+"""The ASGI application. The gate admits clients; a Conversation then serves a WebSocket, and Starlette serves HTTP.
 
-It must not know any dialect: it iterates over their records.
+It contains no dialect: it iterates over the dialects' records.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asr_frontends.dialects.registry import DIALECTS, dialect_for, endpoint_of
 from asr_frontends.frontend import Frontend
 from asr_frontends.metrics import FrontendCollector, Requests
 from asr_frontends.servers import health
-from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.connection import Conversation
 from asr_frontends.servers.handshake import EXTENSION, Receive, Scope, Send, refuse, request_of
 from asr_proto.errors import BadRequest, PeerError
 
@@ -55,7 +55,7 @@ class App:
             await self._admitted(self._http, self._refuse_http, scope, receive, send)
 
     async def close(self) -> None:
-        """End what the dialects still have open, once the sessions have ended."""
+        """Close the dialects' connections that are still open. Called after the sessions have ended."""
         await asyncio.gather(*(serving.close() for serving in self._serving.values()))
 
     async def _admitted(
@@ -66,7 +66,7 @@ class App:
     ) -> None:
         endpoint = endpoint_of(asgi[0]["path"], self._dialects)
         try:
-            guest = self._gate.admit(request_of(asgi[0]))
+            admission = self._gate.admit(request_of(asgi[0]))
         except PeerError as error:
             self._requests.refused.labels(endpoint, error.slug).inc()
             await refuse(error, *asgi)
@@ -76,7 +76,7 @@ class App:
             try:
                 await serve(*asgi)
             finally:
-                self._gate.leave(guest)
+                self._gate.leave(admission)
 
     # ---- WebSockets ----
 
@@ -87,11 +87,11 @@ class App:
             return
         dialect, codec = begun
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol})
-        connection = Connection(codec, self._frontend, scope["extensions"][EXTENSION])
+        connection = Conversation(codec, self._frontend, scope["extensions"][EXTENSION])
         await self._serving[dialect.name].converse(connection)
 
     def _begin(self, request: Request) -> tuple[Dialect, Codec] | Refusal:
-        """The dialect of a request and its codec, or why there is none."""
+        """The dialect of a request and its codec, or the refusal."""
         dialect = dialect_for(request, self._dialects)
         if dialect is None or dialect.codec is None:
             return Refusal(404, f"no dialect is served at {request.path[:100]}")

@@ -1,7 +1,7 @@
-"""One client's conversation over any transport of messages: its codec and a bounded outbox. No task, nothing awaited.
+"""One client's conversation over any transport of messages: its codec and a bounded outbox. Frames need no task.
 
-A client that reads slowly stalls nobody: its partials and progress are coalesced, and past `OUTBOX_BYTES_MAX` its
-connection is closed with a reason. A client that may not send is not read from.
+A client that reads slowly does not delay other clients: its partials and progress are coalesced, and its connection is
+closed with a reason when more than `OUTBOX_BYTES_MAX` wait. A client that may not send is not read from.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from asr_frontends.frontend import Frontend
 from asr_proto.errors import AsrError, LimitExceeded, PeerError
 
 OUTBOX_BYTES_MAX = 262_144
+"""Largest size of the frames that wait for a client that reads slowly."""
 START_S_MAX = 30.0
 """Longest wait for the message that starts the session."""
 CLOSE_S = 5.0
-"""Longest wait for a client to take the last frames."""
+"""Longest wait for a client to read the last frames."""
 
 
 class Receiver(Protocol):
-    """The side of a connection that a transport calls."""
+    """The methods of a connection that its transport calls."""
 
     def on_frame(self, frame: str | bytes) -> None:
-        """The client's next message."""
+        """The client has sent a message."""
 
     def on_writable(self) -> None:
         """`can_write` is true again."""
@@ -36,34 +37,36 @@ class Receiver(Protocol):
 
 
 class Transport(Protocol):
-    """A WebSocket, a data channel: whole messages in order, both ways."""
+    """A channel of whole messages in order, in both directions: a WebSocket or a data channel."""
 
     def start(self, receiver: Receiver) -> None:
-        """Hand everything over from here on, what came before first."""
+        """Pass all messages to the receiver from now on, beginning with those that have already arrived."""
 
     def pause(self) -> None:
-        """Hand over no more messages."""
+        """Pass on no more messages."""
 
     def resume(self) -> None:
-        """Hand over messages again. Never called while one is being handed over."""
+        """Pass on messages again. Never called from within `on_frame`."""
 
     def can_write(self) -> bool:
-        """Whether the client takes what is written; `on_writable` follows when it does again."""
+        """Whether the client reads fast enough for a write now. After False, `on_writable` is called later."""
 
     def write(self, frame: str | bytes) -> None:
-        """Hand one message to the client, if it is there."""
+        """Send one message to the client. Without effect when the client is gone."""
 
     async def finish(self, close: Close) -> None:
-        """End the transport with this, once the client has what was written."""
+        """Close the transport with this close, after all written messages were sent."""
 
 
 @dataclass(slots=True)
 class _Outgoing:
+    """A frame that waits to be sent, with the type of its event."""
+
     frame: str | bytes
     kind: type
 
 
-class Connection:
+class Conversation:
     """Runs one conversation: `await run()` returns when it is over."""
 
     def __init__(self, codec: Codec, frontend: Frontend, transport: Transport) -> None:
@@ -79,7 +82,7 @@ class Connection:
         self._ending: asyncio.Future[None] = loop.create_future()
         """Done when the last frame is in the outbox, or the client is gone."""
         self._over: asyncio.Future[None] = loop.create_future()
-        """Done when the client has everything but the close, or is gone."""
+        """Done when the client was sent everything but the close, or is gone."""
 
     async def run(self) -> None:
         """Serve the conversation from its first event to its close."""
@@ -92,19 +95,19 @@ class Connection:
                 if self._close is not None:
                     await self._transport.finish(self._close)
         except TimeoutError:
-            pass  # it does not read: the transport's owner cuts it
+            pass  # the client does not read: the transport's owner closes the connection
         finally:
             start_by.cancel()
             if self._session is not None:
                 self._frontend.client(self._session, e.Detach() if self._broken else e.Abort())
 
     async def refuse(self, error: AsrError) -> None:
-        """Send the client an error, and close."""
+        """Send the client an error and close."""
         self.fail(error)
         await self.run()
 
     def fail(self, error: AsrError) -> None:
-        """End the conversation with an error, whether or not its session has begun."""
+        """End the conversation with an error, before or after its session has begun."""
         if self._session is not None:
             self._frontend.fail(self._session, error)
         else:
@@ -112,10 +115,10 @@ class Connection:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the last message is on its way."""
+        """Whether the last message is in the outbox or already sent."""
         return self._close is not None
 
-    # ---- The frontend's view: Listener ----
+    # ---- Listener: called by the frontend ----
 
     def deliver(self, event: e.ServiceEvent) -> None:
         if self._close is not None:
@@ -131,7 +134,7 @@ class Connection:
         self._transport.pause()
 
     def credit(self) -> None:
-        """Resume in the next turn of the loop: a message may be being handed over now."""
+        """Resume in the next turn of the loop: this may be called from within `on_frame`."""
         self._is_paused = False
         asyncio.get_running_loop().call_soon(self._resume)
 
@@ -139,7 +142,7 @@ class Connection:
         if not self._is_paused:
             self._transport.resume()
 
-    # ---- The transport's view: Receiver ----
+    # ---- Receiver: called by the transport ----
 
     def on_frame(self, frame: str | bytes) -> None:
         if self._close is not None:
@@ -210,7 +213,7 @@ class Connection:
             self._outbox_bytes = 0
             error = LimitExceeded(f"{OUTBOX_BYTES_MAX} bytes wait unread", slug="slow-reader")
             self.fail(error)
-            if self._close is None:  # the session was over, and these were its last texts
+            if self._close is None:  # the session was already over, and these were its last texts
                 self.deliver(e.Error.of(error))
 
     def _end_if_written(self) -> None:

@@ -1,7 +1,7 @@
-"""Reads and writes the frames of which nearly all traffic consists: whole messages in one frame (RFC 6455). Pure.
+"""Reads and writes WebSocket messages that are one frame each (RFC 6455, section 5.2): nearly all traffic. Pure.
 
-The websockets library reads every other frame. It takes four times as long for a frame of 20 ms of audio, and reading
-frames is most of a frontend's work.
+The websockets library reads all other frames. For a frame of 20 ms of audio it takes four times as long as this module,
+and reading frames is most of a frontend's work.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ KINDS: dict[int, Kind] = {
 """Every first byte that a client may send: control frames are close, ping and pong."""
 MASKED = 0x80
 SHORT_BYTES_MAX = 125
-"""Longest payload of a control frame, and of any frame whose length fits in its second byte."""
+"""Largest payload of a control frame, and of any frame whose length fits in its second byte."""
 
 Found = tuple[Kind, bytes, int]
 """One frame: its kind, its payload, and the position after it.
 
-Only `text` and `binary` are whole messages, and only these carry their payload. The frame of a `control` or a
-`fragment` is complete; the library reads it. `broken` bytes violate the protocol or the size limit: the library rejects
-them, so all that was received belongs to them.
+Only `text` and `binary` are whole messages, and only they have a payload here. A `control` or `fragment` frame is
+complete, and the library reads it. `broken` bytes violate the protocol or the size limit. The library rejects them, so
+all received bytes belong to them.
 """
 
 

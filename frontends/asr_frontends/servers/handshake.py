@@ -1,6 +1,6 @@
-"""A WebSocket's opening handshake as ASGI: the client's request as a scope, the application's answer as a response.
+"""A WebSocket's opening handshake as ASGI: the client's request is the scope, the application's answer the response.
 
-The websockets library checks the request and writes the responses. ASGI ends here: messages do not pass through it.
+The websockets library checks the request and writes the responses. Messages do not pass through ASGI.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SWITCHING_PROTOCOLS = 101
 
 
 class Handshake:
-    """One valid request and the application's one answer: accepted, or refused with an HTTP response."""
+    """The ASGI side of one valid request. The application answers it once: accepts it, or refuses it over HTTP."""
 
     def __init__(self, protocol: ServerProtocol, acceptance: Response, respond: Callable[[Response], None]) -> None:
         self._protocol, self._acceptance, self._respond = protocol, acceptance, respond
@@ -45,7 +45,7 @@ class Handshake:
             case "websocket.http.response.body":
                 self._respond(self._refused(message["body"]))
             case other:
-                raise RuntimeError(f"{other} is no answer to a handshake: messages go through scope {EXTENSION!r}")
+                raise RuntimeError(f"{other} cannot answer a handshake: messages go through scope {EXTENSION!r}")
 
     def _accepted(self, subprotocol: str | None) -> Response:
         if subprotocol:
@@ -103,5 +103,5 @@ def _address(transport: asyncio.BaseTransport, side: str) -> tuple[str, int] | N
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes of a head as received: before release 17, the library decodes non-ASCII ones as surrogates."""
+    """The bytes of a head as received. Before release 17, the library decodes non-ASCII bytes as surrogates."""
     return text.encode("latin-1", "surrogateescape")

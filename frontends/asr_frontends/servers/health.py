@@ -1,4 +1,4 @@
-"""The frontend's own reports: health, readiness and metrics."""
+"""HTTP routes for the frontend's health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from asr_frontends.frontend import Frontend
 SERVICE = "asr-pool"
 HEALTH, DETAILED, READY, METRICS = "/health", "/health/detailed", "/ready", "/metrics"
 OPEN_PATHS = frozenset({HEALTH, DETAILED, READY, METRICS})
-"""Answered without a key: probes and scrapers have none."""
+"""Paths that need no API key: probes and scrapers have none."""
 
 Report = Callable[[], Mapping[str, Any]]
 
 
 class Health:
-    """What probes and scrapers ask. `reports` are the dialects' additions to the detailed form."""
+    """The routes for probes and scrapers. `reports` return the fields that dialects add to the detailed form."""
 
     def __init__(self, frontend: Frontend, registry: CollectorRegistry, reports: Sequence[Report] = ()) -> None:
         self._frontend, self._registry, self._reports = frontend, registry, reports
         self._started_at = time.monotonic()
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """All routes of this class."""
         return [
             Route(HEALTH, self._health),
             Route(DETAILED, self._detailed),
@@ -42,7 +42,7 @@ class Health:
         return JSONResponse({"status": "healthy", "service": SERVICE, "version": _version()})
 
     async def _detailed(self, _: Request) -> Response:
-        """503 unless a broker and a worker are there; `degraded` while every slot is taken."""
+        """Status 503 unless a broker and a worker are connected; `degraded` while no slot is free."""
         pool = self._frontend.sessions.pool
         is_full = pool is not None and pool.workers > 0 and pool.slots_free == 0
         status = "healthy" if self._frontend.ready() else "degraded" if is_full else "unhealthy"

@@ -1,4 +1,4 @@
-"""The file of API keys, watched: a changed file takes effect within seconds, a broken one changes nothing."""
+"""The file of API keys. A changed file takes effect within seconds; an unusable one leaves the keys as they are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from asr_proto.errors import SetupError
 log = structlog.get_logger()
 
 POLL_S = 2.0
+"""Interval at which the file is checked for a change, in seconds."""
 
 
 class KeyFile:
-    """Names by digest of the key. Raises SetupError when the file cannot be used at the start."""
+    """The names of keys by digest, read from a file. The constructor raises SetupError when the file is unusable."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -23,7 +24,7 @@ class KeyFile:
         self.keys = self._read()
 
     def poll(self) -> bool:
-        """Read the file again if it has changed; whether `keys` is new."""
+        """Read the file again if it has changed. Returns whether `keys` is new."""
         try:
             stamp = self._modified()
             if stamp == self._stamp:
@@ -31,7 +32,7 @@ class KeyFile:
             self._stamp = stamp
             self.keys = self._read()
         except SetupError as error:
-            log.error("the key file is not usable, the keys read before stay valid", reason=error.detail)
+            log.error("the key file is not usable: the keys that were read before stay valid", reason=error.detail)
             return False
         log.info("keys read", count=len(self.keys))
         return True

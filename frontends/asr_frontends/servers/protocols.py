@@ -1,4 +1,4 @@
-"""uvicorn's HTTP with the limits that it leaves out: a client that never finishes asking. It must not know sessions."""
+"""uvicorn's HTTP with limits on a request's head, against clients that never finish one. No sessions here."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES_MAX = 65_536
-"""Request line and headers, give or take what one read brings."""
+"""Largest request line and headers; the limit is checked after each read, so one read may exceed it."""
 HEAD_S_MAX = 15.0
-"""Longest wait for a request's head on a new connection, and for the rest of one that has begun."""
+"""Longest wait for a request's head on a new connection, and for the rest of a head that has begun."""
 
 
 class Http(HttpToolsProtocol):
-    """HTTP whose head is limited in size and time."""
+    """uvicorn's HTTP protocol, whose requests' heads are limited in size and time."""
 
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None

@@ -1,6 +1,6 @@
-"""What dialects over HTTP share: bodies of limited size, a recording as one session, places that are never leaked.
+"""Shared by the dialects over HTTP: bodies of limited size, a recording as one session, limits on concurrent work.
 
-It must not know any dialect: errors leave as AsrError, and each dialect words them itself.
+It contains no dialect: it raises AsrError, and each dialect makes the response from it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from asr_proto.errors import AsrError, AtCapacity, LimitExceeded, PeerError, Ser
 from asr_proto.messages import Final
 
 BODY_WAIT_S = 30.0
-"""Longest silence of a client in the middle of its request."""
+"""Longest wait for the next part of a request's body, in seconds."""
 
 RETRY_S = 1.0
-"""When to try again where nobody knows better."""
+"""Time after which a client should try again, where no better value is known."""
 
 T = TypeVar("T")
 
 
 class Places:
-    """How many may do something at once. A place is given back however its holder ends."""
+    """Limits how many of one kind run at the same time. A place is returned whether its holder succeeds or fails."""
 
     def __init__(self, count_max: int, what: str) -> None:
         self.count_max, self._what = count_max, what
@@ -39,7 +39,7 @@ class Places:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Hold a place. Raises AtCapacity."""
+        """Hold a place for the block. Raises AtCapacity when all places are taken."""
         if self.taken >= self.count_max:
             detail = f"the maximum of {self.count_max} concurrent {self._what} is reached"
             raise AtCapacity(detail, retry_after_s=RETRY_S)
@@ -54,7 +54,7 @@ class Places:
 
 
 def limited(request: Request, bytes_max: int) -> Receive:
-    """The request's messages. Receiving raises LimitExceeded past that many bytes of body, or of a body that stalls."""
+    """The request's `receive`. It raises LimitExceeded when the body exceeds `bytes_max` or stops for BODY_WAIT_S."""
     announced = request.headers.get("content-length", "")
     received = 0
 
@@ -66,7 +66,7 @@ def limited(request: Request, bytes_max: int) -> Receive:
             async with asyncio.timeout(BODY_WAIT_S):
                 message = await request.receive()
         except TimeoutError as error:
-            raise LimitExceeded(f"nothing of the body came for {BODY_WAIT_S:g} s", slug="idle-timeout") from error
+            raise LimitExceeded(f"no more of the body came for {BODY_WAIT_S:g} s", slug="idle-timeout") from error
         received += len(message.get("body", b""))
         if received > bytes_max:
             raise _too_large(bytes_max)
@@ -80,12 +80,12 @@ def _too_large(bytes_max: int) -> LimitExceeded:
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:
-    """The whole body; what exceeds the limit is never held. Raises LimitExceeded, ClientDisconnect."""
+    """The whole body; at most `bytes_max` bytes are held in memory. Raises LimitExceeded, ClientDisconnect."""
     return await Request(request.scope, limited(request, bytes_max)).body()
 
 
 async def unless_gone(request: Request, work: Coroutine[None, None, T]) -> T:
-    """The result of `work`, which is cancelled when the client goes away first. Raises ClientDisconnect."""
+    """The result of `work`. When the client disconnects first, `work` is cancelled. Raises ClientDisconnect."""
     working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +108,7 @@ async def _gone(request: Request) -> None:
 
 @dataclass(slots=True)
 class Transcription:
-    """The text of a recording so far."""
+    """The finals of a recording so far."""
 
     finals: list[Final] = field(default_factory=list)
     samples: int = 0
@@ -126,9 +126,9 @@ class Transcription:
 async def finals(
     frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places, transcription: Transcription
 ) -> AsyncGenerator[Final | None, None]:
-    """First None, once the session has its slot, then each final, also added to `transcription`. Raises AsrError.
+    """None when the session has its slot, then each final. Finals are also added to `transcription`. Raises AsrError.
 
-    Closing it ends the session.
+    Closing the generator ends the session.
     """
     with places.one():
         events = Upload().run(frontend, start, _counted(frames, transcription))
@@ -145,7 +145,7 @@ async def finals(
 
 
 async def transcribe(frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places) -> Transcription:
-    """A recording to its end. Raises AsrError."""
+    """Transcribe a whole recording. Raises AsrError."""
     transcription = Transcription()
     async with aclosing(finals(frontend, start, frames, places, transcription)) as results:
         await _exhaust(results)
@@ -164,7 +164,7 @@ def _counted(frames: Iterator[bytes], transcription: Transcription) -> Iterator[
 
 
 def error_of(event: e.Error) -> AsrError:
-    """The error that an event stands for."""
+    """The exception for an Error event."""
     if event.is_service:
         return ServiceError(event.detail, slug=event.slug, retry_after_s=event.retry_after_s)
     return PeerError(event.detail, slug=event.slug)

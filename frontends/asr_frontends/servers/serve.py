@@ -33,47 +33,55 @@ from asr_proto.errors import SetupError, cannot_listen
 log = structlog.get_logger()
 
 SEND_BUFFER_BYTES = 65_536
-"""Of a client's socket: small, so that a client that does not read is felt early."""
+"""Send buffer of a client's socket: small, so that the frontend soon notices a client that does not read."""
 BACKLOG = 2048
 LAST_REQUESTS_S = 2
-"""Longest wait, after the sessions are drained, for requests that are still under way."""
+"""Longest wait, after the sessions are drained, for requests that are still running."""
 UNREAD_MS_MAX = 10_000
-"""A connection whose client takes nothing for this long is cut by the kernel: no close frame would reach it."""
+"""The kernel closes a connection whose client reads nothing for this long: no close frame would reach the client."""
 CAIMAN_PORT = 3030
+"""The port of CAIMAN-ASR's server, whose clients wait for its start line on stdout."""
 REGISTERED_S_MAX = 5.0
+"""Longest wait for a broker before a frontend with shared ports listens."""
 REGISTERED_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendConfig:
-    """How one frontend runs."""
+    """The settings of one frontend."""
 
     brokers: tuple[BrokerAt, ...]
-    """The broker's side for frontends; several where brokers share the pool."""
+    """The broker's endpoint for frontends; several where brokers share the pool."""
     name: str
     listen: tuple[str, ...]
-    """HOST:PORT, any number."""
+    """Addresses to listen on, HOST:PORT each."""
     limits: Limits
     reuse_port: bool = False
-    """Share the ports with other frontends."""
+    """Whether the ports are shared with other frontends."""
     message_bytes_max: int = 1_048_576
+    """Largest message of a client, in bytes."""
     journal_bytes_max: int = 1_073_741_824
-    """Unconfirmed audio that all sessions of this process may hold together."""
+    """Largest amount of unconfirmed audio of all sessions together, in bytes."""
     drain_s: float = 5.0
-    """Longest time that sessions may take to end after SIGTERM."""
+    """Longest wait for sessions to end after SIGTERM, in seconds."""
     keys: Path | None = None
-    """File of API keys; None lets everybody in."""
+    """The file of API keys; None admits clients without a key."""
     origins: frozenset[str] = frozenset()
+    """Allowed browser origins; empty allows all."""
     sessions_per_key_max: int = 0
+    """Largest number of concurrent sessions of one key; 0 for no limit."""
     sessions_per_address_max: int = 0
+    """Largest number of concurrent sessions of one client address; 0 for no limit."""
     tls_cert: Path | None = None
+    """Certificate chain (PEM); None serves without TLS."""
     tls_key: Path | None = None
+    """The certificate's private key; None if it is in the certificate's file."""
     dialects: Settings = field(default_factory=dict)
-    """The dialects' own options, by name."""
+    """The options of the dialects, by name."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: draining comes first."""
+    """uvicorn without its signal handlers: `serve` handles the signals and drains first."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -81,7 +89,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(app: Any, message_bytes_max: int, tls_cert: Path | None = None, tls_key: Path | None = None) -> Server:
-    """uvicorn as every frontend runs it."""
+    """A uvicorn server with the settings that every frontend uses."""
     return Server(
         uvicorn.Config(
             app,
@@ -89,7 +97,7 @@ def make_server(app: Any, message_bytes_max: int, tls_cert: Path | None = None, 
             http=Http,
             ws=WebSocket,
             ws_max_size=message_bytes_max,
-            # A client that is not read from answers no ping: silence is judged by the session instead.
+            # No pings: the answer of a client that is not read from would not be read. The session has an idle limit.
             ws_ping_interval=None,
             ws_per_message_deflate=False,
             lifespan="off",
@@ -111,7 +119,7 @@ async def serve(config: FrontendConfig) -> None:
     gate = Gate(_rules(config, keyfile))
     frontend = Frontend(config.brokers, config.name, config.limits, config.journal_bytes_max)
     if config.reuse_port:
-        await _registered(frontend)  # until then the others on the port serve better
+        await _registered(frontend)  # until then, other frontends on the port can serve clients and this one cannot
     sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
     app = App(frontend, gate, config.dialects)
     server = make_server(app, config.message_bytes_max, config.tls_cert, config.tls_key)
@@ -132,7 +140,8 @@ async def serve(config: FrontendConfig) -> None:
     log.info("draining", sessions=len(frontend.sessions))
     unit.stopping(f"draining {len(frontend.sessions)} sessions")
     if config.reuse_port:
-        # The others take who comes now. Alone on the port, we answer that we are going away.
+        # The other frontends on the port accept new clients. A frontend alone on its port keeps listening, and answers
+        # new clients with `going-away`.
         for listener in server.servers:
             listener.close()
     await frontend.drain(config.drain_s)
@@ -144,7 +153,7 @@ async def serve(config: FrontendConfig) -> None:
 
 
 async def _registered(frontend: Frontend) -> None:
-    """Until a broker knows us, or does not come: then whoever asks is told."""
+    """Wait for a registration at a broker. After REGISTERED_S_MAX, serve without: clients then receive `no-broker`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(REGISTERED_S_MAX):
             while not frontend.connected():
@@ -164,7 +173,7 @@ async def _watch(config: FrontendConfig, keyfile: KeyFile | None, gate: Gate) ->
 
 
 async def _feed(unit: Unit) -> None:
-    """The watchdog, for as long as the loop turns."""
+    """Feed systemd's watchdog as long as the loop runs."""
     while unit.feed_at < math.inf:
         unit.feed(time.monotonic())
         await asyncio.sleep(max(0.0, unit.feed_at - time.monotonic()))

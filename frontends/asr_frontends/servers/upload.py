@@ -1,7 +1,4 @@
-"""A whole recording as one session: what REST dialects are made of. Its audio has credit like any other client's.
-
-The audio is posted as fast as the session's credit allows.
-"""
+"""A whole recording as one session, for the dialects over HTTP. Its audio is sent as fast as its credit allows."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ FRAME_MS = 1000
 
 
 class Upload:
-    """The listener of one uploaded session."""
+    """Sends one recording to a session and receives the session's events."""
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[e.ServiceEvent | None] = asyncio.Queue()
@@ -37,7 +34,7 @@ class Upload:
     async def run(
         self, frontend: Frontend, start: e.Start, frames: Iterator[bytes]
     ) -> AsyncGenerator[e.ServiceEvent, None]:
-        """Events up to Bye or Error. Raises ServiceError when the session cannot be opened, PeerError of `frames`."""
+        """The events up to Bye or Error. Raises ServiceError when no session can be opened, PeerError from `frames`."""
         session = frontend.open(start, self)
         feeder = asyncio.create_task(self._feed(frontend, session, frames))
         feeder.add_done_callback(self._fed)
@@ -55,7 +52,7 @@ class Upload:
             frontend.client(session, e.Abort())
 
     def _fed(self, feeder: asyncio.Task[None]) -> None:
-        """Wake `run` for what went wrong with the frames."""
+        """Wake `run` when the frames have raised an error."""
         if not feeder.cancelled() and feeder.exception() is not None:
             self._events.put_nowait(None)
 
@@ -67,9 +64,9 @@ class Upload:
 
 
 async def decode(content: bytes, seconds_max: float) -> tuple[float, Iterator[bytes]]:
-    """Duration in seconds and PCM16 frames of an audio file's content, decoded off the loop. Raises PeerError.
+    """Duration in seconds and PCM16 frames of an audio file's content, decoded in a thread. Raises PeerError.
 
-    The first frame is decoded here, so that what is no audio is known before a session is opened.
+    The first frame is decoded here, so that a file without audio is rejected before a session is opened.
     """
     return await asyncio.to_thread(_decode, content, seconds_max)
 

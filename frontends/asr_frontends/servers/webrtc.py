@@ -1,11 +1,11 @@
 """WebRTC clients: an SDP offer over HTTP, then one conversation on the data channel that the client has created.
 
-A client may send an audio track too, as browsers do with a microphone. The track is read from its `init` on; the
-track is one more source of the same PCM16 that others send as binary messages.
+A client may also send an audio track, as browsers do with a microphone. After the client's `init`, the audio of the
+track is treated as the PCM16 that other clients send in binary messages.
 
-A data channel cannot be left unread as a socket can: what a client sends beyond its credit is held here, up to
-`INBOX_BYTES_MAX`, and more than that ends its conversation. No STUN or TURN server is asked: the answer names the
-addresses that this machine has.
+A data channel cannot be left unread as a socket can. What a client sends beyond its credit is held here, up to
+`INBOX_BYTES_MAX`; more than that ends its conversation. No STUN or TURN server is used: the SDP answer contains the
+addresses of this machine.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from asr_frontends.access import Gate, Guest
+from asr_frontends.access import Admission, Gate
 from asr_frontends.audio.resample import Resampler
 from asr_frontends.codec import Close, MakeTrackCodec, Request, TrackCodec
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Connection, Receiver
+from asr_frontends.servers.connection import Conversation, Receiver
 from asr_frontends.servers.handshake import request_of
 from asr_proto.audio import from_float32
 from asr_proto.errors import BadRequest, LimitExceeded, PeerError
@@ -45,23 +45,23 @@ log = structlog.get_logger()
 OFFER_BYTES_MAX = 65_536
 OFFER_S_MAX = 30.0
 PEERS_MAX = 1000
-"""Connections that one process holds, with or without a session."""
+"""Largest number of WebRTC connections in one process, with or without a session."""
 CHANNEL_S_MAX = 30.0
 """Longest wait for a client to open its data channel."""
 INBOX_BYTES_MAX = 4_194_304
-"""Two minutes of audio beyond the credit."""
+"""Largest size of the messages of a client beyond its credit: two minutes of audio."""
 FRAME_COST = 64
-"""Counted for each message beside its bytes."""
+"""Bytes that are counted for each message in addition to its own."""
 BUFFERED_BYTES_MAX = 65_536
-"""Handed to the transport and not taken by the client; beyond it the conversation's own outbox fills."""
+"""Largest amount of data that is written to the channel and not received by the client. Then the outbox fills."""
 LINGER_S = 0.25
-"""Between the last message and the end of the channel: the dialect's promise."""
+"""Time between the last message and the end of the channel, as the dialect promises."""
 CLOSE_S = 2.0
 """Longest wait for a client to close its side of the channel."""
 
 
 class DataChannelTransport:
-    """A data channel as a Transport. Its messages are kept from the moment it is made."""
+    """A data channel as a Transport. Messages are kept from its construction on."""
 
     def __init__(self, channel: RTCDataChannel, on_overflow: Callable[[], None]) -> None:
         self._channel, self._on_overflow = channel, on_overflow
@@ -79,7 +79,7 @@ class DataChannelTransport:
     # ---- The client ----
 
     def feed(self, frame: str | bytes) -> None:
-        """What the client sends, on the channel or on its track."""
+        """Process a message of the client, or audio of its track."""
         self._inbox.append(frame)
         self._inbox_bytes += len(frame) + FRAME_COST
         self._hand_over()
@@ -129,7 +129,7 @@ class DataChannelTransport:
             self._channel.send(frame)
 
     async def finish(self, close: Close) -> None:
-        """A data channel has no close codes: what `close` says is not heard."""
+        """Close the channel. A data channel has no close codes, so `close` is not sent."""
         self._channel.bufferedAmountLowThreshold = 0
         while self._channel.bufferedAmount and not self._ended.is_set():
             self._taken.clear()
@@ -143,14 +143,14 @@ class DataChannelTransport:
 
 
 class Mono:
-    """Frames of an audio track as PCM16LE, 16 kHz, mono."""
+    """Converts the frames of an audio track to PCM16LE, 16 kHz, mono."""
 
     def __init__(self) -> None:
         self._rate = 0
         self._resampler: Resampler | None = None
 
     def feed(self, frame: Any) -> bytes:
-        """`frame` is an av.AudioFrame of interleaved 16-bit samples, which is what aiortc's decoders make."""
+        """PCM16LE of `frame`, an av.AudioFrame of interleaved 16-bit samples, which aiortc's decoders return."""
         if frame.sample_rate != self._rate or self._resampler is None:
             self._rate, self._resampler = frame.sample_rate, Resampler(frame.sample_rate)
         channels = len(frame.layout.channels)
@@ -159,16 +159,16 @@ class Mono:
 
 
 class Peer:
-    """One peer connection: its conversation, and the track beside it."""
+    """One peer connection: its conversation on the data channel, and its audio track."""
 
     def __init__(self, frontend: Frontend, gate: Gate, request: Request, codec: TrackCodec) -> None:
         self._frontend, self._gate, self._request = frontend, gate, request
-        self._guest: Guest | None = None
+        self._admission: Admission | None = None
         self._codec = codec
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._track: MediaStreamTrack | None = None
         self._transport: DataChannelTransport | None = None
-        self._conversation: Connection | None = None
+        self._conversation: Conversation | None = None
         self._opened = asyncio.Event()
         self._pc.on("datachannel", self._on_channel)
         self._pc.on("track", self._on_track)
@@ -176,17 +176,17 @@ class Peer:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the conversation has ended and its last messages are on their way."""
+        """Whether the last message of the conversation is in its outbox or already sent."""
         return self._conversation is not None and self._conversation.is_ending
 
     async def answer(self, offer: RTCSessionDescription) -> RTCSessionDescription:
-        """The answer to a client's offer. Raises BadRequest; the peer must be closed then."""
+        """The answer to a client's offer. Raises BadRequest; the caller must then close the peer."""
         try:
             await self._pc.setRemoteDescription(offer)
             has_channel = self._pc.sctp is not None
             self._take_one_track()
             await self._pc.setLocalDescription(await self._pc.createAnswer())
-        except Exception as error:  # aiortc has no error of its own for an SDP that it cannot follow
+        except Exception as error:  # aiortc has no exception class for an SDP that it does not support
             log.info("refused an SDP offer", reason=repr(error))
             raise BadRequest("invalid sdp") from error
         if not has_channel:
@@ -194,21 +194,21 @@ class Peer:
         return self._pc.localDescription
 
     async def run(self) -> None:
-        """Serve the client until it or its conversation has ended."""
-        listening: asyncio.Task[None] | None = None
+        """Serve the client until the connection or the conversation ends."""
+        reading: asyncio.Task[None] | None = None
         try:
             await asyncio.wait_for(self._opened.wait(), CHANNEL_S_MAX)
             if self._conversation is not None:
-                listening = asyncio.create_task(self._listen())
+                reading = asyncio.create_task(self._read_track())
                 await self._conversation.run()
         except TimeoutError:
             log.info("a WebRTC client opened no data channel")
         finally:
-            if listening is not None:
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
-            if self._guest is not None:
-                self._gate.leave(self._guest)
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+            if self._admission is not None:
+                self._gate.leave(self._admission)
             await self.close()
 
     async def close(self) -> None:
@@ -217,7 +217,7 @@ class Peer:
     # ---- The peer connection ----
 
     def _take_one_track(self) -> None:
-        """One voice a session: more tracks, and video, are answered as unwanted."""
+        """Accept one audio track; answer further tracks and video as inactive."""
         for transceiver in self._pc.getTransceivers():
             if transceiver.receiver.track is not self._track:
                 transceiver.direction = "inactive"
@@ -227,15 +227,17 @@ class Peer:
             self._track = track
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        """The first is the conversation, whatever its label. It counts as its client's from here on: the offer's count
-        ended with its answer."""
+        """Begin the conversation on the first channel, whatever its label; close any other channel.
+
+        The client is admitted again here, because the admission of its offer ended with the response.
+        """
         if self._transport is not None:
             channel.close()
             return
         self._transport = DataChannelTransport(channel, self._on_overflow)
-        self._conversation = Connection(self._codec, self._frontend, self._transport)
+        self._conversation = Conversation(self._codec, self._frontend, self._transport)
         try:
-            self._guest = self._gate.admit(self._request)
+            self._admission = self._gate.admit(self._request)
         except PeerError as error:
             self._conversation.fail(error)
         self._opened.set()
@@ -251,8 +253,8 @@ class Peer:
             if self._transport is not None:
                 self._transport.end()
 
-    async def _listen(self) -> None:
-        """Take the track's audio while the conversation wants any."""
+    async def _read_track(self) -> None:
+        """Pass the track's audio to the conversation while its codec accepts audio."""
         if self._track is None or self._transport is None:
             return
         mono = Mono()
@@ -271,18 +273,18 @@ class RtcPeers:
     def __init__(self, frontend: Frontend, gate: Gate, make_codec: MakeTrackCodec) -> None:
         self._frontend, self._gate, self._make_codec = frontend, gate, make_codec
         self._peers: dict[asyncio.Task[None], Peer] = {}
-        # Of every pair of addresses that ICE tries, with the client's in it.
+        # aioice logs every pair of addresses that it tries, and so the client's addresses.
         logging.getLogger("aioice").setLevel(logging.WARNING)
 
     def __len__(self) -> int:
         return len(self._peers)
 
     def routes(self, path: str) -> list[BaseRoute]:
-        """Where clients send their offers."""
+        """The route to which clients send their offers."""
         return [Route(path, self._offer, methods=["POST"])]
 
     async def close_all(self) -> None:
-        """Let last messages out, then end every conversation and connection."""
+        """Wait for the last messages of conversations that have ended, then end every conversation and connection."""
         ending = [task for task, peer in self._peers.items() if peer.is_ending]
         if ending:
             await asyncio.wait(ending, timeout=LINGER_S + CLOSE_S)
@@ -293,7 +295,7 @@ class RtcPeers:
 
     async def _offer(self, request: HttpRequest) -> Response:
         if len(self._peers) >= PEERS_MAX:
-            return PlainTextResponse("too many WebRTC clients are here", 503, {"retry-after": "1"})
+            return PlainTextResponse("too many WebRTC clients are connected", 503, {"retry-after": "1"})
         peer: Peer | None = None
         try:
             offer = _parse(await _body(request))
@@ -312,11 +314,11 @@ class RtcPeers:
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._peers[task]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a WebRTC conversation broke off", exc_info=error)
+            log.error("a WebRTC conversation failed", exc_info=error)
 
 
 async def _body(request: HttpRequest) -> bytes:
-    """Raises LimitExceeded and BadRequest."""
+    """The body of an offer. Raises LimitExceeded and BadRequest."""
     body = b""
     try:
         async with asyncio.timeout(OFFER_S_MAX):

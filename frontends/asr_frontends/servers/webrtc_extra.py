@@ -1,4 +1,4 @@
-"""WebRTC where the extra `webrtc` is installed; where it is not, the answer is one sentence that names the extra."""
+"""WebRTC if the extra `webrtc` is installed. Without it, offers are answered with 501 and the name of the extra."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Peers(Protocol):
     """All WebRTC clients of a frontend."""
 
     def routes(self, path: str) -> list[BaseRoute]:
-        """Where clients send their offers."""
+        """The route to which clients send their offers."""
 
     async def close_all(self) -> None:
         """End every conversation and connection."""
 
 
 class NoPeers:
-    """Stands in where the extra is missing."""
+    """Replaces the WebRTC server when the extra is missing."""
 
     def routes(self, path: str) -> list[BaseRoute]:
         return [Route(path, _missing, methods=["POST"])]
 
     async def close_all(self) -> None:
-        """Nobody is here."""
+        """Nothing to close."""
 
 
 async def _missing(_: HttpRequest) -> Response:
@@ -45,7 +45,7 @@ def installed() -> bool:
 
 
 def peers(frontend: Frontend, gate: Gate, make_codec: MakeTrackCodec) -> Peers:
-    """Those of one dialect, with aiortc, which is imported only here and takes its time."""
+    """The WebRTC clients of one dialect. aiortc is imported only here, because its import is slow."""
     if not installed():
         return NoPeers()
     from asr_frontends.servers.webrtc import RtcPeers  # noqa: PLC0415

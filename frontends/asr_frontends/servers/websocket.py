@@ -1,7 +1,7 @@
-"""A client's WebSocket as a Transport: each message goes straight from the socket to its conversation (ADR 0017).
+"""A client's WebSocket (RFC 6455) as a Transport: each message goes from the socket to its conversation (ADR 0017).
 
-The websockets library's public sans-I/O protocol does the handshake, control frames, fragments, errors and the closing.
-`frames` reads the rest, whole messages in one frame. There is no task, queue or timer per message.
+The websockets library's public sans-I/O protocol handles the handshake, control frames, fragments, errors and the
+closing. `frames` reads the messages that are one frame each. There is no task, queue or timer per message.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from asr_frontends.servers.connection import Receiver
 from asr_frontends.servers.handshake import EXTENSION, SWITCHING_PROTOCOLS, Handshake, scope_of
 
 CLOSE_ANSWER_S_MAX = 10.0
-"""Longest wait for a client to answer our close frame, before its connection is closed."""
+"""Longest wait for the client's close frame after the server's. Then the connection is closed."""
 
 REQUEST, HANDSHAKE, MESSAGES, ENDING = range(4)
-"""A connection's stages, in this order. The library reads all bytes in the first and the last."""
+"""A connection's stages, in this order. In the first and the last, the library reads all bytes."""
 
 log = logging.getLogger("uvicorn.error")
-"""uvicorn's, with the level from its configuration."""
+"""uvicorn's log, with the level from its configuration."""
 
 
 class WebSocket(asyncio.Protocol):
     """A Transport from `start` on. uvicorn makes one after each upgrade (`uvicorn.Config(ws=WebSocket)`).
 
     uvicorn calls `connection_made`, then `data_received` with exactly the request's head, and `shutdown` when the
-    server ends. `server_state` lists the connections and tasks that uvicorn waits for then.
+    server ends. Before it ends, uvicorn waits for the connections and tasks in `server_state`.
     """
 
     __slots__ = (
@@ -61,13 +61,13 @@ class WebSocket(asyncio.Protocol):
         self._stage = REQUEST
         self._receiver: Receiver | None = None
         self._held = b""
-        """Received, and not read yet: an incomplete frame, or messages that the conversation does not take now."""
+        """Bytes received and not read yet: an incomplete frame, or messages that arrived during a pause."""
         self._fragments: list[Frame] = []
-        """The frames so far of a message in several frames."""
+        """The frames received so far of a message in several frames."""
         self._is_paused = False
         self._is_writable = True
         self._drained: asyncio.Future[None] | None = None
-        """Done when the client takes bytes again; there while `finish` waits for it."""
+        """Done when the socket can be written again; set only while `finish` waits for that."""
         self._close_timer: asyncio.TimerHandle | None = None
 
     # ---- Transport ----
@@ -150,7 +150,7 @@ class WebSocket(asyncio.Protocol):
     # ---- uvicorn's view ----
 
     def shutdown(self) -> None:
-        """The server ends: close at once."""
+        """The server ends: close the connection immediately."""
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(CloseCode.SERVICE_RESTART)
             self._flush()
@@ -178,7 +178,7 @@ class WebSocket(asyncio.Protocol):
             self._flush()
 
     async def _run(self, scope: Any, handshake: Handshake) -> None:
-        """The application, from its answer to the request to the end of its conversation."""
+        """Run the application, from its answer to the request to the end of its conversation."""
         try:
             await self._config.loaded_app(scope, handshake.receive, handshake.send)
         except Exception:
@@ -189,14 +189,14 @@ class WebSocket(asyncio.Protocol):
                 self._transport.close()
 
     def _fail_handshake(self) -> None:
-        """Answer a request that the application has left unanswered."""
+        """Answer with 500 a request that the application has not answered."""
         if self._protocol.state is State.CONNECTING:
             self._respond(self._protocol.reject(500, "Internal Server Error"))
 
     # ---- Messages ----
 
     def _take(self) -> None:
-        """Hand over the complete messages, unless and until the conversation pauses or the connection ends."""
+        """Pass on the complete messages, until the conversation pauses or the connection ends."""
         receiver, held, at, size_max = self._receiver, self._held, 0, self._config.ws_max_size
         assert receiver is not None
         while self._stage == MESSAGES and not self._is_paused and (found := frames.find(held, at, size_max)):
@@ -225,7 +225,7 @@ class WebSocket(asyncio.Protocol):
     # ---- What the library reads ----
 
     def _read(self, data: bytes) -> None:
-        """Have the library read these bytes: a request, one frame, or all that follows the end of the messages."""
+        """Pass bytes to the library: a request, one frame, or everything after the end of the messages."""
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Request):
@@ -235,10 +235,10 @@ class WebSocket(asyncio.Protocol):
         self._flush()
 
     def _on_frame(self, frame: Frame) -> None:
-        """Data frames are fragments. A close is in the library's answer, and pongs have no meaning here."""
+        """Process a frame that the library has read. Data frames are fragments; the library answers a close itself."""
         if frame.opcode is Opcode.PING:
             if not self._is_writable:
-                self._transport.abort()  # else pongs pile up for a client that does not read
+                self._transport.abort()  # else pongs would accumulate for a client that does not read
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._stage == MESSAGES:
             self._fragments.append(frame)
             if frame.fin:
@@ -260,7 +260,7 @@ class WebSocket(asyncio.Protocol):
     # ---- Private ----
 
     def _flush(self) -> None:
-        """Write what the library sends. Its end of the stream, an empty piece, closes the connection."""
+        """Write the library's output. An empty piece means the end of the stream and closes the connection."""
         for data in self._protocol.data_to_send():
             if not data:
                 self._stage = ENDING

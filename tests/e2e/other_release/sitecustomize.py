@@ -1,7 +1,7 @@
-"""Makes a process one of another release: Python imports this first where the folder is on its path.
+"""Makes a process write the wire format of another release. Python imports this first if the folder is on its path.
 
-`WIRE_OF` names the release: `older` has one field less in each message, `newer` one more, `foreign` understands none of
-our versions. Only tests set it. What such a process writes is packed by msgpack alone, from plain arrays.
+`WIRE_OF` is the release: `older` has one field less in each message, `newer` has one more, `foreign` supports none of
+this release's versions. Only tests set it. Such a process packs its messages with msgpack, from plain arrays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from asr_proto import wire
 from tests.proto import shapes
 
 NOT_OLDER = {m.Open, m.Pinned}
-"""Their last fields came with the message Resume: a release without them has none, and ours all have it."""
+"""Messages that keep their last field: it was added together with Resume, which every release here has."""
 
 
 def older(cls: shapes.Cls, fields: list[Any]) -> list[Any]:

@@ -95,7 +95,7 @@ def test_known_schemas(query: str) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=40).map(lambda half: half + half), max_size=8))
 def test_audio(frames: list[bytes]) -> None:
-    """AMI-05: whole samples pass as they came, in order."""
+    """AMI-05: whole samples pass unchanged, in order."""
     it = codec()
     assert [event for frame in frames for event in it.receive(frame)] == [e.Audio(frame) for frame in frames]
 
@@ -121,20 +121,20 @@ def test_control_bytes() -> None:
     ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else "",
 )
 def test_refused_frames(frame: bytes, slug: str, message: str) -> None:
-    """AMI-28: odd length, length, unknown control byte, empty; said, then closed."""
+    """AMI-28: odd length, length, unknown control byte, empty: an error message, then the close."""
     it = codec()
     with pytest.raises(PeerError) as caught:
         it.receive(frame)
     assert (caught.value.slug, caught.value.detail) == (slug, message)
-    said, close = it.send(e.Error.of(caught.value))
-    assert messages([said]) == [
+    answer, close = it.send(e.Error.of(caught.value))
+    assert messages([answer]) == [
         {"type": "error", "text": "", "tokens": [], "confidence": None, "code": slug, "message": message}
     ]
     assert close == Close(4400, f"{slug}: {message}")
 
 
 def test_the_largest_frame() -> None:
-    """AMI-28: exactly 1 MiB is taken."""
+    """AMI-28: exactly 1 MiB is accepted."""
     assert codec().receive(bytes(1_048_576)) == [e.Audio(bytes(1_048_576))]
 
 
@@ -164,7 +164,7 @@ def test_cumulative_text_and_one_final() -> None:
     """AMI-06, AMI-07, decisions 9 and 17: an endpoint of the service ends nothing."""
     it = codec()
     frames = [*it.send(partial("One")), *it.send(final("One.")), *it.send(partial("two")), *it.send(final("Two."))]
-    assert [(said["type"], said["text"]) for said in messages(frames)] == [
+    assert [(message["type"], message["text"]) for message in messages(frames)] == [
         ("partial", "One"),
         ("partial", "One."),
         ("partial", "One. two"),
@@ -176,7 +176,7 @@ def test_cumulative_text_and_one_final() -> None:
     assert close == Close(1000)
 
 
-def test_what_changes_nothing_is_not_said() -> None:
+def test_a_hypothesis_that_changes_nothing_is_not_sent() -> None:
     """AMI-07."""
     it = codec()
     it.send(partial("One"))
@@ -189,7 +189,7 @@ def test_what_changes_nothing_is_not_said() -> None:
     [((0.5,), 0.5), ((0.25, 0.75), 0.5), ((0.5, None), None), ((None,), None), ((), None)],
 )
 def test_confidence(confidences: Sequence[float | None], confidence: float | None) -> None:
-    """AMI-07: of the whole text, and only where the engine measured all of it."""
+    """AMI-07: for the whole text, and only if the engine measured all of it."""
     it = codec()
     for value in confidences:
         it.send(final("abc", value))
@@ -212,14 +212,14 @@ def test_the_form_of_the_code() -> None:
 def test_one_pause() -> None:
     """AMI-06, decision 9: any number of keepalives is one PAUSED, and audio resumes."""
     it = codec("schema=v1")
-    said: list[str] = []
+    statuses: list[str] = []
     for frame in (b"\x01", b"\x01", bytes(2), b"\x01", b"\x01", "x", b"\x00"):
         it.receive(frame)
-        said += [message["status"] for message in messages(it.replies())]
-    assert said == ["PAUSED", "PAUSED"]
+        statuses += [message["status"] for message in messages(it.replies())]
+    assert statuses == ["PAUSED", "PAUSED"]
 
 
-def test_a_pause_has_no_word_in_the_document() -> None:
+def test_the_documents_form_has_no_message_for_a_pause() -> None:
     """AMI-06."""
     it = codec()
     it.receive(b"\x01")
@@ -255,8 +255,8 @@ def test_every_error(slug: str, code: int, status: int) -> None:
     """AMI-13, AMI-28, AMI-29: in both forms, over WebSocket and HTTP."""
     event = e.Error(slug, "why", 2.0)
     reason = "Stream timeout: why" if slug == "idle-timeout" else "why"
-    said, close = codec().send(event)
-    assert messages([said])[0] == {
+    message, close = codec().send(event)
+    assert messages([message])[0] == {
         "type": "error",
         "text": "",
         "tokens": [],
@@ -279,15 +279,15 @@ def test_every_error(slug: str, code: int, status: int) -> None:
     query=st.sampled_from(["", "schema=v1"]),
 )
 def test_anything_a_client_sends_raises_only_peer_errors(frames: list[str | bytes], query: str) -> None:
-    """AMI-28: and every error can be said, then the connection ends."""
+    """AMI-28: every error can be sent, and ends the connection."""
     it = codec(query)
     for frame in frames:
         try:
             it.receive(frame)
             it.replies()
         except PeerError as error:
-            said, close = it.send(e.Error.of(error))
-            assert messages([said]) and isinstance(close, Close)
+            message, close = it.send(e.Error.of(error))
+            assert messages([message]) and isinstance(close, Close)
             return
 
 
@@ -317,7 +317,7 @@ def test_a_json_batch() -> None:
 
 @pytest.mark.parametrize("opaque", ["x" * 10_240, "\ud800", None, 0, [], {"a": {"b": 1.5}}])
 def test_opaque_is_given_back(opaque: Any) -> None:
-    """AMI-31: whatever it is; what was not sent is not there."""
+    """AMI-31: any value; it is absent if the client sent none."""
     batch = parse_batch(body(audio_buffer=[0, 0], opaque=opaque))
     for schema in ("", "v1"):
         answer = json.loads(to_json(forms.batch_body("text", 1, batch.opaque, schema)))
@@ -328,10 +328,10 @@ def test_opaque_is_given_back(opaque: Any) -> None:
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "the body is no JSON"),
-        (b"\xff", "the body is no JSON"),
-        (b"[" * 100_000, "the body is no JSON"),
-        (b"[]", "the body is no JSON object"),
+        (b"", "the body is not JSON"),
+        (b"\xff", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON"),
+        (b"[]", "the body is not a JSON object"),
         (b"{}", "audio_buffer is not a list of bytes"),
         (body(audio_buffer="AAAA"), "audio_buffer is not a list of bytes"),
         (body(audio_buffer=[0.0, 1.0]), "audio_buffer is not a list of bytes"),
@@ -343,11 +343,11 @@ def test_opaque_is_given_back(opaque: Any) -> None:
         (body(audio_buffer=[0, 0, 0]), "3 bytes are no whole number of 16-bit samples"),
         (body(audio_buffer=[0, 0], opaque="x" * 10_241), "opaque has more than 10240 bytes"),
         (body(audio_buffer=[0, 0], opaque=["x" * 10_237]), "opaque has more than 10240 bytes"),
-        (b'{"audio_buffer":[0,0],"opaque":NaN}', "opaque is no JSON"),
-        (b'{"audio_buffer":[0,0],"opaque":[1e999]}', "opaque is no JSON"),
-        (body(audio_buffer=[0, 0], description=1), "description is no string"),
-        (body(audio_buffer=[0, 0], model=[]), "model is no string"),
-        (body(audio_buffer=[0, 0], incremental="yes"), "incremental is no boolean"),
+        (b'{"audio_buffer":[0,0],"opaque":NaN}', "opaque cannot be written as JSON"),
+        (b'{"audio_buffer":[0,0],"opaque":[1e999]}', "opaque cannot be written as JSON"),
+        (body(audio_buffer=[0, 0], description=1), "description is not a string"),
+        (body(audio_buffer=[0, 0], model=[]), "model is not a string"),
+        (body(audio_buffer=[0, 0], incremental="yes"), "incremental is not a boolean"),
     ],
 )
 def test_refused_batches(content: bytes, message: str) -> None:
@@ -380,7 +380,7 @@ def test_any_body_is_taken_or_refused(content: bytes) -> None:
 
 
 def test_the_answer_to_a_batch() -> None:
-    """AMI-04: the document's form; what no engine of ours has is null."""
+    """AMI-04: the document's form; fields that no engine measures are null."""
     assert forms.batch_body("One.", 16_000, None, "") == {
         "text": "One.",
         "tokens": [],

@@ -102,7 +102,7 @@ def test_content_type(query: str) -> None:
 
 
 def test_content_type_may_be_absent() -> None:
-    """CAI-19: then the audio is what it can only be (decision 10)."""
+    """CAI-19: without a content type, the audio has the only supported format (decision 10)."""
     codec("")
     codec("model=general&version=v1&lang=en&alternatives=1")
 
@@ -144,7 +144,7 @@ def test_wrong_content_types(content_type: str, encode: Any) -> None:
 
 @pytest.mark.parametrize("attribute", ["format=F32LE", "channels=2", "rate=8000"])
 def test_attributes_that_contradict_each_other(attribute: str) -> None:
-    """CAI-19: a second value of an attribute counts as much as the first, wherever it stands."""
+    """CAI-19: a second, different value of an attribute is refused, in any position."""
     head, _, tail = CONTENT_TYPE.partition(";")
     for content_type in (f"{head};{attribute};{tail}", f"{CONTENT_TYPE};{attribute}"):
         with pytest.raises(BadRequest):
@@ -168,7 +168,7 @@ def test_attributes_that_contradict_each_other(attribute: str) -> None:
     ],
 )
 def test_parameters(query: str) -> None:
-    """CAI-21: defaults, the values there are, and names that nobody knows."""
+    """CAI-21: defaults, allowed values, and unknown names."""
     codec(query)
 
 
@@ -210,7 +210,7 @@ def test_wrong_parameters(query: str) -> None:
     ],
 )
 def test_parameters_given_twice(good: str, bad: str) -> None:
-    """CAI-21: an unsupported value is refused wherever it stands."""
+    """CAI-21: an unsupported value is refused in any position."""
     codec(f"{good}&{good}")
     for query in (f"{good}&{bad}", f"{bad}&{good}"):
         with pytest.raises(BadRequest):
@@ -219,7 +219,7 @@ def test_parameters_given_twice(good: str, bad: str) -> None:
 
 @pytest.mark.parametrize("alternatives", ["1", "5", "100", "01", str(ALTERNATIVES_MAX)])
 def test_alternatives(alternatives: str) -> None:
-    """CAI-21: more than one may be asked for; greedy decoding gives one."""
+    """CAI-21: a client may request several alternatives; greedy decoding returns one."""
     it = codec(f"alternatives={alternatives}")
     it.send(SHORT_STEPS)
     it.receive(FRAME)
@@ -239,7 +239,7 @@ def test_wrong_alternatives(alternatives: str) -> None:
 @settings(max_examples=200)
 @given(query=st.text() | st.lists(st.sampled_from([*"&;=%+cz0", "content_type=", "lang=en"])).map("".join))
 def test_any_query_is_taken_or_refused(query: str) -> None:
-    """CAI-20: nothing else can happen, and the reason can be sent."""
+    """CAI-20: every query is accepted or refused with BadRequest, and the reason can be sent."""
     try:
         codec(query)
     except BadRequest as error:
@@ -266,7 +266,7 @@ def test_the_subprotocol(offered: tuple[str, ...], echoed: str | None) -> None:
 
 
 def test_the_connection_starts_the_session() -> None:
-    """CAI-26: progress is wanted for every 60 ms, of what was taken too; partials only where they grow."""
+    """CAI-26: progress is requested every 60 ms, also of received audio; partials only from text that grows."""
     assert codec().opening() == [e.Start(partials=False, appends=True, progress_samples=960, progress_taken=True)]
 
 
@@ -274,15 +274,22 @@ def partial(text: str) -> m.Partial:
     return m.Partial(1, 0, text, 0, 1)
 
 
-def test_text_that_only_grows_is_said_as_it_grows() -> None:
-    """CAI-26, CAI-27: also in the middle of a word, and once, whatever a move says again."""
+def test_text_that_only_grows_is_sent_as_it_grows() -> None:
+    """CAI-26, CAI-27: also in the middle of a word, and only once, even if a move repeats it."""
     it = listening()
-    said = [partial("ze"), partial("zero o"), partial("ze"), partial("zero"), partial("zero one"), final("zero one")]
-    heard = []
-    for number, event in enumerate([*said, partial("two"), final("two")], 1):
+    hypotheses = [
+        partial("ze"),
+        partial("zero o"),
+        partial("ze"),
+        partial("zero"),
+        partial("zero one"),
+        final("zero one"),
+    ]
+    received = []
+    for number, event in enumerate([*hypotheses, partial("two"), final("two")], 1):
         it.send(event)
-        heard.append(transcript(it.send(done(number * FRAME_SAMPLES))))
-    assert heard == ["ze", "ro o", "", "", "ne", "", " two", ""]
+        received.append(transcript(it.send(done(number * FRAME_SAMPLES))))
+    assert received == ["ze", "ro o", "", "", "ne", "", " two", ""]
 
 
 def test_nothing_is_missing_behind_what_was_taken_back() -> None:
@@ -306,7 +313,7 @@ def test_any_cut_gives_the_same_audio(data: bytes, at: list[int]) -> None:
 
 
 def test_an_empty_frame_ends_the_audio() -> None:
-    """CAI-24; what follows it is refused."""
+    """CAI-24; later frames are refused."""
     for frame in (b"", FRAME, "x"):
         it = codec()
         assert it.receive(b"") == [e.Stop()]
@@ -358,7 +365,7 @@ def test_lock_step() -> None:
 
 
 def test_lock_step_with_longer_steps() -> None:
-    """CAI-26, decision 15: the worker having the audio is enough, or the client would wait for ever."""
+    """CAI-26, decision 15: the response is sent when the worker has the audio, else the client would wait for ever."""
     it = listening(LONG_STEPS)
     for turn in range(1, 50):
         it.receive(FRAME)
@@ -395,20 +402,20 @@ def test_increments() -> None:
         for text in texts:
             assert it.send(final(text)) == []
         frames += it.send(done(turn * FRAME_SAMPLES))
-    said = [response["alternatives"][0]["transcript"] for response in responses(frames)]
-    assert said == ["One,", "", " two, three.", "", " Four."]
+    texts = [response["alternatives"][0]["transcript"] for response in responses(frames)]
+    assert texts == ["One,", "", " two, three.", "", " Four."]
 
 
 @pytest.mark.parametrize(
     "event", [m.Partial(1, 0, "x", 0, 1), m.Speech(1, "end", 0), e.Notice(), m.Flushed(1, "x")], ids=repr
 )
 def test_what_the_dialect_has_no_word_for(event: e.ServiceEvent) -> None:
-    """CAI-27: nothing provisional, and nothing beside responses."""
+    """CAI-27: no provisional responses, and no messages except responses."""
     assert listening().send(event) == []
 
 
 def test_the_end() -> None:
-    """CAI-28: the rest, then the server closes."""
+    """CAI-28: the remaining responses, then the server closes."""
     it = listening()
     it.receive(bytes(2 * 2000))
     it.receive(b"")
@@ -421,7 +428,7 @@ def test_the_end() -> None:
 
 
 def test_text_after_the_last_interval() -> None:
-    """CAI-28: every response is out and a final comes: it gets a response of its own."""
+    """CAI-28: a final after the last response causes one more response."""
     it = listening()
     it.receive(FRAME)
     it.receive(b"")
@@ -435,7 +442,7 @@ def test_text_after_the_last_interval() -> None:
 
 
 def test_a_silent_end() -> None:
-    """CAI-28: without audio there is nothing but the close."""
+    """CAI-28: without audio there is only the close."""
     it = listening()
     it.receive(b"")
     assert it.send(e.Bye()) == [Close(1000)]
@@ -487,7 +494,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 def test_one_response_per_60_ms(
     samples: int, steps: list[tuple[int, list[str]]], last: list[str], ready: e.Ready
 ) -> None:
-    """CAI-26, CAI-27, CAI-31: whatever the chunks, one response per 60 ms, and the whole text."""
+    """CAI-26, CAI-27, CAI-31: with chunks of any size, one response per 60 ms, and the whole text."""
     it = listening(ready)
     it.receive(bytes(2 * samples) or bytes(1))
     frames: list[Frame] = []
@@ -528,7 +535,7 @@ def test_a_move_to_another_worker_repeats_no_response() -> None:
 @settings(max_examples=100)
 @given(frames=st.lists(st.text() | st.binary(max_size=10), max_size=8))
 def test_anything_a_client_sends_raises_only_peer_errors(frames: list[str | bytes]) -> None:
-    """CAI-20: and every error can be said."""
+    """CAI-20: every error can be sent."""
     it = listening()
     for frame in frames:
         try:

@@ -24,7 +24,7 @@ from asr_frontends.audio.resample import Resampler
 from asr_frontends.audio.wav_stream import HEADER_BYTES_MAX
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.dialects.deepgram.codec import PIECE_BYTES, DeepgramCodec, UtteranceEnd
-from asr_frontends.dialects.deepgram.options import Options, parse_options
+from asr_frontends.dialects.deepgram.options import ListenOptions, parse_options
 from asr_proto import messages as m
 from asr_proto.errors import AudioError, BadRequest, DecodeError, LimitExceeded, PeerError
 from tests.frontends import golden
@@ -45,7 +45,7 @@ def control(kind: str, **fields: Any) -> str:
     return json.dumps({"type": kind, **fields})
 
 
-def said(frames: Sequence[Frame]) -> dict[str, Any]:
+def decoded(frames: Sequence[Frame]) -> dict[str, Any]:
     """The only frame, a JSON object."""
     (frame,) = frames
     assert isinstance(frame, str)
@@ -56,7 +56,7 @@ def pcm_of(events: Sequence[e.ClientEvent]) -> bytes:
     return b"".join(event.pcm for event in events if isinstance(event, e.Audio))
 
 
-def heard(query: str, frames: Sequence[bytes]) -> bytes:
+def converted(query: str, frames: Sequence[bytes]) -> bytes:
     """The session's audio when a client sends these frames and ends."""
     it = codec(query)
     events = [event for frame in frames if frame for event in it.receive(frame)]
@@ -74,7 +74,7 @@ def noise(size: int, seed: int = 1) -> bytes:
 
 
 def wav(samples: bytes, rate: int = 16000, channels: int = 1, tag: int = 1, bits: int = 16, **more: Any) -> bytes:
-    """A WAV file; `extra` chunks come before the samples, `size` is what the header says of them."""
+    """A WAV file; `extra` chunks come before the samples, `size` is their size in the header."""
     fmt = struct.pack("<HHIIHH", tag, channels, rate, rate * channels * bits // 8, channels * bits // 8, bits)
     fmt += more.get("fmt", b"")
     body = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt + more.get("extra", b"")
@@ -115,7 +115,7 @@ def test_there_are_recordings() -> None:
 
 @pytest.mark.parametrize("path", golden.recordings("deepgram"), ids=lambda path: path.stem)
 def test_the_sdk_has_a_type_for_everything_said(path: Path) -> None:
-    """Its types, checked in full: the SDK itself takes what it gets."""
+    """Check the SDK's types strictly: the SDK itself accepts any value."""
     for line in golden.read(path):
         if "server" in line:
             message = json.loads(line["server"])
@@ -141,28 +141,31 @@ def test_the_subprotocol_of_a_key_is_echoed(offered: tuple[str, ...], echoed: st
 @pytest.mark.parametrize(
     "query, options",
     [
-        ("", Options()),
-        (RAW, Options("linear16", 16000)),
-        ("sample_rate=44100", Options("", 44100)),
-        ("encoding=mulaw&sample_rate=8000&channels=2", Options("mulaw", 8000, 2)),
-        ("encoding=alaw&sample_rate=8000", Options("alaw", 8000)),
-        ("language=en-US", Options(language="en-US")),
-        ("language=multi", Options()),
-        ("interim_results=true", Options(interim_results=True)),
-        ("interim_results=True", Options(interim_results=True)),
-        ("interim_results=false&vad_events=true", Options(vad_events=True)),
-        ("endpointing=false", Options(endpointing=False)),
-        ("endpointing=true", Options()),
-        ("endpointing=300", Options()),
-        ("endpointing=0", Options()),
-        ("interim_results=true&utterance_end_ms=1000", Options(interim_results=True, utterance_end_ms=1000)),
-        ("multichannel=false", Options()),
-        ("model=nova-3&version=latest", Options()),
-        ("model=anything-at-all", Options()),
-        ("keyterm=a&keyterm=b&keywords=c:2&punctuate=true&smart_format=true&diarize=true&x=%00&=&tag=", Options()),
+        ("", ListenOptions()),
+        (RAW, ListenOptions("linear16", 16000)),
+        ("sample_rate=44100", ListenOptions("", 44100)),
+        ("encoding=mulaw&sample_rate=8000&channels=2", ListenOptions("mulaw", 8000, 2)),
+        ("encoding=alaw&sample_rate=8000", ListenOptions("alaw", 8000)),
+        ("language=en-US", ListenOptions(language="en-US")),
+        ("language=multi", ListenOptions()),
+        ("interim_results=true", ListenOptions(interim_results=True)),
+        ("interim_results=True", ListenOptions(interim_results=True)),
+        ("interim_results=false&vad_events=true", ListenOptions(vad_events=True)),
+        ("endpointing=false", ListenOptions(endpointing=False)),
+        ("endpointing=true", ListenOptions()),
+        ("endpointing=300", ListenOptions()),
+        ("endpointing=0", ListenOptions()),
+        ("interim_results=true&utterance_end_ms=1000", ListenOptions(interim_results=True, utterance_end_ms=1000)),
+        ("multichannel=false", ListenOptions()),
+        ("model=nova-3&version=latest", ListenOptions()),
+        ("model=anything-at-all", ListenOptions()),
+        (
+            "keyterm=a&keyterm=b&keywords=c:2&punctuate=true&smart_format=true&diarize=true&x=%00&=&tag=",
+            ListenOptions(),
+        ),
     ],
 )
-def test_options(query: str, options: Options) -> None:
+def test_options(query: str, options: ListenOptions) -> None:
     assert parse_options(query) == options
 
 
@@ -203,7 +206,7 @@ def test_options(query: str, options: Options) -> None:
     ],
 )
 def test_refused(query: str, named: str) -> None:
-    """The reason names what is wrong."""
+    """The reason names the wrong option."""
     with pytest.raises(BadRequest, match=named) as caught:
         DeepgramCodec(Request(PATH, query))
     assert caught.value.slug == "bad-request"
@@ -247,12 +250,12 @@ def test_any_query_is_taken_or_refused(query: str) -> None:
 
 
 def test_linear16_passes_as_it_is() -> None:
-    assert heard(RAW, [noise(6401)]) == noise(6401)[:6400]
+    assert converted(RAW, [noise(6401)]) == noise(6401)[:6400]
 
 
 def test_channels_are_mixed() -> None:
     pairs = np.array([[100, 200], [-3, -4], [32767, 32767], [-32768, 32767]], "<i2")
-    assert np.frombuffer(heard(RAW + "&channels=2", [pairs.tobytes()]), "<i2").tolist() == [150, -4, 32767, 0]
+    assert np.frombuffer(converted(RAW + "&channels=2", [pairs.tobytes()]), "<i2").tolist() == [150, -4, 32767, 0]
 
 
 @pytest.mark.parametrize("encoding, table", [("mulaw", MULAW), ("alaw", ALAW)])
@@ -260,7 +263,7 @@ def test_telephone_audio_is_resampled(encoding: str, table: Any) -> None:
     data = noise(4000)
     resampler = Resampler(8000)
     expected = resampler.feed(table[list(data)].astype("<i2").tobytes()) + resampler.end()
-    assert heard(f"encoding={encoding}&sample_rate=8000", [data]) == expected
+    assert converted(f"encoding={encoding}&sample_rate=8000", [data]) == expected
     assert len(expected) == 2 * 8000
 
 
@@ -279,8 +282,8 @@ def test_the_cut_of_raw_audio_does_not_matter(
     encoding: str, rate: int, channels: int, size: int, at: list[int]
 ) -> None:
     query = f"encoding={encoding}&sample_rate={rate}&channels={channels}"
-    whole = heard(query, [noise(size)] if size else [])
-    assert heard(query, cut(noise(size), at)) == whole
+    whole = converted(query, [noise(size)] if size else [])
+    assert converted(query, cut(noise(size), at)) == whole
     frames = size // channels // (2 if encoding == "linear16" else 1)
     assert abs(len(whole) // 2 - frames * 16000 / rate) <= 1
 
@@ -300,18 +303,18 @@ def test_a_wav_file_says_itself_what_it_is(
     samples = noise(1998)
     file = wav(samples, rate, channels, *tag_bits, extra=extra, after=after)
     encoding = {1: "linear16", 6: "alaw", 7: "mulaw"}[tag_bits[0]]
-    raw = heard(f"encoding={encoding}&sample_rate={rate}&channels={channels}", [samples])
-    assert heard("model=nova-3&sample_rate=11025&channels=7", cut(file, at)) == raw
+    raw = converted(f"encoding={encoding}&sample_rate={rate}&channels={channels}", [samples])
+    assert converted("model=nova-3&sample_rate=11025&channels=7", cut(file, at)) == raw
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 1 << 31])
 def test_a_wav_file_that_is_written_while_it_is_sent(size: int) -> None:
-    assert heard("", [wav(noise(640), size=size)]) == noise(640)
+    assert converted("", [wav(noise(640), size=size)]) == noise(640)
 
 
 def test_an_extensible_wav_file() -> None:
     fmt = struct.pack("<HHIH", 22, 16, 4, 1) + bytes(14)
-    assert heard("", [wav(noise(640), tag=0xFFFE, fmt=fmt)]) == noise(640)
+    assert converted("", [wav(noise(640), tag=0xFFFE, fmt=fmt)]) == noise(640)
 
 
 @pytest.mark.parametrize(
@@ -334,18 +337,18 @@ def test_an_extensible_wav_file() -> None:
 def test_wav_files_that_cannot_be_read(file: bytes) -> None:
     for frames in ([file], cut(file, range(0, len(file), 997))):
         with pytest.raises(AudioError) as caught:
-            heard("", frames)
+            converted("", frames)
         assert caught.value.slug == "bad-audio"
 
 
 def test_raw_audio_without_an_encoding_is_linear16_if_there_is_a_rate() -> None:
-    assert heard("sample_rate=16000", [noise(3), noise(637)]) == noise(3) + noise(637)
+    assert converted("sample_rate=16000", [noise(3), noise(637)]) == noise(3) + noise(637)
     with pytest.raises(AudioError, match="sample_rate"):
-        heard("", [noise(640)])
+        converted("", [noise(640)])
 
 
 def test_with_an_encoding_nothing_is_taken_for_a_container() -> None:
-    assert heard(RAW, [wav(noise(640))]) == wav(noise(640))
+    assert converted(RAW, [wav(noise(640))]) == wav(noise(640))
 
 
 def test_long_messages_become_pieces() -> None:
@@ -377,7 +380,7 @@ def opus_file(seconds: float, layout: str = "mono") -> bytes:
 @pytest.mark.parametrize("query", ["", "encoding=opus", "encoding=ogg-opus&sample_rate=48000"])
 @pytest.mark.parametrize("layout", ["mono", "stereo"])
 def test_opus(query: str, layout: str) -> None:
-    samples = np.frombuffer(heard(query, [opus_file(1.0, layout)]), "<i2")
+    samples = np.frombuffer(converted(query, [opus_file(1.0, layout)]), "<i2")
     assert 16000 <= len(samples) <= 16000 + 640
     tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     assert np.corrcoef(samples[:15000], tone[:15000])[0, 1] > 0.999
@@ -388,12 +391,12 @@ def test_opus(query: str, layout: str) -> None:
 @given(at=st.lists(st.integers(0, 20_000), max_size=12))
 def test_the_cut_of_opus_does_not_matter(at: list[int]) -> None:
     file = opus_file(0.3)
-    assert heard("", cut(file, at)) == heard("", [file])
+    assert converted("", cut(file, at)) == converted("", [file])
 
 
 @needs_opus
 def test_opus_files_one_after_the_other_are_one_audio() -> None:
-    assert len(heard("", [opus_file(0.5) * 2])) == pytest.approx(2 * 16000 * 1.0, abs=4000)
+    assert len(converted("", [opus_file(0.5) * 2])) == pytest.approx(2 * 16000 * 1.0, abs=4000)
 
 
 def ogg_page(packets: Sequence[bytes], flags: int) -> bytes:
@@ -424,14 +427,14 @@ OPUS_HEAD = b"OpusHead" + struct.pack("<BBHIHB", 1, 1, 312, 48000, 0, 0)
 )
 def test_opus_that_cannot_be_read(data: bytes) -> None:
     with pytest.raises(AudioError):
-        heard("encoding=opus", [data])
+        converted("encoding=opus", [data])
 
 
 @needs_opus
 def test_a_few_bytes_of_opus_cannot_become_hours() -> None:
     page = ogg_page([b"\x1b\x02"] * 200, 0)
     with pytest.raises(LimitExceeded):
-        heard("", [ogg_page([OPUS_HEAD], 2) + ogg_page([b"OpusTags"], 0) + page * 20])
+        converted("", [ogg_page([OPUS_HEAD], 2) + ogg_page([b"OpusTags"], 0) + page * 20])
 
 
 # ---- Any bytes ----
@@ -461,7 +464,7 @@ def test_any_bytes_raise_only_errors_of_the_peer(
             assert isinstance(frames[-1], Close) and frames[-1].code == 1008
             return
         it.replies()
-    assert said(it.send(e.Bye())[:1])["type"] == "Metadata"
+    assert decoded(it.send(e.Bye())[:1])["type"] == "Metadata"
 
 
 # ---- Control ----
@@ -495,7 +498,7 @@ def test_keepalive() -> None:
 def test_a_configure_is_answered_though_nothing_can_be_configured() -> None:
     it = codec()
     assert it.receive(control("Configure", keyterms=["a"])) == [e.KeepAlive()]
-    assert said(it.replies())["type"] == "ConfigureFailure"
+    assert decoded(it.replies())["type"] == "ConfigureFailure"
     assert it.replies() == []
 
 
@@ -522,17 +525,17 @@ def test_every_finalize_is_answered_once_with_or_without_words() -> None:
         it.receive(noise(16000))
         it.receive(control("Finalize"))
     silence, flush = it.send(final("one", 0, 0.2)), it.send(final("two", 0.2, 0.5, "flush"))
-    assert (said(silence)["from_finalize"], said(silence)["speech_final"]) == (False, True)
-    assert (said(flush)["from_finalize"], said(flush)["speech_final"]) == (True, True)
+    assert (decoded(silence)["from_finalize"], decoded(silence)["speech_final"]) == (False, True)
+    assert (decoded(flush)["from_finalize"], decoded(flush)["speech_final"]) == (True, True)
     assert it.send(m.Flushed(1, "1")) == []
-    empty = said(it.send(m.Flushed(1, "2")))
+    empty = decoded(it.send(m.Flushed(1, "2")))
     assert (empty["from_finalize"], empty["is_final"], empty["speech_final"]) == (True, True, True)
     assert (empty["start"], empty["duration"]) == (1.0, 0.0)
     assert empty["channel"]["alternatives"] == [{"transcript": "", "confidence": 0.0, "words": []}]
     it.receive(control("CloseStream"))
-    assert said(it.send(final("three", 1.0, 1.5, "flush")))["from_finalize"] is True
+    assert decoded(it.send(final("three", 1.0, 1.5, "flush")))["from_finalize"] is True
     assert it.send(m.Flushed(1, "3")) == []
-    assert said(it.send(final("four", 1.5, 1.6, "flush")))["from_finalize"] is False
+    assert decoded(it.send(final("four", 1.5, 1.6, "flush")))["from_finalize"] is False
 
 
 # ---- Results ----
@@ -549,12 +552,12 @@ def test_every_finalize_is_answered_once_with_or_without_words() -> None:
     ],
 )
 def test_speech_final(query: str, endpoint: m.EndpointKind, speech_final: bool) -> None:
-    result = said(codec(query).send(final("yes", 0, 1, endpoint)))
+    result = decoded(codec(query).send(final("yes", 0, 1, endpoint)))
     assert (result["is_final"], result["speech_final"]) == (True, speech_final)
 
 
 def test_a_partial_is_an_interim_result() -> None:
-    result = said(codec(RAW + "&interim_results=true").send(partial("Hello, wor", 0.5, 1.25)))
+    result = decoded(codec(RAW + "&interim_results=true").send(partial("Hello, wor", 0.5, 1.25)))
     assert (result["is_final"], result["speech_final"], result["from_finalize"]) == (False, False, False)
     assert (result["start"], result["duration"]) == (0.5, 0.75)
 
@@ -564,25 +567,25 @@ def test_a_partial_is_an_interim_result() -> None:
     [("Hello,", "hello"), ("O'Neill's", "o'neill's"), ("“Why?”", "why"), ("—", "—"), ("3.5", "3.5"), ("¿Qué?", "qué")],
 )
 def test_a_word_has_a_plain_and_a_punctuated_form(text: str, plain: str) -> None:
-    (word,) = said(codec().send(final(text, 0, 1)))["channel"]["alternatives"][0]["words"]
+    (word,) = decoded(codec().send(final(text, 0, 1)))["channel"]["alternatives"][0]["words"]
     assert (word["word"], word["punctuated_word"]) == (plain, text)
 
 
 def test_times_of_words_are_within_their_utterance_and_in_order() -> None:
-    words = said(codec().send(final("so be it then", 1.0, 2.0)))["channel"]["alternatives"][0]["words"]
+    words = decoded(codec().send(final("so be it then", 1.0, 2.0)))["channel"]["alternatives"][0]["words"]
     times = [time for word in words for time in (word["start"], word["end"])]
     assert times == sorted(times)
     assert (times[0], times[-1]) == (1.0, 2.0)
 
 
 def test_a_silent_final_has_no_words() -> None:
-    alternative = said(codec().send(final("", 0, 1)))["channel"]["alternatives"][0]
+    alternative = decoded(codec().send(final("", 0, 1)))["channel"]["alternatives"][0]
     assert alternative == {"transcript": "", "confidence": 0.0, "words": []}
 
 
 def test_speech_started_only_when_asked_for() -> None:
     it = codec(RAW + "&vad_events=true")
-    assert said(it.send(speech("start", 9.54))) == {"type": "SpeechStarted", "channel": [0, 1], "timestamp": 9.54}
+    assert decoded(it.send(speech("start", 9.54))) == {"type": "SpeechStarted", "channel": [0, 1], "timestamp": 9.54}
     assert it.send(speech("end", 10.0)) == []
     assert codec().send(speech("start", 9.54)) == []
 
@@ -593,7 +596,7 @@ def test_metadata() -> None:
         it.receive(frame)
     it.receive(control("CloseStream"))
     text, close = it.send(e.Bye())
-    metadata = said([text])
+    metadata = decoded([text])
     (model_uuid,) = metadata.pop("models")
     assert metadata.pop("model_info") == {model_uuid: {"name": "fake-en", "version": "", "arch": "fake"}}
     assert metadata == {
@@ -623,7 +626,7 @@ def test_metadata() -> None:
 )
 def test_errors(slug: str, code: int, name: str) -> None:
     text, close = codec().send(e.Error(slug, "x" * 200))
-    assert said([text])["type"] == "Error"
+    assert decoded([text])["type"] == "Error"
     assert isinstance(close, Close) and close.code == code
     assert close.reason.startswith(f"{name}: {slug}: x") and len(close.reason.encode()) == 123
 
@@ -647,7 +650,7 @@ def test_errors(slug: str, code: int, name: str) -> None:
     ],
 )
 def test_utterance_end(story: list[Any], ends: list[tuple[int, float]]) -> None:
-    """Which event of the story is answered with the end of which word."""
+    """The number of each event that is answered, with the end of the word in the answer."""
     watch = UtteranceEnd(1000)
     answers = [(number, watch.update(event)) for number, event in enumerate(story)]
     assert [answer for answer in answers if answer[1] is not None] == ends

@@ -33,10 +33,10 @@ def fresh() -> MoonshineCodec:
 
 
 def opened() -> MoonshineCodec:
-    """A codec whose client has said init, and whose session has its slot."""
+    """A codec whose client has sent init, and whose session has its slot."""
     codec = fresh()
     assert codec.receive(INIT) == [e.Start()]
-    assert said(codec.send(READY)) == {"op": "ready", "sid": "s-1", "max_batch": 32, "model": "moonshine-tiny-en"}
+    assert decoded(codec.send(READY)) == {"op": "ready", "sid": "s-1", "max_batch": 32, "model": "moonshine-tiny-en"}
     return codec
 
 
@@ -48,7 +48,7 @@ def final(text: str, end: int = 1600) -> m.Final:
     return m.Final(1, 0, text, 0, end, "silence", None, None, m.Commit(end, 1, b""))
 
 
-def said(frames: Sequence[Frame]) -> dict[str, Any]:
+def decoded(frames: Sequence[Frame]) -> dict[str, Any]:
     (frame,) = frames
     assert isinstance(frame, str)
     return dict(json.loads(frame))
@@ -57,7 +57,7 @@ def said(frames: Sequence[Frame]) -> dict[str, Any]:
 def answered(codec: MoonshineCodec, frame: str) -> dict[str, Any]:
     """The reply to a frame that changes nothing else."""
     assert codec.receive(frame) == [e.KeepAlive()]
-    reply = said(codec.replies())
+    reply = decoded(codec.replies())
     assert codec.replies() == []
     return reply
 
@@ -66,7 +66,7 @@ def ended(codec: MoonshineCodec, error: AsrError) -> dict[str, Any]:
     """The message of an error that ends the conversation."""
     message, close = codec.send(e.Error.of(error))
     assert isinstance(close, Close)
-    return said([message])
+    return decoded([message])
 
 
 @pytest.mark.parametrize("path", golden.recordings("moonshine"), ids=lambda path: path.stem)
@@ -86,11 +86,11 @@ def test_ready() -> None:
 
 @pytest.mark.parametrize("init", ['{"op":"init"}', '{"op":"init","sid":null}', '{"op":"init","sid":"","sr":16000}'])
 def test_a_client_without_a_sid_gets_one(init: str) -> None:
-    """MOO-03: the session's own."""
+    """MOO-03: without a sid, the session's id is used."""
     codec = fresh()
     assert codec.receive(init) == [e.Start()]
-    assert said(codec.send(READY))["sid"] == READY.session
-    assert said(codec.send(partial("a")))["sid"] == READY.session
+    assert decoded(codec.send(READY))["sid"] == READY.session
+    assert decoded(codec.send(partial("a")))["sid"] == READY.session
     assert codec.takes_audio
 
 
@@ -131,7 +131,7 @@ def test_unsupported_sample_rate(rate: Any) -> None:
 
 @pytest.mark.parametrize("frame", [b"", b"\0\0", '{"op":"close"}', '{"op":"flush"}'], ids=repr)
 def test_not_initialized(frame: str | bytes) -> None:
-    """MOO-06, decision 5: audio before init, or the end before the beginning."""
+    """MOO-06, decision 5: audio, close or flush before init."""
     codec = fresh()
     assert not codec.takes_audio
     with pytest.raises(OutOfOrder) as caught:
@@ -181,12 +181,12 @@ def test_messages_of_any_length(data: bytes, sizes: list[int]) -> None:
     for size in [*sizes, len(data)]:
         events += codec.receive(data[start : start + size])
         start += size
-    heard = b"".join(event.pcm for event in events if isinstance(event, e.Audio))
-    assert heard == data[: len(data) // 2 * 2]
+    received = b"".join(event.pcm for event in events if isinstance(event, e.Audio))
+    assert received == data[: len(data) // 2 * 2]
 
 
 def test_all_audio_is_kept() -> None:
-    """MOO-24, decision 19: no oldest audio is dropped: the credit of the session slows the client down."""
+    """MOO-24, decision 19: no audio is dropped; the session's credit slows the client down."""
     codec = opened()
     events = [event for _ in range(180) for event in codec.receive(SECOND)]
     assert sum(len(event.pcm) for event in events if isinstance(event, e.Audio)) == 180 * len(SECOND)
@@ -209,25 +209,25 @@ def test_interims() -> None:
     """MOO-05, decision 17: cumulative, only when the text has changed."""
     codec = opened()
     codec.receive(SECOND)
-    interim = said(codec.send(partial("Good", 8000)))
+    interim = decoded(codec.send(partial("Good", 8000)))
     assert interim == {"op": "interim", "sid": "s-1", "text": "Good", "final": False, "inference_ms": 500}
     assert codec.send(partial("Good", 12_000)) == []
     assert codec.send(final("Good", 12_000)) == []
-    assert said(codec.send(partial("day", 14_000)))["text"] == "Good day"
+    assert decoded(codec.send(partial("day", 14_000)))["text"] == "Good day"
 
 
 def test_inference_ms_is_how_far_the_text_is_behind() -> None:
-    """MOO-05: never below nothing, and in silence the model's progress counts."""
+    """MOO-05: never negative; in silence the model's progress counts."""
     codec = opened()
     codec.receive(SECOND)
     codec.send(e.Progress(16_000, 16_000, 15_840, 0))
-    assert said(codec.send(partial("a", 1600)))["inference_ms"] == 10
-    assert said(codec.send(partial("b", 99_999)))["inference_ms"] == 0
+    assert decoded(codec.send(partial("a", 1600)))["inference_ms"] == 10
+    assert decoded(codec.send(partial("b", 99_999)))["inference_ms"] == 0
 
 
 @pytest.mark.parametrize("op", ["close", "flush"])
 def test_the_final_is_the_last_message(op: str) -> None:
-    """MOO-04, MOO-05: close and flush both ask for it."""
+    """MOO-04, MOO-05: close and flush both request the final."""
     codec = opened()
     codec.receive(SECOND)
     assert codec.receive(json.dumps({"op": op})) == [e.Stop()]
@@ -236,7 +236,7 @@ def test_the_final_is_the_last_message(op: str) -> None:
     assert codec.receive('{"op":"close"}') == []
     codec.send(final("that was all"))
     message, close = codec.send(e.Bye())
-    assert said([message]) == {
+    assert decoded([message]) == {
         "op": "final",
         "sid": "s-1",
         "text": "that was all",
@@ -292,7 +292,7 @@ OPS = ["init", "close", "flush", "ping", "other"]
     )
 )
 def test_anything_may_come(frames: list[str | bytes]) -> None:
-    """Whatever a client sends is taken, answered or refused in the dialect's words."""
+    """Every message of a client is accepted, answered, or refused with a PeerError."""
     codec = fresh()
     for frame in frames:
         try:

@@ -1,4 +1,4 @@
-"""The project's own dialect: every message, every refusal, and audio that does not care how it is cut."""
+"""The project's own dialect: every message, every refusal, and audio in pieces of any size."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pcm_of(events: Sequence[e.ClientEvent]) -> bytes:
     return b"".join(event.pcm for event in events if isinstance(event, e.Audio))
 
 
-def said(frames: Sequence[Frame]) -> dict[str, Any]:
+def decoded(frames: Sequence[Frame]) -> dict[str, Any]:
     """The only frame, a JSON object."""
     (frame,) = frames
     assert isinstance(frame, str)
@@ -214,7 +214,7 @@ def test_a_flush_without_marker() -> None:
 
 
 def test_the_longest_marker_passes_the_wire() -> None:
-    """Characters are counted, not bytes, here and there."""
+    """Both the codec and the wire count characters, not bytes."""
     marker = "🎙" * MARKER_MAX
     assert start().receive(text("flush", marker=marker)) == [e.Flush(marker)]
     frame = m.Flush(1, marker)
@@ -266,20 +266,20 @@ def test_any_cut_gives_the_same_audio(data: bytes, at: list[int]) -> None:
     events = [event for piece in cut(data, at) for event in codec.receive(piece)]
     assert pcm_of(events) == data[: len(data) // 2 * 2]
     assert all(isinstance(event, e.Audio) and event.pcm and len(event.pcm) % 2 == 0 for event in events)
-    assert said(codec.send(e.Progress(0, 0, 0, 0)))["samples"] == len(data) // 2
+    assert decoded(codec.send(e.Progress(0, 0, 0, 0)))["samples"] == len(data) // 2
 
 
 @pytest.mark.parametrize("rate", [8000, 44100, 48000])
 @settings(max_examples=25)
 @given(at=st.lists(st.integers(0, 40_000), max_size=12), samples=st.integers(0, 20_000))
 def test_any_cut_gives_the_same_resampled_audio(rate: int, at: list[int], samples: int) -> None:
-    def heard(pieces: list[bytes]) -> bytes:
+    def converted(pieces: list[bytes]) -> bytes:
         codec = start(sample_rate=rate)
         frames: list[str | bytes] = [*pieces, text("stop")]
         return pcm_of([event for frame in frames for event in codec.receive(frame)])
 
     data = noise(samples)
-    assert heard(cut(data, at)) == heard([data])
+    assert converted(cut(data, at)) == converted([data])
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 192_000])
@@ -294,9 +294,9 @@ def test_resampling_keeps_the_tone() -> None:
     rate, tone_hz = 48_000, 440.0
     tone = (8000 * np.sin(2 * np.pi * tone_hz * np.arange(rate) / rate)).astype("<i2").tobytes()
     codec = start(sample_rate=rate)
-    heard = np.frombuffer(pcm_of([*codec.receive(tone), *codec.receive(text("stop"))]), "<i2")
-    expected = 8000 * np.sin(2 * np.pi * tone_hz * np.arange(len(heard)) / 16_000)
-    assert np.abs(heard - expected)[200:-200].max() < 40
+    received = np.frombuffer(pcm_of([*codec.receive(tone), *codec.receive(text("stop"))]), "<i2")
+    expected = 8000 * np.sin(2 * np.pi * tone_hz * np.arange(len(received)) / 16_000)
+    assert np.abs(received - expected)[200:-200].max() < 40
 
 
 def test_a_flush_gives_what_was_in_the_filter_first() -> None:
@@ -311,7 +311,7 @@ def test_a_flush_gives_what_was_in_the_filter_first() -> None:
 
 
 def test_the_longest_message_passes_the_wire_at_every_rate() -> None:
-    """A frame that the worker cannot decode would take its whole bundle with it."""
+    """If the worker could not decode one frame, it would lose the whole bundle."""
     codec = start(sample_rate=8000)
     outbox = Outbox()
     session = Session("s1", e.Start(), Limits(credit_s=600.0, journal_s=600.0), Budget(10**9), outbox, 0.0)
@@ -331,7 +331,7 @@ def test_the_longest_message_passes_the_wire_at_every_rate() -> None:
 
 
 def test_ready() -> None:
-    assert said(start().send(READY)) == {
+    assert decoded(start().send(READY)) == {
         "type": "ready",
         "session": "s1",
         "model": "moonshine-tiny-en",
@@ -339,43 +339,43 @@ def test_ready() -> None:
         "sample_rate": 16000,
         "engine": "moonshine",
     }
-    ready = said(start(language="en-GB", sample_rate=44100).send(READY))
+    ready = decoded(start(language="en-GB", sample_rate=44100).send(READY))
     assert (ready["language"], ready["sample_rate"]) == ("en-GB", 44100)
 
 
 def test_texts_are_counted_from_0() -> None:
     codec = start()
     final = m.Final(1, 0, "a", 0, 24_001, "silence", None, None, COMMIT)
-    first = said(codec.send(m.Partial(1, 0, "a", 0, 1600)))
+    first = decoded(codec.send(m.Partial(1, 0, "a", 0, 1600)))
     assert first == {"type": "partial", "seq": 0, "utterance": 0, "text": "a", "start_s": 0.0, "end_s": 0.1}
-    second = said(codec.send(final))
+    second = decoded(codec.send(final))
     assert second.pop("end_s") == 1.5
     assert (second.pop("endpoint"), second.pop("committed")) == ("silence", 0)
     assert second == {"type": "final", "seq": 1, "utterance": 0, "text": "a", "start_s": 0.0}
-    assert [said(codec.send(final))["seq"] for _ in range(3)] == [2, 3, 4]
+    assert [decoded(codec.send(final))["seq"] for _ in range(3)] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("endpoint", ["silence", "length", "flush"])
 def test_why_an_utterance_ended(endpoint: m.EndpointKind) -> None:
-    assert said(start().send(m.Final(1, 3, "a", 0, 16, endpoint, None, None, COMMIT)))["endpoint"] == endpoint
+    assert decoded(start().send(m.Final(1, 3, "a", 0, 16, endpoint, None, None, COMMIT)))["endpoint"] == endpoint
 
 
 def test_words_and_confidence_only_where_measured() -> None:
     words = (m.Word("so", 0, 8000, 0.98765), m.Word("be", 8000, 16000, None))
-    final = said(start().send(m.Final(1, 0, "so be", 0, 16000, "length", 0.0, words, COMMIT)))
+    final = decoded(start().send(m.Final(1, 0, "so be", 0, 16000, "length", 0.0, words, COMMIT)))
     assert final["confidence"] == 0.0
     assert final["words"] == [
         {"word": "so", "start_s": 0.0, "end_s": 0.5, "confidence": 0.9877},
         {"word": "be", "start_s": 0.5, "end_s": 1.0},
     ]
-    assert said(start().send(m.Final(1, 0, "", 0, 1, "length", None, (), COMMIT)))["words"] == []
+    assert decoded(start().send(m.Final(1, 0, "", 0, 1, "length", None, (), COMMIT)))["words"] == []
 
 
 def test_the_rest_of_what_is_said() -> None:
     codec = start()
-    assert said(codec.send(m.Flushed(1, "x"))) == {"type": "flushed", "marker": "x"}
-    assert said(codec.send(e.Notice())) == {"type": "migrating"}
-    assert said(codec.send(e.GoAway(4.5))) == {"type": "goaway", "time_left_s": 4.5}
+    assert decoded(codec.send(m.Flushed(1, "x"))) == {"type": "flushed", "marker": "x"}
+    assert decoded(codec.send(e.Notice())) == {"type": "migrating"}
+    assert decoded(codec.send(e.GoAway(4.5))) == {"type": "goaway", "time_left_s": 4.5}
     going, close = codec.send(e.Bye(e.GOING_AWAY))
     assert isinstance(going, str) and json.loads(going)["code"] == "going-away"
     assert isinstance(close, Close) and close.code == 1001
@@ -395,7 +395,7 @@ def test_an_ack_never_promises_what_was_not_sent(rate: int, frames: list[int], c
     codec = start(sample_rate=rate)
     for count in frames:
         codec.receive(bytes(count))
-    ack = said(codec.send(e.Progress(committed, committed, committed, committed)))
+    ack = decoded(codec.send(e.Progress(committed, committed, committed, committed)))
     assert ack["samples"] == sum(frames) // 2
     assert 0 <= ack["committed"] <= ack["samples"]
     assert ack["committed"] <= committed * rate / 16_000

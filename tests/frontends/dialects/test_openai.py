@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from asr_frontends import events as e
 from asr_frontends.dialects.openai import forms as openai
-from asr_frontends.dialects.openai.forms import BadParameter, Options, parse_options
+from asr_frontends.dialects.openai.forms import BadParameter, TranscriptionOptions, parse_options
 from asr_proto import messages as m
 from asr_proto.errors import PeerError
 
 MODELS = ("moonshine-tiny-en",)
 MODEL = ("model", "whisper-1")
-OPTIONS = Options("", "", "json", words=False, segments=True, stream=False)
+OPTIONS = TranscriptionOptions("", "", "json", words=False, segments=True, stream=False)
 
 
 def final(text: str, start_s: float, end_s: float, words: tuple[m.Word, ...] | None = None) -> m.Final:
@@ -32,7 +32,7 @@ FINALS = [final("The birch canoe.", 0.5, 2.5), final("", 2.5, 3.0), final("Slid 
 # ---- Requests ----
 
 
-def test_the_least_a_request_says() -> None:
+def test_the_shortest_request() -> None:
     assert parse_options([MODEL], MODELS) == OPTIONS
 
 
@@ -57,7 +57,9 @@ def test_all_fields() -> None:
         ("stream", "false"),
         ("colour", "blue"),
     ]
-    assert parse_options(fields, MODELS) == Options("", "en", "verbose_json", words=True, segments=False, stream=False)
+    assert parse_options(fields, MODELS) == TranscriptionOptions(
+        "", "en", "verbose_json", words=True, segments=False, stream=False
+    )
 
 
 def test_both_granularities() -> None:
@@ -117,7 +119,7 @@ def test_both_granularities() -> None:
         (
             [MODEL, ("include[]", "logprobs")],
             "include",
-            "include is not supported: the engines tell no log probabilities",
+            "include is not supported: the engines return no log probabilities",
             400,
             "bad_request",
         ),
@@ -168,7 +170,7 @@ def test_vtt() -> None:
     )
 
 
-def test_nothing_was_said() -> None:
+def test_silence() -> None:
     assert openai.srt([]) == ""
     assert openai.vtt([]) == "WEBVTT\n\n"
     assert openai.json_body([], 0.0)["text"] == ""
@@ -202,14 +204,14 @@ def test_verbose_json() -> None:
 
 def test_words_of_the_engine() -> None:
     words = (m.Word("Good", 800, 1600, None), m.Word("day.", 2400, 4000, 0.5))
-    options = Options("", "", "verbose_json", words=True, segments=False, stream=False)
+    options = TranscriptionOptions("", "", "verbose_json", words=True, segments=False, stream=False)
     body = openai.verbose_body([final("Good day.", 0.0, 1.0, words)], 1.0, options)
     assert body["words"] == [{"word": "Good", "start": 0.05, "end": 0.1}, {"word": "day.", "start": 0.15, "end": 0.25}]
     assert "segments" not in body
 
 
 def test_words_without_times() -> None:
-    options = Options("", "", "verbose_json", words=True, segments=True, stream=False)
+    options = TranscriptionOptions("", "", "verbose_json", words=True, segments=True, stream=False)
     body = openai.verbose_body([final("ab cd", 1.0, 2.0)], 2.0, options)
     assert body["words"] == [{"word": "ab", "start": 1.0, "end": 1.5}, {"word": "cd", "start": 1.5, "end": 2.0}]
     assert len(body["segments"]) == 1
@@ -220,7 +222,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @given(st.lists(st.tuples(TEXTS, st.integers(0, 10**9), st.integers(0, 10**6)), max_size=5))
 def test_subtitles_are_well_formed(spoken: list[tuple[str, int, int]]) -> None:
-    """Whatever the text, blocks are told apart by empty lines, and nothing of it is taken for a time."""
+    """With any text, empty lines separate the blocks, and no part of the text is taken for a time."""
     finals = [m.Final(1, 0, t, s, s + n, "silence", None, None, m.Commit(0, 1, b"")) for t, s, n in spoken]
     shown = [" ".join(final.text.split()) for final in finals if final.text.strip()]
     blocks = openai.vtt(finals).removeprefix("WEBVTT\n\n").split("\n\n")[:-1]
@@ -272,7 +274,7 @@ def test_every_error(slug: str, status: int, kind: str, param: str | None, code:
     assert openai.body_of(event) == {"error": {"message": "why", "type": kind, "param": param, "code": code}}
 
 
-def test_a_file_that_is_no_audio_says_what_would_be() -> None:
+def test_the_error_for_a_file_without_audio_names_the_readable_formats() -> None:
     message = openai.body_of(e.Error("bad-audio", "it is empty"))["error"]["message"]
     assert message == (
         "the file cannot be transcribed: it is empty "

@@ -44,14 +44,14 @@ def flushed(marker: str) -> m.Flushed:
     return m.Flushed(1, marker)
 
 
-def said(frames: Sequence[Frame]) -> list[dict[str, Any]]:
+def decoded(frames: Sequence[Frame]) -> list[dict[str, Any]]:
     return [json.loads(frame) for frame in frames if isinstance(frame, str)]
 
 
 def control(it: ParakeetCodec, frame: bytes) -> list[dict[str, Any]]:
-    """What a control frame is answered with at once; it must be a flush."""
+    """The immediate answers to a control frame, which must be a flush."""
     assert it.receive(frame) == [e.Flush(frame.partition(b":")[2].decode())]
-    return said(it.replies())
+    return decoded(it.replies())
 
 
 @pytest.mark.parametrize("path", golden.recordings("parakeet"), ids=lambda path: path.stem)
@@ -125,7 +125,7 @@ def test_audio_of_any_even_length(samples: int, seed: int) -> None:
     ],
     ids=lambda payload: repr(payload[:20]),
 )
-def test_a_payload_that_is_no_pcm(payload: bytes) -> None:
+def test_a_payload_that_is_not_pcm(payload: bytes) -> None:
     """PAR-07, decision 18: odd length, or more than 90 % printable ASCII from 64 bytes on, closes 1003."""
     it = codec()
     with pytest.raises(PeerError) as caught:
@@ -151,7 +151,7 @@ def test_a_payload_that_may_be_pcm(payload: bytes) -> None:
 
 
 def test_a_text_frame() -> None:
-    """PAR-07: the original crashed; here it is no PCM either."""
+    """PAR-07: the original crashed; here it is rejected as not PCM."""
     it = codec()
     with pytest.raises(PeerError) as caught:
         it.receive("hello")
@@ -164,7 +164,7 @@ def test_a_text_frame() -> None:
     "frame", [b"__CTRL__:", b"__CTRL__:eos", b"__CTRL__:PING", b"__CTRL__:EOS ", b"__CTRL__:" * 99]
 )
 def test_unknown_control_is_ignored(frame: bytes) -> None:
-    """PAR-02: and it is no audio, whatever its length."""
+    """PAR-02: it is not taken for audio, at any length."""
     it = codec()
     assert it.receive(frame) == [e.KeepAlive()]
     assert it.replies() == []
@@ -176,10 +176,10 @@ def test_unknown_control_is_ignored(frame: bytes) -> None:
 def test_partials_are_cumulative() -> None:
     """PAR-04, decisions 6 and 17: the whole text, when it has changed."""
     it = codec()
-    assert said(it.send(partial("one"))) == [{"type": "partial", "text": "one"}]
+    assert decoded(it.send(partial("one"))) == [{"type": "partial", "text": "one"}]
     assert it.send(partial("one")) == []
-    assert said(it.send(final("one two"))) == [{"type": "partial", "text": "one two"}]
-    assert said(it.send(partial("three"))) == [{"type": "partial", "text": "one two three"}]
+    assert decoded(it.send(final("one two"))) == [{"type": "partial", "text": "one two"}]
+    assert decoded(it.send(partial("three"))) == [{"type": "partial", "text": "one two three"}]
     assert m.Partial in it.coalesces
 
 
@@ -187,7 +187,7 @@ def test_deltas() -> None:
     """PAR-04, decision 6: new characters only; after a revision those from the first that differs."""
     it = codec("partials=delta")
     texts = [partial("one"), partial("one two"), final("one two"), partial("three"), partial("thirty"), partial("th")]
-    assert [said(it.send(text)) for text in texts] == [
+    assert [decoded(it.send(text)) for text in texts] == [
         [{"type": "partial", "text": "one"}],
         [{"type": "partial", "text": " two"}],
         [],
@@ -202,26 +202,26 @@ def test_deltas() -> None:
 def test_deltas_of_a_text_that_only_grows_are_the_text(pieces: list[str], ends: bool) -> None:
     """PAR-04."""
     it = codec("partials=delta")
-    heard = ""
+    received = ""
     for count in range(1, len(pieces) + 1):
-        heard += "".join(message["text"] for message in said(it.send(partial("".join(pieces[:count])))))
+        received += "".join(message["text"] for message in decoded(it.send(partial("".join(pieces[:count])))))
     control(it, EOS)
     it.send(final("".join(pieces)))
-    assert said(it.send(flushed("EOS"))) == [{"type": "final", "text": heard}]
-    assert said(it.send(partial("new"))) == [{"type": "partial", "text": "new"}]
+    assert decoded(it.send(flushed("EOS"))) == [{"type": "final", "text": received}]
+    assert decoded(it.send(partial("new"))) == [{"type": "partial", "text": "new"}]
 
 
 # ---- Control ----
 
 
 def test_eos() -> None:
-    """PAR-02: the final is said as soon as the flush is answered, and holds everything before it."""
+    """PAR-02: the final is sent as soon as the flush is answered, and contains all text before it."""
     it = codec()
     it.send(final("one"))
     it.send(partial("tw"))
     assert control(it, EOS) == []
-    assert said(it.send(final("two"))) == [{"type": "partial", "text": "one two"}]
-    assert said(it.send(flushed("EOS"))) == [{"type": "final", "text": "one two"}]
+    assert decoded(it.send(final("two"))) == [{"type": "partial", "text": "one two"}]
+    assert decoded(it.send(flushed("EOS"))) == [{"type": "final", "text": "one two"}]
 
 
 def test_the_socket_is_usable_after_eos() -> None:
@@ -231,22 +231,22 @@ def test_the_socket_is_usable_after_eos() -> None:
         assert it.receive(bytes(640)) == [e.Audio(bytes(640))]
         control(it, EOS)
         if word:
-            assert said(it.send(final(word))) == [{"type": "partial", "text": word}]
-        assert said(it.send(flushed("EOS"))) == [{"type": "final", "text": word}]
+            assert decoded(it.send(final(word))) == [{"type": "partial", "text": word}]
+        assert decoded(it.send(flushed("EOS"))) == [{"type": "final", "text": word}]
 
 
 def test_reset() -> None:
-    """PAR-03: answered at once; all text of the audio before it is dropped, also what is still to come."""
+    """PAR-03: answered immediately; all text of earlier audio is dropped, also text that arrives later."""
     it = codec()
     it.send(partial("old"))
     assert control(it, RESET) == [{"type": "reset"}]
     assert it.send(partial("old words")) == []
     assert it.send(final("old words")) == []
     assert it.send(flushed("RESET")) == []
-    assert said(it.send(partial("new"))) == [{"type": "partial", "text": "new"}]
+    assert decoded(it.send(partial("new"))) == [{"type": "partial", "text": "new"}]
 
 
-def test_a_reset_behind_an_eos_waits_for_its_final() -> None:
+def test_a_reset_after_an_eos_waits_for_its_final() -> None:
     """PAR-02, PAR-03: else a client would take the old final for one of its new words."""
     it = codec()
     assert control(it, EOS) == []
@@ -255,17 +255,17 @@ def test_a_reset_behind_an_eos_waits_for_its_final() -> None:
     assert control(it, EOS) == []
     assert control(it, RESET) == []
     it.send(final("one"))
-    assert said(it.send(flushed("EOS"))) == [{"type": "final", "text": "one"}, {"type": "reset"}, {"type": "reset"}]
+    assert decoded(it.send(flushed("EOS"))) == [{"type": "final", "text": "one"}, {"type": "reset"}, {"type": "reset"}]
     assert it.send(final("dropped")) == []
     assert it.send(flushed("RESET")) == []
     assert it.send(flushed("RESET")) == []
     it.send(final("two"))
-    assert said(it.send(flushed("EOS"))) == [{"type": "final", "text": "two"}, {"type": "reset"}]
+    assert decoded(it.send(flushed("EOS"))) == [{"type": "final", "text": "two"}, {"type": "reset"}]
     assert control(it, RESET) == [{"type": "reset"}]
 
 
 def test_a_flood_of_control() -> None:
-    """What waits for answers is limited."""
+    """The number of unanswered control frames is limited."""
     it = codec()
     for _ in range(UNANSWERED_MAX):
         control(it, EOS)
@@ -274,12 +274,12 @@ def test_a_flood_of_control() -> None:
 
 
 def test_a_client_that_leaves() -> None:
-    """PAR-09: the codec owes it nothing; its session ends with its socket (Connection says Abort)."""
+    """PAR-09: the codec sends nothing; the session ends with its socket (the Conversation sends Abort)."""
     assert codec().send(e.Bye()) == [Close(1000)]
 
 
 @pytest.mark.parametrize("event", [e.Progress(1, 1, 1, 1), e.Notice(), m.Speech(1, "start", 0)])
-def test_what_the_dialect_has_no_words_for(event: e.ServiceEvent) -> None:
+def test_events_for_which_the_dialect_has_no_message(event: e.ServiceEvent) -> None:
     assert codec().send(event) == []
 
 
@@ -300,7 +300,7 @@ def test_what_the_dialect_has_no_words_for(event: e.ServiceEvent) -> None:
     ids=lambda value: getattr(value, "slug", ""),
 )
 def test_errors(error: PeerError, close: Close) -> None:
-    """PAR-07: 1011 for what is the service's fault, but for a full one: trying again later helps (1013)."""
+    """PAR-07: 1011 for a fault of the service; 1013 for a full service, because trying again later helps."""
     assert codec().send(e.Error.of(error)) == [close]
 
 
@@ -320,13 +320,13 @@ def test_anything_may_come(steps: list[Any]) -> None:
     it = codec()
     due: list[str] = []
     sent: list[str] = []
-    heard: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
     for step in steps:
         if step == "answer":
             if due:
-                heard += said(it.send(flushed(due.pop(0))))
+                received += decoded(it.send(flushed(due.pop(0))))
         elif isinstance(step, m.Partial | m.Final):
-            heard += said(it.send(step))
+            received += decoded(it.send(step))
         else:
             try:
                 events = it.receive(step)
@@ -335,8 +335,10 @@ def test_anything_may_come(steps: list[Any]) -> None:
                 return
             due += [event.marker for event in events if isinstance(event, e.Flush)]
             sent += [event.marker for event in events if isinstance(event, e.Flush)]
-            heard += said(it.replies())
+            received += decoded(it.replies())
     while due:
-        heard += said(it.send(flushed(due.pop(0))))
-    answers = [{"final": "EOS", "reset": "RESET"}[message["type"]] for message in heard if message["type"] != "partial"]
+        received += decoded(it.send(flushed(due.pop(0))))
+    answers = [
+        {"final": "EOS", "reset": "RESET"}[message["type"]] for message in received if message["type"] != "partial"
+    ]
     assert answers == sent

@@ -27,7 +27,7 @@ SECOND = bytes(32_000)
 
 
 def opened() -> YapCodec:
-    """A codec whose client has said init."""
+    """A codec whose client has sent init."""
     codec = YapCodec(Request(PATH, unix_ms=UNIX_MS))
     assert codec.receive(INIT) == [e.Start()]
     return codec
@@ -45,14 +45,14 @@ def progress() -> e.Progress:
     return e.Progress(0, 0, 0, 0)
 
 
-def said(frames: Sequence[Frame]) -> dict[str, Any]:
+def decoded(frames: Sequence[Frame]) -> dict[str, Any]:
     (frame,) = frames
     assert isinstance(frame, str)
     return dict(json.loads(frame))
 
 
 def refused(*frames: str | bytes) -> tuple[PeerError, list[Frame]]:
-    """The error that the last of these frames is refused with, and what the client hears."""
+    """The error with which the last of these frames is refused, and the frames that the client receives."""
     codec = YapCodec(Request(PATH))
     for frame in frames[:-1]:
         codec.receive(frame)
@@ -69,7 +69,7 @@ def test_golden(path: Path) -> None:
 
 
 def test_the_path() -> None:
-    """YAP-01: one path of its own on the common port."""
+    """YAP-01: the dialect has a path on the common port."""
     codec = codec_for(Request("/", "anything=goes"))
     assert isinstance(codec, YapCodec)
     assert codec.opening() == []
@@ -93,7 +93,7 @@ def test_init(init: dict[str, Any]) -> None:
     codec = YapCodec(Request(PATH))
     assert codec.receive(json.dumps(init)) == [e.Start()]
     assert codec.send(e.Ready("s", "fake", "fake", 960)) == []
-    assert said(codec.send(partial("a")))["sid"] == init["sid"]
+    assert decoded(codec.send(partial("a")))["sid"] == init["sid"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_init(init: dict[str, Any]) -> None:
     ids=lambda first: repr(first[:40]),
 )
 def test_a_bad_init(first: str | bytes) -> None:
-    """YAP-25: anything but a good init at first closes 1002 "Bad init"."""
+    """YAP-25: a first message that is not a valid init closes with 1002 "Bad init"."""
     error, frames = refused(first)
     assert isinstance(error, BadRequest)
     assert error.slug == BAD_INIT
@@ -129,7 +129,7 @@ def test_a_bad_init(first: str | bytes) -> None:
 
 @pytest.mark.parametrize("rate", [8000, 48000, 0, -1, "16000", None, True, [], 1e400])
 def test_another_sample_rate(rate: Any) -> None:
-    """YAP-09, YAP-25: sr is not only stored: another one is a bad init that says why."""
+    """YAP-09, YAP-25: another sample rate is a bad init, with the reason."""
     error, frames = refused(json.dumps({"op": "init", "sid": "a", "sr": rate}))
     assert error.slug == UNSUPPORTED_RATE
     assert frames == [Close(1002, "Bad init: sr must be 16000")]
@@ -139,17 +139,17 @@ def test_another_sample_rate(rate: Any) -> None:
     "frame", ["", "hello", "[]", "{}", INIT, '{"op":"other"}', "[" * 100_000], ids=lambda f: f[:20]
 )
 def test_other_text_is_ignored(frame: str) -> None:
-    """YAP-25: text that is no JSON is ignored, and so is an op that is not known."""
+    """YAP-25: text that is not JSON is ignored, and so is an unknown op."""
     codec = opened()
     assert codec.receive(frame) == [e.KeepAlive()]
     assert codec.replies() == []
 
 
 def test_a_sid_is_the_clients_own_label() -> None:
-    """Decision 14: two connections with one sid have nothing to do with each other; the sid of a close is ignored."""
+    """Decision 14: connections with the same sid are independent; the sid of a close is ignored."""
     first, second = opened(), opened()
     first.send(partial("mine"))
-    assert said(second.send(partial("yours")))["text"] == "yours"
+    assert decoded(second.send(partial("yours")))["text"] == "yours"
     assert second.receive('{"op":"close","sid":"another"}') == [e.Stop()]
 
 
@@ -166,12 +166,12 @@ def test_frames_of_any_length(data: bytes, sizes: list[int]) -> None:
         events += codec.receive(data[start : start + size])
         start += size
     assert all(isinstance(event, e.Audio) and event.pcm for event in events)
-    heard = b"".join(event.pcm for event in events if isinstance(event, e.Audio))
-    assert heard == data[: len(data) // 2 * 2]
+    received = b"".join(event.pcm for event in events if isinstance(event, e.Audio))
+    assert received == data[: len(data) // 2 * 2]
 
 
 def test_close() -> None:
-    """YAP-11: a close ends the audio; what comes after it is ignored, as a closing socket would."""
+    """YAP-11: a close ends the audio; later messages are ignored, as on a closing socket."""
     codec = opened()
     codec.receive(SECOND)
     assert codec.receive(CLOSE) == [e.Stop()]
@@ -186,7 +186,7 @@ def test_interims_are_cumulative() -> None:
     """YAP-12, decision 17: all finals and the current partial, when the text has changed."""
     codec = opened()
     codec.receive(SECOND)
-    assert said(codec.send(partial("Good"))) == {
+    assert decoded(codec.send(partial("Good"))) == {
         "op": "interim",
         "sid": "s-1",
         "text": "Good",
@@ -194,27 +194,27 @@ def test_interims_are_cumulative() -> None:
         "ts": UNIX_MS + 1000,
     }
     assert codec.send(partial("Good")) == []
-    assert said(codec.send(partial("Good morning")))["text"] == "Good morning"
+    assert decoded(codec.send(partial("Good morning")))["text"] == "Good morning"
     assert codec.send(final("Good morning")) == []
-    assert said(codec.send(partial("all")))["text"] == "Good morning all"
+    assert decoded(codec.send(partial("all")))["text"] == "Good morning all"
 
 
 def test_an_interim_a_second_while_audio_flows() -> None:
-    """YAP-12, decision 13: progress says an interim whenever audio has come since the last one, and only then."""
+    """YAP-12, decision 13: progress causes an interim if audio has arrived since the last one, and only then."""
     codec = opened()
     assert codec.send(progress()) == []
     codec.receive(SECOND)
-    assert said(codec.send(progress()))["text"] == ""
+    assert decoded(codec.send(progress()))["text"] == ""
     assert codec.send(progress()) == []
     codec.receive(SECOND)
     codec.send(partial("a"))
     assert codec.send(progress()) == []
     codec.receive(bytes(640))
-    assert said(codec.send(progress()))["ts"] == UNIX_MS + 2020
+    assert decoded(codec.send(progress()))["ts"] == UNIX_MS + 2020
 
 
 def test_progress_is_asked_for_often_enough() -> None:
-    """YAP-12: the session says progress at least once a second of its own (Limits.progress_s), and here no later."""
+    """YAP-12: the session sends progress at least once a second (Limits.progress_s), and here no later."""
     assert e.Start().progress_samples <= 16_000
 
 
@@ -222,7 +222,7 @@ def test_a_pause_does_not_end_the_turn() -> None:
     """YAP-13, decision 17: the dialect has no VAD: an endpoint of the service is an interim like any other."""
     codec = opened()
     for word in ("one", "two", "three"):
-        message = said(codec.send(final(word)))
+        message = decoded(codec.send(final(word)))
         assert (message["op"], message["final"]) == ("interim", False)
     assert message["text"] == "one two three"
 
@@ -234,7 +234,7 @@ def test_the_final_comes_last() -> None:
     codec.receive(CLOSE)
     codec.send(final("that was all"))
     message, close = codec.send(e.Bye())
-    assert said([message]) == {
+    assert decoded([message]) == {
         "op": "final",
         "sid": "s-1",
         "text": "that was all",
@@ -245,7 +245,7 @@ def test_the_final_comes_last() -> None:
 
 
 @pytest.mark.parametrize("event", [e.Ready("s", "f", "f", 1), e.Notice(), m.Speech(1, "start", 0), m.Flushed(1, "x")])
-def test_what_the_dialect_has_no_words_for(event: e.ServiceEvent) -> None:
+def test_events_for_which_the_dialect_has_no_message(event: e.ServiceEvent) -> None:
     assert opened().send(event) == []
 
 
@@ -270,13 +270,13 @@ def test_what_the_dialect_has_no_words_for(event: e.ServiceEvent) -> None:
     ids=lambda value: getattr(value, "slug", ""),
 )
 def test_errors(error: PeerError, close: Close) -> None:
-    """YAP-25: the dialect has no message for an error: the close says it."""
+    """YAP-25: the dialect has no message for an error: the close contains it."""
     assert opened().send(e.Error.of(error)) == [close]
 
 
 @given(st.lists(st.one_of(st.binary(max_size=40), st.text(max_size=40), st.sampled_from([INIT, CLOSE]))))
 def test_anything_may_come(frames: list[str | bytes]) -> None:
-    """Whatever a client sends is taken or refused in the dialect's words, and what is said can be sent."""
+    """Every frame of a client is accepted or refused with a PeerError, and every answer can be sent."""
     codec = YapCodec(Request(PATH))
     for frame in frames:
         try:

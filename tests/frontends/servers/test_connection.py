@@ -15,7 +15,7 @@ from asr_frontends.codec import Close, Request
 from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers import connection as module
-from asr_frontends.servers.connection import OUTBOX_BYTES_MAX, Connection, Receiver
+from asr_frontends.servers.connection import OUTBOX_BYTES_MAX, Conversation, Receiver
 from asr_proto import messages as m
 from asr_proto.errors import AsrError, BadRequest, LimitExceeded, ServiceError
 
@@ -25,7 +25,7 @@ READY = e.Ready("s", "fake", "fake", 960)
 
 
 class Transport:
-    """Keeps what is written while it is writable."""
+    """A Transport that keeps the written messages and accepts them while it is writable."""
 
     def __init__(self) -> None:
         self.receiver: Receiver | None = None
@@ -66,15 +66,15 @@ class Transport:
 
 
 class FakeFrontend:
-    """Keeps what a connection does with its session."""
+    """Records what a conversation does with its session."""
 
     def __init__(self) -> None:
-        self.listener: Connection | None = None
+        self.listener: Conversation | None = None
         self.refusal: AsrError | None = None
         self.events: list[tuple[str, e.ClientEvent]] = []
         self.failures: list[str] = []
 
-    def open(self, start: e.Start, listener: Connection) -> str:
+    def open(self, start: e.Start, listener: Conversation) -> str:
         if self.refusal is not None:
             raise self.refusal
         self.listener = listener
@@ -93,7 +93,7 @@ class Served:
     def __init__(self) -> None:
         self.transport, self.frontend = Transport(), FakeFrontend()
         codec = NativeCodec(Request(PATH))
-        self.connection = Connection(codec, cast(Frontend, self.frontend), self.transport)
+        self.connection = Conversation(codec, cast(Frontend, self.frontend), self.transport)
 
     def start(self) -> None:
         """The client starts its session, which gets its slot."""
@@ -101,7 +101,7 @@ class Served:
         self.connection.deliver(READY)
 
     def fill(self) -> None:
-        """Final after final, until one more is too much."""
+        """Deliver finals until one more would exceed the limit."""
         self.transport.writable = False
         for utterance in range(OUTBOX_BYTES_MAX // 50_000 + 1):
             self.connection.deliver(final(utterance, "x" * 50_000))
@@ -116,7 +116,7 @@ def partial(text: str) -> m.Partial:
 
 
 def run(test: Callable[[Served], Awaitable[None]]) -> None:
-    """The test beside the connection's own `run`, which must end."""
+    """Run a test at the same time as the conversation's `run`, which must end."""
 
     async def main() -> None:
         served = Served()
@@ -133,7 +133,7 @@ def run(test: Callable[[Served], Awaitable[None]]) -> None:
 # ---- Writing ----
 
 
-def test_what_can_be_written_is_written_at_once() -> None:
+def test_a_message_that_can_be_written_is_written_immediately() -> None:
     async def test(served: Served) -> None:
         served.start()
         served.connection.deliver(partial("a"))
@@ -143,7 +143,7 @@ def test_what_can_be_written_is_written_at_once() -> None:
     run(test)
 
 
-def test_what_cannot_be_written_waits_in_its_order() -> None:
+def test_messages_that_cannot_be_written_wait_in_order() -> None:
     async def test(served: Served) -> None:
         served.start()
         served.transport.writable = False
@@ -182,7 +182,7 @@ def test_writing_stops_where_the_transport_is_full_again() -> None:
 
 
 def test_the_newest_partial_replaces_an_unsent_one() -> None:
-    """But a final between two keeps both, and a final is never replaced."""
+    """A final between two partials keeps both; a final is never replaced."""
 
     async def test(served: Served) -> None:
         served.start()
@@ -224,14 +224,14 @@ def test_a_slow_reader_is_closed_with_a_reason() -> None:
         assert served.connection.is_ending
         served.transport.writable = True
         served.connection.on_writable()
-        assert served.transport.types() == ["ready", "error"]  # what waited is dropped
+        assert served.transport.types() == ["ready", "error"]  # the waiting messages are dropped
         await asyncio.wait_for(served.connection._over, 10)
 
     run(test)
 
 
 def test_one_long_text_alone_is_no_slow_reader() -> None:
-    """The limit counts what waited before it."""
+    """The limit counts the messages that waited before it."""
 
     async def test(served: Served) -> None:
         served.start()
@@ -380,7 +380,7 @@ def test_the_transport_is_finished_with_the_close_once_all_is_written() -> None:
     asyncio.run(main())
 
 
-def test_a_client_that_takes_nothing_more_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_client_that_does_not_read_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLOSE_S", 0.01)
 
     async def main() -> None:
@@ -433,7 +433,7 @@ def test_a_client_that_has_started_its_session_has_time(monkeypatch: pytest.Monk
     run(test)
 
 
-def test_a_refused_client_receives_why() -> None:
+def test_a_refused_client_receives_the_reason() -> None:
     async def main() -> None:
         served = Served()
         await asyncio.wait_for(served.connection.refuse(BadRequest("no")), 10)

@@ -1,8 +1,8 @@
 """AMIRA's streams, `/v2/decode/stream/{model}` (AMI-05..07, AMI-28, AMI-29).
 
-A stream's text is cumulative: all finals so far and the current partial; one `final` ends it (decisions 9, 17). Two
-forms of every answer: the document's, and with `?schema=v1` the one of AMIRA's code (decision 7). A field that the
-engine does not measure is null, or empty for lists: nothing is invented.
+A stream's text is cumulative: all finals so far and the current partial. One `final` ends it (decisions 9, 17). Every
+answer has two forms: that of AMIRA's document, and with `?schema=v1` that of AMIRA's code (decision 7). A field that
+the engine does not measure is null, or an empty list.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
 
 
 class AmiraCodec:
-    """One stream. Raises BadRequest for an unknown schema, before the upgrade. Any model's name means the default."""
+    """One stream. Raises BadRequest for an unknown schema, before the upgrade. Every model name means the default."""
 
     subprotocol: str | None = None
     coalesces: frozenset[type] = frozenset({Partial})
@@ -67,7 +67,7 @@ class AmiraCodec:
         return [Audio(frame)]
 
     def replies(self) -> list[Frame]:
-        """The first of several keepalives is answered in the code's form; the document has no such message."""
+        """The answer to the first of several keepalives in a row; only the form of AMIRA's code has one."""
         newly_paused, self._newly_paused = self._newly_paused, False
         return [self._status(amira.PAUSED)] if newly_paused and self._is_v1 else []
 
@@ -110,7 +110,10 @@ class AmiraCodec:
 
 
 class _Confidence:
-    """Of the whole text: the mean of its finals', by characters; None as soon as one final has none."""
+    """The confidence of the whole text: the mean over its finals, weighted by characters.
+
+    It is None if one of the finals has none.
+    """
 
     def __init__(self) -> None:
         self._sum, self._characters = 0.0, 0

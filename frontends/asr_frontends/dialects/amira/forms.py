@@ -1,4 +1,4 @@
-"""The bodies of AMIRA's HTTP side, and what its streams share with it (AMI-03, AMI-04, AMI-29, AMI-31)."""
+"""The HTTP bodies of AMIRA's dialect, and the checks that its streams share (AMI-03, AMI-04, AMI-29, AMI-31)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asr_proto.errors import BadRequest, DecodeError, LimitExceeded
 OPAQUE_BYTES_MAX = 10_240
 SCHEMAS = ("", amira.V1)
 IGNORED: dict[str, type] = {"description": str, "model": str, "incremental": bool}
-"""Fields of a JSON batch that make no difference here, by their types."""
+"""Types of the fields of a JSON batch that have no effect here."""
 
 STATUS = {
     "rate-limited": 429,
@@ -35,24 +35,24 @@ STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """A batch as its JSON body has it."""
+    """The contents of a batch's JSON body."""
 
     pcm: bytes
     opaque: Any = None
-    """Given back untouched."""
+    """A value of the client, which is returned unchanged."""
 
 
 def parse_batch(body: bytes) -> BatchRequest:
-    """A JSON body. Raises PeerError. `description`, `incremental` and `model` are checked; they change nothing."""
+    """Parse a JSON body. Raises PeerError. `description`, `incremental` and `model` are checked and have no effect."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise DecodeError("the body is no JSON") from error
+        raise DecodeError("the body is not JSON") from error
     if not isinstance(fields, dict):
-        raise DecodeError("the body is no JSON object")
+        raise DecodeError("the body is not a JSON object")
     for name, kind in IGNORED.items():
         if not isinstance(fields.get(name), kind | None):
-            raise BadRequest(f"{name} is no {'boolean' if kind is bool else 'string'}")
+            raise BadRequest(f"{name} is not a {'boolean' if kind is bool else 'string'}")
     opaque = fields.get("opaque")
     if _opaque_bytes(opaque) > OPAQUE_BYTES_MAX:
         raise LimitExceeded(f"opaque has more than {OPAQUE_BYTES_MAX} bytes")
@@ -60,13 +60,13 @@ def parse_batch(body: bytes) -> BatchRequest:
 
 
 def _opaque_bytes(opaque: Any) -> int:
-    """Its size as JSON, which it must have: NaN and infinity cannot be given back."""
+    """The size of `opaque` as JSON. NaN and infinity are rejected, because JSON cannot return them."""
     if isinstance(opaque, str):
         return len(opaque.encode(errors="surrogatepass"))
     try:
         return len(json.dumps(opaque, allow_nan=False, ensure_ascii=False).encode(errors="surrogatepass"))
     except (ValueError, RecursionError) as error:
-        raise DecodeError("opaque is no JSON") from error
+        raise DecodeError("opaque cannot be written as JSON") from error
 
 
 def _audio_buffer(values: Any) -> bytes:
@@ -81,7 +81,7 @@ def _audio_buffer(values: Any) -> bytes:
 
 
 def check_pcm(pcm: bytes) -> None:
-    """Raises DecodeError unless it is whole PCM16 samples, at least one."""
+    """Raises DecodeError unless `pcm` is a whole number of PCM16 samples, at least one."""
     if not pcm:
         raise DecodeError("there is no audio")
     if len(pcm) % BYTES_PER_SAMPLE:
@@ -89,7 +89,7 @@ def check_pcm(pcm: bytes) -> None:
 
 
 def batch_body(text: str, samples: int, opaque: Any, schema: str) -> dict[str, Any]:
-    """The answer to a batch. Lengths of features and encoder frames mean nothing outside one engine: null."""
+    """The answer to a batch. The lengths of features and encoder frames are null: they depend on the engine."""
     lengths = {"audio_length_samples": samples, "features_length": None, "encoded_length": None}
     passed_on = {} if opaque is None else {"opaque": opaque}
     if schema == amira.V1:
@@ -110,13 +110,13 @@ def status_of(event: Error) -> int:
 
 
 def message_of(event: Error) -> str:
-    """The reason for people; old clients know a timeout by its first words."""
+    """The reason for people. Old clients recognise a timeout by its first words."""
     detail = event.detail or event.slug
     return f"Stream timeout: {detail}" if event.slug == "idle-timeout" else detail
 
 
 def schema_of(query: str) -> str:
-    """`""` for the document's form, `v1` for the code's. Raises BadRequest."""
+    """The form of the answers: `""` for that of AMIRA's document, `v1` for that of its code. Raises BadRequest."""
     schema = dict(parse_qsl(query, keep_blank_values=True)).get("schema", "")
     if schema not in SCHEMAS:
         raise BadRequest("schema must be v1, or absent")

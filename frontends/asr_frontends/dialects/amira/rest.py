@@ -1,4 +1,4 @@
-"""AMIRA's side of HTTP: batches, and the limit on streams (AMI-03, AMI-04, AMI-13, AMI-31, AMI-32)."""
+"""AMIRA's HTTP routes: batches, and the limit on streams (AMI-03, AMI-04, AMI-13, AMI-31, AMI-32)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asr_dialects import amira as messages
 from asr_frontends import events as e
 from asr_frontends.dialects.amira import forms
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.connection import Conversation
 from asr_frontends.servers.rest import Places, read_body, transcribe, unless_gone
 from asr_frontends.servers.upload import decode
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
@@ -28,7 +28,7 @@ RAW, JSON, SOUND = "application/octet-stream", "application/json", "audio/"
 
 @dataclass(frozen=True, slots=True)
 class AmiraLimits:
-    """AMIRA's own limits, by its document's defaults; AMIRA's names of them are in the comments."""
+    """The limits of AMIRA's dialect, with the defaults of AMIRA's document. AMIRA's names are in the comments."""
 
     streams_max: int = 10  # max_concurrent_streams
     batches_max: int = 50  # max_concurrent_batches
@@ -37,8 +37,8 @@ class AmiraLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """A recording, ready to be decoded."""
+class _BatchAudio:
+    """The audio of a batch as PCM16 frames, and its opaque value."""
 
     frames: Iterator[bytes]
     opaque: Any = None
@@ -53,14 +53,14 @@ class Amira:
         self._batches = Places(limits.batches_max, "batches")
 
     def routes(self) -> list[Route]:
-        """Everything but the stream, which is a WebSocket."""
+        """The HTTP routes. The stream is a WebSocket and no route."""
         return [
             Route(messages.BATCH_PATH, _answering(self._batch), methods=["POST"]),
             Route("/admin/reset-batch-count", self._reset, methods=["POST"]),
         ]
 
-    async def stream(self, connection: Connection) -> None:
-        """Serve one accepted stream; one too many is refused in its dialect."""
+    async def stream(self, connection: Conversation) -> None:
+        """Serve one accepted stream. Above the limit, the stream is refused with AMIRA's error message."""
         try:
             with self._streams.one():
                 await connection.run()
@@ -77,19 +77,19 @@ class Amira:
         )
         return _json(forms.batch_body(transcription.text, transcription.samples, batch.opaque, schema))
 
-    async def _read(self, request: Request) -> _Batch:
-        """The audio by the content's type, and a WAV file also by its first bytes (decision 7). Raises PeerError."""
+    async def _read(self, request: Request) -> _BatchAudio:
+        """Read the audio by its content type; a WAV file also by its first bytes (decision 7). Raises PeerError."""
         kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
         if kind not in (RAW, JSON) and not kind.startswith(SOUND):
             raise BadRequest(f"Content-Type must be {RAW}, audio/wav or {JSON}")
         body = await read_body(request, self._limits.request_bytes_max)
         if kind == JSON:
             parsed = await asyncio.to_thread(forms.parse_batch, body)
-            return _Batch(self._raw(parsed.pcm), parsed.opaque)
+            return _BatchAudio(self._raw(parsed.pcm), parsed.opaque)
         if kind.startswith(SOUND) or body.startswith(b"RIFF"):
             _, frames = await decode(body, self._limits.batch_audio_s_max)
-            return _Batch(frames)
-        return _Batch(self._raw(body))
+            return _BatchAudio(frames)
+        return _BatchAudio(self._raw(body))
 
     def _raw(self, pcm: bytes) -> Iterator[bytes]:
         forms.check_pcm(pcm)
@@ -99,11 +99,11 @@ class Amira:
         return (pcm[start : start + FRAME_BYTES] for start in range(0, len(pcm), FRAME_BYTES))
 
     async def _reset(self, _: Request) -> Response:
-        """AMIRA's counter leaked and had to be reset; here a place is given back however its request ends."""
+        """Reset nothing: AMIRA's counter leaked, but here each request returns its place."""
         return _json({"status": "ok", "active_batches": self._batches.taken})
 
     def health(self) -> Mapping[str, int]:
-        """Its places, for the report on the frontend's health."""
+        """The numbers of streams and batches, for `/health/detailed`."""
         return {
             "active_streams": self._streams.taken,
             "max_concurrent_streams": self._streams.count_max,

@@ -1,9 +1,10 @@
 """CAIMAN-ASR's WebSocket dialect, `/asr/v0.1/stream`, for greedy decoding (CAI-18..31).
 
-One response per 60 ms of audio, empty or not, so that a client in lock-step (send one frame, receive one) never waits:
-after the step for engines with steps of at most 60 ms, as soon as the worker has the audio for others. A response's
-text is what became final since the response before, or, with engines whose text only grows, what was added since; the
-concatenation of all is the whole text. `confidence` is a constant of the dialect ("currently unused").
+There is one response per 60 ms of audio, empty or not, so that a client in lock-step (send one frame, receive one)
+never waits for ever. It is sent after the engine's step if a step has at most 60 ms; with other engines, as soon as the
+worker has the audio. A response's text is the text that became final since the previous response; with engines whose
+text only grows, it is the text added since then. The concatenation of all responses is the whole text. `confidence` is
+a constant of the dialect ("currently unused").
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CLIENT_FAULT, SERVICE_FAULT = 4400, 4503
 
 
 class CaimanCodec:
-    """One `/asr/v0.1/stream` conversation. Raises BadRequest for parameters that are refused before the upgrade."""
+    """One `/asr/v0.1/stream` conversation. Raises BadRequest for an invalid parameter, before the upgrade."""
 
     coalesces: frozenset[type] = frozenset({Partial})
 
@@ -45,9 +46,9 @@ class CaimanCodec:
         self._samples = 0
         self._responses = 0
         self._text = ""
-        """Not sent yet."""
+        """New text that is not sent yet."""
         self._taken = 0
-        """Characters of the utterance that were taken into it."""
+        """Number of the utterance's characters that were added to `_text`."""
         self._has_text = False
         self._stopped = False
         self._early = False
@@ -92,9 +93,9 @@ class CaimanCodec:
         return []
 
     def _take(self, text: str) -> None:
-        """Take what is new of the utterance. After a move its text comes again from the start.
+        """Add the new characters of an utterance's text. After a move, the text arrives again from its start.
 
-        Text that the engine withdraws has been sent already; what comes in its place counts as new.
+        When the engine withdraws text that was already sent, the text that replaces it counts as new.
         """
         new = text[self._taken :]
         if new and not self._taken and self._has_text:
@@ -128,7 +129,7 @@ class CaimanCodec:
 
 
 def _check_query(query: str) -> None:
-    """Raises BadRequest. A raw `;` belongs to the value of content_type."""
+    """Check the query's parameters. Raises BadRequest. A raw `;` is part of the value of content_type."""
     parameters = _unique(parse_qsl(query, keep_blank_values=True, separator="&"))
     _check_content_type(parameters.pop("content_type", ""))
     alternatives = parameters.pop("alternatives", "1")
@@ -141,7 +142,7 @@ def _check_query(query: str) -> None:
 
 
 def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """By name; a name with two different values is refused."""
+    """The values by name. Raises BadRequest for a name with two different values."""
     values: dict[str, str] = {}
     for name, value in pairs:
         if values.setdefault(name, value) != value:
@@ -150,7 +151,7 @@ def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _check_content_type(content_type: str) -> None:
-    """Absent means raw S16LE, mono, 16 kHz; present, all of it must say so."""
+    """Check the content type. An absent one means S16LE, mono, 16 kHz; any other must have exactly these attributes."""
     if not content_type:
         return
     kind, *attributes = (part.strip() for part in content_type.split(";"))

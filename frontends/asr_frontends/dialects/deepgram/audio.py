@@ -1,17 +1,17 @@
-"""The audio of one client, in whatever encoding and container the options or its first bytes name."""
+"""The audio of one client, in the encoding of the options or the container that its first bytes show."""
 
 from __future__ import annotations
 
 from asr_frontends.audio import ogg_opus
 from asr_frontends.audio.wav_stream import ENCODINGS, Layout, SampleStream, WavHeader
-from asr_frontends.dialects.deepgram.options import OPUS, Options
+from asr_frontends.dialects.deepgram.options import OPUS, ListenOptions
 from asr_proto.errors import AudioError
 
 
 class AudioStream:
-    """The client's audio, raw as the options say, or in the container that its first bytes name."""
+    """Converts the client's audio: raw samples as in the options, or a container recognised by its first bytes."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ListenOptions) -> None:
         self._options = options
         self._stream: SampleStream | ogg_opus.OggOpus | None = None
         self._header: WavHeader | None = None
@@ -23,18 +23,18 @@ class AudioStream:
 
     @property
     def seconds(self) -> float:
-        """Audio so far."""
+        """Audio so far, in seconds."""
         return self._stream.seconds if self._stream else 0.0
 
     @property
     def channels(self) -> int:
-        """0 while there is no audio."""
+        """Number of the audio's channels; 0 before the first audio."""
         if isinstance(self._stream, SampleStream):
             return self._stream.layout.channels if self._stream.seconds else 0
         return self._stream.channels if self._stream else 0
 
     def feed(self, data: bytes) -> bytes:
-        """PCM16 mono 16 kHz. Raises PeerError."""
+        """The audio as PCM16 mono 16 kHz. Raises PeerError."""
         if self._stream:
             return self._stream.feed(data)
         if self._header:
@@ -43,7 +43,7 @@ class AudioStream:
         return self._recognize() if len(self._first) >= 4 else b""
 
     def end(self) -> bytes:
-        """What is still in filters; more may follow."""
+        """The rest of the audio in the resampler. More bytes may follow."""
         return self._stream.end() if self._stream else b""
 
     def _recognize(self) -> bytes:

@@ -1,7 +1,7 @@
 """Deepgram's live dialect, `/v1/listen`: options in the query, binary audio, JSON control and results.
 
-What Deepgram's types demand and no engine here measures is never made up: a confidence that is not measured is 0.0,
-times of words that are not measured are the utterance's time shared out by letters (`asr_frontends.words`).
+Deepgram's types demand some values that an engine may not measure. An unmeasured confidence is 0.0. Unmeasured times of
+words are the utterance's time, divided by the number of letters (`asr_frontends.words`).
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from asr_proto.errors import DecodeError
 from asr_proto.messages import Final, Flushed, Partial, Speech
 
 PROGRESS_SAMPLES = 1600
-"""How often the end of an utterance is looked for."""
+"""Interval of the checks for the end of an utterance, in 16 kHz samples."""
 PIECE_BYTES = 64_000
-"""Of audio for the session: what a message decodes to may be long."""
+"""Largest piece of audio for the session; a message may decode to more."""
 NOT_MEASURED = 0.0
-"""Deepgram's types demand a confidence, the embedded engine has none."""
+"""The confidence where the engine measures none: Deepgram's types demand a number."""
 CLIENT_FAULT, SERVICE_FAULT = 1008, 1011
 EDGES = ".,;:!?\"'()[]{}<>«»“”‘’„…¿¡-–—"  # noqa: RUF001
-"""What a word is stripped of for its plain form."""
+"""Characters that are removed from both ends of a word for its plain form."""
 
 
 class DeepgramCodec:
-    """One `/v1/listen` conversation. Raises BadRequest for options that are refused before the upgrade."""
+    """One `/v1/listen` conversation. Raises BadRequest for an invalid option, before the upgrade."""
 
     coalesces: frozenset[type] = frozenset({Partial})
 
@@ -71,7 +71,7 @@ class DeepgramCodec:
         return [Start("", options.language, options.interim_results, progress_samples)]
 
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
-        """After the end of the stream everything is ignored: clients often have audio on its way then."""
+        """The events of one frame. After the end of the stream frames are ignored: clients often still send audio."""
         if self._stopped:
             return []
         if isinstance(frame, bytes):
@@ -80,7 +80,7 @@ class DeepgramCodec:
             case deepgram.KEEPALIVE:
                 return [KeepAlive()]
             case deepgram.FINALIZE:
-                return [*self._tail(), Flush(self._finalizes.ask(self._audio.seconds))]
+                return [*self._tail(), Flush(self._finalizes.add(self._audio.seconds))]
             case deepgram.CLOSE_STREAM:
                 return self._stop()
             case deepgram.CONFIGURE:
@@ -146,7 +146,7 @@ class DeepgramCodec:
         )
 
     def _flushed(self) -> list[Frame]:
-        """A Finalize that ended no utterance is answered without words."""
+        """The answer to a Finalize that ended no utterance: a result without words."""
         at_s, has_ended = self._finalizes.answered()
         if has_ended:
             return []
@@ -165,7 +165,7 @@ class DeepgramCodec:
         }
 
     def _model_info(self) -> deepgram.ModelInfo:
-        """Models here have no version."""
+        """The session's model; models have no version here."""
         return {"name": self._ready.model, "version": "", "arch": self._ready.engine}
 
     def _speech_started(self, event: Speech) -> list[Frame]:
@@ -191,43 +191,43 @@ class DeepgramCodec:
 
 
 class Finalizes:
-    """Finalize messages that wait for their answer, in order."""
+    """The Finalize messages that wait for their answer, in order."""
 
     def __init__(self) -> None:
         self._asked_at_s: deque[float] = deque()
         self._asked = 0
         self._has_ended = False
 
-    def ask(self, at_s: float) -> str:
-        """One more, after so much audio; the marker of its flush."""
+    def add(self, at_s: float) -> str:
+        """Add a Finalize after `at_s` seconds of audio. Returns the marker of its flush."""
         self._asked_at_s.append(at_s)
         self._asked += 1
         return str(self._asked)
 
     def ended(self) -> bool:
-        """A flush ended an utterance: whether a Finalize was the reason, and not the end of the stream."""
+        """A flush has ended an utterance. Returns whether a Finalize caused it, and not the end of the stream."""
         self._has_ended = self._has_ended or bool(self._asked_at_s)
         return bool(self._asked_at_s)
 
     def answered(self) -> tuple[float, bool]:
-        """The oldest is done: where it was asked for, and whether it ended an utterance."""
+        """The oldest Finalize is done. Returns its position in seconds, and whether it ended an utterance."""
         has_ended, self._has_ended = self._has_ended, False
         return self._asked_at_s.popleft(), has_ended
 
 
 class UtteranceEnd:
-    """Finds the gaps: `gap_ms` of audio after the last word of a final in which nobody begins another word."""
+    """Finds gaps: `gap_ms` of audio after the last word of a final, in which no further word begins."""
 
     def __init__(self, gap_ms: int) -> None:
         self._gap_s = gap_ms / 1000
         self._word_end_s: float | None = None
         self._in_utterance = False
-        """The last partial has words that are in no final yet."""
+        """Whether the last partial has words that are in no final yet."""
         self._speaking = False
         self._done_s = 0.0
 
     def update(self, event: Partial | Final | Speech | Progress) -> float | None:
-        """The end of the last word before a gap that has become long enough, once."""
+        """The end of the last word, in seconds, when the gap after it is long enough. It is returned once per gap."""
         if not self._gap_s:
             return None
         match event:
@@ -251,7 +251,7 @@ class UtteranceEnd:
 
 
 def _error(event: Error) -> list[Frame]:
-    """What Deepgram calls it: no words for too long, a payload that cannot be used, a fault of the service."""
+    """An error with Deepgram's code: NET-0001 idle client, DATA-0000 client's fault, NET-0000 service's fault."""
     detail = event.detail or event.slug
     name, code = ("NET-0000", SERVICE_FAULT) if event.is_service else ("DATA-0000", CLIENT_FAULT)
     if event.slug == "idle-timeout":
@@ -294,7 +294,7 @@ def _last_word_end(final: Final) -> float | None:
 
 
 def _model_uuid(model: str) -> str:
-    """Always the same for the same model."""
+    """A UUID that is always the same for the same model."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"asr-pool:{model}"))
 
 

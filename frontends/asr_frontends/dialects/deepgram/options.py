@@ -1,4 +1,4 @@
-"""What a request for `/v1/listen` asks for in its query."""
+"""The options in the query of a request for `/v1/listen`."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ ENDPOINTING_MS_MAX = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the query asks for. An empty encoding is found out from the audio; rate 0 was not given."""
+class ListenOptions:
+    """The options that have an effect here."""
 
     encoding: str = ""
+    """Encoding of raw audio; empty to recognise it from the first bytes."""
     rate: int = 0
+    """Sample rate in Hz; 0 if not given."""
     channels: int = 1
     language: str = ""
+    """Language tag; empty for the default."""
     interim_results: bool = False
     endpointing: bool = True
+    """Whether an end by silence is reported as `speech_final`."""
     utterance_end_ms: int = 0
+    """Length of the gap that is reported as UtteranceEnd; 0 for no reports."""
     vad_events: bool = False
 
 
-def parse_options(query: str) -> Options:
-    """Raises BadRequest. Any model is the default one; options that are not known are ignored."""
+def parse_options(query: str) -> ListenOptions:
+    """Parse the query. Raises BadRequest. Every model name means the default; unknown options are ignored."""
     given = dict(parse_qsl(query, keep_blank_values=True))
     if "callback" in given:
         raise BadRequest("callback is not supported: results are sent on this connection")
     if _boolean(given, "multichannel", False):
         raise BadRequest("multichannel is not supported: channels are mixed into one")
-    options = Options(
+    options = ListenOptions(
         _encoding(given),
         _integer(given, "sample_rate", RATE_MIN, RATE_MAX, 0),
         _integer(given, "channels", 1, CHANNELS_MAX, 1),
@@ -63,7 +68,7 @@ def _encoding(given: dict[str, str]) -> str:
 
 
 def _language(given: dict[str, str]) -> str:
-    """`multi` asks for a model of many languages: the default is what there is."""
+    """The language. `multi` (a model of many languages) means the default."""
     language = given.get("language", "")
     if len(language) > LANGUAGE_MAX or not language.isprintable():
         raise BadRequest("language is a language tag")
@@ -71,7 +76,7 @@ def _language(given: dict[str, str]) -> str:
 
 
 def _endpointing(given: dict[str, str]) -> bool:
-    """Whether silence is reported as the end of speech; how long it must last is the engine's business."""
+    """Whether silence is reported as the end of speech. The engine decides how long the silence must be."""
     if given.get("endpointing", "").lower() in ("true", "false"):
         return _boolean(given, "endpointing", True)
     _integer(given, "endpointing", 0, ENDPOINTING_MS_MAX, 0)

@@ -11,7 +11,7 @@ from asr_proto.errors import PeerError
 
 
 def refusal(error: PeerError) -> Refusal:
-    """As JSON, under a request id of its own."""
+    """A refusal as JSON, with a new request id."""
     return Refusal(400, deepgram.refusal(error.detail, secrets.token_hex(16)), "application/json")
 
 

@@ -1,11 +1,11 @@
 """Moonshine's dialect for WebRTC data channels (MOO-02..07, 22..24).
 
-JSON messages with an `op`, PCM16 in binary ones. An error ends the conversation, except `bad_json` and `unknown_op`,
-which are only answered. `close` and `flush` both ask for the final, which is the last message. The text is everything
-since the start: the dialect has no utterances, and a pause never ends a turn.
+Text messages are JSON with an `op`; binary messages are PCM16. An error ends the conversation, except `bad_json` and
+`unknown_op`, which are only answered. `close` and `flush` both request the final, which is the last message. The text
+is everything since the start: the dialect has no utterances, and a pause never ends a turn.
 
-`inference_ms` is how far the text is behind the audio that has come, in milliseconds of audio: what a client sees of
-the model's work. `max_batch` is the dialect's constant; batches are sized by the engine.
+`inference_ms` is the audio received and not yet transcribed, in milliseconds of audio. `max_batch` is a constant of the
+dialect; the engine decides the size of its batches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from asr_proto.messages import Final, Partial
 
 SID_MAX = 128
 FAILURES = frozenset({"service-error", "internal-error", "session-lost", "worker-lost", "broker-lost", "lease-expired"})
-"""What the dialect calls `inference_failed`; every other error has a reason of its own."""
+"""Slugs that the dialect calls `inference_failed`; every other slug is its own reason."""
 
 
 class MoonshineCodec:
@@ -46,7 +46,7 @@ class MoonshineCodec:
 
     def __init__(self, request: Request) -> None:
         self._sid: str | None = None
-        """As the client sent it; empty to use the session's id."""
+        """The client's name of the session; empty to use the session's id, None before `init`."""
         self._stopped = False
         self._odd = OddByte()
         self._samples = self._done = 0

@@ -24,7 +24,7 @@ MOONSHINE = Dialect(
     codec=MoonshineCodec,
     options=(
         click.option(
-            "--webrtc-path", default=moonshine.PATH, help="Where Moonshine's clients POST their WebRTC offer."
+            "--webrtc-path", default=moonshine.PATH, help="Path to which Moonshine's clients POST their WebRTC offers."
         ),
     ),
     serve=_serve,

@@ -160,7 +160,7 @@ class NativeCodec:
         return native.final(hypothesis, event.endpoint, committed, _rounded(event.confidence), words)
 
     def _at_client(self, sample: int) -> int:
-        """A sample of ours as the client counts them: never beyond what it has sent."""
+        """A 16 kHz sample's number at the client's rate, at most the number of samples that the client has sent."""
         return min(sample * self._rate // SAMPLE_RATE, self._samples)
 
     def _error(self, event: Error) -> list[Frame]:

@@ -1,6 +1,6 @@
-"""OpenAI's transcription endpoint as pure text: the request's fields, every answer's form, errors.
+"""The bodies of OpenAI's transcription endpoint: the request's fields, the forms of answers, the errors. Pure.
 
-Where the published types require a number that no engine here measures, it is a constant, stated beside it.
+The published types require some numbers that no engine here measures. Each of them is a constant with a comment.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from asr_proto.errors import BadRequest, PeerError
 from asr_proto.messages import Final
 
 ALIASES = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe")
-"""Names of the default model (decision 16)."""
+"""Names that mean the default model (decision 16)."""
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")
 READABLE = "flac, mp3, ogg, opus and wav can be read; convert m4a, mp4 and webm first"
 SEEK_PER_S = 100
-"""Whisper counts `seek` in frames of 10 ms."""
+"""Units of `seek` in a second: Whisper counts frames of 10 ms."""
 NOT_MEASURED = {"tokens": [], "temperature": 0.0, "avg_logprob": 0.0, "no_speech_prob": 0.0}
-"""Constants: the engines tell neither tokens nor probabilities, and decode greedily."""
+"""Constants: the engines return neither tokens nor probabilities, and decode greedily."""
 CREATED = 0
-"""Unix time of a model's making: not known of any."""
+"""Unix time at which a model was made; it is not known for any model."""
 OWNER = "asr-pool"
 
 STATUS = {
@@ -51,7 +51,7 @@ PARAMETERS = {
 
 
 class BadParameter(BadRequest):
-    """A field of the request that cannot be meant."""
+    """A field of the request has an invalid value."""
 
     def __init__(self, parameter: str, detail: str, *, slug: str | None = None) -> None:
         super().__init__(detail, slug=slug)
@@ -62,8 +62,8 @@ class BadParameter(BadRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What a request asks for, beside its file. An empty model means the default."""
+class TranscriptionOptions:
+    """A request's fields without its file. An empty model means the default."""
 
     model: str
     language: str
@@ -73,8 +73,8 @@ class Options:
     stream: bool
 
 
-def parse_options(fields: Iterable[tuple[str, str]], models: Sequence[str]) -> Options:
-    """The form's text fields. Raises BadParameter. `prompt` and unknown fields change nothing."""
+def parse_options(fields: Iterable[tuple[str, str]], models: Sequence[str]) -> TranscriptionOptions:
+    """Parse the form's text fields. Raises BadParameter. `prompt` and unknown fields have no effect."""
     values = list(fields)
     single = dict(values)
     response_format = _choice(single, "response_format", FORMATS, "json")
@@ -82,12 +82,12 @@ def parse_options(fields: Iterable[tuple[str, str]], models: Sequence[str]) -> O
     if granularities and response_format != "verbose_json":
         raise BadParameter("timestamp_granularities", "timestamp_granularities need response_format=verbose_json")
     if any(name.startswith("include") for name in single):
-        raise BadParameter("include", "include is not supported: the engines tell no log probabilities")
+        raise BadParameter("include", "include is not supported: the engines return no log probabilities")
     _check_temperature(single.get("temperature", ""))
     stream = _choice(single, "stream", ("true", "false"), "false") == "true"
     if stream and response_format not in ("json", "text"):
         raise BadParameter("response_format", "a stream needs response_format json or text")
-    return Options(
+    return TranscriptionOptions(
         model=_model(single.get("model", ""), models),
         language=_language(single.get("language", "")),
         response_format=response_format,
@@ -111,7 +111,7 @@ def _granularities(values: Sequence[str]) -> set[str]:
 
 
 def _check_temperature(value: str) -> None:
-    """Greedy decoding has no temperature; nonsense is refused all the same."""
+    """Check the temperature, which has no effect on greedy decoding. Raises BadParameter."""
     try:
         is_valid = 0.0 <= float(value or 0) <= 1.0
     except ValueError:
@@ -127,7 +127,7 @@ def _language(value: str) -> str:
 
 
 def _model(name: str, models: Sequence[str]) -> str:
-    """The service's name of a model. Raises BadParameter."""
+    """The model's name for the session; empty for the default. Raises BadParameter."""
     if not name:
         raise BadParameter("model", "you must provide a model parameter")
     check_model(name, models)
@@ -144,7 +144,7 @@ def check_model(name: str, models: Sequence[str]) -> None:
 
 
 def joined(finals: Sequence[Final]) -> str:
-    """The whole text."""
+    """The whole text of a recording."""
     return " ".join(final.text for final in _spoken(finals))
 
 
@@ -153,8 +153,8 @@ def json_body(finals: Sequence[Final], duration_s: float) -> dict[str, Any]:
     return {"text": joined(finals), "usage": {"type": "duration", "seconds": duration_s}}
 
 
-def verbose_body(finals: Sequence[Final], duration_s: float, options: Options) -> dict[str, Any]:
-    """`response_format=verbose_json`. A language that was not asked for is the default, en."""
+def verbose_body(finals: Sequence[Final], duration_s: float, options: TranscriptionOptions) -> dict[str, Any]:
+    """`response_format=verbose_json`. Without a requested language it contains the default, en."""
     body = {
         "task": "transcribe",
         "language": options.language or "en",
@@ -185,13 +185,13 @@ def _segment(id: int, final: Final) -> dict[str, Any]:
 
 
 def _compression_ratio(text: str) -> float:
-    """Whisper's: high for text that repeats itself."""
+    """Whisper's compression ratio (openai/whisper, `utils.compression_ratio`): high for text that repeats itself."""
     data = text.encode()
     return round(len(data) / len(zlib.compress(data)), 4)
 
 
 def _words(final: Final) -> list[dict[str, Any]]:
-    """The engine's times; where it has none, the utterance's time spread over its words."""
+    """The words with the engine's times; without these, the utterance's time is divided among its words."""
     if final.words is None:
         times = spread(final.text, seconds(final.start_sample), seconds(final.end_sample))
     else:
@@ -221,7 +221,7 @@ def _clock(samples: int, point: str) -> str:
 
 
 def _line(text: str) -> str:
-    """One line: an empty one would end the subtitle."""
+    """The text on one line: an empty line would end the subtitle."""
     return " ".join(text.split())
 
 
@@ -233,12 +233,12 @@ def _escaped(text: str) -> str:
 
 
 def delta(text: str) -> str:
-    """A server-sent event: this text became final."""
+    """A server-sent event with text that became final."""
     return sent({"type": "transcript.text.delta", "delta": text})
 
 
 def done(text: str) -> str:
-    """The last server-sent event: the whole text."""
+    """The last server-sent event, with the whole text."""
     return sent({"type": "transcript.text.done", "text": text})
 
 
@@ -251,12 +251,12 @@ def sent(body: dict[str, Any]) -> str:
 
 
 def model_body(id: str) -> dict[str, Any]:
-    """One model."""
+    """The description of one model."""
     return {"id": id, "object": "model", "created": CREATED, "owned_by": OWNER}
 
 
 def models_body(models: Sequence[str]) -> dict[str, Any]:
-    """All models, the aliases of the default one included."""
+    """The list of all models, with the aliases of the default one."""
     return {"object": "list", "data": [model_body(id) for id in dict.fromkeys((*models, *ALIASES))]}
 
 
@@ -264,7 +264,7 @@ def models_body(models: Sequence[str]) -> dict[str, Any]:
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The form of every error. Its `type` follows from the status."""
+    """The body of every error. The field `type` follows from the status."""
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -284,5 +284,5 @@ def body_of(event: Error, parameter: str | None = None) -> dict[str, Any]:
 
 
 def parameter_of(error: PeerError) -> str | None:
-    """The field that an error is about, where that is known."""
+    """The field that caused an error; None if unknown."""
     return error.parameter if isinstance(error, BadParameter) else None

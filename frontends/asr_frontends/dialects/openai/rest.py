@@ -1,4 +1,4 @@
-"""OpenAI's REST interface: transcriptions and models. Requests in, sessions out; every form is in `forms`."""
+"""OpenAI's REST interface: transcriptions and models. The bodies of requests and answers are in `forms`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from asr_proto.errors import AsrError, BadRequest, PeerError, ServiceError
 from asr_proto.messages import Final
 
 FORM_BYTES = 1_048_576
-"""What a form may have beside its file."""
+"""Largest size of a form without its file."""
 FIELDS_MAX = 64
 RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAiLimits:
-    """What one request may take, and how many there may be."""
+    """The limits of one request, and the largest number of concurrent requests."""
 
     file_bytes_max: int = 26_214_400
     audio_s_max: float = 4 * 3600.0
@@ -38,9 +38,9 @@ class OpenAiLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Recording:
-    """A request, ready to be transcribed."""
+    """A checked request: its options, and its audio as PCM16 frames."""
 
-    options: forms.Options
+    options: forms.TranscriptionOptions
     frames: Iterator[bytes]
 
     @property
@@ -74,7 +74,7 @@ class _OpenAi:
         return _response(transcription, recording.options)
 
     async def _read(self, request: Request) -> _Recording:
-        """Raises PeerError for fields or a file that cannot be used."""
+        """Read and check a request. Raises PeerError for an invalid field or file."""
         receive = limited(request, self._limits.file_bytes_max + FORM_BYTES)
         async with Request(request.scope, receive).form(max_files=1, max_fields=FIELDS_MAX) as form:
             fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
@@ -90,7 +90,7 @@ class _OpenAi:
         return _Recording(options, frames)
 
     async def _stream(self, recording: _Recording) -> Response:
-        """The response begins once the session has its slot: a refusal still has a status of its own."""
+        """The response. It begins when the session has its slot, so that a refusal still has its HTTP status."""
         transcription = Transcription()
         results = finals(self._frontend, recording.start, recording.frames, self._places, transcription)
         try:
@@ -112,14 +112,14 @@ class _OpenAi:
         return JSONResponse(forms.model_body(id))
 
     def _models(self) -> tuple[str, ...]:
-        """Raises ServiceError while no broker has reported its models."""
+        """The names of the served models. Raises ServiceError while no broker has reported them."""
         pool = self._frontend.sessions.pool
         if pool is None:
             raise ServiceError("no broker is connected", slug="no-broker")
         return pool.models
 
 
-def _response(transcription: Transcription, options: forms.Options) -> Response:
+def _response(transcription: Transcription, options: forms.TranscriptionOptions) -> Response:
     match options.response_format:
         case "text":
             return PlainTextResponse(forms.joined(transcription.finals) + "\n")
@@ -136,22 +136,22 @@ def _response(transcription: Transcription, options: forms.Options) -> Response:
 
 
 async def _sent(results: AsyncIterator[Final | None], transcription: Transcription) -> AsyncIterator[str]:
-    """Each final as it comes; an error in the middle is the last event."""
-    said = ""
+    """A server-sent event for each final, then one for the whole text. An error is the last event."""
+    sent = ""
     try:
         async for _ in results:
             text = forms.joined(transcription.finals)
-            if text != said:
-                yield forms.delta(text[len(said) :])
-            said = text
+            if text != sent:
+                yield forms.delta(text[len(sent) :])
+            sent = text
     except AsrError as error:
         yield forms.sent(forms.body_of(e.Error.of(error)))
         return
-    yield forms.done(said)
+    yield forms.done(sent)
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events of one session, which ends with the response, however that ends."""
+    """The server-sent events of one session. The session ends with the response, also when the client disconnects."""
 
     def __init__(self, events: AsyncIterator[str], results: AsyncGenerator[Final | None, None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})

@@ -1,13 +1,14 @@
 """Parakeet-TDT's WebSocket dialect, `/ws` (PAR-01..04, 07..09).
 
-The socket is the session: no handshake, PCM16 in frames of any even length, and two control frames, binary like the
-audio. `__CTRL__:EOS` is answered with the final text, `__CTRL__:RESET` with a reset; the socket stays usable after
-both. Inside, each is a flush: its answer marks which text belongs before it. A reset is answered at once, except when
-the final of an EOS before it is still to come: that comes first, so that no client takes old words for new ones.
+The session begins with the socket, without a first message. Audio is PCM16 in binary frames of any even length; two
+control frames are binary too. `__CTRL__:EOS` is answered with the final text, `__CTRL__:RESET` with a reset. The socket
+stays usable after both. Each control frame becomes a flush, whose answer separates the text before it from the text
+after it. A reset is answered immediately, unless the final of an earlier EOS is still missing. Then that final is sent
+first, so that no client takes old words for new ones.
 
-Partials carry the whole text since the start or the last control frame; with `?partials=delta` only its new
-characters, those after what is the same as in the partial before. Where the model revises its text, the concatenation
-of deltas is not the text: the final is.
+A partial contains the whole text since the start or the last control frame. With `?partials=delta` it contains only the
+new characters: those after the beginning that it shares with the previous partial. If the model revises its text, the
+concatenation of the deltas is not the text; the final is.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ from asr_proto.messages import Final, Flushed, Partial
 NON_PCM = "non-pcm-payload"
 TEXT_FRAME = "text-frame"
 TEXT_BYTES_MIN = 64
-"""Shorter frames are never taken for text: a few quiet samples may look like it."""
+"""Shorter frames are never taken for text: a few quiet samples may look like text."""
 PRINTABLE = bytes([*b"\t\n\r", *range(0x20, 0x7F)])
 PRINTABLE_SHARE_MAX = 0.9
 UNANSWERED_MAX = 64
-"""Control frames that may wait for their answers."""
+"""Largest number of control frames that wait for their answers."""
 
 
 class ParakeetCodec:
-    """One `/ws` conversation. Raises BadRequest for parameters that are refused before the upgrade."""
+    """One `/ws` conversation. Raises BadRequest for an invalid parameter, before the upgrade."""
 
     subprotocol: str | None = None
     coalesces: frozenset[type]
@@ -55,12 +56,12 @@ class ParakeetCodec:
         if partials not in (parakeet.CUMULATIVE, parakeet.DELTA):
             raise BadRequest(f"partials must be {parakeet.CUMULATIVE} or {parakeet.DELTA}")
         self._delta = partials == parakeet.DELTA
-        # A delta that replaced another would take its characters away.
+        # A delta cannot replace an older one: its client would lose the characters of the older one.
         self.coalesces = frozenset() if self._delta else frozenset({Partial})
         self._transcript = Transcript()
         self._sent = ""
         self._unanswered: deque[str] = deque()
-        """Markers of the flushes that are still to be answered, in their order."""
+        """Markers of the unanswered flushes, in order."""
         self._replies: list[Frame] = []
 
     # ---- Receiving ----
@@ -97,7 +98,7 @@ class ParakeetCodec:
     def send(self, event: ServiceEvent) -> list[Frame]:
         match event:
             case Partial() | Final():
-                return self._hear(event)
+                return self._hypothesis(event)
             case Flushed():
                 return self._flushed()
             case Bye():
@@ -106,8 +107,8 @@ class ParakeetCodec:
                 return [_close(event)]
         return []
 
-    def _hear(self, event: Partial | Final) -> list[Frame]:
-        """Text before a reset is dropped: the reset was answered already."""
+    def _hypothesis(self, event: Partial | Final) -> list[Frame]:
+        """The frames for a hypothesis. Text before a reset is dropped: the reset is already answered."""
         if self._unanswered and self._unanswered[0] == parakeet.RESET:
             return []
         return self._partial() if self._transcript.update(event) else []
@@ -128,14 +129,14 @@ class ParakeetCodec:
         return [parakeet.final(text), *self._held_resets()]
 
     def _held_resets(self) -> list[Frame]:
-        """Replies to the resets that waited for this final."""
+        """The answers to the resets that waited for this final."""
         markers = list(self._unanswered)
         held = markers.index(parakeet.EOS) if parakeet.EOS in markers else len(markers)
         return [parakeet.reset() for _ in range(held)]
 
 
 def _same(before: str, after: str) -> int:
-    """How many characters both begin with."""
+    """The length of the beginning that both texts share."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
 
 
@@ -148,7 +149,7 @@ def _close(event: Error) -> Close:
 
 
 def _is_text(frame: bytes) -> bool:
-    """Whether somebody sends text, most likely JSON, in binary frames."""
+    """Whether a binary frame looks like text, most likely JSON."""
     if len(frame) < TEXT_BYTES_MIN:
         return False
     others = len(frame.translate(None, PRINTABLE))

@@ -1,4 +1,4 @@
-"""The record of Parakeet-TDT's dialect, and `GET /status`, which its clients and probes ask (PAR-05)."""
+"""The record of Parakeet-TDT's dialect, and `GET /status` for its clients and probes (PAR-05)."""
 
 from __future__ import annotations
 

@@ -4,11 +4,11 @@ The client sends `init`, PCM16 of any length and `close`. It receives an interim
 least once a second while it sends audio. The original server only closed the socket at the end; this one sends a
 `final` first. Clients that have no such message ignore it.
 
-The text is everything since the start: the dialect has no utterances, and a pause never ends a turn. Words that are
-still inside the model come with the audio after them or with `close`.
+The text is everything since the start: the dialect has no utterances, and a pause never ends a turn. The last words
+become visible with later audio or with `close`.
 
-`ts` is Unix time in milliseconds, of the audio: the time of the request plus the length of the audio taken so far. A
-codec has no clock, and for a client that sends as it records the two are the same.
+`ts` is the Unix time of the audio in milliseconds: the time of the request plus the length of the audio received so
+far. A codec has no clock. For a client that sends while it records, this is the current time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class YapCodec:
         self._odd = OddByte()
         self._samples = 0
         self._samples_sent = 0
-        """Audio taken at the last interim."""
+        """Number of samples received before the last interim."""
         self._transcript = Transcript()
 
     # ---- Receiving ----
