@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, compile_path
 from asr_frontends.access import Gate
 from asr_frontends.codec import Codec, Request
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Conversation
+from asr_frontends.servers.conversation import Conversation
 from asr_proto.errors import PeerError
 
 Settings = Mapping[str, Any]

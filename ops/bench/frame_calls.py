@@ -26,7 +26,7 @@ from asr_dialects.native import PATH
 from asr_frontends.codec import Request
 from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Conversation
+from asr_frontends.servers.conversation import Conversation
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
 from asr_frontends.session import Limits

@@ -22,7 +22,7 @@ from asr_frontends.dialects.registry import DIALECTS, dialect_for, endpoint_of
 from asr_frontends.events import ClientEvent, ServiceEvent
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers.app import App
-from asr_frontends.servers.connection import Conversation, Receiver
+from asr_frontends.servers.conversation import Conversation, Receiver
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.session import Limits
 from asr_process.curve import BrokerAt

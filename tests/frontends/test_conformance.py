@@ -9,7 +9,7 @@ import kosoku
 import pytest
 import uvloop
 
-from asr_frontends.servers.connection import Transport
+from asr_frontends.servers.conversation import Transport
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
 

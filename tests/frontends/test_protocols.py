@@ -13,7 +13,7 @@ import websockets
 from websockets.frames import Frame, Opcode
 
 from asr_frontends.servers import protocols
-from asr_frontends.servers.connection import Transport
+from asr_frontends.servers.conversation import Transport
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
 

@@ -24,7 +24,7 @@ from asr_frontends.dialects.registry import DIALECTS, dialect_for, endpoint_of
 from asr_frontends.frontend import Frontend
 from asr_frontends.metrics import FrontendCollector, Requests
 from asr_frontends.servers import health
-from asr_frontends.servers.connection import Conversation
+from asr_frontends.servers.conversation import Conversation
 from asr_frontends.servers.handshake import EXTENSION, Receive, Scope, Send, refuse, request_of
 from asr_proto.errors import BadRequest, PeerError
 

@@ -35,7 +35,7 @@ from asr_frontends.access import Admission, Gate
 from asr_frontends.audio.resample import Resampler
 from asr_frontends.codec import Close, MakeTrackCodec, Request, TrackCodec
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Conversation, Receiver
+from asr_frontends.servers.conversation import Conversation, Receiver
 from asr_frontends.servers.handshake import request_of
 from asr_proto.audio import from_float32
 from asr_proto.errors import BadRequest, LimitExceeded, PeerError

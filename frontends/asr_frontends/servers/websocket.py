@@ -19,7 +19,7 @@ from websockets.server import ServerProtocol
 
 from asr_frontends.codec import Close
 from asr_frontends.servers import frames
-from asr_frontends.servers.connection import Receiver
+from asr_frontends.servers.conversation import Receiver
 from asr_frontends.servers.handshake import EXTENSION, SWITCHING_PROTOCOLS, Handshake, scope_of
 
 CLOSE_ANSWER_S_MAX = 10.0

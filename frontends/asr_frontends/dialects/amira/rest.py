@@ -15,7 +15,7 @@ from asr_dialects import amira as messages
 from asr_frontends import events as e
 from asr_frontends.dialects.amira import forms
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.connection import Conversation
+from asr_frontends.servers.conversation import Conversation
 from asr_frontends.servers.rest import Places, read_body, transcribe, unless_gone
 from asr_frontends.servers.upload import decode
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE

@@ -9,7 +9,7 @@ import uvicorn
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 
-from asr_frontends.servers.connection import Transport
+from asr_frontends.servers.conversation import Transport
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.websocket import WebSocket
 from asr_ops.bench.micro.costs import FRAME_SAMPLES, FRAMES_PER_S, PARTIALS_PER_S, Cost, measure

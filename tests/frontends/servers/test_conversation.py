@@ -14,8 +14,8 @@ from asr_frontends import events as e
 from asr_frontends.codec import Close, Request
 from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers import connection as module
-from asr_frontends.servers.connection import OUTBOX_BYTES_MAX, Conversation, Receiver
+from asr_frontends.servers import conversation as module
+from asr_frontends.servers.conversation import OUTBOX_BYTES_MAX, Conversation, Receiver
 from asr_proto import messages as m
 from asr_proto.errors import AsrError, BadRequest, LimitExceeded, ServiceError
 
