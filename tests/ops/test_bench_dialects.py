@@ -1,4 +1,4 @@
-"""Every dialect of `asr bench`: what its messages mean, and whole sessions, really spoken and exactly understood."""
+"""Every dialect of `asr bench`: reading its messages, and whole sessions with real services and exact texts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: Co
     assert dialects.READERS[dialect](message) == meaning
 
 
-def test_what_is_said_is_on_the_wire_beforehand() -> None:
+def test_messages_are_encoded_in_advance() -> None:
     assert dialects.prepared("native").ending == websocket.encode(websocket.TEXT, b'{"type": "stop"}')
     assert dialects.prepared("parakeet").ending == websocket.encode(websocket.BINARY, b"__CTRL__:EOS")
     assert dialects.prepared("caiman").opening == b""
@@ -70,7 +70,7 @@ def test_what_is_said_is_on_the_wire_beforehand() -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Of a service with the fake engine."""
+    """The URL of a service with the fake engine."""
     with asyncio.Runner() as runner:
         service = serving(["--engine=fake"])
         yield runner.run(service.__aenter__()).url
@@ -78,7 +78,7 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_every_dialect_understands_exactly_what_was_said(name: str, url: str) -> None:
+def test_every_dialect_gets_the_exact_text(name: str, url: str) -> None:
     dialect, ring = DIALECTS[name], audio.ring(audio.noise(), FRAME_MS)
     starts = schedule.starts_us(SESSIONS, "together", 1)
     places = plan.entries(ring, SESSIONS)
