@@ -107,7 +107,7 @@ def test_what_no_server_of_ours_sends(data: bytes) -> None:
 def test_a_session_sends_the_ring_from_its_entry() -> None:
     ring = audio.ring(np.arange(10, dtype=np.int16).repeat(FRAME), 100)
     assert [ring.entry(session, 4) for session in range(4)] == [0, 2, 5, 7]
-    assert ring.spoken(8, 4)[::FRAME].tolist() == [8, 9, 0, 1]
+    assert ring.session_samples(8, 4)[::FRAME].tolist() == [8, 9, 0, 1]
     assert websocket.masked(ring.wire[3][8:]) == np.full(FRAME, 3, "<i2").tobytes()
     assert plan.entries(ring, 4) == [0, 2, 5, 7]
 
@@ -130,7 +130,7 @@ def test_the_figures_of_a_session() -> None:
     assert found.end_ms == pytest.approx(40)
     assert (found.rtf, found.xrt) == pytest.approx((1.04, 1 / 1.04))
     assert (found.partials, found.avg_partial_gap_ms) == (2, pytest.approx(300))
-    assert (found.audio_s, found.began_s, found.spoken_s) == pytest.approx((1.0, 10.0, 11.0))
+    assert (found.audio_s, found.began_s, found.last_sent_s) == pytest.approx((1.0, 10.0, 11.0))
     assert found.partial_at_s == (10.35, 10.65)
 
 

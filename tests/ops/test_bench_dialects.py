@@ -94,7 +94,7 @@ def test_every_dialect_gets_the_exact_text(name: str, url: str) -> None:
         pytest.skip(error.detail)
     assert [session.fault for session in done.sessions] == [None] * SESSIONS
     assert [session.text for session in done.sessions] == [
-        fake.transcript(ring.spoken(place, FRAMES)) for place in places
+        fake.transcript(ring.session_samples(place, FRAMES)) for place in places
     ]
     assert all(session.ready_s and session.end_s and session.partials for session in done.sessions)
     assert len(done.lateness_s) == FRAMES * SESSIONS

@@ -133,10 +133,10 @@ def test_unseen_strings_are_clean_and_seeded(folder: Path) -> None:
 
 def test_voices_come_from_the_cache_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = [Recording(3, "espeak en-us+f1 50 150", tone(440, 0.1)), Recording(4, "flite slt", tone(880, 0.2))]
-    monkeypatch.setattr(voices, "speak", lambda: spoken)
+    monkeypatch.setattr(voices, "synthesise", lambda: spoken)
     cache = tmp_path / "new" / "voices.npz"
     made = voices.voices(cache)
-    monkeypatch.setattr(voices, "speak", lambda: pytest.fail("spoken twice"))
+    monkeypatch.setattr(voices, "synthesise", lambda: pytest.fail("spoken twice"))
     again = voices.voices(cache)
     for found in (made, again):
         assert [(one.digit, one.speaker) for one in found] == [(one.digit, one.speaker) for one in spoken]
