@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED := $(PIP) --require-hashes --no-deps
+UV     := .venv-uv
+LOCK   ?= requirements
+TORCH  ?= -r requirements/torch.txt
 ARGS   ?=
 SEEDS  ?= 200
 MINUTES ?= 5
@@ -11,13 +15,21 @@ SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test check format docs sim nemesis golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test test-floor test-newest lock check format docs sim nemesis golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# The suite on the lowest and on the newest versions that setup.cfg allows, in environments of their own.
+test-floor: UPGRADE := --upgrade --resolution lowest-direct
+test-newest: UPGRADE := --upgrade
+test-floor test-newest: test-%:
+	@mkdir -p $(VENV)-$*/lock
+	$(MAKE) lock LOCK=$(VENV)-$*/lock ARGS='$(UPGRADE)'
+	$(MAKE) test LOCK=$(VENV)-$*/lock VENV=$(VENV)-$*
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -82,21 +94,39 @@ inventory: $(VENV)/.installed-dev
 install-systemd:
 	ops/systemd/install.sh
 
-clean:
-	rm -rf $(VENV) $(PEER)/.venv build dist *.egg-info
+# Writes the lock from setup.cfg (ops/adr/0015). What is in it stays; ARGS=--upgrade takes the newest of everything,
+# ARGS='--upgrade-package NAME' the newest of one package.
+COMPILE = $(UV)/bin/uv pip compile --quiet --config-file requirements/uv.toml --python $(UV)/bin/python \
+	--universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url \
+	--no-emit-package torch --constraints requirements/torch.txt --custom-compile-command 'make lock'
 
-$(VENV)/bin/python:
+lock: $(UV)/.installed
+	$(COMPILE) setup.cfg requirements/build.in --all-extras $(ARGS) --output-file $(LOCK)/dev.txt
+	$(COMPILE) setup.cfg requirements/build.in --constraints $(LOCK)/dev.txt --output-file $(LOCK)/base.txt
+
+clean:
+	rm -rf $(VENV) $(VENV)-floor $(VENV)-newest $(UV) $(PEER)/.venv build dist *.egg-info
+
+# make VENV/bin/python, for any environment. Only one that does not exist is made.
+%/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) cannot make virtual environments: apt install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
-$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(PIP) -e .
+$(UV)/.installed: requirements/uv.txt | $(UV)/bin/python
+	$(UV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# Engines' packages in the versions that the tests know; where they are there already, nothing is fetched.
-$(VENV)/.installed-dev: $(VENV)/.installed ops/constraints.txt
-	$(PIP) -c ops/constraints.txt -e '.[dev,card,moonshine,nemo]'
+$(VENV)/.installed: setup.cfg setup.py pyproject.toml $(LOCK)/base.txt | $(VENV)/bin/python
+	$(LOCKED) -r $(LOCK)/base.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# With the packages of every engine. One of them is a source archive: what builds it is locked too.
+# A torch of this release that is there already stays, whatever it was built for.
+$(VENV)/.installed-dev: $(VENV)/.installed $(LOCK)/dev.txt requirements/torch.txt
+	$(LOCKED) --no-build-isolation -r $(LOCK)/dev.txt
+	$(PIP) $(TORCH)
 	@touch $@

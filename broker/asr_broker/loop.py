@@ -26,15 +26,16 @@ import structlog
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from asr_broker import authentication
+from asr_broker import authentication, versions
 from asr_broker.authentication import Authenticator, HandshakeMonitor
 from asr_broker.candidate import Candidate, Core
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToWorker
 from asr_broker.leadership import Leadership, Role
-from asr_broker.metrics import BrokerCollector, Snapshot
+from asr_broker.metrics import BrokerCollector, BrokerSnapshot
 from asr_broker.peers import DEFAULT_TIMING, Timing
 from asr_broker.routing import Routing
 from asr_process import curve
+from asr_process.logs import Seldom
 from asr_process.metrics import MetricsServer
 from asr_process.notify import Unit
 from asr_proto import messages as m
@@ -44,10 +45,11 @@ from asr_proto.errors import DecodeError, SetupError, cannot_listen
 log = structlog.get_logger()
 
 TURN_MESSAGES_MAX = 256
-"""Messages taken from one socket before the others get their turn."""
+"""Messages read from one socket before the other sockets are read."""
 PUBLISH_S = 1.0
+"""Interval at which the metrics are published and the key files checked."""
 
-# Plain integers: pyzmq's own are enums, and combining those costs more than sending a part.
+# Plain integers: pyzmq's flags are enums, and combining these costs more than sending a part.
 NOW = int(zmq.DONTWAIT)
 MORE_NOW = int(zmq.DONTWAIT | zmq.SNDMORE)
 
@@ -60,12 +62,12 @@ class BrokerConfig:
     workers: str
     control: str
     keys: curve.BrokerKeys | None = None
-    """For the tcp endpoints; None leaves them open."""
+    """Keys for the tcp endpoints. None: any peer may connect."""
     metrics: str | None = None
     """HOST:PORT of the Prometheus endpoint, or None."""
     timing: Timing = DEFAULT_TIMING
     shared_lead: bool = False
-    """Whether another broker shares the pool. Then this one leads only while the workers vote for it."""
+    """Whether another broker shares the pool. If so, this broker leads only while the workers vote for it."""
 
 
 class RouterSocket:
@@ -170,6 +172,7 @@ class Broker:
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
         self._unit = Unit()
         self._publish_at = 0.0
+        self._seldom = Seldom()
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
             end.setblocking(False)
@@ -215,7 +218,7 @@ class Broker:
             self._log_role(self.core)
         if self._publish_at <= now:
             self._publish_at = now + PUBLISH_S
-            self._collector.latest = Snapshot.of(self.core, now)
+            self._collector.latest = BrokerSnapshot.of(self.core, now)
             self._poll_keys()
         return readable
 
@@ -239,14 +242,27 @@ class Broker:
             try:
                 message = wire.decode(parts[0].buffer)
             except DecodeError as error:
-                log.warning("undecodable message", peer=peer.hex(), reason=error.detail)
+                self._warn("undecodable message", peer, error.detail)
+                self._reject(side, peer, versions.rejection([part.buffer for part in parts], error))
                 continue
             if isinstance(message, m.RegisterFrontend | m.RegisterWorker):
+                if rejected := versions.rejection([part.buffer for part in parts]):
+                    self._reject(side, peer, rejected)
+                    continue
                 self._gone(side.connected(peer, parts[0]))
                 log.info("registered", name=message.name, peer=peer.hex())
             body: Any = parts[1] if len(parts) > 1 else None
             commands = self.core.handle(event_type(peer, message, body), time.monotonic())  # type: ignore[arg-type]
             self._perform(commands, message, parts[0])
+
+    def _reject(self, side: RouterSocket, peer: bytes, rejected: m.Rejected | None) -> None:
+        if rejected:
+            self._warn("rejected a peer", peer, rejected.detail)
+            side.send(peer, [wire.encode(rejected)])
+
+    def _warn(self, event: str, peer: bytes, reason: str) -> None:
+        if self._seldom.due((event, peer, reason), time.monotonic()):
+            log.warning(event, peer=peer.hex(), reason=reason)
 
     def _gone(self, peers: list[Gone]) -> None:
         for gone in peers:
@@ -255,7 +271,10 @@ class Broker:
     def _perform(
         self, commands: list[Command], received: m.Message | None = None, part: zmq.Frame | None = None
     ) -> None:
-        """Send the messages of `commands`: the only way out. The `received` one is sent as the `part` it came in."""
+        """Send the messages of `commands`. No other method sends messages of the core.
+
+        If a command forwards the message `received`, its bytes are sent unchanged: they are in `part`.
+        """
         queue = deque(commands)
         while queue:
             command = queue.popleft()
@@ -267,15 +286,20 @@ class Broker:
                 queue.extend(self.core.handle(Gone(command.peer), time.monotonic()))
 
     def _answer(self) -> None:
+        """Answer the last part of a control message. The answer repeats the parts before it (an envelope, a Hello)."""
         peer, *parts = self._control.recv_multipart()
+        if answer := self._status(parts):
+            with suppress(zmq.Again):
+                self._control.send_multipart([peer, *parts[:-1], wire.encode(answer)], zmq.DONTWAIT)
+
+    def _status(self, parts: list[bytes]) -> m.Status | m.Rejected | None:
         try:
             request = wire.decode(parts[-1] if parts else b"")
-        except DecodeError:
-            return
-        if isinstance(request, m.StatusRequest):
-            status = self.core.status(time.monotonic())
-            with suppress(zmq.Again):
-                self._control.send_multipart([peer, *parts[:-1], wire.encode(status)], zmq.DONTWAIT)
+        except DecodeError as error:
+            return versions.rejection(parts, error)
+        if not isinstance(request, m.StatusRequest):
+            return None
+        return versions.rejection(parts) or self.core.status(time.monotonic())
 
     def close(self) -> None:
         """Close the sockets and the metrics port; release the lock on the run directory."""
@@ -317,7 +341,8 @@ def _bind(sock: zmq.Socket[Any], endpoint: str) -> None:
 
 
 def _lock(control: str) -> IO[bytes] | None:
-    """A second broker that binds an ipc path takes it over silently, so a lock on a file beside it comes first."""
+    """Lock a file beside the control endpoint. Without it, a second broker that binds the same ipc path would take it
+    over without an error. Raises SetupError when another broker holds the lock."""
     if not control.startswith("ipc://"):
         return None
     path = Path(control.removeprefix("ipc://") + ".lock")

@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
 
-from asr_frontends.servers import webrtc_extra
-from asr_frontends.servers.amira import AmiraLimits
+from asr_frontends.dialects.registry import DIALECTS
 from asr_frontends.servers.serve import FrontendConfig, serve
 from asr_frontends.session import Limits
 from asr_process import curve, settings
 from asr_process.supervised import watch_parent
 
 DEFAULTS = Limits()
+
+
+def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Each dialect's own options."""
+    for option in reversed([option for dialect in DIALECTS for option in dialect.options]):
+        function = option(function)
+    return function
 
 
 @settings.command("asr-frontend")
@@ -97,11 +105,7 @@ DEFAULTS = Limits()
 )
 @click.option("--sessions-per-key", type=click.IntRange(min=0), default=0, help="Largest number; 0 for no limit.")
 @click.option("--sessions-per-address", type=click.IntRange(min=0), default=0, help="Largest number; 0 for no limit.")
-@click.option("--webrtc-path", default=webrtc_extra.PATH, help="Where Moonshine's clients POST their WebRTC offer.")
-@click.option("--amira-streams-max", type=click.IntRange(min=1), default=10, help="AMIRA streams at once.")
-@click.option("--amira-batches-max", type=click.IntRange(min=1), default=50, help="AMIRA batches at once.")
-@click.option("--amira-batch-s-max", type=click.FloatRange(min=1), default=30.0, help="Longest AMIRA batch.")
-@click.option("--amira-request-bytes-max", type=click.IntRange(min=1024), default=10_485_760, help="Its largest body.")
+@_dialect_options
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
 @click.option(
     "--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, where it is a file of its own."
@@ -128,11 +132,7 @@ def main(
     sessions_per_address: int,
     tls_cert: Path | None,
     tls_key: Path | None,
-    webrtc_path: str,
-    amira_streams_max: int,
-    amira_batches_max: int,
-    amira_batch_s_max: float,
-    amira_request_bytes_max: int,
+    **of_dialects: Any,
 ) -> None:
     """Speak the clients' dialects and turn them into sessions.
 
@@ -155,8 +155,7 @@ def main(
         sessions_per_address_max=sessions_per_address,
         tls_cert=tls_cert,
         tls_key=tls_key,
-        webrtc_path=webrtc_path,
-        amira=AmiraLimits(amira_streams_max, amira_batches_max, amira_batch_s_max, amira_request_bytes_max),
+        dialects=of_dialects,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         watch_parent()

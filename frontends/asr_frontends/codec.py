@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,3 +60,14 @@ class Codec(Protocol):
 
     def send(self, event: ServiceEvent) -> list[Frame]:
         """Frames for the client. A Close is the last one."""
+
+
+class TrackCodec(Codec, Protocol):
+    """A codec whose client may send its audio on a media track beside its messages."""
+
+    @property
+    def takes_audio(self) -> bool:
+        """Whether audio of the track is wanted now."""
+
+
+MakeTrackCodec = Callable[[Request], TrackCodec]

@@ -1,26 +1,27 @@
-"""The frontend's shell: connections on one side, the link on the other, the pure `Sessions` between. No decision in it.
+"""The frontend's shell: connections on one side, links on the other, the pure `Sessions` between. No decision in it.
 
-Frames for the workers leave in bundles: one per worker, `BUNDLE_S` after the first frame of a bundle at the latest.
-One timer serves all sessions.
+It hands events and messages to the core and performs the commands that the core returns. One timer serves all sessions.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 import structlog
 
 from asr_frontends import events as e
-from asr_frontends.brokers import Brokers, Post
+from asr_frontends.brokers import FrontendBrokers, Post
 from asr_frontends.journal import Budget
 from asr_frontends.link import Link
-from asr_frontends.session import Command, Credit, Deliver, Limits, ToBroker
+from asr_frontends.outbox import Command, Credit, Deliver, Pause, SendBundle, ToBroker
+from asr_frontends.session import NEVER, Limits
 from asr_frontends.sessions import Sessions
 from asr_process import curve
+from asr_process.logs import Seldom
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import AsrError, DecodeError, ServiceError
@@ -30,7 +31,6 @@ log = structlog.get_logger()
 RESUMED_ELSEWHERE = ("session-lost", "its client has resumed it over another connection")
 ENDING_S_MAX = 2.0
 """Of the time to drain: for the last texts of sessions that do not end by themselves."""
-BUNDLE_S = 0.005
 BUNDLE_BYTES_MAX = 4_194_304
 
 
@@ -38,30 +38,54 @@ class Listener(Protocol):
     """One client's connection, as the frontend sees it."""
 
     def deliver(self, event: e.ServiceEvent) -> None:
-        """Say this to the client. After Error or Bye nothing follows."""
+        """Send this to the client. After Error or Bye nothing follows."""
+
+    def pause(self) -> None:
+        """Read nothing more from the client until `credit`."""
 
     def credit(self) -> None:
-        """The client may be read from again."""
+        """Read from the client again."""
+
+
+class BrokerLink(Protocol):
+    """The way to one broker: `Link`, or a test's."""
+
+    def send(self, parts: list[bytes]) -> bool:
+        """Queue a message; False when the queue is full."""
+
+    def close(self) -> None:
+        """Stop reading; what was sent may still leave for a moment."""
+
+
+MakeLink = Callable[[curve.BrokerAt, Callable[[list[bytes]], None], Callable[[bool], None]], BrokerLink]
 
 
 class Frontend:
     """Must be made, used and closed inside one running asyncio loop."""
 
-    def __init__(self, brokers: Sequence[curve.BrokerAt], name: str, limits: Limits, journal_bytes_max: int) -> None:
+    def __init__(
+        self,
+        brokers: Sequence[curve.BrokerAt],
+        name: str,
+        limits: Limits,
+        journal_bytes_max: int,
+        make_link: MakeLink = Link,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.sessions = Sessions(name, limits, Budget(journal_bytes_max), self._loop.time())
         self._listeners: dict[str, Listener] = {}
-        self._brokers = Brokers(self.sessions, len(brokers))
+        self._brokers = FrontendBrokers(self.sessions, len(brokers))
         self._links = [
-            Link(broker, partial(self._on_message, number), partial(self._on_change, number))
+            make_link(broker, partial(self._on_message, number), partial(self._on_change, number))
             for number, broker in enumerate(brokers)
         ]
-        self._flushing = False
+        self._hello = wire.encode_hello(name)
+        self._seldom = Seldom()
         self._closes: list[ToBroker] = []
         self._closed = False
         self._draining = False
         self._timer: asyncio.Handle | None = None
-        self._timer_at = float("inf")
+        self._timer_at = NEVER
         self._idle = asyncio.Event()
         self._idle.set()
         self._arm()
@@ -82,16 +106,16 @@ class Frontend:
 
     def client(self, id: str, event: e.ClientEvent) -> None:
         """What the client of session `id` did."""
-        commands = self.sessions.client(id, event, self._loop.time())
-        if isinstance(event, e.Audio) and not commands:
-            self._flush_soon()
-            return
-        self._perform(commands)
-        if isinstance(event, e.Abort | e.Detach):
-            self._forget(id)
+        if commands := self.sessions.client(id, event, self._loop.time()):
+            self._perform(commands)
+        else:
+            self._arm()  # a frame may wait to be bundled
+        match event:
+            case e.Abort() | e.Detach():
+                self._forget(id)
 
     def _detach(self, id: str) -> None:
-        """Its client comes back before we know that it was gone: the old connection is told, the session is free."""
+        """End the old connection of a client that returns before that connection broke here."""
         if (listener := self._listeners.get(id)) is not None:
             self.client(id, e.Detach())
             listener.deliver(e.Error(*RESUMED_ELSEWHERE))
@@ -99,10 +123,6 @@ class Frontend:
     def fail(self, id: str, error: AsrError) -> None:
         """End session `id` with an error."""
         self._perform(self.sessions.fail(id, error, self._loop.time()))
-
-    def wanted(self, id: str) -> bool:
-        """Whether the client may be read from; otherwise its `credit` is called when it may."""
-        return self.sessions.wanted(id)
 
     def ready(self) -> bool:
         """Whether a new session could make progress now."""
@@ -118,13 +138,17 @@ class Frontend:
         self._perform(self._brokers.restored(link) if is_up else self._brokers.broken(link, self._loop.time()))
 
     def _on_message(self, link: int, parts: list[bytes]) -> None:
+        frames: list[m.Frame] = []
         try:
             message = wire.decode(parts[0])
-            frames = wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) and len(parts) > 1 else []
+            if isinstance(message, m.Bundle):
+                frames = wire.decode_frames(parts[1]) if len(parts) > 1 else []
+            elif not isinstance(message, m.Rejected) or self._seldom.due((link, message), self._loop.time()):
+                _log(message)
         except DecodeError as error:
-            log.warning("undecodable message from the broker", reason=error.detail)
+            if self._seldom.due((link, error.detail), self._loop.time()):
+                log.warning("undecodable message from the broker", reason=error.detail)
             return
-        _log(message)
         self._perform(self._brokers.handle(link, message, frames, self._loop.time()))  # type: ignore[arg-type]
 
     def _perform(self, commands: Sequence[Command | Post]) -> None:
@@ -134,17 +158,22 @@ class Frontend:
                     self._deliver(command)
                 case ToBroker(message=m.Close()):
                     self._close_soon(command)
+                case SendBundle():
+                    self._send_frames(wire.encode(command.bundle), command.frames)
                 case ToBroker():
-                    self._flush()
-                    for post in self._brokers.route(command):
-                        self._post(post)
+                    self._route(command)
                 case Post():
                     self._post(command)
-                case Credit():
-                    if listener := self._listeners.get(command.session):
-                        listener.credit()
-        self._flush_soon()
+                case Pause() | Credit():
+                    self._steer(command)
         self._arm()
+
+    def _steer(self, command: Pause | Credit) -> None:
+        if listener := self._listeners.get(command.session):
+            if isinstance(command, Pause):
+                listener.pause()
+            else:
+                listener.credit()
 
     def _close_soon(self, command: ToBroker) -> None:
         """Leases can wait for a turn of the loop: when many sessions end at once, their last texts go first."""
@@ -155,19 +184,25 @@ class Frontend:
     def _send_closes(self) -> None:
         closes, self._closes = self._closes, []
         for command in closes:
-            for post in self._brokers.route(command):
-                self._post(post)
+            self._route(command)
+
+    def _route(self, command: ToBroker) -> None:
+        for post in self._brokers.route(command):
+            self._post(post)
 
     def _post(self, post: Post) -> None:
         parts = [wire.encode(post.message)]
         if post.setup:
             parts.append(wire.encode_setup(post.setup))
+        elif isinstance(post.message, m.RegisterFrontend):
+            parts.append(self._hello)
         self._send(post.link, parts)
 
     def _deliver(self, command: Deliver) -> None:
         listener = self._listeners.get(command.session)
-        if isinstance(command.event, e.Error | e.Bye):
-            self._forget(command.session)
+        match command.event:
+            case e.Error() | e.Bye():
+                self._forget(command.session)
         if listener:
             listener.deliver(command.event)
 
@@ -176,32 +211,23 @@ class Frontend:
         if not self._listeners:
             self._idle.set()
 
-    def _flush_soon(self) -> None:
-        if not self._flushing and self.sessions.has_outgoing():
-            self._flushing = True
-            self._loop.call_later(BUNDLE_S, self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        for bundle, frames in self.sessions.outgoing():
-            if self._brokers.leader is not None:
-                self._send_frames(self._brokers.leader, wire.encode(bundle), frames)
-
-    def _send_frames(self, link: int, bundle: bytes, frames: list[m.FrameIn]) -> None:
-        """In one message, or in as few as the wire's limits allow."""
+    def _send_frames(self, bundle: bytes, frames: Sequence[m.FrameIn]) -> None:
+        """To the leader, if there is one: in one message, or in as few as the wire's limits allow."""
+        if self._brokers.leader is None:
+            return
         body = wire.encode_frames(frames) if len(frames) <= wire.FRAMES_MAX else b""
         if body and (len(body) <= BUNDLE_BYTES_MAX or len(frames) == 1):
-            self._send(link, [bundle, body])
+            self._send(self._brokers.leader, [bundle, body])
             return
         half = len(frames) // 2
-        self._send_frames(link, bundle, frames[:half])
-        self._send_frames(link, bundle, frames[half:])
+        self._send_frames(bundle, frames[:half])
+        self._send_frames(bundle, frames[half:])
 
     def _send(self, link: int, parts: list[bytes]) -> None:
         if self._closed:
             return  # with our connection all leases end
         if not self._links[link].send(parts) and link == self._brokers.leader:
-            # Nobody has read for longer than the queue holds: whoever comes back will not know our sessions.
+            # The broker has read nothing for longer than the queue holds: it has dropped our sessions.
             self._loop.call_soon(self._on_message, link, [wire.encode(m.Unregistered())])
 
     # ---- Time ----
@@ -215,13 +241,14 @@ class Frontend:
         self._timer, self._timer_at = self._loop.call_at(deadline, self._tick), deadline
 
     def _tick(self) -> None:
-        self._timer, self._timer_at = None, float("inf")
-        self._perform(self.sessions.tick(self._loop.time()))
+        # uvloop's clock counts whole milliseconds, so it may stand just before the deadline.
+        now, self._timer, self._timer_at = max(self._loop.time(), self._timer_at), None, NEVER
+        self._perform(self.sessions.tick(now))
 
     # ---- The end ----
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new sessions; let those that are here end by themselves, then in order, and tell the rest."""
+        """Take no new sessions; wait for those that are here, then end their audio, and fail those that remain."""
         self._draining = True
         for listener in list(self._listeners.values()):
             listener.deliver(e.GoAway(round(timeout_s, 1)))
@@ -244,7 +271,7 @@ class Frontend:
 
     def close(self) -> None:
         """Close the link; sessions still open are lost."""
-        self._flush()
+        self._perform(self.sessions.flush())
         self._send_closes()
         self._closed = True
         if self._timer is not None:

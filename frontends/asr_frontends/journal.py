@@ -30,6 +30,8 @@ class Budget:
 class Journal:
     """Entries from the last commit on, and a cursor: what was posted to the current worker."""
 
+    __slots__ = ("_budget", "_entries", "_posted", "bytes_held", "end_sample", "is_complete", "marks_held")
+
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._entries: deque[Entry] = deque()
@@ -37,6 +39,8 @@ class Journal:
         self.bytes_held = 0
         self.marks_held = 0
         self.end_sample = 0
+        self.is_complete = False
+        """The end of audio is marked: nothing may follow."""
 
     def begin(self, sample: int) -> None:
         """The audio begins here: what was before is confirmed already."""
@@ -45,13 +49,16 @@ class Journal:
 
     def append(self, pcm: bytes) -> None:
         """Audio that continues where the journal ends."""
+        count = len(pcm)
         self._entries.append(Piece(self.end_sample, pcm))
-        self.end_sample += len(pcm) // BYTES_PER_SAMPLE
-        self._hold(len(pcm))
+        self.end_sample += count // BYTES_PER_SAMPLE
+        self.bytes_held += count  # as `_hold` does, which would be a call more for each frame
+        self._budget.bytes_held += count
 
     def mark(self, marker: str | None) -> None:
         """A flush or the stop, here."""
         self._entries.append(Mark(self.end_sample, marker))
+        self.is_complete = marker is None
         self.marks_held += 1
 
     def next(self, before_sample: int) -> Entry | None:
@@ -65,7 +72,7 @@ class Journal:
         return entry
 
     def rewind(self) -> None:
-        """A new worker has got nothing yet."""
+        """A new worker has received nothing yet."""
         self._posted = 0
 
     def trim(self, sample: int) -> None:

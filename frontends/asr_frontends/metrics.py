@@ -43,7 +43,9 @@ class FrontendCollector(Collector):
         yield GaugeMetricFamily("asr_frontend_sessions", "Open sessions.", len(sessions))
         held = sessions.budget.bytes_held
         yield GaugeMetricFamily("asr_frontend_journal_bytes", "Unconfirmed audio held.", held)
-        yield CounterMetricFamily("asr_frontend_sessions", "Sessions asked for.", counts.sessions)
+        yield CounterMetricFamily(
+            "asr_frontend_sessions_requested", "Sessions that clients asked for.", counts.sessions
+        )
         yield CounterMetricFamily("asr_frontend_errors", "Sessions that ended with an error.", counts.errors)
         yield CounterMetricFamily("asr_frontend_moves", "Leases lost under a session.", counts.moves)
         yield CounterMetricFamily("asr_frontend_finals", "Finals received.", counts.finals)

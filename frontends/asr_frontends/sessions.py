@@ -1,7 +1,7 @@
 """All sessions of a frontend and its standing with the broker. Pure: messages in, commands out.
 
-It knows which lease belongs to which session, renews leases, bundles frames per worker, and says whether a new
-session could succeed now.
+It stores which lease belongs to which session, renews leases, returns the bundles that are due, and decides whether a
+new session could succeed now. Every method that changes something returns the commands that follow from it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from dataclasses import dataclass
 
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
-from asr_frontends.session import Command, Deliver, Limits, Session, State, ToBroker
+from asr_frontends.outbox import Command, Outbox
+from asr_frontends.session import NEVER, Limits, Session, State
 from asr_proto import messages as m
+from asr_proto.audio import BYTES_PER_SAMPLE
 from asr_proto.errors import AsrError, PeerError, ServiceError
 
 REGISTER_S = 0.5
 """How often an unanswered registration is repeated."""
 BROKER_SILENT_S = 10.0
-"""A broker that has said nothing for this long has dropped our leases: their sessions move."""
+"""A broker that has sent nothing for this long has dropped our leases: their sessions move."""
 RETRY_S = 1.0
 """When a client that was refused here may try again."""
 BEATS_MISSED_MAX = 3
 """After this many unanswered heartbeats no new session is promised."""
+WITHOUT_LEASE = (State.OPENING, State.RESUMING, State.MOVING)
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class Sessions:
         self._boot: int | None = None
         self._sessions: dict[str, Session] = {}
         self._by_lease: dict[int, Session] = {}
-        self._outbox: dict[bytes, list[m.FrameIn]] = {}
+        self._outbox = Outbox()
         self._timers: list[tuple[float, str]] = []
         self._armed: dict[str, float] = {}
         self._heartbeat_s = REGISTER_S
@@ -63,7 +66,7 @@ class Sessions:
         return self._boot is not None
 
     def connected(self, now: float) -> bool:
-        """Whether a broker knows us and answers."""
+        """Whether a broker has registered this frontend and answers."""
         return self._boot is not None and now - self._heard_at <= BEATS_MISSED_MAX * self._heartbeat_s
 
     def ready(self, now: float) -> bool:
@@ -80,10 +83,12 @@ class Sessions:
             raise ServiceError("no broker is connected", slug="no-broker", retry_after_s=RETRY_S)
         if self.budget.exhausted:
             raise ServiceError("too much audio is waiting here", slug="overloaded", retry_after_s=RETRY_S)
-        session = Session(id, start, self._limits, self.budget, now)
+        session = Session(id, start, self._limits, self.budget, self._outbox, now)
         self._sessions[id] = session
         self.counts.sessions += 1
-        return self._moved(session, session.open())
+        session.open()
+        self._schedule(session)
+        return self._outbox.take()
 
     def client(self, id: str, event: e.ClientEvent, now: float) -> list[Command]:
         """A client's event after its start; its errors end its session."""
@@ -91,117 +96,144 @@ class Sessions:
         if session is None:
             return []
         try:
-            commands = session.client(event, now)
+            session.client(event, now)
         except PeerError as error:
-            commands = session.fail(error, now)
+            session.fail(error, now)
         if isinstance(event, e.Audio):
-            self.counts.audio_samples += len(event.pcm) // 2
-        return self._after(session, commands)
+            self.counts.audio_samples += len(event.pcm) // BYTES_PER_SAMPLE
+        if session.state is State.ENDED:
+            self._forget(session)
+        return self._outbox.take() if self._outbox.commands else []
 
     def fail(self, id: str, error: AsrError, now: float) -> list[Command]:
         """End a session with an error."""
-        session = self._sessions.get(id)
-        return self._after(session, session.fail(error, now)) if session else []
+        if session := self._sessions.get(id):
+            session.fail(error, now)
+            self._settle(session)
+        return self._outbox.take()
 
     def leave(self, id: str, now: float) -> list[Command]:
         """End a session in order, because this frontend stops."""
-        session = self._sessions.get(id)
-        return self._after(session, session.leave(now)) if session else []
-
-    def wanted(self, id: str) -> bool:
-        """Whether this client may send; see Session.wanted."""
-        session = self._sessions.get(id)
-        return session is None or session.wanted()
+        if session := self._sessions.get(id):
+            session.leave(now)
+            self._settle(session)
+        return self._outbox.take()
 
     # ---- The broker ----
 
     def handle(self, message: m.FromBroker, frames: Iterable[m.Frame], now: float) -> list[Command]:
         """Take a message of the broker with its decoded frames."""
         self._heard_at = now
+        if isinstance(message, m.Bundle):
+            for frame in frames:
+                self._frame(frame, now)
+        else:
+            self._control(message, now)
+        return self._outbox.take()
+
+    def _control(self, message: m.FromBroker, now: float) -> None:
         match message:
-            case m.Bundle():
-                return [command for frame in frames for command in self._frame(frame, now)]
             case m.Pinned():
-                return self._pinned(message, now)
+                self._pinned(message, now)
             case m.Refused():
-                session = self._sessions.get(message.session)
-                return self._moved(session, session.on_refused(message, now)) if session else []
+                self._refused(message, now)
             case m.Lost(slug=m.RESUMED):
-                return self._resumed_elsewhere(message.lease, now)
+                self._resumed_elsewhere(message.lease, now)
             case m.Lost() | m.Stale():
-                return self._lost(message.lease, now)
+                self._lost(message.lease, now)
             case m.Pool():
                 self.pool = message
             case m.Welcome():
-                return self._welcome(message)
+                self._welcome(message)
             case m.Unregistered():
-                return self._unregistered(now)
+                self._unregistered(now)
             case m.Rejected():
                 self.pool = self._boot = None
-        return []
 
-    def _pinned(self, pinned: m.Pinned, now: float) -> list[Command]:
-        session = self._sessions.get(pinned.session)
-        if session is None:  # its client has left, or broken off again while it came back
-            return [ToBroker(m.Detach(pinned.lease) if pinned.resumed else m.Close(pinned.lease))]
-        commands = session.on_pinned(pinned, now)
-        if session.pinned is pinned:
-            self._by_lease[pinned.lease] = session
-        return self._moved(session, commands)
-
-    def _lost(self, lease: int, now: float) -> list[Command]:
-        session = self._by_lease.pop(lease, None)
-        if session is None or session.pinned is None or session.pinned.lease != lease:
-            return []
-        self.counts.moves += 1
-        return self._moved(session, session.on_lost(now))
-
-    def _resumed_elsewhere(self, lease: int, now: float) -> list[Command]:
-        """Its client came back to another frontend before we knew that it was gone."""
-        session = self._by_lease.get(lease)
-        if session is None:
-            return []
-        return self._after(session, session.fail(ServiceError("resumed elsewhere", slug="session-lost"), now))
-
-    def _frame(self, frame: m.Frame, now: float) -> list[Command]:
+    def _frame(self, frame: m.Frame, now: float) -> None:
         session = self._by_lease.get(frame.lease)
         if session is None or not isinstance(frame, m.FrameOut):
-            return []
+            return
         self.counts.finals += isinstance(frame, m.Final)
-        return self._after(session, session.on_frame(frame, now))
+        session.on_frame(frame, now)
+        if session.state is State.ENDED:
+            self._forget(session)
 
-    def _welcome(self, welcome: m.Welcome) -> list[Command]:
+    def _pinned(self, pinned: m.Pinned, now: float) -> None:
+        session = self._sessions.get(pinned.session)
+        if session is None:  # its client is gone, or its connection broke again while it returned
+            self._outbox.ask(m.Detach(pinned.lease) if pinned.resumed else m.Close(pinned.lease))
+            return
+        session.on_pinned(pinned, now)
+        if session.pinned is pinned:
+            self._by_lease[pinned.lease] = session
+        self._settle(session)
+
+    def _refused(self, refused: m.Refused, now: float) -> None:
+        if session := self._sessions.get(refused.session):
+            session.on_refused(refused, now)
+            self._settle(session)
+
+    def _lost(self, lease: int, now: float) -> None:
+        session = self._by_lease.pop(lease, None)
+        if session is None or session.pinned is None or session.pinned.lease != lease:
+            return
+        self.counts.moves += 1
+        session.on_lost(now)
+        if self._boot is not None and session.state is State.MOVING:
+            session.open()
+        self._settle(session)
+
+    def _resumed_elsewhere(self, lease: int, now: float) -> None:
+        """The client returned through another frontend before its old connection broke here."""
+        if session := self._by_lease.get(lease):
+            session.fail(ServiceError("resumed elsewhere", slug="session-lost"), now)
+            self._settle(session)
+
+    def _welcome(self, welcome: m.Welcome) -> None:
         self._heartbeat_s = welcome.heartbeat_s
         self._boot = welcome.boot
-        opening = [s for s in self._sessions.values() if s.state in (State.OPENING, State.MOVING)]
-        return [command for session in opening for command in self._moved(session, session.open())]
+        for session in self._sessions.values():
+            if session.state in WITHOUT_LEASE:
+                session.open()
+                self._schedule(session)
 
-    def _unregistered(self, now: float) -> list[Command]:
-        """The broker is new, or has given us up: every lease is gone; register and move what is alive."""
+    def _unregistered(self, now: float) -> None:
+        """The broker is new, or has removed this frontend: every lease is gone. Register, and move the sessions.
+
+        They ask for a slot when the broker's Welcome comes.
+        """
         if self._boot is not None:
             self._heartbeat_at = now
         self._boot, self.pool = None, None
-        lost = [command for lease in list(self._by_lease) for command in self._lost(lease, now)]
-        return [command for command in lost if not isinstance(command, ToBroker)]
+        for lease in list(self._by_lease):
+            self._lost(lease, now)
 
     # ---- Time ----
 
     def tick(self, now: float) -> list[Command]:
-        """Heartbeats, and the sessions whose deadline has come."""
-        commands: list[Command] = []
+        """Bundles, heartbeats, and the sessions whose deadline has come."""
+        if self._outbox.bundles_at <= now:
+            self._outbox.seal()
         while self._timers and self._timers[0][0] <= now:
             at, id = heapq.heappop(self._timers)
             session = self._sessions.get(id)
             if session is not None and self._armed.get(id) == at:
                 del self._armed[id]
-                due = session.tick(now) if session.next_deadline() <= now else []
-                commands += self._moved(session, due)
+                if session.next_deadline() <= now:
+                    session.tick(now)
+                self._settle(session)
         if self._boot is not None and now - self._heard_at > BROKER_SILENT_S:
-            commands += self._unregistered(now)
+            self._unregistered(now)
         if self._heartbeat_at <= now:
             self._heartbeat_at = now + self._heartbeat_s
-            commands.append(ToBroker(self._heartbeat()))
-        return commands
+            self._outbox.ask(self._heartbeat())
+        return self._outbox.take()
+
+    def flush(self) -> list[Command]:
+        """The bundles that wait, before they are due."""
+        self._outbox.seal()
+        return self._outbox.take()
 
     def _heartbeat(self) -> m.FromFrontend:
         if self._boot is None:
@@ -210,21 +242,7 @@ class Sessions:
 
     def next_deadline(self) -> float:
         """When `tick` has something to do."""
-        return min(self._heartbeat_at, self._timers[0][0] if self._timers else float("inf"))
-
-    # ---- Output ----
-
-    def has_outgoing(self) -> bool:
-        """Whether frames wait for `outgoing`."""
-        return bool(self._outbox)
-
-    def outgoing(self) -> list[tuple[m.Bundle, list[m.FrameIn]]]:
-        """One bundle per worker of all frames since the last call."""
-        outbox, self._outbox = self._outbox, {}
-        return [
-            (m.Bundle(worker, tuple(dict.fromkeys(frame.lease for frame in frames))), frames)
-            for worker, frames in outbox.items()
-        ]
+        return min(self._heartbeat_at, self._outbox.bundles_at, self._timers[0][0] if self._timers else NEVER)
 
     def check(self) -> None:
         """The invariants."""
@@ -238,32 +256,22 @@ class Sessions:
 
     # ---- Private ----
 
-    def _after(self, session: Session, commands: list[Command]) -> list[Command]:
-        """Collect the frames, forget an ended session."""
-        if session.posts and session.pinned is not None:
-            self._outbox.setdefault(session.pinned.worker, []).extend(session.posts)
-            session.posts.clear()
-        for command in commands:
-            self.counts.errors += isinstance(command, Deliver) and isinstance(command.event, e.Error)
+    def _settle(self, session: Session) -> None:
+        """Forget a session that has ended; of another, the next deadline may have come nearer."""
         if session.state is State.ENDED:
             self._forget(session)
-        return commands
-
-    def _moved(self, session: Session, commands: list[Command]) -> list[Command]:
-        """Like `_after`, where the next deadline may have come nearer: with the session's state, or with time."""
-        self._after(session, commands)
-        if session.state is not State.ENDED:
+        else:
             self._schedule(session)
-        return commands
 
     def _schedule(self, session: Session) -> None:
-        """One timer per session: within a state deadlines move later, which the timer finds out when it fires."""
+        """One timer per session: within a state deadlines move later, and the timer is armed again when it fires."""
         deadline = session.next_deadline()
-        if deadline < self._armed.get(session.id, float("inf")):
+        if deadline < self._armed.get(session.id, NEVER):
             self._armed[session.id] = deadline
             heapq.heappush(self._timers, (deadline, session.id))
 
     def _forget(self, session: Session) -> None:
+        self.counts.errors += session.failed
         self._sessions.pop(session.id, None)
         self._armed.pop(session.id, None)
         if session.pinned is not None:

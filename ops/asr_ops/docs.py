@@ -16,6 +16,7 @@ import click
 
 from asr_broker.leadership import LEADERSHIP
 from asr_broker.peers import LEASE
+from asr_frontends.session import SESSION
 from asr_process.states import TransitionTable
 from asr_proto.errors import SetupError
 from asr_workers.session import WORKER_SESSION
@@ -23,6 +24,7 @@ from asr_workers.session import WORKER_SESSION
 Tables = Iterable[TransitionTable[Any, Any]]
 
 TABLES: tuple[TransitionTable[Any, Any], ...] = (
+    SESSION,
     LEASE,
     LEADERSHIP,
     WORKER_SESSION,

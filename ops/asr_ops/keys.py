@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,15 +18,7 @@ ALPHABET = frozenset(string.ascii_letters + string.digits + "._-")
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-class KeysGroup(click.Group):
-    """A group whose commands print a SetupError as one sentence."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with settings.refusals_as_sentences("asr-keys"):
-            return super().invoke(ctx)
-
-
-@click.group("asr-keys", cls=KeysGroup)
+@click.group("asr-keys", cls=settings.ProgramGroup)
 def main() -> None:
     """Keys for brokers, workers and frontends on several hosts.
 

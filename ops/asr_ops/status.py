@@ -107,10 +107,10 @@ def ask(endpoint: str, timeout_s: float) -> Status:
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(endpoint)
-        dealer.send(wire.encode(StatusRequest(PROTOCOL_VERSION)))
+        dealer.send_multipart([wire.encode_hello("asr status"), wire.encode(StatusRequest(PROTOCOL_VERSION))])
         if not dealer.poll(int(timeout_s * 1000)):
             raise NoAnswer(f"no broker answers at {endpoint}: is `asr serve` running, with the same --run-dir?")
-        return _decoded(dealer.recv(), endpoint)
+        return _decoded(dealer.recv_multipart()[-1], endpoint)
 
 
 def _decoded(data: bytes, endpoint: str) -> Status:

@@ -19,8 +19,8 @@ from websockets.exceptions import ConnectionClosed
 
 from asr_client.dialects import DIALECTS, conversation, webrtc
 from asr_client.dialects.conversation import converse
+from asr_client.dialects.dialect_session import DialectSession, Update
 from asr_client.dialects.recorder import Recorder
-from asr_client.dialects.talks import Heard, Talk
 from asr_client.errors import ConnectionFailed, ConnectionLost, InvalidUrl, ServerError
 from asr_client.figures import Run
 from asr_proto.errors import DecodeError, SetupError
@@ -127,9 +127,9 @@ CONVERSATIONS: dict[str, tuple[list[str], list[str | None]]] = {
 @pytest.mark.parametrize("name", DIALECTS)
 def test_what_is_understood(name: str) -> None:
     """Whatever the dialect's way, what is heard is the whole text so far."""
-    talk = DIALECTS[name].talk(None)
+    session = DIALECTS[name].session(None)
     messages, texts = CONVERSATIONS[name]
-    assert [talk.hear(message).text for message in messages] == texts
+    assert [session.read(message).text for message in messages] == texts
 
 
 @pytest.mark.parametrize(
@@ -143,31 +143,31 @@ def test_what_is_understood(name: str) -> None:
     ],
 )
 def test_what_is_said(name: str, opening: list[str], ending: list[str | bytes]) -> None:
-    talk = DIALECTS[name].talk("m")
-    assert (talk.opening(), talk.ending()) == (opening, ending)
+    session = DIALECTS[name].session("m")
+    assert (session.opening(), session.ending()) == (opening, ending)
 
 
 def test_yap_and_moonshine_name_their_session() -> None:
     """YAP-09, YAP-11, MOO-03, MOO-04: as clients say it."""
-    yap = DIALECTS["yap"].talk(None)
+    yap = DIALECTS["yap"].session(None)
     opening, ending = json.loads(yap.opening()[0]), json.loads(yap.ending()[0])
     assert opening == {"op": "init", "sid": opening["sid"], "sr": 16000}
     assert ending == {"op": "close", "sid": opening["sid"]}
-    assert json.loads(DIALECTS["moonshine"].talk(None).ending()[0]) == {"op": "close"}
+    assert json.loads(DIALECTS["moonshine"].session(None).ending()[0]) == {"op": "close"}
 
 
 @pytest.mark.parametrize("name", ["yap", "moonshine", "parakeet", "amira"])
 def test_the_final_ends_the_session(name: str) -> None:
-    talk = DIALECTS[name].talk(None)
+    session = DIALECTS[name].session(None)
     final = op("final", "a") if name in ("yap", "moonshine") else partial("a", "final")
-    assert talk.hear(final) == Heard("a", ended=True)
+    assert session.read(final) == Update("a", ended=True)
 
 
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("message", ["{", "[]", "[" * 100_000, b"\xff"])
 def test_nonsense_is_a_decode_error(name: str, message: str | bytes) -> None:
     with pytest.raises(DecodeError):
-        DIALECTS[name].talk(None).hear(message)
+        DIALECTS[name].session(None).read(message)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_nonsense_is_a_decode_error(name: str, message: str | bytes) -> None:
 )
 def test_missing_fields_are_decode_errors(name: str, message: str) -> None:
     with pytest.raises(DecodeError):
-        DIALECTS[name].talk(None).hear(message)
+        DIALECTS[name].session(None).read(message)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_missing_fields_are_decode_errors(name: str, message: str) -> None:
 )
 def test_errors_that_servers_report(name: str, message: str, code: str) -> None:
     with pytest.raises(ServerError) as caught:
-        DIALECTS[name].talk(None).hear(message)
+        DIALECTS[name].session(None).read(message)
     assert caught.value.code == code
 
 
@@ -340,7 +340,7 @@ def test_a_pace_is_kept() -> None:
             return await DIALECTS["parakeet"].speak(f"ws://{address}/ws", FRAMES * 10, 10.0)
 
     run = asyncio.run(session())
-    assert run.last_audio_s - run.first_audio_s >= 0.095
+    assert run.last_audio_s - run.connected_s >= 0.095
 
 
 # ---- WebRTC ----
@@ -372,12 +372,12 @@ class Peer:
             await peer.close()
 
 
-async def over_webrtc(peer: Peer, talk: Talk) -> Run:
+async def over_webrtc(peer: Peer, session: DialectSession) -> Run:
     recorder = Recorder(lambda _text: None)
     try:
         async with webrtc.open_channel("http://here/webrtc", None, peer.exchange) as channel:
             recorder.connected()
-            await asyncio.wait_for(converse(channel, talk, FRAMES, 0.0, recorder), 20)
+            await asyncio.wait_for(converse(channel, session, FRAMES, 0.0, recorder), 20)
     finally:
         await peer.close()
     return recorder.run()
@@ -402,7 +402,7 @@ def moonshine_server() -> Callable[[Any, str | bytes], None]:
 def test_a_session_over_webrtc() -> None:
     """MOO-02, MOO-03, MOO-04, MOO-19: the client's side."""
     pytest.importorskip("aiortc")
-    run = asyncio.run(over_webrtc(Peer(moonshine_server()), DIALECTS["moonshine"].talk(None)))
+    run = asyncio.run(over_webrtc(Peer(moonshine_server()), DIALECTS["moonshine"].session(None)))
     assert run.text == "3200 bytes"
 
 
@@ -410,7 +410,7 @@ def test_a_data_channel_that_closes_early() -> None:
     pytest.importorskip("aiortc")
     peer = Peer(lambda channel, _message: channel.close())
     with pytest.raises(ConnectionLost, match="broke"):
-        asyncio.run(over_webrtc(peer, DIALECTS["moonshine"].talk(None)))
+        asyncio.run(over_webrtc(peer, DIALECTS["moonshine"].session(None)))
 
 
 def test_without_the_extra_one_sentence_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

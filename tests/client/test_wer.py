@@ -17,7 +17,7 @@ from tests.client.dialect_server import Script, serving
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
-    """Three clips; the server hears `word0 word1` in each, which is four words once normalised."""
+    """Three clips; the server returns `word0 word1` for each, which is four words after normalisation."""
     lines = []
     for name, kind, text in [
         ("a", "harvard", "Word0 word1."),

@@ -17,7 +17,7 @@ import soundfile
 from websocket import ABNF, WebSocket, WebSocketConnectionClosedException, create_connection
 from websockets.exceptions import InvalidStatus
 
-from asr_frontends.codecs.caiman import SUBPROTOCOL
+from asr_dialects.caiman import SUBPROTOCOL
 from tests.e2e.clients import CAIMAN, Caiman, Message, cut, expected, noise, said
 from tests.e2e.service import ROOT, Pool
 

@@ -33,8 +33,8 @@ from deepgram.listen.v1.types import (
 )
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from asr_frontends.codecs.g711 import MULAW
-from asr_frontends.codecs.wav_stream import Layout, SampleStream
+from asr_frontends.audio.g711 import MULAW
+from asr_frontends.audio.wav_stream import Layout, SampleStream
 from tests.e2e.clients import WAIT_S, cut, expected, noise, paced, websocket
 from tests.e2e.service import Pool
 

@@ -100,7 +100,7 @@ def test_metrics_of_all_processes() -> None:
             client.ready()
             front = metrics()
             assert front["asr_frontend_sessions"] == 1
-            assert front["asr_frontend_sessions_total"] == 4
+            assert front["asr_frontend_sessions_requested_total"] == 4
             assert front["asr_frontend_finals_total"] == 6
             assert front["asr_frontend_audio_seconds_total"] == pytest.approx(6.0)
             assert front["asr_frontend_errors_total"] == 0

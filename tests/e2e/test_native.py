@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 import asr_client
-from asr_frontends.resample import Resampler
+from asr_frontends.audio.resample import Resampler
 from tests.e2e.clients import Native, converse, cut, expected, noise, paced
 from tests.e2e.service import Pool
 

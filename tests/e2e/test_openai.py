@@ -140,7 +140,7 @@ def test_a_client_that_leaves_ends_its_session(fake: Pool) -> None:
         f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
     ).encode()
     body = head + content + b"\r\n--x--\r\n"
-    before = fake.metric("asr_frontend_sessions_total")
+    before = fake.metric("asr_frontend_sessions_requested_total")
     for _ in range(2):
         with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as leaving:
             leaving.sendall(
@@ -150,7 +150,7 @@ def test_a_client_that_leaves_ends_its_session(fake: Pool) -> None:
                 + body
             )
     fake.wait_sessions(0)
-    assert fake.metric("asr_frontend_sessions_total") <= before + 2
+    assert fake.metric("asr_frontend_sessions_requested_total") <= before + 2
 
 
 # ---- Models ----

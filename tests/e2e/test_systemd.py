@@ -182,7 +182,8 @@ def test_a_worker_that_the_broker_refuses_is_tried_again() -> None:
         broker.rcvtimeo = int(WAIT_S * 1000)
         broker.bind(settings.workers_endpoint(service.run_dir))
         worker = service.start("worker", "--engine=fake")
-        peer, registration = broker.recv_multipart()
+        peer, registration, hello = broker.recv_multipart()
+        assert wire.decode_hello([hello]) is not None
         assert isinstance(wire.decode(registration), m.RegisterWorker)
         broker.send_multipart([peer, wire.encode(m.Rejected("version-mismatch", "it speaks another version"))])
         assert worker.wait() == NotYet.exit_code, worker.story()

@@ -23,9 +23,7 @@ from typing import Any
 
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Codec, Frame, Request
-from asr_frontends.codecs.moonshine import MoonshineCodec
-from asr_frontends.dialects import codec_for
-from asr_frontends.servers import webrtc_extra
+from asr_frontends.dialects.registry import DIALECTS
 from asr_proto import messages as m
 from asr_proto.errors import PeerError
 
@@ -56,7 +54,7 @@ def replay(recording: Iterable[Line]) -> list[Line]:
         lines.append(line)
         try:
             if "request" in line:
-                codec = _codec(_request(line["request"]))
+                codec = codec_for(_request(line["request"]))
                 assert codec is not None, f"no dialect is served at {line['request']['path']}"
             elif "service" in line:
                 assert codec is not None
@@ -71,9 +69,9 @@ def replay(recording: Iterable[Line]) -> list[Line]:
     return lines
 
 
-def _codec(request: Request) -> Codec | None:
-    """WebRTC's dialect is on no WebSocket path."""
-    return MoonshineCodec(request) if request.path == webrtc_extra.PATH else codec_for(request)
+def codec_for(request: Request) -> Codec | None:
+    """A codec of the dialect that serves the request, over whatever transport. Raises BadRequest."""
+    return next((dialect.codec(request) for dialect in DIALECTS if dialect.codec and dialect.serves(request)), None)
 
 
 def _request(fields: Line) -> Request:

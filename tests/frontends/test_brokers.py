@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from asr_frontends import events as e
-from asr_frontends.brokers import Brokers, Post
+from asr_frontends.brokers import FrontendBrokers, Post
 from asr_frontends.journal import Budget
-from asr_frontends.session import Command, Deliver, Limits, ToBroker
+from asr_frontends.outbox import Command, Deliver, ToBroker
+from asr_frontends.session import Limits
 from asr_frontends.sessions import Sessions
 from asr_proto import messages as m
 
@@ -18,7 +19,7 @@ A, B = 0, 1
 class Frontend:
     def __init__(self, links: int = 2) -> None:
         self.now = 0.0
-        self.core = Brokers(Sessions("f", Limits(), Budget(2**20), 0.0), links)
+        self.core = FrontendBrokers(Sessions("f", Limits(), Budget(2**20), 0.0), links)
 
     def tell(self, link: int, message: m.FromBroker) -> list[Command | Post]:
         commands = self.core.handle(link, message, (), self.now)
@@ -112,3 +113,45 @@ def test_one_broker_alone_speaks_of_its_own_end() -> None:
     assert frontend.core.broken(A, 0.0) == [] and frontend.core.restored(A) == []
     assert notices(frontend.tell(A, m.Unregistered())) == 1
     assert opened(frontend.tell(A, m.Welcome(12, 1.0))) == [1]
+
+
+def test_a_second_welcome_of_the_same_term_moves_nothing(served: Frontend) -> None:
+    """Two brokers that lead in one term: the frontend stays with the first."""
+    assert served.tell(B, m.Welcome(12, 1.0, 1)) == []
+    assert served.core.leader == A
+    assert served.core.sessions.tick(10.0)[-1] == ToBroker(m.FrontendHeartbeat((1,)))
+
+
+def test_the_leader_may_welcome_again_in_its_term(served: Frontend) -> None:
+    """It has been asked twice: no session moves."""
+    assert served.tell(A, m.Welcome(11, 1.0, 1)) == []
+    assert served.core.leader == A
+
+
+def test_without_sessions_registered_an_earlier_term_may_lead() -> None:
+    frontend = Frontend()
+    frontend.tell(A, m.Welcome(11, 1.0, 5))
+    frontend.core.broken(A, 0.0)
+    frontend.tell(B, m.Welcome(12, 1.0, 2))
+    assert frontend.core.leader == B
+
+
+def test_messages_of_a_broken_connection_are_dropped(served: Frontend) -> None:
+    served.core.broken(B, served.now)
+    assert served.tell(B, m.Welcome(12, 1.0, 9)) == []
+    assert served.core.leader == A
+
+
+def test_a_message_for_the_broker_goes_to_the_leader(served: Frontend) -> None:
+    setup = m.Setup("en", True, 16000, None)
+    assert served.core.route(ToBroker(m.Close(1), setup)) == [Post(A, m.Close(1), setup)]
+
+
+def test_a_broker_that_does_not_know_the_frontend_is_registered_with_again(served: Frontend) -> None:
+    registration = m.RegisterFrontend(m.PROTOCOL_VERSION, "f")
+    assert served.tell(B, m.Unregistered()) == [Post(B, registration)]
+    assert served.tell(B, m.Unregistered()) == []  # the first answer is on its way
+    assert served.core.route(ToBroker(m.FrontendHeartbeat((1,)))) == [
+        Post(A, m.FrontendHeartbeat((1,))),
+        Post(B, registration),
+    ]

@@ -10,8 +10,8 @@ import pytest
 import uvloop
 
 from asr_frontends.servers.connection import Transport
+from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
-from asr_frontends.servers.websocket import EXTENSION
 
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.1.*", "9.2.*", "9.7.1", "9.8.1", "10.*"]
 """All but compression (12, 13: it is off, see the design) and the repetitions of 9 that measure speed."""

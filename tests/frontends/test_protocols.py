@@ -13,16 +13,36 @@ import websockets
 from websockets.frames import Frame, Opcode
 
 from asr_frontends.servers import protocols
+from asr_frontends.servers.connection import Transport
+from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
 
 
+class Ignoring:
+    """A conversation that answers nothing, until its client is gone."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._gone = asyncio.Event()
+
+    def on_frame(self, frame: str | bytes) -> None: ...
+
+    def on_writable(self) -> None: ...
+
+    def on_gone(self, *, broken: bool) -> None:
+        self._gone.set()
+
+    async def run(self) -> None:
+        self._transport.start(self)
+        await self._gone.wait()
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Echoes over WebSocket; in HTTP reads the body and says ok."""
+    """Over WebSocket ignores every message; in HTTP reads the body and answers "ok"."""
     message = await receive()
     if scope["type"] == "websocket":
         await send({"type": "websocket.accept"})
-        while (await receive())["type"] == "websocket.receive":
-            pass
+        await Ignoring(scope["extensions"][EXTENSION]).run()
         return
     while message.get("more_body"):
         message = await receive()

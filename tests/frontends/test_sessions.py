@@ -6,8 +6,9 @@ import pytest
 
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
-from asr_frontends.session import Deliver, Limits, ToBroker
-from asr_frontends.sessions import Sessions
+from asr_frontends.outbox import BUNDLE_S, Deliver, Pause, SendBundle, ToBroker
+from asr_frontends.session import Limits
+from asr_frontends.sessions import Counts, Sessions
 from asr_proto import messages as m
 from asr_proto.errors import ServiceError
 
@@ -62,10 +63,12 @@ def test_frames_are_bundled_per_worker(sessions: Sessions) -> None:
         sessions.handle(m.Pinned(id, 0, lease, worker, SPEC), (), 0.0)
     for id in "abca":
         sessions.client(id, e.Audio(b"\0\0"), 0.0)
-    bundles = dict(sessions.outgoing())
-    assert {bundle.to: bundle.leases for bundle in bundles} == {b"W1": (5, 6), b"W2": (7,)}
-    assert [frame.lease for frame in bundles[m.Bundle(b"W1", (5, 6))]] == [5, 6, 5]
-    assert sessions.outgoing() == []
+    assert sessions.next_deadline() == BUNDLE_S
+    first, second = sessions.tick(BUNDLE_S)
+    assert isinstance(first, SendBundle) and isinstance(second, SendBundle)
+    assert (first.bundle, second.bundle) == (m.Bundle(b"W1", (5, 6)), m.Bundle(b"W2", (7,)))
+    assert [frame.lease for frame in first.frames] == [5, 6, 5]
+    assert sessions.next_deadline() > BUNDLE_S and sessions.flush() == []
 
 
 def test_a_client_error_ends_only_its_session(sessions: Sessions) -> None:
@@ -123,8 +126,7 @@ def test_a_broker_that_falls_silent_loses_its_sessions(sessions: Sessions) -> No
     """Its socket says nothing, and a session without credit has no other deadline."""
     sessions.start("a", e.Start(), 0.0)
     sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
-    sessions.client("a", e.Audio(b"\0\0" * 16000 * 11), 0.0)
-    assert not sessions.wanted("a")
+    assert Pause("a") in sessions.client("a", e.Audio(b"\0\0" * 16000 * 11), 0.0)
     said: list[object] = []
     while sessions.next_deadline() < 60.0:
         now = sessions.next_deadline()
@@ -156,3 +158,66 @@ def test_a_client_that_breaks_off_while_it_comes_back_is_waited_for_again(sessio
     sessions.client("a", e.Detach(), 0.0)
     commands = sessions.handle(m.Pinned("a", 1, 5, b"W", SPEC, resumed=True), (), 0.0)
     assert commands == [ToBroker(m.Detach(5))]
+
+
+def test_a_lease_that_answers_an_earlier_question_is_not_the_sessions(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    sessions.handle(m.Pinned("a", 0, 6, b"W", SPEC), (), 0.0)
+    assert sessions.handle(m.Bundle(b"F", (6,)), [m.Partial(6, 0, "ghost", 0, 1)], 0.0) == []
+    assert ToBroker(m.FrontendHeartbeat((5,))) in sessions.tick(1.0)
+
+
+def test_frames_leave_before_the_message_that_follows_them(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(resumable=True), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    assert sessions.client("a", e.Audio(b"\0\0"), 0.0) == []
+    frames, detach = sessions.client("a", e.Detach(), 0.0)
+    assert frames == SendBundle(m.Bundle(b"W", (5,)), [m.Audio(5, 0, b"\0\0")])
+    assert detach == ToBroker(m.Detach(5))
+
+
+def test_the_first_frame_of_a_bundle_sets_its_time(sessions: Sessions) -> None:
+    """A frame for another worker, or a later one, does not put it off."""
+    for id, lease, worker in (("a", 5, b"W1"), ("b", 6, b"W2")):
+        sessions.start(id, e.Start(), 0.0)
+        sessions.handle(m.Pinned(id, 0, lease, worker, SPEC), (), 0.0)
+    for number, id in enumerate("abab"):
+        sessions.client(id, e.Audio(b"\0\0"), 0.1 + number / 1000)
+    assert sessions.next_deadline() == pytest.approx(0.1 + BUNDLE_S)
+    assert sessions.tick(0.1) == []
+    assert [type(command) for command in sessions.tick(0.1 + BUNDLE_S)] == [SendBundle, SendBundle]
+
+
+def test_what_is_counted(sessions: Sessions) -> None:
+    for id, lease in (("a", 5), ("b", 6), ("c", 7)):
+        sessions.start(id, e.Start(), 0.0)
+        sessions.handle(m.Pinned(id, 0, lease, b"W", SPEC), (), 0.0)
+    sessions.client("a", e.Audio(b"\0\0" * 320), 0.0)
+    final = m.Final(5, 0, "text", 0, 320, "silence", None, None, m.Commit(320, 1, b""))
+    sessions.handle(m.Bundle(b"F", (5,)), [final, m.Ended(5)], 0.0)
+    sessions.handle(m.Lost(6, "worker-lost"), (), 0.0)
+    sessions.fail("b", ServiceError("why", slug="overloaded"), 0.0)
+    sessions.client("c", e.Abort(), 0.0)
+    assert sessions.counts == Counts(sessions=3, errors=1, moves=1, finals=1, audio_samples=320)
+    assert len(sessions) == 0
+
+
+def test_a_session_that_is_lost_without_a_broker_waits_for_one(sessions: Sessions) -> None:
+    """It asks nobody; the next Welcome is answered with its Open."""
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    opening = sessions.handle(m.Lost(5, "worker-lost"), (), 0.0)[-1]
+    assert isinstance(opening, ToBroker) and opening.message == m.Open("a", 1, "fake", "")
+    sessions.handle(m.Pinned("a", 1, 6, b"W", SPEC), (), 0.0)
+    commands = sessions.handle(m.Unregistered(), (), 1.0)
+    assert commands == [Deliver("a", e.Notice())]
+
+
+def test_a_client_that_returned_through_another_frontend(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(resumable=True), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    commands = sessions.handle(m.Lost(5, m.RESUMED), (), 1.0)
+    errors = [one.event for one in commands if isinstance(one, Deliver)]
+    assert isinstance(errors[0], e.Error) and errors[0].slug == "session-lost"
+    assert len(sessions) == 0

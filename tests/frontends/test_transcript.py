@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_frontends.codecs.transcript import Transcript
+from asr_frontends.transcript import Transcript
 from asr_proto import messages as m
 
 
@@ -16,7 +16,7 @@ def test_the_text_is_all_finals_and_the_current_partial(heard: list[tuple[bool, 
     transcript, finals, partial = Transcript(), [], ""
     for is_final, text in heard:
         before = transcript.text
-        changed = transcript.hear(final(text) if is_final else m.Partial(1, 0, text, 0, 1))
+        changed = transcript.update(final(text) if is_final else m.Partial(1, 0, text, 0, 1))
         finals, partial = ([*finals, text], "") if is_final else (finals, text)
         assert transcript.text == " ".join(filter(None, [*finals, partial]))
         assert changed == (transcript.text != before)

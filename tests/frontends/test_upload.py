@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import pytest
 import soundfile
 
-from asr_frontends.servers.upload import decode
+from asr_frontends import events as e
+from asr_frontends.frontend import Frontend
+from asr_frontends.servers.upload import Upload, decode
 from asr_proto.errors import AudioError, LimitExceeded
 
 
@@ -41,3 +45,57 @@ def test_the_frames_are_all_there() -> None:
     duration_s, frames = asyncio.run(decode(wav(24_000, 48_000), 2.0))
     assert duration_s == 0.5
     assert sum(len(frame) for frame in frames) == 16_000
+
+
+class FakeFrontend:
+    """Pauses its client after each piece of audio, and reports each piece to its test."""
+
+    def __init__(self) -> None:
+        self.listener: Upload | None = None
+        self.is_paused = False
+        self.events: asyncio.Queue[e.ClientEvent] = asyncio.Queue()
+
+    def open(self, start: e.Start, listener: Upload) -> str:
+        self.listener = listener
+        return "s"
+
+    def client(self, id: str, event: e.ClientEvent) -> None:
+        assert self.listener is not None
+        assert not self.is_paused or isinstance(event, e.Abort), f"{event} without credit"
+        if isinstance(event, e.Audio):
+            self.is_paused = True
+            self.listener.pause()
+        self.events.put_nowait(event)
+
+    def credit(self) -> None:
+        assert self.listener is not None
+        self.is_paused = False
+        self.listener.credit()
+
+
+def test_audio_waits_for_its_credit() -> None:
+    async def run() -> None:
+        frontend, upload = FakeFrontend(), Upload()
+        loop, decoded = asyncio.get_running_loop(), asyncio.Event()
+
+        def frames() -> Iterator[bytes]:
+            yield b"a"
+            loop.call_soon_threadsafe(decoded.set)
+            yield b"b"
+
+        results = upload.run(cast(Frontend, frontend), e.Start(), frames())
+        waiting = asyncio.create_task(anext(results))
+        assert await frontend.events.get() == e.Audio(b"a")
+        await decoded.wait()
+        await asyncio.to_thread(lambda: None)  # the feeder has the second piece
+        await asyncio.sleep(0)
+        frontend.credit()
+        assert await frontend.events.get() == e.Audio(b"b")
+        frontend.credit()
+        assert await frontend.events.get() == e.Stop()
+        upload.deliver(e.Bye())
+        assert await waiting == e.Bye()
+        await results.aclose()
+        assert await frontend.events.get() == e.Abort()
+
+    asyncio.run(run())

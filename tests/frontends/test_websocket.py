@@ -11,8 +11,9 @@ import uvloop
 from websockets.frames import Frame, Opcode
 
 from asr_frontends.codec import Close
+from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
-from asr_frontends.servers.websocket import EXTENSION, WebSocket
+from asr_frontends.servers.websocket import WebSocket
 
 MESSAGE_BYTES_MAX = 100_000
 REQUEST = (

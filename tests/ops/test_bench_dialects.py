@@ -1,17 +1,15 @@
-"""Every dialect of `asr bench`: reading its messages, and whole sessions with real services and exact texts."""
+"""Every dialect of `asr bench`: its encoded messages, and whole sessions with real services and exact texts."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from asr_client.dialects import DIALECTS
 from asr_ops.bench import audio, by_client, dialects, load, plan, schedule, websocket
 from asr_ops.bench.connection import clock
-from asr_ops.bench.dialects import NOTHING, Content
 from asr_ops.bench.plan import Plan
 from asr_ops.own_service import serving
 from asr_proto.errors import SetupError
@@ -20,49 +18,10 @@ from asr_workers.engines import fake
 FRAMES, FRAME_MS, SESSIONS = 50, 20, 3
 
 
-def alternatives(text: str) -> dict[str, Any]:
-    return {"alternatives": [{"transcript": text}]}
-
-
-@pytest.mark.parametrize(
-    ("dialect", "message", "meaning"),
-    [
-        ("native", {"type": "ready", "engine": "fake"}, Content(ready=True, engine="fake")),
-        ("native", {"type": "partial", "text": "one", "end_s": 0.5}, Content(partial=True, end_s=0.5)),
-        ("native", {"type": "final", "text": "one", "end_s": 0.5}, Content(final="one")),
-        ("native", {"type": "error", "code": "at-capacity"}, Content(error="at-capacity")),
-        ("native", {"type": "end"}, Content(ended=True)),
-        ("native", {"type": "ack"}, NOTHING),
-        ("caiman", {"end": 0.06, **alternatives("")}, Content(partial=True, end_s=0.06)),
-        ("caiman", {"end": 0.12, **alternatives(" two")}, Content(partial=True, end_s=0.12, final="two")),
-        ("yap", {"op": "interim", "text": ""}, NOTHING),
-        ("yap", {"op": "interim", "text": "one"}, Content(partial=True)),
-        ("yap", {"op": "final", "text": "one two"}, Content(final="one two", ended=True)),
-        ("yap", {"op": "error", "reason": "busy"}, Content(error="busy")),
-        ("yap", {"op": "pong"}, NOTHING),
-        ("parakeet", {"type": "partial", "text": "one"}, Content(partial=True)),
-        ("parakeet", {"type": "final", "text": "one two"}, Content(final="one two", ended=True)),
-        ("parakeet", {"type": "reset"}, NOTHING),
-        ("amira", {"type": "error", "code": "overloaded"}, Content(error="overloaded")),
-        (
-            "deepgram",
-            {"type": "Results", "is_final": False, "start": 1.0, "duration": 0.5, "channel": alternatives("one")},
-            Content(partial=True, end_s=1.5),
-        ),
-        ("deepgram", {"type": "Results", "is_final": True, "channel": alternatives("one")}, Content(final="one")),
-        ("deepgram", {"type": "Error", "variant": "DATA-0000"}, Content(error="DATA-0000")),
-        ("deepgram", {"type": "Metadata"}, NOTHING),
-    ],
-)
-def test_what_a_message_means(dialect: str, message: dict[str, Any], meaning: Content) -> None:
-    assert dialects.READERS[dialect](message) == meaning
-
-
 def test_messages_are_encoded_in_advance() -> None:
     assert dialects.prepared("native").ending == websocket.encode(websocket.TEXT, b'{"type": "stop"}')
     assert dialects.prepared("parakeet").ending == websocket.encode(websocket.BINARY, b"__CTRL__:EOS")
     assert dialects.prepared("caiman").opening == b""
-    assert dialects.READERS.keys() == {name for name, one in DIALECTS.items() if one.channel == "websocket"}
 
 
 # ---- Whole sessions ----

@@ -54,15 +54,15 @@ def test_a_core_is_shared_out() -> None:
     assert laps.cost("x", 1.0) == Cost("x", pytest.approx(2.0), pytest.approx(1.0), 1.0)
 
 
-@pytest.mark.parametrize("name", codec.DIALECTS)
+@pytest.mark.parametrize("name", codec.NAMES)
 def test_every_codec_takes_frames_and_sends_text(name: str) -> None:
     """A codec that ignores frames, or sends nothing, would seem cheap."""
     conversation = codec.conversation(name)
     events = [event for _ in range(4) for event in conversation.receive(bytes(codec.BYTES.get(name, 640)))]
     assert events
-    spoken = codec._spoken()
+    results = codec._results()
     which = 1 if name == "caiman" else 0
-    assert all(conversation.send(next(spoken)[which]) for _ in range(4))
+    assert all(conversation.send(next(results)[which]) for _ in range(4))
 
 
 # ---- The broker's load ----

@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from asr_ops.bench import audio, dialects, schedule, statistics, websocket
+from asr_dialects import client
+from asr_ops.bench import audio, schedule, statistics, websocket
 
 PEER = Path(__file__).resolve().parents[2] / "ops/bench/peers/sherpa"
 sys.path.insert(0, str(PEER))  # scripts in one folder, not a package
@@ -59,12 +60,12 @@ def test_both_servers_are_sent_the_same_audio() -> None:
 @pytest.mark.parametrize(
     ("message", "meaning"),
     [
-        (result("la"), dialects.NOTHING),
-        (result("la", is_final=True), dialects.NOTHING),
-        (result("la la", is_final=True, is_eof=True), dialects.Content(final="la la", ended=True)),
+        (result("la"), client.NOTHING),
+        (result("la", is_final=True), client.NOTHING),
+        (result("la la", is_final=True, is_eof=True), client.Meaning("la la", final=True, ended=True)),
     ],
 )
-def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: dialects.Content) -> None:
+def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: client.Meaning) -> None:
     assert sherpa_wire.read(message) == meaning
 
 

@@ -50,11 +50,12 @@ class Broker:
         with self._router:
             while True:
                 try:
-                    identity, request = self._router.recv_multipart()
+                    identity, hello, request = self._router.recv_multipart()
                 except zmq.ContextTerminated:
                     return
+                assert wire.decode_hello([hello]) == m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION_MIN, "asr status")
                 self.requests.append(wire.decode(request))
-                self._router.send_multipart([identity, self.answer])
+                self._router.send_multipart([identity, hello, self.answer])
 
     def stop(self) -> None:
         self._context.term()

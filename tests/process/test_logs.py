@@ -1,4 +1,4 @@
-"""The log of a process, from a process of its own: the set-up is for a whole process."""
+"""Logging, tested in a separate process: `logs.set_up` changes the whole process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+
+from asr_process.logs import CAUSES_MAX, REPEAT_S, Seldom
 
 SCRIPT = """
 import logging, sys, structlog
@@ -48,3 +50,17 @@ def test_console_is_for_people_and_never_shows_local_variables() -> None:
     assert "from a library" in library
     assert traceback[-1] == "ValueError: broken"
     assert not any("spoken" in line for line in traceback)
+
+
+def test_a_cause_is_logged_seldom() -> None:
+    seldom = Seldom()
+    assert seldom.due("a", 0.0)
+    assert not seldom.due("a", REPEAT_S - 0.1)
+    assert seldom.due("b", 1.0)
+    assert seldom.due("a", REPEAT_S)
+
+
+def test_a_flood_of_different_causes_does_not_fill_the_log() -> None:
+    seldom = Seldom()
+    assert sum(seldom.due(number, 0.001 * number) for number in range(10_000)) == CAUSES_MAX
+    assert seldom.due("later", REPEAT_S + 10)

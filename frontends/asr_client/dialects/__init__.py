@@ -1,12 +1,12 @@
-"""Small clients for every dialect that the service speaks, behind one verb, made for measuring.
+"""One small client for every dialect of the service, made for measuring. The dialects themselves are in `asr_dialects`.
 
     run = await DIALECTS["yap"].speak("ws://127.0.0.1:8000/", frames, pace=1.0)
     figures(run)
 
-    talks         what each dialect says and means: pure
-    conversation  one session over any channel: send at a pace, read up to the end
-    websocket, webrtc   the channels; `webrtc` needs the extra of that name
-    recorder      when things happened
+    dialect_session   one session's side of a dialect: pure
+    conversation      one session over any channel: send at a pace, read up to the end
+    websocket, webrtc the channels; `webrtc` needs the extra of that name
+    recorder          when things happened
 
 Programs that want the service's events rather than figures use `asr_client.connect`.
 """
@@ -14,56 +14,58 @@ Programs that want the service's events rather than figures use `asr_client.conn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from asr_client.dialects import talks, webrtc, websocket
+from asr_client.dialects import webrtc, websocket
 from asr_client.dialects.conversation import converse
+from asr_client.dialects.dialect_session import DialectSession
 from asr_client.dialects.recorder import OnText, Recorder, ignore
-from asr_client.dialects.talks import Talk
 from asr_client.errors import InvalidUrl
 from asr_client.figures import Run
+from asr_dialects.client import Client
+from asr_dialects.clients import CLIENTS
 
-DEFAULT_MODEL = "default"
-"""Stands in a path that must name a model, for a server that takes any name."""
 RATE_SHARE_MAX = 0.8
 """Share of a dialect's limit on messages that a steady sender may use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One dialect: where it is served, how it is spoken."""
+    """One dialect's client, with addresses and sessions."""
 
-    name: str
-    path: str
-    """`{model}` stands for the model's name."""
-    query: str
-    """`{model}` here is left out, with its parameter, when no model is asked for."""
-    talk: Callable[[str | None], Talk]
-    channel: Literal["websocket", "webrtc"] = "websocket"
-    messages_per_s_max: int | None = None
+    client: Client
+
+    @property
+    def name(self) -> str:
+        return self.client.name
+
+    @property
+    def channel(self) -> Literal["websocket", "webrtc"]:
+        return self.client.channel
+
+    def session(self, model: str | None) -> DialectSession:
+        """One session's side of it."""
+        return DialectSession(self.client, model)
 
     def url(self, address: str, *, secure: bool = False, path: str | None = None, model: str | None = None) -> str:
-        """The URL meant by HOST:PORT or by a URL; what the URL already says stays. Raises InvalidUrl."""
+        """The URL meant by HOST:PORT or by a URL; what the URL already has stays. Raises InvalidUrl."""
         parts = _split(address)
         encrypted = secure or parts.scheme in ("https", "wss")
         scheme = "http" if self.channel == "webrtc" else "ws"
         given = parts.path if parts.path.strip("/") else ""
-        ours = self.path.format(model=quote(model or DEFAULT_MODEL, safe=""))
-        query = parts.query or self._query(model)
-        return urlunsplit((scheme + "s" * encrypted, parts.netloc, path or given or ours, query, ""))
-
-    def _query(self, model: str | None) -> str:
-        kept = [part for part in self.query.split("&") if model or "{model}" not in part]
-        return "&".join(kept).format(model=quote(model or "", safe=""))
+        query = parts.query or self.client.query_for(model)
+        where = path or given or self.client.path_for(model)
+        return urlunsplit((scheme + "s" * encrypted, parts.netloc, where, query, ""))
 
     def frame_ms(self, wanted: int, pace: float) -> int:
         """The length of frames at that pace: longer than wanted where the dialect limits messages per second."""
-        if self.messages_per_s_max is None or pace <= 0:
+        messages_per_s_max = self.client.messages_per_s_max
+        if messages_per_s_max is None or pace <= 0:
             return wanted
-        return max(wanted, math.ceil(1000 * pace / (self.messages_per_s_max * RATE_SHARE_MAX)))
+        return max(wanted, math.ceil(1000 * pace / (messages_per_s_max * RATE_SHARE_MAX)))
 
     async def speak(
         self,
@@ -77,32 +79,18 @@ class Dialect:
     ) -> Run:
         """One whole session: PCM16LE frames at `pace` times real time (0: as fast as they are taken), all text.
 
-        `on_text` hears the whole text whenever it has changed. Raises ClientError, DecodeError.
+        `on_text` is called with the whole text whenever it has changed. Raises ClientError, DecodeError.
         """
         recorder = Recorder(on_text)
-        talk = self.talk(model)
+        session = self.session(model)
         open_channel = webrtc.open_channel if self.channel == "webrtc" else websocket.open_channel
         async with open_channel(url, api_key) as channel:
             recorder.connected()
-            await converse(channel, talk, frames, pace, recorder)
+            await converse(channel, session, frames, pace, recorder)
         return recorder.run()
 
 
-CAIMAN_QUERY = "content_type=audio/x-raw;format=S16LE;channels=1;rate=16000&model={model}"
-DEEPGRAM_QUERY = "encoding=linear16&sample_rate=16000&channels=1&interim_results=true&model={model}"
-
-DIALECTS = {
-    dialect.name: dialect
-    for dialect in (
-        Dialect("native", "/v1/stream", "", talks.Native),
-        Dialect("caiman", "/asr/v0.1/stream", CAIMAN_QUERY, talks.Caiman),
-        Dialect("yap", "/", "", talks.Yap),
-        Dialect("parakeet", "/ws", "", talks.Parakeet),
-        Dialect("moonshine", "/webrtc", "", talks.Moonshine, channel="webrtc"),
-        Dialect("amira", "/v2/decode/stream/{model}", "", talks.Amira, messages_per_s_max=100),
-        Dialect("deepgram", "/v1/listen", DEEPGRAM_QUERY, talks.Deepgram),
-    )
-}
+DIALECTS = {name: Dialect(client) for name, client in CLIENTS.items()}
 
 
 def _split(address: str) -> SplitResult:

@@ -1,6 +1,6 @@
 """One session over any channel: send the frames at a pace and read what comes, at the same time, up to the end.
 
-It must not know dialects (a Talk does) or transports (a Channel is one).
+It must not know dialects (a DialectSession does) or transports (a Channel is one).
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
+from asr_client.dialects.dialect_session import DialectSession
 from asr_client.dialects.recorder import BYTES_PER_S, Recorder
-from asr_client.dialects.talks import Message, Talk
 from asr_client.errors import ConnectionLost, ServerError
+from asr_dialects.client import Message
 
 READY_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 30.0
@@ -40,12 +41,14 @@ class Channel(Protocol):
         """The next message; may be cancelled without losing one."""
 
 
-async def converse(channel: Channel, talk: Talk, frames: Iterable[bytes], pace: float, recorder: Recorder) -> None:
+async def converse(
+    channel: Channel, session: DialectSession, frames: Iterable[bytes], pace: float, recorder: Recorder
+) -> None:
     """The whole session. Raises ServerError, ConnectionLost, DecodeError."""
     ready = asyncio.Event()
     tasks = (
-        asyncio.create_task(_read(channel, talk, recorder, ready)),
-        asyncio.create_task(_send(channel, talk, frames, pace, recorder, ready)),
+        asyncio.create_task(_read(channel, session, recorder, ready)),
+        asyncio.create_task(_send(channel, session, frames, pace, recorder, ready)),
     )
     try:
         await asyncio.gather(*tasks)
@@ -58,17 +61,22 @@ async def converse(channel: Channel, talk: Talk, frames: Iterable[bytes], pace: 
 
 
 async def _send(
-    channel: Channel, talk: Talk, frames: Iterable[bytes], pace: float, recorder: Recorder, ready: asyncio.Event
+    channel: Channel,
+    session: DialectSession,
+    frames: Iterable[bytes],
+    pace: float,
+    recorder: Recorder,
+    ready: asyncio.Event,
 ) -> None:
-    """What goes wrong on the channel is the reader's to tell: it hears why."""
+    """Where the channel closes, the reader raises: it receives the reason."""
     try:
-        for message in talk.opening():
+        for message in session.opening():
             await channel.send(message)
-        if talk.waits_for_ready:
+        if session.waits_for_ready:
             await _wait_for(ready, channel.ready_timeout_s)
         await _send_audio(channel, frames, pace, recorder)
         recorder.all_sent = True
-        for message in talk.ending():
+        for message in session.ending():
             await channel.send(message)
     except Closed:
         return
@@ -93,20 +101,20 @@ async def _send_audio(channel: Channel, frames: Iterable[bytes], pace: float, re
         recorder.sent()
 
 
-async def _read(channel: Channel, talk: Talk, recorder: Recorder, ready: asyncio.Event) -> None:
+async def _read(channel: Channel, session: DialectSession, recorder: Recorder, ready: asyncio.Event) -> None:
     while True:
         try:
-            heard = talk.hear(await _next(channel, recorder))
+            update = session.read(await _next(channel, recorder))
         except Closed as closed:
-            if not (talk.ends_with_close and closed.code == NORMAL):
+            if not (session.ends_with_close and closed.code == NORMAL):
                 raise _why(closed) from None
             recorder.ended()
             return
-        if heard.text is not None:
-            recorder.said(heard.text)
-        if heard.ready:
+        if update.text is not None:
+            recorder.said(update.text)
+        if update.ready:
             ready.set()
-        if heard.ended:
+        if update.ended:
             recorder.ended()
             return
 

@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from asr_client.dialects.conversation import Closed
-from asr_client.dialects.talks import Message
 from asr_client.errors import ConnectionFailed, ServerError
+from asr_dialects.client import Message
 from asr_proto.errors import DecodeError, SetupError
 
 OPEN_TIMEOUT_S = 5.0

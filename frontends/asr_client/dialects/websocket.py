@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from asr_client.connection import CLOSE_TIMEOUT_S, open_connection
 from asr_client.dialects.conversation import READY_TIMEOUT_S, Closed
-from asr_client.dialects.talks import Message
+from asr_dialects.client import Message
 
 OPEN_TIMEOUT_S = 10.0
 

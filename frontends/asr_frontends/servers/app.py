@@ -1,69 +1,62 @@
-"""The ASGI application: clients pass the gate, WebSockets go straight to a Connection, HTTP to Starlette."""
+"""The ASGI application: clients pass the gate, WebSockets go straight to a Connection, HTTP to Starlette.
+
+It must not know any dialect: it iterates over their records.
+"""
 
 from __future__ import annotations
 
-import secrets
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute
 
 from asr_frontends.access import Gate, http_status
-from asr_frontends.codecs import deepgram
-from asr_frontends.codecs.amira import AmiraCodec
-from asr_frontends.dialects import codec_for
+from asr_frontends.codec import Codec, Request
+from asr_frontends.dialect import Dialect, Refusal, Settings
+from asr_frontends.dialects.registry import DIALECTS, dialect_for, endpoint_of
 from asr_frontends.frontend import Frontend
 from asr_frontends.metrics import FrontendCollector, Requests
-from asr_frontends.servers import openai
-from asr_frontends.servers.amira import Amira
+from asr_frontends.servers import health
 from asr_frontends.servers.connection import Connection
-from asr_frontends.servers.websocket import EXTENSION, Receive, Scope, Send, refuse, request_of
+from asr_frontends.servers.handshake import EXTENSION, Receive, Scope, Send, refuse, request_of
 from asr_proto.errors import BadRequest, PeerError
 
-OPEN_PATHS = frozenset({"/health", "/health/detailed", "/ready", "/metrics", "/status"})
-"""Answered without a key: probes and scrapers have none."""
-
-
-ENDPOINTS = ("/v1/stream", "/asr/v0.1/stream", "/v2/decode/stream", "/v2/decode/batch", "/v1/audio", "/v1/models")
-"""Labels of metrics by the beginning of a path; exact ones follow. Whatever else is asked for is `other`."""
-EXACT_ENDPOINTS = frozenset({"/", "/ws", "/v1/listen"})
-
-
-def endpoint_of(path: str) -> str:
-    """The label of a path: one of a few, whatever clients ask for."""
-    if path in EXACT_ENDPOINTS:
-        return path
-    return next((endpoint for endpoint in ENDPOINTS if path.startswith(endpoint)), "other")
+NO_SETTINGS: Settings = MappingProxyType({})
 
 
 class App:
     """One application for all listening sockets of a frontend."""
 
-    def __init__(self, frontend: Frontend, gate: Gate, amira: Amira, routes: Sequence[BaseRoute] = ()) -> None:
-        self._frontend, self._gate, self._amira = frontend, gate, amira
+    def __init__(
+        self, frontend: Frontend, gate: Gate, settings: Settings = NO_SETTINGS, dialects: Sequence[Dialect] = DIALECTS
+    ) -> None:
+        self._frontend, self._gate, self._dialects = frontend, gate, dialects
+        self._serving = {dialect.name: dialect.serve(frontend, gate, settings) for dialect in dialects}
+        self._open_paths = health.OPEN_PATHS.union(*(dialect.open_paths for dialect in dialects))
         registry = CollectorRegistry()
         registry.register(FrontendCollector(frontend))
         self._requests = Requests(registry)
-        origins = sorted(gate.rules.origins)
-        cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-        self._http = Starlette(
-            routes=[*own_routes(frontend, registry), *amira.routes(), *routes], middleware=[cors] if origins else []
-        )
+        self._http = self._starlette(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await receive()
             await self._admitted(self._websocket, _refuse_websocket, scope, receive, send)
-        elif scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
+        elif scope["path"] in self._open_paths or scope["method"] == "OPTIONS":
             await self._http(scope, receive, send)
         else:
-            await self._admitted(self._http, _refuse_http, scope, receive, send)
+            await self._admitted(self._http, self._refuse_http, scope, receive, send)
+
+    async def close(self) -> None:
+        """End what the dialects still have open, once the sessions have ended."""
+        await asyncio.gather(*(serving.close() for serving in self._serving.values()))
 
     async def _admitted(
         self,
@@ -71,7 +64,7 @@ class App:
         refuse: Callable[[PeerError, Scope, Receive, Send], Awaitable[None]],
         *asgi: Any,
     ) -> None:
-        endpoint = endpoint_of(asgi[0]["path"])
+        endpoint = endpoint_of(asgi[0]["path"], self._dialects)
         try:
             guest = self._gate.admit(request_of(asgi[0]))
         except PeerError as error:
@@ -85,49 +78,51 @@ class App:
             finally:
                 self._gate.leave(guest)
 
+    # ---- WebSockets ----
+
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = request_of(scope)
-        try:
-            codec = codec_for(request)
-        except BadRequest as error:
-            if request.path == deepgram.PATH:
-                await refuse(send, 400, deepgram.refusal(error.detail, secrets.token_hex(16)), "application/json")
-            else:
-                await refuse(send, 400, error.detail)
+        begun = self._begin(request_of(scope))
+        if isinstance(begun, Refusal):
+            await refuse(send, begun.status, begun.body, begun.content_type)
             return
-        if codec is None:
-            await refuse(send, 404, f"no dialect is served at {request.path[:100]}")
-            return
+        dialect, codec = begun
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol})
         connection = Connection(codec, self._frontend, scope["extensions"][EXTENSION])
-        if isinstance(codec, AmiraCodec):
-            await self._amira.stream(connection)
-        else:
-            await connection.run()
+        await self._serving[dialect.name].converse(connection)
+
+    def _begin(self, request: Request) -> tuple[Dialect, Codec] | Refusal:
+        """The dialect of a request and its codec, or why there is none."""
+        dialect = dialect_for(request, self._dialects)
+        if dialect is None or dialect.codec is None:
+            return Refusal(404, f"no dialect is served at {request.path[:100]}")
+        try:
+            return dialect, dialect.codec(request)
+        except BadRequest as error:
+            return dialect.refusal(error)
+
+    # ---- HTTP ----
+
+    def _starlette(self, registry: CollectorRegistry) -> Starlette:
+        own = health.Health(self._frontend, registry, [serving.health for serving in self._serving.values()])
+        routes: list[BaseRoute] = [*own.routes()]
+        for serving in self._serving.values():
+            routes += serving.routes
+        origins = sorted(self._gate.rules.origins)
+        cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        return Starlette(routes=routes, middleware=[cors] if origins else [])
+
+    async def _refuse_http(self, error: PeerError, scope: Scope, receive: Receive, send: Send) -> None:
+        status = http_status(error)
+        for dialect in self._dialects:
+            if dialect.http_refusal is not None and scope["path"].startswith(dialect.http_prefixes):
+                await dialect.http_refusal(error, status)(scope, receive, send)
+                return
+        await _plain(error, status)(scope, receive, send)
 
 
-def own_routes(frontend: Frontend, registry: CollectorRegistry) -> list[BaseRoute]:
-    """Readiness and metrics; health is AMIRA's."""
-
-    async def ready(_: HttpRequest) -> Response:
-        is_ready = frontend.ready()
-        return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
-
-    async def metrics(_: HttpRequest) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-    return [Route("/ready", ready), Route("/metrics", metrics)]
+def _plain(error: PeerError, status: int) -> Response:
+    return PlainTextResponse(error.detail, status, {"www-authenticate": "Bearer"} if status == 401 else {})
 
 
 async def _refuse_websocket(error: PeerError, scope: Scope, receive: Receive, send: Send) -> None:
     await refuse(send, http_status(error), error.detail)
-
-
-async def _refuse_http(error: PeerError, scope: Scope, receive: Receive, send: Send) -> None:
-    status = http_status(error)
-    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    response: Response = PlainTextResponse(error.detail, status, headers)
-    if scope["path"].startswith(("/v1/audio/", "/v1/models")):
-        code = "invalid_api_key" if status == 401 else error.slug
-        response = openai.openai_error(status, error.detail, code=code)
-    await response(scope, receive, send)

@@ -1,7 +1,7 @@
 """One client's conversation over any transport of messages: its codec and a bounded outbox. No task, nothing awaited.
 
-A client that reads slowly stalls nobody: partials and progress are coalesced, and past `OUTBOX_BYTES_MAX` it is closed
-with a reason. A client that may not send is not read from.
+A client that reads slowly stalls nobody: its partials and progress are coalesced, and past `OUTBOX_BYTES_MAX` its
+connection is closed with a reason. A client that may not send is not read from.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLOSE_S = 5.0
 
 
 class Receiver(Protocol):
-    """Who is told what a transport's client does."""
+    """The side of a connection that a transport calls."""
 
     def on_frame(self, frame: str | bytes) -> None:
         """The client's next message."""
@@ -32,7 +32,7 @@ class Receiver(Protocol):
         """`can_write` is true again."""
 
     def on_gone(self, *, broken: bool) -> None:
-        """The client is gone; `broken`: without a word. May be said more than once, and the first is right."""
+        """The client is gone; `broken`: no close frame arrived. May be called repeatedly; the first call counts."""
 
 
 class Transport(Protocol):
@@ -72,8 +72,9 @@ class Connection:
         self._outbox: list[_Outgoing] = []
         self._outbox_bytes = 0
         self._broken = False
+        self._is_paused = False
         self._close: Close | None = None
-        """Set when the last frame is in the outbox: nothing is said or heard after it."""
+        """Set when the last frame is in the outbox: nothing is sent or read after it."""
         loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[None] = loop.create_future()
         """Done when the last frame is in the outbox, or the client is gone."""
@@ -98,7 +99,7 @@ class Connection:
                 self._frontend.client(self._session, e.Detach() if self._broken else e.Abort())
 
     async def refuse(self, error: AsrError) -> None:
-        """Serve nothing: say why, and close."""
+        """Send the client an error, and close."""
         self.fail(error)
         await self.run()
 
@@ -125,8 +126,18 @@ class Connection:
         if kind is e.Error or kind is e.Bye:
             self._session = None
 
+    def pause(self) -> None:
+        self._is_paused = True
+        self._transport.pause()
+
     def credit(self) -> None:
-        asyncio.get_running_loop().call_soon(self._transport.resume)
+        """Resume in the next turn of the loop: a message may be being handed over now."""
+        self._is_paused = False
+        asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if not self._is_paused:
+            self._transport.resume()
 
     # ---- The transport's view: Receiver ----
 
@@ -140,8 +151,6 @@ class Connection:
                 self._put(reply, bytes)
         except PeerError as error:
             self.fail(error)
-        if self._session is not None and not self._frontend.wanted(self._session):
-            self._transport.pause()
 
     def on_writable(self) -> None:
         while self._outbox and self._transport.can_write():

@@ -1,4 +1,4 @@
-"""What the REST dialects share: bodies of limited size, a recording heard to its end, places that are never leaked.
+"""What dialects over HTTP share: bodies of limited size, a recording as one session, places that are never leaked.
 
 It must not know any dialect: errors leave as AsrError, and each dialect words them itself.
 """
@@ -107,8 +107,8 @@ async def _gone(request: Request) -> None:
 
 
 @dataclass(slots=True)
-class Heard:
-    """All that was understood of a recording."""
+class Transcription:
+    """The text of a recording so far."""
 
     finals: list[Final] = field(default_factory=list)
     samples: int = 0
@@ -124,32 +124,32 @@ class Heard:
 
 
 async def finals(
-    frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places, heard: Heard
+    frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places, transcription: Transcription
 ) -> AsyncGenerator[Final | None, None]:
-    """First None, once the session has its slot, then each final, also added to `heard`. Raises AsrError.
+    """First None, once the session has its slot, then each final, also added to `transcription`. Raises AsrError.
 
     Closing it ends the session.
     """
     with places.one():
-        events = Upload().run(frontend, start, _counted(frames, heard))
+        events = Upload().run(frontend, start, _counted(frames, transcription))
         async with aclosing(events):
             async for event in events:
                 match event:
                     case e.Ready():
                         yield None
                     case Final():
-                        heard.finals.append(event)
+                        transcription.finals.append(event)
                         yield event
                     case e.Error():
                         raise error_of(event)
 
 
-async def hear(frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places) -> Heard:
+async def transcribe(frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places) -> Transcription:
     """A recording to its end. Raises AsrError."""
-    heard = Heard()
-    async with aclosing(finals(frontend, start, frames, places, heard)) as results:
+    transcription = Transcription()
+    async with aclosing(finals(frontend, start, frames, places, transcription)) as results:
         await _exhaust(results)
-    return heard
+    return transcription
 
 
 async def _exhaust(results: AsyncIterator[object]) -> None:
@@ -157,9 +157,9 @@ async def _exhaust(results: AsyncIterator[object]) -> None:
         pass
 
 
-def _counted(frames: Iterator[bytes], heard: Heard) -> Iterator[bytes]:
+def _counted(frames: Iterator[bytes], transcription: Transcription) -> Iterator[bytes]:
     for frame in frames:
-        heard.samples += len(frame) // BYTES_PER_SAMPLE
+        transcription.samples += len(frame) // BYTES_PER_SAMPLE
         yield frame
 
 

@@ -18,12 +18,10 @@ import structlog
 import uvicorn
 
 from asr_frontends.access import Gate, Rules
+from asr_frontends.dialect import Settings
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers import openai, parakeet, webrtc_extra
-from asr_frontends.servers.amira import Amira, AmiraLimits
 from asr_frontends.servers.app import App
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
-from asr_frontends.servers.openai import OpenAiLimits
 from asr_frontends.servers.protocols import Http
 from asr_frontends.servers.websocket import WebSocket
 from asr_frontends.session import Limits
@@ -70,9 +68,8 @@ class FrontendConfig:
     sessions_per_address_max: int = 0
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    webrtc_path: str = webrtc_extra.PATH
-    amira: AmiraLimits = field(default_factory=AmiraLimits)
-    openai: OpenAiLimits = field(default_factory=OpenAiLimits)
+    dialects: Settings = field(default_factory=dict)
+    """The dialects' own options, by name."""
 
 
 class Server(uvicorn.Server):
@@ -116,9 +113,7 @@ async def serve(config: FrontendConfig) -> None:
     if config.reuse_port:
         await _registered(frontend)  # until then the others on the port serve better
     sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
-    webrtc = webrtc_extra.peers(frontend, gate)
-    routes = [*openai.routes(frontend, config.openai), *parakeet.routes(), *webrtc.routes(config.webrtc_path)]
-    app = App(frontend, gate, Amira(frontend, config.amira), routes)
+    app = App(frontend, gate, config.dialects)
     server = make_server(app, config.message_bytes_max, config.tls_cert, config.tls_key)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -144,7 +139,7 @@ async def serve(config: FrontendConfig) -> None:
     feeding.cancel()
     server.should_exit = True
     await serving
-    await webrtc.close_all()
+    await app.close()
     frontend.close()
 
 

@@ -1,6 +1,6 @@
 """A whole recording as one session: what REST dialects are made of. Its audio has credit like any other client's.
 
-The audio is posted as fast as the session wants it.
+The audio is posted as fast as the session's credit allows.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ class Upload:
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[e.ServiceEvent | None] = asyncio.Queue()
-        self._credit = asyncio.Event()
+        self._may_send = asyncio.Event()
+        self._may_send.set()
 
     def deliver(self, event: e.ServiceEvent) -> None:
         self._events.put_nowait(event)
 
+    def pause(self) -> None:
+        self._may_send.clear()
+
     def credit(self) -> None:
-        self._credit.set()
+        self._may_send.set()
 
     async def run(
         self, frontend: Frontend, start: e.Start, frames: Iterator[bytes]
@@ -57,9 +61,7 @@ class Upload:
 
     async def _feed(self, frontend: Frontend, session: str, frames: Iterator[bytes]) -> None:
         while frame := await asyncio.to_thread(next, frames, b""):
-            while not frontend.wanted(session):
-                self._credit.clear()
-                await self._credit.wait()
+            await self._may_send.wait()
             frontend.client(session, e.Audio(frame))
         frontend.client(session, e.Stop())
 

@@ -1,6 +1,6 @@
 """WebRTC clients: an SDP offer over HTTP, then one conversation on the data channel that the client has created.
 
-A client that sends an audio track too (what browsers do with a microphone) is heard on it from its `init` on; the
+A client may send an audio track too, as browsers do with a microphone. The track is read from its `init` on; the
 track is one more source of the same PCM16 that others send as binary messages.
 
 A data channel cannot be left unread as a socket can: what a client sends beyond its credit is held here, up to
@@ -32,13 +32,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from asr_frontends.access import Gate, Guest
-from asr_frontends.codec import Close, Codec, Request
-from asr_frontends.codecs.moonshine import MoonshineCodec
+from asr_frontends.audio.resample import Resampler
+from asr_frontends.codec import Close, MakeTrackCodec, Request, TrackCodec
 from asr_frontends.frontend import Frontend
-from asr_frontends.resample import Resampler
 from asr_frontends.servers.connection import Connection, Receiver
-from asr_frontends.servers.webrtc_extra import PATH
-from asr_frontends.servers.websocket import request_of
+from asr_frontends.servers.handshake import request_of
 from asr_proto.audio import from_float32
 from asr_proto.errors import BadRequest, LimitExceeded, PeerError
 
@@ -163,10 +161,10 @@ class Mono:
 class Peer:
     """One peer connection: its conversation, and the track beside it."""
 
-    def __init__(self, frontend: Frontend, gate: Gate, request: Request) -> None:
+    def __init__(self, frontend: Frontend, gate: Gate, request: Request, codec: TrackCodec) -> None:
         self._frontend, self._gate, self._request = frontend, gate, request
         self._guest: Guest | None = None
-        self._codec = MoonshineCodec(request)
+        self._codec = codec
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._track: MediaStreamTrack | None = None
         self._transport: DataChannelTransport | None = None
@@ -235,8 +233,7 @@ class Peer:
             channel.close()
             return
         self._transport = DataChannelTransport(channel, self._on_overflow)
-        codec: Codec = self._codec
-        self._conversation = Connection(codec, self._frontend, self._transport)
+        self._conversation = Connection(self._codec, self._frontend, self._transport)
         try:
             self._guest = self._gate.admit(self._request)
         except PeerError as error:
@@ -269,10 +266,10 @@ class Peer:
 
 
 class RtcPeers:
-    """All WebRTC clients of a frontend."""
+    """All WebRTC clients of one dialect in a frontend."""
 
-    def __init__(self, frontend: Frontend, gate: Gate) -> None:
-        self._frontend, self._gate = frontend, gate
+    def __init__(self, frontend: Frontend, gate: Gate, make_codec: MakeTrackCodec) -> None:
+        self._frontend, self._gate, self._make_codec = frontend, gate, make_codec
         self._peers: dict[asyncio.Task[None], Peer] = {}
         # Of every pair of addresses that ICE tries, with the client's in it.
         logging.getLogger("aioice").setLevel(logging.WARNING)
@@ -280,7 +277,7 @@ class RtcPeers:
     def __len__(self) -> int:
         return len(self._peers)
 
-    def routes(self, path: str = PATH) -> list[BaseRoute]:
+    def routes(self, path: str) -> list[BaseRoute]:
         """Where clients send their offers."""
         return [Route(path, self._offer, methods=["POST"])]
 
@@ -300,7 +297,8 @@ class RtcPeers:
         peer: Peer | None = None
         try:
             offer = _parse(await _body(request))
-            peer = Peer(self._frontend, self._gate, request_of(request.scope))
+            asked = request_of(request.scope)
+            peer = Peer(self._frontend, self._gate, asked, self._make_codec(asked))
             answer = await peer.answer(offer)
         except PeerError as error:
             if peer is not None:

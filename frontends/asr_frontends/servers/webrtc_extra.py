@@ -1,4 +1,4 @@
-"""WebRTC where the extra `webrtc` is installed; where it is not, one sentence that says so."""
+"""WebRTC where the extra `webrtc` is installed; where it is not, the answer is one sentence that names the extra."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from asr_frontends.access import Gate
+from asr_frontends.codec import MakeTrackCodec
 from asr_frontends.frontend import Frontend
 
-PATH = "/webrtc"
 MISSING = "WebRTC is not installed here: pip install 'asr-pool[webrtc]'"
 
 
 class Peers(Protocol):
     """All WebRTC clients of a frontend."""
 
-    def routes(self, path: str = PATH) -> list[BaseRoute]:
+    def routes(self, path: str) -> list[BaseRoute]:
         """Where clients send their offers."""
 
     async def close_all(self) -> None:
@@ -29,7 +29,7 @@ class Peers(Protocol):
 class NoPeers:
     """Stands in where the extra is missing."""
 
-    def routes(self, path: str = PATH) -> list[BaseRoute]:
+    def routes(self, path: str) -> list[BaseRoute]:
         return [Route(path, _missing, methods=["POST"])]
 
     async def close_all(self) -> None:
@@ -44,10 +44,10 @@ def installed() -> bool:
     return importlib.util.find_spec("aiortc") is not None
 
 
-def peers(frontend: Frontend, gate: Gate) -> Peers:
-    """With aiortc, which is imported only here and takes its time."""
+def peers(frontend: Frontend, gate: Gate, make_codec: MakeTrackCodec) -> Peers:
+    """Those of one dialect, with aiortc, which is imported only here and takes its time."""
     if not installed():
         return NoPeers()
     from asr_frontends.servers.webrtc import RtcPeers  # noqa: PLC0415
 
-    return RtcPeers(frontend, gate)
+    return RtcPeers(frontend, gate, make_codec)

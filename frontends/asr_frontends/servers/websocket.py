@@ -1,202 +1,279 @@
-"""uvicorn's WebSocket as a Transport: messages go straight to a conversation, past ASGI's queues and tasks.
+"""A client's WebSocket as a Transport: each message goes straight from the socket to its conversation (ADR 0017).
 
-uvicorn and the websockets library do the handshake, the closing, control frames, fragments and whatever is wrong.
+The websockets library's public sans-I/O protocol does the handshake, control frames, fragments, errors and the closing.
+`frames` reads the rest, whole messages in one frame. There is no task, queue or timer per message.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+import asyncio
+import logging
+from typing import Any, cast
 
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CloseCode
-from websockets.frames import Frame as LibraryFrame
+from uvicorn import Config
+from uvicorn.server import ServerState
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
 from websockets.protocol import State
+from websockets.server import ServerProtocol
 
-from asr_frontends.codec import Close, Request
+from asr_frontends.codec import Close
 from asr_frontends.servers import frames
 from asr_frontends.servers.connection import Receiver
+from asr_frontends.servers.handshake import EXTENSION, SWITCHING_PROTOCOLS, Handshake, scope_of
 
-Scope = Any
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
+CLOSE_ANSWER_S_MAX = 10.0
+"""Longest wait for a client to answer our close frame, before its connection is closed."""
 
-EXTENSION = "asr.transport"
-"""Where a WebSocket's scope names its Transport."""
+REQUEST, HANDSHAKE, MESSAGES, ENDING = range(4)
+"""A connection's stages, in this order. The library reads all bytes in the first and the last."""
 
-
-class Nobody:
-    """A queue that keeps nothing: what uvicorn would tell its application, we are told."""
-
-    def put_nowait(self, message: object) -> None: ...
+log = logging.getLogger("uvicorn.error")
+"""uvicorn's, with the level from its configuration."""
 
 
-NOBODY = Nobody()
+class WebSocket(asyncio.Protocol):
+    """A Transport from `start` on. uvicorn makes one after each upgrade (`uvicorn.Config(ws=WebSocket)`).
 
-
-class WebSocket(WebSocketsSansIOProtocol):
-    """A Transport from `start` on; until then, and for HTTP answers, what uvicorn made it.
-
-    Messages that are not wanted stay in `_held`, unread ones in the socket. A client that once sent what `frames` does
-    not read, or anything before it was accepted, is read by the library from there on.
+    uvicorn calls `connection_made`, then `data_received` with exactly the request's head, and `shutdown` when the
+    server ends. `server_state` lists the connections and tasks that uvicorn waits for then.
     """
 
-    _receiver: Receiver | None = None
-    _is_plain = False
-    _is_early = False
-    _is_paused = False
-    _held = b""
+    __slots__ = (
+        "_close_timer",
+        "_config",
+        "_drained",
+        "_fragments",
+        "_held",
+        "_is_paused",
+        "_is_writable",
+        "_protocol",
+        "_receiver",
+        "_server_state",
+        "_stage",
+        "_transport",
+    )
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        self._config, self._server_state = config, server_state
+        self._protocol = ServerProtocol(max_size=config.ws_max_size, logger=log)
+        self._transport: asyncio.Transport
+        self._stage = REQUEST
+        self._receiver: Receiver | None = None
+        self._held = b""
+        """Received, and not read yet: an incomplete frame, or messages that the conversation does not take now."""
+        self._fragments: list[Frame] = []
+        """The frames so far of a message in several frames."""
+        self._is_paused = False
+        self._is_writable = True
+        self._drained: asyncio.Future[None] | None = None
+        """Done when the client takes bytes again; there while `finish` waits for it."""
+        self._close_timer: asyncio.TimerHandle | None = None
 
     # ---- Transport ----
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._is_plain = not self._is_early
-        while not self.queue.empty():
-            message: dict[str, Any] = self.queue.get_nowait()  # type: ignore[assignment]
-            if message["type"] == "websocket.disconnect":
-                receiver.on_gone(broken=True)
-            else:
-                receiver.on_frame(message["text"] if "text" in message else message["bytes"])
-        if not self._is_paused and self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        # The handshake is over and nobody reads them again: a fifth of what an idle connection holds.
-        self.queue, self.request, self.response = NOBODY, None, None  # type: ignore[assignment]
+        if self._transport.is_closing():
+            receiver.on_gone(broken=True)
+        else:
+            self._stage = MESSAGES
+            self.resume()
 
     def pause(self) -> None:
         self._is_paused = True
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume(self) -> None:
         self._is_paused = False
         self._take()
-        if not self._is_paused and not self.transport.is_closing():
-            self.transport.resume_reading()
+        if not self._is_paused and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def can_write(self) -> bool:
-        return self.writable.is_set()
+        return self._is_writable
 
     def write(self, frame: str | bytes) -> None:
-        if self.conn.state is not State.OPEN or self.transport.is_closing():
+        if self._protocol.state is not State.OPEN or self._transport.is_closing():
             return
         if isinstance(frame, str):
-            self.transport.write(frames.message(frames.TEXT, frame.encode()))
+            self._transport.write(frames.message(frames.TEXT, frame.encode()))
         else:
-            self.transport.write(frames.message(frames.BINARY, frame))
+            self._transport.write(frames.message(frames.BINARY, frame))
 
     async def finish(self, close: Close) -> None:
+        if not self._is_writable:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+        if self._protocol.state is not State.OPEN or self._transport.is_closing():
+            return
+        self._protocol.send_close(close.code, close.reason)
         self._leave_to_library()
-        await self.send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            timer = asyncio.get_running_loop().call_later(CLOSE_ANSWER_S_MAX, self._transport.close)
+            self._close_timer = timer
 
     # ---- asyncio.Protocol ----
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._server_state.connections.add(self)  # type: ignore[arg-type]  # typed as uvicorn's own classes
+
     def data_received(self, data: bytes) -> None:
-        if self._is_plain:
+        if self._stage == MESSAGES:
             self._held = self._held + data if self._held else data
             self._take()
+        elif self._stage == HANDSHAKE:
+            self._held += data
+            self._transport.pause_reading()
         else:
-            self._is_early = self.handshake_initiated
-            super().data_received(data)
+            self._read(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._gone(broken=True)
+    def pause_writing(self) -> None:
+        self._is_writable = False
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self._set_writable()
         if self._receiver is not None:
             self._receiver.on_writable()
 
-    # ---- The library's view, and uvicorn's ----
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server_state.connections.discard(self)
+        self._stage = ENDING
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        self._set_writable()
+        self._gone(broken=True)
 
-    async def run_asgi(self) -> None:
-        self.scope["extensions"][EXTENSION] = self  # type: ignore[assignment]
-        await super().run_asgi()
+    # ---- uvicorn's view ----
 
-    def send_receive_event_to_app(self) -> None:
-        """A message that the library has read."""
-        if self._receiver is None:
-            super().send_receive_event_to_app()
+    def shutdown(self) -> None:
+        """The server ends: close at once."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(CloseCode.SERVICE_RESTART)
+            self._flush()
+        self._fail_handshake()
+        self._transport.close()
+
+    # ---- The handshake ----
+
+    def _on_request(self, request: Request) -> None:
+        response = self._protocol.accept(request)
+        if response.status_code != SWITCHING_PROTOCOLS:
+            self._respond(response)
             return
-        data, self.frames = b"".join(self.frames), []
-        if self.close_sent:
-            return
+        self._stage = HANDSHAKE
+        scope = scope_of(request, self._transport)
+        scope["extensions"][EXTENSION] = self
+        handshake = Handshake(self._protocol, response, self._respond)
+        task = asyncio.get_running_loop().create_task(self._run(scope, handshake))
+        self._server_state.tasks.add(task)
+        task.add_done_callback(self._server_state.tasks.discard)
+
+    def _respond(self, response: Response) -> None:
+        if not self._transport.is_closing():
+            self._protocol.send_response(response)
+            self._flush()
+
+    async def _run(self, scope: Any, handshake: Handshake) -> None:
+        """The application, from its answer to the request to the end of its conversation."""
         try:
-            self._receiver.on_frame(data.decode() if self.curr_msg_data_type == "text" else data)
+            await self._config.loaded_app(scope, handshake.receive, handshake.send)
+        except Exception:
+            log.exception("a WebSocket's conversation failed")
+        finally:
+            self._fail_handshake()
+            if self._close_timer is None:
+                self._transport.close()
+
+    def _fail_handshake(self) -> None:
+        """Answer a request that the application has left unanswered."""
+        if self._protocol.state is State.CONNECTING:
+            self._respond(self._protocol.reject(500, "Internal Server Error"))
+
+    # ---- Messages ----
+
+    def _take(self) -> None:
+        """Hand over the complete messages, unless and until the conversation pauses or the connection ends."""
+        receiver, held, at, size_max = self._receiver, self._held, 0, self._config.ws_max_size
+        assert receiver is not None
+        while self._stage == MESSAGES and not self._is_paused and (found := frames.find(held, at, size_max)):
+            kind, payload, end = found
+            if kind == "binary" and not self._fragments:
+                receiver.on_frame(payload)
+            elif kind == "text" and not self._fragments:
+                self._on_text(payload)
+            else:
+                self._read(held[at:end])
+            if kind == "broken":
+                self._stage = ENDING
+            at = end
+        self._held = held[at:]
+
+    def _on_text(self, payload: bytes) -> None:
+        assert self._receiver is not None
+        try:
+            text = payload.decode()
         except UnicodeDecodeError:
-            self.conn.send_close(CloseCode.INVALID_DATA)
-            self.handle_parser_exception()
-
-    def handle_ping(self) -> None:
-        """Pongs do not pile up for a client that reads nothing."""
-        if self.writable.is_set():
-            super().handle_ping()
+            self._protocol.fail(CloseCode.INVALID_DATA)
+            self._flush()
         else:
-            self.transport.abort()
+            self._receiver.on_frame(text)
 
-    def handle_close(self, event: LibraryFrame) -> None:
-        super().handle_close(event)
-        self._gone(broken=False)
+    # ---- What the library reads ----
 
-    def handle_parser_exception(self) -> None:
-        super().handle_parser_exception()
-        self._gone(broken=False)
+    def _read(self, data: bytes) -> None:
+        """Have the library read these bytes: a request, one frame, or all that follows the end of the messages."""
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._on_request(event)
+            elif isinstance(event, Frame):
+                self._on_frame(event)
+        self._flush()
+
+    def _on_frame(self, frame: Frame) -> None:
+        """Data frames are fragments. A close is in the library's answer, and pongs have no meaning here."""
+        if frame.opcode is Opcode.PING:
+            if not self._is_writable:
+                self._transport.abort()  # else pongs pile up for a client that does not read
+        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._stage == MESSAGES:
+            self._fragments.append(frame)
+            if frame.fin:
+                self._on_last_fragment()
+
+    def _on_last_fragment(self) -> None:
+        assert self._receiver is not None
+        fragments, self._fragments = self._fragments, []
+        payload = b"".join(fragment.data for fragment in fragments)
+        if fragments[0].opcode is Opcode.TEXT:
+            self._on_text(payload)
+        else:
+            self._receiver.on_frame(payload)
+
+    def _leave_to_library(self) -> None:
+        held, self._held, self._stage = self._held, b"", ENDING
+        self._read(held)
 
     # ---- Private ----
 
-    def _take(self) -> None:
-        """Hand over the messages that are whole, while they are wanted."""
-        assert self._receiver is not None
-        held, at, size_max = self._held, 0, self.config.ws_max_size
-        while self._is_plain and not self._is_paused and (found := frames.find(held, at, size_max)) is not None:
-            kind, payload, end = found
-            if kind == "binary":
-                self._receiver.on_frame(payload)
-            elif kind == "text" and (text := _text(payload)) is not None:
-                self._receiver.on_frame(text)
-            elif kind == "control":
-                super().data_received(payload)
-                self._is_plain = self.conn.state is State.OPEN
-            else:
-                self._is_plain = False
-                break
-            at = end
-        self._held = held[at:]
-        if not self._is_plain:
-            self._leave_to_library()
+    def _flush(self) -> None:
+        """Write what the library sends. Its end of the stream, an empty piece, closes the connection."""
+        for data in self._protocol.data_to_send():
+            if not data:
+                self._stage = ENDING
+                self._transport.close()
+                self._gone(broken=False)
+            elif not self._transport.is_closing():
+                self._transport.write(data)
 
-    def _leave_to_library(self) -> None:
-        held, self._held, self._is_plain = self._held, b"", False
-        if held:
-            super().data_received(held)
+    def _set_writable(self) -> None:
+        self._is_writable = True
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     def _gone(self, *, broken: bool) -> None:
         if self._receiver is not None:
             self._receiver.on_gone(broken=broken)
-
-
-def _text(payload: bytes) -> str | None:
-    """None for what is no UTF-8: the library knows what to say."""
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def request_of(scope: Scope) -> Request:
-    """What an ASGI scope says about a client's request, WebSocket or HTTP."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    address = scope["client"][0] if scope.get("client") else ""
-    query = scope["query_string"].decode("latin-1")
-    subprotocols = tuple(scope.get("subprotocols", ()))
-    return Request(scope["path"], query, subprotocols, headers, address, unix_ms=time.time_ns() // 1_000_000)
-
-
-async def refuse(send: Send, status: int, detail: str, content_type: str = "text/plain; charset=utf-8") -> None:
-    """Answer a WebSocket request with plain HTTP before the upgrade."""
-    headers = [(b"content-type", content_type.encode())]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": detail.encode()})

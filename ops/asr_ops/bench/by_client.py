@@ -60,12 +60,12 @@ async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> LoadResult:
 async def _run_session(plan: Plan, number: int, began_s: float) -> SessionRecord:
     await asyncio.sleep(began_s + plan.starts_us[number] / 1_000_000 - clock())
     session = SessionRecord(connecting_s=clock())
-    recorder, talk = SessionRecorder(session), DIALECTS[plan.dialect].talk(None)
+    recorder, dialect = SessionRecorder(session), DIALECTS[plan.dialect].session(None)
     frames = plan.ring.session_samples(plan.entries[number], plan.frames).reshape(plan.frames, -1)
     try:
         async with webrtc.open_channel(plan.url, None) as channel:
             recorder.connected()
-            await converse(channel, talk, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, recorder)
+            await converse(channel, dialect, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, recorder)
     except SetupError:
         raise
     except AsrError as error:

@@ -7,12 +7,12 @@ costs as much as the sending. The transport is used when the socket accepts no m
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from typing import cast
 from urllib.parse import urlsplit
 
+from asr_dialects.client import parse
 from asr_ops.bench import websocket
 from asr_ops.bench.dialects import WireDialect
 from asr_ops.bench.statistics import SessionRecord
@@ -145,7 +145,7 @@ class BenchConnection(asyncio.Protocol):
             return
         if self._dialect.opening:
             self.write(self._dialect.opening)
-        if not self._dialect.reports_ready:
+        if not self._dialect.waits_for_ready:
             self._on_ready(now)
 
     def _on_frame(self, frame: websocket.Frame, now: float) -> None:
@@ -157,17 +157,17 @@ class BenchConnection(asyncio.Protocol):
             self._on_close(frame.payload, now)
 
     def _on_text(self, payload: bytes, now: float) -> None:
-        content, session = self._dialect.read(json.loads(payload)), self.session
-        if content.partial:
-            session.partials.append((now, content.end_s))
-        if content.final is not None:
-            session.finals.append((now, content.final))
-        if content.ready:
-            session.engine = content.engine
+        meaning, session = self._dialect.read(parse(payload)), self.session
+        if meaning.end_s is not None or (meaning.text and not meaning.final):
+            session.partials.append((now, meaning.end_s))
+        if meaning.final and meaning.text is not None:
+            session.finals.append((now, meaning.text.strip()))
+        if meaning.ready:
+            session.engine = meaning.engine
             self._on_ready(now)
-        if content.error is not None:
-            self.fail(content.error)
-        if content.ended:
+        if meaning.error is not None:
+            self.fail(meaning.error)
+        if meaning.ended:
             self._on_end(now)
 
     def _on_ready(self, now: float) -> None:

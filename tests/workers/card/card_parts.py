@@ -1,4 +1,4 @@
-"""What tests of the card engine are made of: a vocabulary, a small model, and a card whose tokens follow its audio."""
+"""Parts of the card engine's tests: a vocabulary, a small model, and a fake card whose tokens depend on its audio."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def text() -> TokenText:
 
 @cache
 def word_tokens() -> list[int]:
-    """Ids that begin a word and are more than the mark of one."""
+    """Ids of tokens that begin a word and have letters."""
     return [id for id in range(len(text())) if text().starts_word(id) and len(text().piece(id)) > 3]
 
 
 def write_model(path: Path, config: CarmConfig = SMALL, *, seed: int = 4, blank: float = 6.0) -> Path:
-    """A compiled model with random weights. `blank` is how much likelier nothing is than a token.
+    """A compiled model with random weights. `blank` is added to the logit of the blank.
 
-    As it is, the 31 s of speechlike(3, 520) have some 70 words, other ones without state resets.
+    With the defaults, the 31 s of speechlike(3, 520) have some 70 words, which differ without state resets.
     """
     rng = np.random.default_rng(seed)
     tensors = {
@@ -75,7 +75,7 @@ def noise(chunks: float, seed: int = 0) -> Pcm16:
 
 
 def hear(engine: CardEngine, slot: int, pcm: Pcm16, *, flush: bool = True) -> list[Output]:
-    """All of it, a chunk at a time, as a worker does: none is given before the one before was heard."""
+    """Feed all of `pcm` as a worker does: one chunk at a time, each after the outputs of the chunk before it."""
     outputs: list[Output] = []
     chunks = [Chunk(slot, pcm[start : start + CHUNK]) for start in range(0, len(pcm), CHUNK)]
     if flush:
@@ -99,7 +99,7 @@ def said(outputs: list[Output]) -> str:
 
 
 def recognised(model: Path, pcm: Pcm16, *, resets: bool = True) -> str:
-    """The text of one run on the simulator, its segments decoded one by one."""
+    """The text of one run on the simulator, where its segments are decoded one after the other."""
     card = CardLibrary().open(0, "shared=1")
     card.load(model)
     card.open(0)
@@ -116,7 +116,7 @@ def recognised(model: Path, pcm: Pcm16, *, resets: bool = True) -> str:
 
 
 def offline(pcm: Pcm16, decode: Callable[[Pcm16], list[int]], reset: Callable[[], None], *, resets: bool) -> str:
-    """The text of one run: segment after segment as a whole, then put together."""
+    """The text of one run: each segment is decoded as a whole, then the segments are joined."""
     padded = np.concatenate([pcm, np.zeros(-len(pcm) % CHUNK, np.int16)]).reshape(-1, CHUNK)
     rule = ResetRule() if resets else ResetRule(segment_steps=1 << 30, overlap_steps=0)
     segments = []
@@ -128,7 +128,7 @@ def offline(pcm: Pcm16, decode: Callable[[Pcm16], list[int]], reset: Callable[[]
 
 
 def spoken(history: int, pcm: Pcm16) -> tuple[int, list[int]]:
-    """The pretended model: what it becomes of what it was, and the tokens of a chunk. It forgets nothing."""
+    """The fake model: its next state, and the tokens of a chunk. Its state depends on all earlier chunks."""
     history = zlib.crc32(pcm.tobytes(), history)
     if history % 5:
         return history, []
@@ -136,7 +136,7 @@ def spoken(history: int, pcm: Pcm16) -> tuple[int, list[int]]:
 
 
 class FakeCard:
-    """A card in a few lines. `trouble` makes its next submit go wrong: a status, or hang, drop, twice, step.
+    """A small fake card. `trouble` makes its next submit fail: with a status, or by hang, drop, twice, step.
 
     With a `seed` completions come late, some at a time, in order only within a slot.
     """

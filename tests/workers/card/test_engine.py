@@ -30,7 +30,7 @@ Make = Callable[..., tuple[CardEngine, FakeCard]]
 
 
 class FakeLibrary:
-    """A library with the one card that the test made; with the option `physical=1` it is a physical one."""
+    """A library with one card, which the test made. With the option `physical=1` it is a physical card."""
 
     card: FakeCard
 
@@ -69,7 +69,7 @@ def make(model: Path) -> Make:
 
 
 def offline(pcm: Pcm16, *, resets: bool = True) -> str:
-    """What the pretended card makes of one run."""
+    """The text of one run on the fake card."""
     history = 0
 
     def decode(chunk: Pcm16) -> list[int]:
@@ -137,7 +137,7 @@ def test_a_flush_of_nothing_is_answered(make: Make) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_neighbours_change_nothing(make: Make, late: bool) -> None:
-    """Nor do completions that come late and in any order."""
+    """Completions that come late and in any order do not change the text either."""
     engine, card = make(FakeCard(10, 20, seed=3 if late else None), slots=8)
     pcms = {slot: noise(300 + 7 * slot, seed=slot) for slot in range(8)}
     left = {slot: list(pcm.reshape(-1, CHUNK)) for slot, pcm in pcms.items()}
@@ -156,7 +156,7 @@ def test_neighbours_change_nothing(make: Make, late: bool) -> None:
 
 @pytest.mark.parametrize("slots_max", [2, 3])
 def test_an_overlap_without_a_card_slot_catches_up(make: Make, slots_max: int) -> None:
-    """Two sessions that begin together want four slots: the text is the same, only later."""
+    """Two sessions that begin together need four card slots. With fewer, the text is the same, but later."""
     engine, card = make(FakeCard(10, slots_max))
     pcms = [noise(520, seed=seed) for seed in (5, 6)]
     outputs: list[list[Output]] = [[], []]
@@ -182,7 +182,7 @@ def test_an_overlap_without_a_card_slot_catches_up(make: Make, slots_max: int) -
 
 
 def test_slots_are_used_again(make: Make) -> None:
-    """Closed in an overlap or not, whatever waited: nothing leaks, and the next session is none the wiser."""
+    """A session is closed in an overlap or outside one, with chunks waiting. No card slot or text leaks."""
     engine, card = make(FakeCard(10, 3, seed=1))
     for chunks in (1, 230, 260):
         for slot in (0, 1):
@@ -202,14 +202,14 @@ def test_slots_are_used_again(make: Make) -> None:
 @settings(max_examples=40)
 @given(st.integers(0, 620), st.booleans(), st.booleans())
 def test_a_session_that_moves_says_the_same(make: Make, at: int, resets: bool, asked: bool) -> None:
-    """From the last snapshot it gave, or one asked for, on another card: finals as in an undisturbed run."""
+    """Another card continues from the last snapshot, or from a checkpoint, with the finals of an undisturbed run."""
     pcm = noise(620.4, seed=11)
     first, _ = make(FakeCard(seed=at), state_resets=resets)
     first.open(0, SlotOptions(), None)
     heard = hear(first, 0, pcm[: at * CHUNK], flush=False)
     given_out = [out.snapshot for out in heard if isinstance(out, Advanced | Hypothesis) and out.snapshot]
     if asked or not given_out:
-        advanced = first.checkpoint(0)
+        advanced = first.snapshot(0)
         assert advanced is not None
         snapshot = advanced.snapshot
     else:
@@ -230,18 +230,18 @@ def test_a_session_that_moves_says_the_same(make: Make, at: int, resets: bool, a
 
 def test_another_language_is_refused(make: Make) -> None:
     engine, card = make()
-    with pytest.raises(BadRequest, match="speaks en"):
+    with pytest.raises(BadRequest, match="recognises en"):
         engine.open(0, SlotOptions(language="de"), None)
     assert not card.open_slots
 
 
 @pytest.mark.parametrize("resets", [True, False])
 def test_a_snapshot_of_another_model_is_refused(make: Make, tmp_path: Path, resets: bool) -> None:
-    """And leaves nothing behind. With state resets, too: another model has other tokens and other seams."""
+    """No card slot stays open. State resets do not help: another model has other tokens and seams."""
     first, _ = make(state_resets=resets)
     first.open(0, SlotOptions(), None)
     hear(first, 0, noise(20), flush=False)
-    advanced = first.checkpoint(0)
+    advanced = first.snapshot(0)
     assert advanced is not None
     second, card = make(model=write_model(tmp_path / "other.carm", seed=5), state_resets=resets)
     with pytest.raises(BadRequest, match="of another model") as refused:
@@ -252,11 +252,11 @@ def test_a_snapshot_of_another_model_is_refused(make: Make, tmp_path: Path, rese
 
 
 def test_a_state_that_the_card_refuses_is_refused(make: Make) -> None:
-    """And leaves nothing behind."""
+    """No card slot stays open."""
     engine, card = make(state_resets=False)
     engine.open(0, SlotOptions(), None)
     card.export_state = lambda slot: b"longer than ours"  # type: ignore[method-assign]
-    advanced = engine.checkpoint(0)
+    advanced = engine.snapshot(0)
     assert advanced is not None
     snapshot = advanced.snapshot
     for _ in range(3):
@@ -278,7 +278,7 @@ def test_a_state_that_the_card_refuses_is_refused(make: Make) -> None:
     ],
 )
 def test_latency_is_no_work(chunk_s: float, measured_s: float, batch: int, slots: int, expected: float) -> None:
-    """However many chunks are computed at once, each gets through the card in the same time."""
+    """The card takes the same time for each chunk, for any number of chunks in it."""
     assert selftest.larger_round_s(chunk_s, measured_s, batch, slots) == pytest.approx(expected)
 
 
@@ -307,7 +307,7 @@ def test_a_card_that_fails_its_self_test_does_not_serve(make: Make) -> None:
 
 def test_a_vocabulary_of_another_size_does_not_serve(make: Make, tmp_path: Path) -> None:
     larger = write_model(tmp_path / "larger.carm", replace(parts.SMALL, n_classes=parts.N_CLASSES + 44))
-    with pytest.raises(SetupError, match=r"larger.carm has a vocabulary of 255 tokens, and its network knows 299"):
+    with pytest.raises(SetupError, match=r"larger.carm has a vocabulary of 255 tokens, and its network has 299"):
         make(model=larger)
 
 
@@ -328,7 +328,7 @@ def test_a_vocabulary_of_another_size_does_not_serve(make: Make, tmp_path: Path)
     ],
 )
 def test_a_card_in_trouble_is_out_of_order(make: Make, trouble: int | str, sentence: str) -> None:
-    """Every completion that should not be, and every one that should and is not."""
+    """Completions that must not come, and missing ones."""
     engine, card = make()
     engine._traffic.hang_s = 0.01
     for slot in (0, 1):
@@ -342,7 +342,7 @@ def test_a_card_in_trouble_is_out_of_order(make: Make, trouble: int | str, sente
 
 
 class NarrowCard(FakeCard):
-    """Its queue holds `room` chunks, which come back a few at a time."""
+    """A card whose queue holds `room` chunks, which are returned a few at a time."""
 
     room = 1000
     refused = 0
@@ -355,7 +355,7 @@ class NarrowCard(FakeCard):
 
 
 def test_a_full_queue_is_no_trouble(make: Make) -> None:
-    """Nothing of a refused batch was taken: it is given again when chunks have come back, and none is lost."""
+    """The card takes nothing of a refused batch. The batch is submitted again after chunks came back; none is lost."""
     engine, card = make(NarrowCard(10, 20, seed=7), slots=4)
     assert isinstance(card, NarrowCard)
     card.room = 4

@@ -6,7 +6,7 @@ from asr_workers.engines.card.resets import STEP_S, ResetRule, Seam, joined
 
 
 def test_segments_of_15_s_overlap_by_3_s() -> None:
-    """CAI-17: 15 s and 3 s; a segment counts from where the one before ends, and costs a quarter more."""
+    """CAI-17: segments of 15 s overlap by 3 s, for a quarter more work. A segment counts after the end of the last."""
     rule = ResetRule()
     assert [rule.start(number) * STEP_S for number in range(3)] == [0, 12, 24]
     assert [rule.end(number) * STEP_S for number in range(3)] == [15, 27, 39]
@@ -21,7 +21,7 @@ def test_tokens_of_the_overlap_are_dropped() -> None:
 
 
 def test_a_token_said_on_both_sides_of_a_seam_counts_once() -> None:
-    """CAI-17: the first three behind it against the last three before it."""
+    """CAI-17: the first three tokens after the seam are compared with the last three before it."""
     rule = ResetRule(segment_steps=6, overlap_steps=2)
     before = [(step, token) for step, token in enumerate([7, 2, 3, 6, 5])]
     after = [(1, 2), (2, 6), (3, 5), (4, 9), (5, 7)]
@@ -47,7 +47,7 @@ def test_only_three_tokens_before_a_seam_are_looked_for() -> None:
 
 
 def test_a_segment_shorter_than_three_tokens_has_fewer_to_look_for() -> None:
-    """What was kept of the segment before that one does not count."""
+    """Only tokens of the segment just before the seam count, not of earlier ones."""
     rule = ResetRule(segment_steps=4, overlap_steps=2)
     segments = [[(0, 1), (1, 2)], [(2, 5)], [(2, 1)]]
     assert [token for _, token in joined(rule, segments)] == [1, 2, 5, 1]

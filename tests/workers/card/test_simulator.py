@@ -54,7 +54,7 @@ def engine(model: Path, **changes: object) -> CardEngine:
 
 
 def letters(text: str) -> str:
-    """Without spaces: a model that babbles makes pauses inside of words."""
+    """The text without spaces: a random model makes pauses inside words."""
     return text.replace(" ", "")
 
 
@@ -89,12 +89,12 @@ def test_state_resets_change_the_text_of_long_audio_alone(model: Path) -> None:
 @pytest.mark.parametrize("resets", [True, False])
 @pytest.mark.parametrize("at", [7, 201, 249, 250, 251, 290, 460])
 def test_a_session_that_moves_says_the_same(model: Path, resets: bool, at: int) -> None:
-    """From a snapshot of any moment: in an overlap, at a seam, between two."""
+    """Snapshots in an overlap, at a seam and between two seams."""
     pcm = speechlike(3, 520).reshape(-1)
     first, second = engine(model, state_resets=resets), engine(model, state_resets=resets)
     first.open(0, SlotOptions(), None)
     before = hear(first, 0, pcm[: at * CHUNK], flush=False)
-    advanced = first.checkpoint(0)
+    advanced = first.snapshot(0)
     assert isinstance(advanced, Advanced)
     second.open(2, SlotOptions(), advanced.snapshot)
     after = hear(second, 2, pcm[advanced.snapshot.sample :])
@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not DIGITS.exists(), reason="the model of spoken digits is not here")
 def test_digits_are_understood() -> None:
-    """Of recordings that it was not trained on; each ends with its last word, and the next begins anew."""
+    """Recordings outside of the training data. Each ends with its last word; the next starts with an empty state."""
     pytest.importorskip("torch")
     it = engine(DIGITS)
     it.open(0, SlotOptions(), None)
@@ -168,7 +168,7 @@ def test_digits_are_understood() -> None:
     ],
 )
 def test_a_fault_puts_the_card_out_of_order(model: Path, fault: str, sentence: str, mode: str) -> None:
-    """While it serves. What a worker then does: tests/e2e/test_card.py."""
+    """The card fails while it serves. tests/e2e/test_card.py tests what the worker does then."""
     options = f"shared=1,mode={mode},fault={fault}@{selftest.SUBMITS + 4}"
     it = engine(model, device="card:0", card_options=options)
     it._traffic.hang_s = 0.2
@@ -192,7 +192,7 @@ def test_a_fault_in_the_self_test_keeps_it_from_serving(model: Path, fault: str)
 
 
 def test_how_much_a_self_test_gives_to_a_card(model: Path) -> None:
-    """A fault in its last batch is noticed, one in the batch behind it is not yet."""
+    """A fault in the self-test's last batch is noticed, one in the batch after it is not."""
     options = "shared=1,fault=ecc@{}"
     engine(model, device="card:0", card_options=options.format(selftest.SUBMITS + 1))
     with pytest.raises(CardFailed, match="ended with ECC"):
@@ -203,7 +203,7 @@ def test_how_much_a_self_test_gives_to_a_card(model: Path) -> None:
 
 
 def test_the_cpu_backend_takes_a_hardware_checkpoint(tmp_path: Path, model: Path) -> None:
-    """CAI-04, CAI-06, CAI-12: and says what the compiled one says; a card refuses it."""
+    """CAI-04, CAI-06, CAI-12: its text is that of the compiled model. A card refuses it."""
     torch = pytest.importorskip("torch")
     from asr_workers.engines.rnnt import checkpoint
 
@@ -243,9 +243,9 @@ def test_testing_is_not_for_production(tmp_path: Path, capsys: pytest.CaptureFix
         ({"model": Path("absent.carm")}, "absent.carm cannot be read"),
         ({"model": Path("absent.carm"), "device": "card:0"}, "there is no model absent.carm"),
         ({"device": "card:77"}, "there is no card:77: 8 cards were found"),
-        ({"device": "card:x"}, "card:x is no card: name one with --device card:N, or cpu"),
-        ({"device": "card:"}, "card: is no card"),
-        ({"device": "card:-1"}, "card:-1 is no card"),
+        ({"device": "card:x"}, "card:x is not a card: name one with --device card:N, or cpu"),
+        ({"device": "card:"}, "card: is not a card"),
+        ({"device": "card:-1"}, "card:-1 is not a card"),
         ({"device": "card:1", "card_options": "cards=1"}, "there is no card:1: 1 cards were found"),
         ({"card_library": Path("adapter.so")}, "name one with --device card:N"),
         ({"card_library": Path("absent.so"), "device": "card:0"}, "absent.so"),
@@ -259,7 +259,7 @@ def test_what_cannot_serve_says_why(model: Path, changes: dict[str, object], sen
 
 
 def test_capacity_comes_from_the_card(model: Path) -> None:
-    """CAI-05: 2000 streams of a base; a quarter of the work is state resets'."""
+    """CAI-05: 2000 streams of the base model; state resets take a quarter of the work."""
     timing = "shared=1,mode=timing,latency_ms=1"
     assert engine(model, device="card:0", slots=None, card_options=timing).spec.slots == 1600
     assert engine(model, device="card:0", slots=None, card_options=timing, state_resets=False).spec.slots == 2000

@@ -76,7 +76,7 @@ def test_partials_only_for_whom_they_are() -> None:
 
 
 def test_a_long_utterance_ends_before_a_word() -> None:
-    """The word that just began may go on."""
+    """The last word may still grow."""
     steps = [[word(step % 9)] if step % 5 == 0 else [] for step in range(UTTERANCE_STEPS + 1)]
     *partials, final, rest = decode(stream(), steps)
     assert isinstance(final, Hypothesis) and isinstance(rest, Hypothesis)
@@ -106,7 +106,7 @@ def test_the_largest_state_fits_a_commit() -> None:
     it.begin(1 << 30)
     decode(it, [[word(0)] * 30] * (UTTERANCE_TOKENS_MAX // 30 - 1))
     assert len(it.snapshot().state) * 1.2 < STATE_ROOM < STATE_BYTES_MAX
-    assert State.__metadata__[0].max == STATE_BYTES_MAX  # type: ignore[attr-defined]
+    assert State.__metadata__[0].max_length == STATE_BYTES_MAX  # type: ignore[attr-defined]
 
 
 def test_a_flush_ends_the_run() -> None:
@@ -130,7 +130,7 @@ def test_a_flush_of_silence_moves_the_snapshot() -> None:
 
 
 def test_a_silent_slot_is_snapshot() -> None:
-    """With state resets at each seam, without every 15 s."""
+    """Snapshots come at each seam with state resets, and every 15 s without them."""
     for it, step in ((stream(RULE), RULE.end(0)), (stream(), ADVANCE_STEPS)):
         outputs = decode(it, silence(step + 1))
         (advanced,) = outputs
@@ -165,7 +165,7 @@ STEPS = st.lists(
 
 @given(st.data(), st.booleans())
 def test_whoever_continues_says_the_same(data: st.DataObject, resets: bool) -> None:
-    """From a snapshot asked for at any step, or from the last one given: the rest is that of the undisturbed stream."""
+    """After a checkpoint at any step, or after the last snapshot, the outputs are those of the undisturbed stream."""
     rule = RULE if resets else None
     steps = data.draw(STEPS)
     cut = data.draw(st.integers(0, len(steps)))
@@ -199,7 +199,7 @@ def test_finals_are_in_order(steps: list[list[int]]) -> None:
 
 @given(STEPS, st.integers(0, 699))
 def test_a_segment_that_lags_says_the_same(steps: list[list[int]], lag: int) -> None:
-    """At a seam the later segment may have heard less of the overlap, or nothing: only its tokens there come again."""
+    """At a seam the later segment may have decoded a part of the overlap only, or nothing. No token comes twice."""
     prompt, late = stream(RULE), stream(RULE)
     expected = decode(prompt, steps)
     outputs: list[Output] = []

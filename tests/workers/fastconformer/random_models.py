@@ -28,7 +28,7 @@ CONTEXTS = [[70, 1], [70, 13], [70, 6], [70, 0]]
 
 @dataclass(frozen=True, slots=True)
 class RandomModel:
-    """A `.nemo` and the reference's own model of it."""
+    """A `.nemo` file and NeMo's model of it."""
 
     path: Path
     nemo: Any
@@ -114,7 +114,7 @@ def configuration(folder: Path, dimensions: Dimensions, changes: dict[str, Any])
 
 
 def calibrate(model: Any) -> None:
-    """Random weights made lively: positions and norms that matter, outputs centred, blank in most frames."""
+    """Random weights under which positions and norms matter, outputs are centred, and most frames are blank."""
     with torch.inference_mode():
         for layer in model.encoder.layers:
             layer.self_attn.pos_bias_u.normal_(0, 0.2)
@@ -138,12 +138,12 @@ def calibrate(model: Any) -> None:
 
 
 def calibrate_transducer(model: Any, encoded: torch.Tensor) -> None:
-    """Frames and the token before matter alike, so that tokens vary; about three frames in ten emit."""
+    """Tokens depend on the frames and on the token before, about equally. About three frames in ten emit a token."""
     model.decoder.prediction.embed.weight[:-1].normal_(0, 1)
     for name, weight in model.decoder.prediction.dec_rnn.lstm.named_parameters():
         if "weight" in name:
             weight.mul_(6)
-    # An utterance's first frames differ from all others; along those directions the joint is made deaf.
+    # An utterance's first frames differ from all others. The joint network ignores those directions.
     steady = encoded[16:].mean(0)
     first = torch.linalg.qr((encoded[:6] - steady).T).Q
     model.joint.enc.weight.sub_(model.joint.enc.weight @ first @ first.T)

@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch", reason="needs the extra nemo")
 from asr_workers.engines.fastconformer.mel import MelSettings  # noqa: E402 - needs torch
 
 LOUD = -4.0
-"""Mean log energy of a frame that says something."""
+"""Least mean log energy of a frame that emits a token."""
 
 
 @cache

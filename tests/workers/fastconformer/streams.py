@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def chunks(model: StreamingModel, slot: int, features: torch.Tensor, right: int) -> Iterator[FeatureChunk]:
-    """One utterance, cut as the model wants it."""
+    """One utterance, cut into the chunks that the model takes."""
     from asr_workers.engines.fastconformer.streaming import FeatureChunk
 
     geometry, begin = model.geometry(right), 0
@@ -27,7 +27,7 @@ def chunks(model: StreamingModel, slot: int, features: torch.Tensor, right: int)
 def transcribe(
     model: StreamingModel, features: Sequence[torch.Tensor], rights: Sequence[int], every: int = 1
 ) -> list[list[Emission]]:
-    """All utterances, the next one starting `every` steps after the one before; slots are taken anew when free."""
+    """Stream all utterances. Each starts `every` steps after the one before, in a free slot."""
     waiting = list(enumerate(features))
     running: dict[int, tuple[int, Iterator[FeatureChunk]]] = {}
     found: list[list[Emission]] = [[] for _ in features]

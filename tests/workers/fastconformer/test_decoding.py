@@ -46,7 +46,7 @@ def table(blank_bias: float, layers: int = 1) -> dict[str, Any]:
 
 
 def plain(made: dict[str, Any], frames: Any, layers: int) -> list[tuple[int, int]]:
-    """The textbook loop over one utterance [frames, width]."""
+    """Greedy search as in Graves 2012, over one utterance [frames, width]."""
     lstm = torch.nn.LSTM(HIDDEN, HIDDEN, layers)
     lstm.load_state_dict({key.split("lstm.")[1]: value for key, value in made.items() if "lstm" in key})
     linear = torch.nn.functional.linear
@@ -148,7 +148,7 @@ def test_confidences() -> None:
 
 
 def test_confidence_by_entropy_is_nemos() -> None:
-    """Gibbs entropy, linear; NeMo's measure by probability is scaled so that chance is 0, ours is the probability."""
+    """Entropy equals NeMo's linear Gibbs entropy. NeMo scales the probability to 0 at chance; here it is unscaled."""
     pytest.importorskip("nemo", reason="needs the extra nemo")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -166,9 +166,9 @@ def test_confidence_by_entropy_is_nemos() -> None:
 def test_transducers_that_are_not_known() -> None:
     made = table(0)
     made["decoder.prediction.embed.weight"] = made["decoder.prediction.embed.weight"][:-1]
-    with pytest.raises(SetupError, match="take nemo"):
+    with pytest.raises(SetupError, match="use nemo"):
         made_decoder("compact", made, 1)
     made = table(0)
     made["decoder.prediction.dec_rnn.lstm.weight_hr_l0"] = torch.zeros(1)
-    with pytest.raises(SetupError, match="take nemo"):
+    with pytest.raises(SetupError, match="use nemo"):
         made_decoder("compact", made, 1)

@@ -122,7 +122,7 @@ def test_it_goes_on_elsewhere(checkpoint: Path, implementation: str) -> None:
     it, other = (engine(checkpoint, implementation=implementation) for _ in range(2))
     it.open(0, SlotOptions(), None)
     feed(it, 0, pcm[:51_200], flush=False)
-    advanced = it.checkpoint(0)
+    advanced = it.snapshot(0)
     assert advanced is not None
     other.open(2, SlotOptions(), advanced.snapshot)
     (there,), (here,) = finals(feed(other, 2, pcm[51_200:])), finals(feed(it, 0, pcm[51_200:]))
@@ -193,10 +193,10 @@ def _without_dropout(config: dict[str, Any], weights: dict[str, Any]) -> None:
         (_no_width, "^the configuration of .* is not understood: d_model is missing$"),
         (_contexts, "^the configuration of .* is not understood: "),
         (_other_width, "^the encoder of .* cannot be built: "),
-        (_no_lstm, "does not know transducers without an LSTM: take nemo"),
-        (_durations, "take the engine parakeet"),
-        (_vocabulary, "a tokenizer of 96 tokens, but its rnnt decoder knows 97"),
-        (_without_dropout, "a tokenizer of 96 tokens, but its rnnt decoder knows 97"),
+        (_no_lstm, "does not support transducers without an LSTM: use nemo"),
+        (_durations, "use the engine parakeet"),
+        (_vocabulary, "a tokenizer of 96 tokens, but its rnnt decoder has 97"),
+        (_without_dropout, "a tokenizer of 96 tokens, but its rnnt decoder has 97"),
         (_prompt, "has the part prompt_kernel: it is a kind of model that is not supported"),
     ],
 )
@@ -215,7 +215,7 @@ def _tanh(config: dict[str, Any], _: dict[str, Any]) -> None:
 
 def test_auto_is_lean_where_lean_knows_the_model(checkpoint: Path, tmp_path: Path) -> None:
     other = changed(checkpoint, tmp_path / "changed", _tanh)
-    with pytest.raises(Unsupported, match="a joint network with tanh: take nemo"):
+    with pytest.raises(Unsupported, match="a joint network with tanh: use nemo"):
         engine(other, implementation="lean")
     assert engine(other)._model.implementation == "nemo"
     assert engine(checkpoint)._model.implementation == "lean"

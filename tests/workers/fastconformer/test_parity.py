@@ -221,7 +221,7 @@ def test_bf16_of_the_reference(tiny: RandomModel) -> None:
 
 def test_raw_audio_instead_of_features_is_refused(tiny: RandomModel) -> None:
     model = loaded(tiny)
-    with pytest.raises(ValueError, match="no features"):
+    with pytest.raises(ValueError, match="has features of shape"):
         model.step([streaming.FeatureChunk(0, torch.zeros(1, 2560), 1, last=True)])
 
 
@@ -258,7 +258,7 @@ def test_a_slot_taken_anew_holds_nothing_of_before(
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
 def test_other_slots_on_the_same_weights(tiny: RandomModel, implementation: Implementation, decoder: Any) -> None:
-    """All empty, whatever was in them, and each says what it says in a model that was loaded so."""
+    """All slots are empty after it, and each gives the tokens of a model that was loaded with that number of slots."""
     features = models.features_offline(tiny.nemo, recordings(5, 80))
     wanted = loaded(tiny, implementation, decoder=decoder)
     fresh, expected = wanted.snapshot(0), streams.transcribe(wanted, features, [1] * 5)
@@ -278,7 +278,7 @@ def test_steps_of_another_size_than_the_models_are_refused(tiny: RandomModel, fr
     model = loaded(tiny)
     with pytest.raises(ValueError, match="not the geometry's number"):
         model.step([streaming.FeatureChunk(0, torch.zeros(frames, 80), 1)])
-    with pytest.raises(ValueError, match="one chunk of a slot"):
+    with pytest.raises(ValueError, match="at most one chunk of each slot"):
         model.step([streaming.FeatureChunk(0, torch.zeros(9, 80), 1)] * 2)
 
 
@@ -320,5 +320,5 @@ def test_auto_takes_lean_where_it_can(tiny: RandomModel, tmp_path: Any) -> None:
 def test_devices_that_are_not_there(tiny: RandomModel) -> None:
     if torch.cuda.device_count():
         pytest.skip("there is a CUDA device")
-    with pytest.raises(SetupError, match="torch sees 0 CUDA devices"):
+    with pytest.raises(SetupError, match="torch finds 0 CUDA devices"):
         loaded(tiny, device="cuda")

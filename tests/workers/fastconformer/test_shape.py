@@ -61,10 +61,10 @@ def test_a_look_ahead_that_the_model_does_not_know() -> None:
         ({"causal_downsampling": False}, "not cache-aware"),
         ({"conv_context_size": None}, "not cache-aware"),
         ({"subsampling_factor": 4}, "8 feature frames"),
-        ({"att_context_size": [-1, -1]}, "not such that it can stream"),
-        ({"att_context_size": None}, "not such that it can stream"),
+        ({"att_context_size": [-1, -1]}, "the model cannot stream with its attention contexts"),
+        ({"att_context_size": None}, "the model cannot stream with its attention contexts"),
         # 33 and 16 frames of look-ahead do not divide a history of 70.
-        ({"att_context_size": [[70, 33], [70, 16]]}, "not such that it can stream"),
+        ({"att_context_size": [[70, 33], [70, 16]]}, "the model cannot stream with its attention contexts"),
         ({"att_context_size": [[70, 1], [68, 16]]}, "differ in their history"),
     ],
 )
@@ -85,5 +85,5 @@ def test_models_that_do_not_stream(changes: dict[str, Any], sentence: str) -> No
     ],
 )
 def test_parts_that_the_lean_implementation_does_not_know(changes: dict[str, Any]) -> None:
-    with pytest.raises(SetupError, match="does not know"):
+    with pytest.raises(SetupError, match="does not support"):
         shape.lean_shape(with_(**changes))

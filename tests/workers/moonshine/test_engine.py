@@ -78,7 +78,7 @@ def in_chunks(engine: MoonshineEngine, slot: int, pcm: Pcm16) -> list[Chunk]:
 
 
 def run(engine: MoonshineEngine, sessions: dict[int, Pcm16]) -> dict[int, list[Output]]:
-    """Speak into open slots in real time, until each is drained; outputs by slot."""
+    """Feed open slots in real time until each is drained. Returns the outputs by slot."""
     waiting = {slot: in_chunks(engine, slot, pcm) for slot, pcm in sessions.items()}
     outputs: dict[int, list[Output]] = {slot: [] for slot in sessions}
     now = 0.0
@@ -94,7 +94,7 @@ def run(engine: MoonshineEngine, sessions: dict[int, Pcm16]) -> dict[int, list[O
 def transcribe(
     engine: MoonshineEngine, pcm: Pcm16, options: SlotOptions = FINALS_ONLY, snapshot: Snapshot | None = None
 ) -> list[Output]:
-    """A session of its own in slot 0."""
+    """A whole session in slot 0."""
     engine.open(0, options, snapshot)
     outputs = run(engine, {0: pcm})[0]
     engine.close(0)
@@ -126,7 +126,7 @@ def test_finals_are_in_order_and_advance_the_snapshot(engine: MoonshineEngine, c
 
 
 def test_every_snapshot_goes_on_alike_elsewhere(engine: MoonshineEngine, conversation: Pcm16) -> None:
-    """Another engine, with chunks that begin elsewhere, gives exactly the remaining finals."""
+    """Another engine, whose chunks begin at other samples, returns exactly the remaining finals."""
     other = MoonshineEngine(MoonshineConfig(slots=1))
     outputs = transcribe(engine, conversation)
     done = 0
@@ -179,7 +179,7 @@ def test_no_partials_unless_wanted(engine: MoonshineEngine) -> None:
 
 
 def test_partials_wait_while_live_audio_does(engine: MoonshineEngine) -> None:
-    """A step with live audio decodes no partial: audio that waits would fall ever further behind."""
+    """A step with live audio decodes no partial: the audio of other sessions would become later and later."""
     engine.open(0, SlotOptions(), None)
     for chunk in in_chunks(engine, 0, clip(CLIPS[0]))[:20]:
         assert not partials(engine.step([chunk], chunk.deadline_s))
@@ -272,7 +272,7 @@ def test_an_utterance_without_text_only_advances(engine: MoonshineEngine, monkey
 
 
 def test_the_first_decode_is_not_a_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PAR-21: the engine warms up when it is made, without text for anybody."""
+    """PAR-21: the engine warms up when it is made, and returns no text of that."""
     decoded: list[int] = []
     plain = MoonshineModel.decode
     monkeypatch.setattr(

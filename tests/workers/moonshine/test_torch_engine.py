@@ -28,7 +28,7 @@ from asr_workers.engines.moonshine.engine import MoonshineEngine
 from asr_workers.engines.moonshine.torch_engine import MoonshineTorchEngine
 from asr_workers.engines.moonshine.torch_memory import halved_until_it_fits, rows_that_fit
 from asr_workers.engines.offline.decode_queue import BatchLimits
-from asr_workers.engines.offline.utterance_engine import Asked, UtteranceEngine
+from asr_workers.engines.offline.utterance_engine import DecodeRequest, UtteranceEngine
 from tests.workers.moonshine.moonshine_checkpoint import write_checkpoint
 from tests.workers.moonshine.test_engine import (
     CLIPS,
@@ -69,9 +69,9 @@ def batches(engine: MoonshineTorchEngine, monkeypatch: pytest.MonkeyPatch) -> li
     """The sizes of the batches that are decoded."""
     plain, sizes = engine._model.decode, []
 
-    def decode(asked: Sequence[Asked]) -> list[list[int]]:
-        sizes.append(len(asked))
-        return plain(asked)
+    def decode(requests: Sequence[DecodeRequest]) -> list[list[int]]:
+        sizes.append(len(requests))
+        return plain(requests)
 
     monkeypatch.setattr(engine._model, "decode", decode)
     return sizes
@@ -79,13 +79,13 @@ def batches(engine: MoonshineTorchEngine, monkeypatch: pytest.MonkeyPatch) -> li
 
 @pytest.fixture
 def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., MoonshineTorchEngine]:
-    """Makes an engine that is not warmed up: for what has nothing to do with speed."""
+    """Makes an engine without warm-up, for tests that do not depend on speed."""
     monkeypatch.setattr(MoonshineTorchEngine, "_longest", lambda self, rows: None)
     return lambda **given: MoonshineTorchEngine(MoonshineConfig(**{"model": str(folder), **given}))
 
 
 def said(engine: UtteranceEngine, slots: Sequence[int], options: SlotOptions) -> list[list[str]]:
-    """The finals of sessions that say two clips each, every one others."""
+    """The finals of sessions with two clips each; every session has other clips."""
     sessions = {}
     for slot in slots:
         engine.open(slot, options, None)
@@ -166,7 +166,7 @@ def test_a_batch_waits_for_more_but_not_for_long(
 def test_a_batch_does_not_wait_where_no_audio_comes(
     engine: MoonshineTorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it is pending, steps follow each other at once: one without audio must have work to do."""
+    """While it is pending, steps follow each other immediately, so a step without audio must have work."""
     monkeypatch.setattr(engine, "_batch", BatchLimits(3, 1e9))
     engine.open(5, FINALS_ONLY, None)
     assert not finals(engine.step(flushed(engine, [0]), 1.0)) and engine.pending()
@@ -264,10 +264,10 @@ def test_what_cannot_run_says_so_in_one_sentence(
     [
         ("config.json", None, "no readable config.json"),
         ("config.json", "{", "no readable config.json"),
-        ("config.json", '{"model_type": "whisper"}', "is no Moonshine checkpoint: its model_type is 'whisper'"),
+        ("config.json", '{"model_type": "whisper"}', "is not a Moonshine checkpoint: its model_type is 'whisper'"),
         ("tokenizer.json", None, "has no tokenizer.json"),
         ("tokenizer.json", "{}", "tokenizer.json does not load"),
-        ("model.safetensors", None, "has no \\*.safetensors file; weights in other forms are not loaded"),
+        ("model.safetensors", None, "has no \\*.safetensors file; weights in other formats are not loaded"),
     ],
 )
 def test_a_folder_that_lacks_something_says_what(
@@ -350,7 +350,7 @@ def test_a_name_on_the_hub_is_found(small: Callable[..., MoonshineTorchEngine]) 
 def test_a_model_that_is_nowhere_is_one_sentence(
     small: Callable[..., MoonshineTorchEngine], model: str, exit_code: int, where: str
 ) -> None:
-    """A hub that is not reached may be back later; a name that cannot be one stays what it is."""
+    """A hub that is not reached may be reached later. An invalid name stays invalid."""
     with pytest.raises(SetupError, match=f"^model {model} is {where}$") as said:
         small(model=model)
     assert said.value.exit_code == exit_code
@@ -388,7 +388,7 @@ FULL = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes."),
 ]
-"""The ways in which torch says it."""
+"""Texts of torch's out-of-memory errors."""
 BROKEN = RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
@@ -414,7 +414,7 @@ def test_what_is_not_about_memory_is_not_taken_for_it() -> None:
 
 @pytest.fixture
 def room_for_three(small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory for five rows by its measure, and for three in truth."""
+    """Memory that measures as enough for five rows, but holds three."""
 
     def warm_up(self: MoonshineTorchEngine, rows: int) -> float:
         if rows > 3:
@@ -429,14 +429,14 @@ def room_for_three(small: Callable[..., MoonshineTorchEngine], monkeypatch: pyte
 def test_a_batch_that_does_not_fit_after_all_is_halved(small: Callable[..., MoonshineTorchEngine]) -> None:
     assert small()._batch.size_max == 2
     assert small(batch_size_max=2)._batch.size_max == 2
-    with pytest.raises(SetupError, match=r"4 utterances .* at most 2 at once would: set --batch-size-max 2"):
+    with pytest.raises(SetupError, match=r"4 utterances .* at most 2 would: set --batch-size-max 2"):
         small(batch_size_max=4)
 
 
 def test_where_memory_cannot_be_measured_batches_are_small(
     small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MPS; here its model runs on the CPU in truth."""
+    """The device MPS, whose model runs on the CPU here."""
     monkeypatch.setattr(moonshine_torch, "_device", lambda name: torch.device("mps"))
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
     monkeypatch.setattr(MoonshineTorchEngine, "_warm_up", lambda self, rows: 0.0)
@@ -455,7 +455,7 @@ def test_a_batch_that_does_not_fit_says_how_many_rows_would(
     small: Callable[..., MoonshineTorchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moonshine_torch, "memory_of", lambda device: FewBytes())
-    with pytest.raises(SetupError, match=r"12 utterances of 15 s .* at most 5 at once would: set --batch-size-max 5"):
+    with pytest.raises(SetupError, match=r"12 utterances of 15 s .* at most 5 would: set --batch-size-max 5"):
         small(batch_size_max=12)
     monkeypatch.setattr(moonshine_torch, "memory_of", lambda device: FewBytes(100))
     with pytest.raises(SetupError, match="one utterance of 15 s do not fit into the memory of cpu"):

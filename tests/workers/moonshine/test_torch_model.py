@@ -25,7 +25,7 @@ from asr_workers.engines.moonshine.model import MoonshineModel, session_options
 from asr_workers.engines.moonshine.torch_files import MoonshineCheckpoint
 from asr_workers.engines.moonshine.torch_int8 import Int8Linear
 from asr_workers.engines.moonshine.torch_model import TorchMoonshine
-from asr_workers.engines.offline.utterance_engine import Asked
+from asr_workers.engines.offline.utterance_engine import DecodeRequest
 from tests.workers.moonshine.moonshine_checkpoint import write_checkpoint, write_tokenizer
 
 DATA = Path(__file__).parents[2] / "data"
@@ -49,7 +49,7 @@ def models(checkpoint: MoonshineCheckpoint) -> dict[str, TorchMoonshine]:
 
 @pytest.fixture(scope="module")
 def streaming(tmp_path_factory: pytest.TempPathFactory) -> TorchMoonshine:
-    """A small model of the streaming family, with weights that mean nothing."""
+    """A small model of the streaming family with random weights."""
     folder = tmp_path_factory.mktemp("streaming")
     torch.manual_seed(7)
     encoder = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -76,7 +76,7 @@ def clips() -> list[Pcm16]:
 
 
 def encoder_difference(model: TorchMoonshine, clips: list[Pcm16]) -> float:
-    """The greatest between a clip encoded in a batch and alone."""
+    """The greatest difference between a clip encoded in a batch and alone."""
     differences = []
     with torch.inference_mode():
         hidden, mask = model.encode(clips)
@@ -88,7 +88,7 @@ def encoder_difference(model: TorchMoonshine, clips: list[Pcm16]) -> float:
 
 
 def test_a_batch_encodes_as_each_utterance_alone(models: dict[str, TorchMoonshine], clips: list[Pcm16]) -> None:
-    """MOO-11: neither the statistics of the normalisation nor attention see the padding."""
+    """MOO-11: the padding changes neither the statistics of the normalisation nor the attention."""
     assert 0 < encoder_difference(models["fp32"], clips) < 1e-4
 
 
@@ -121,13 +121,13 @@ def test_the_streaming_encoder_alone_is_that_of_the_library(streaming: TorchMoon
 def test_a_batch_says_what_each_utterance_says_alone(
     models: dict[str, TorchMoonshine], clips: list[Pcm16], precision: str
 ) -> None:
-    """MOO-10, MOO-11: and a draft changes nothing either, whatever its length."""
+    """MOO-10, MOO-11: a draft of any length does not change the text either."""
     model = models[precision]
-    alone = [model.decode([Asked(clip)])[0] for clip in clips]
-    assert model.decode([Asked(clip) for clip in clips]) == alone
+    alone = [model.decode([DecodeRequest(clip)])[0] for clip in clips]
+    assert model.decode([DecodeRequest(clip) for clip in clips]) == alone
     wrong = [*alone[0][:3], 5000, *alone[0][3:]]
     drafts = [wrong, alone[1], [], alone[3][:-2], alone[4] * 9]
-    assert model.decode([Asked(clip, draft) for clip, draft in zip(clips, drafts, strict=True)]) == alone
+    assert model.decode([DecodeRequest(clip, draft) for clip, draft in zip(clips, drafts, strict=True)]) == alone
 
 
 def test_attention_masks_what_fills_a_batch(models: dict[str, TorchMoonshine], streaming: TorchMoonshine) -> None:
@@ -136,30 +136,32 @@ def test_attention_masks_what_fills_a_batch(models: dict[str, TorchMoonshine], s
 
 
 def test_half_precision_on_the_cpu(models: dict[str, TorchMoonshine], clips: list[Pcm16]) -> None:
-    """MOO-10: slow there, but it works."""
-    assert models["fp16"].decode([Asked(clips[1])]) == models["fp32"].decode([Asked(clips[1])])
+    """MOO-10: fp16 works on a CPU, slowly."""
+    assert models["fp16"].decode([DecodeRequest(clips[1])]) == models["fp32"].decode([DecodeRequest(clips[1])])
 
 
 def test_the_text_is_that_of_the_onnx_model(models: dict[str, TorchMoonshine], clips: list[Pcm16]) -> None:
     onnx = MoonshineModel(session_options(1), 0.25)
     expected = [onnx.text(onnx.decode(clip)) for clip in clips]
     model = models["fp32"]
-    assert [model.text(tokens) for tokens in model.decode([Asked(clip) for clip in clips])] == expected
+    assert [model.text(tokens) for tokens in model.decode([DecodeRequest(clip) for clip in clips])] == expected
     assert expected[0] == "The child almost hurt the small dog."
 
 
 def test_the_streaming_family_decodes_in_batches(streaming: TorchMoonshine, clips: list[Pcm16]) -> None:
-    alone = [streaming.decode([Asked(clip)])[0] for clip in clips]
-    assert streaming.decode([Asked(clip) for clip in clips]) == alone
-    assert streaming.decode([Asked(clip, tokens[:5]) for clip, tokens in zip(clips, alone, strict=True)]) == alone
+    alone = [streaming.decode([DecodeRequest(clip)])[0] for clip in clips]
+    assert streaming.decode([DecodeRequest(clip) for clip in clips]) == alone
+    assert (
+        streaming.decode([DecodeRequest(clip, tokens[:5]) for clip, tokens in zip(clips, alone, strict=True)]) == alone
+    )
     assert isinstance(streaming.text(alone[0]), str)
 
 
 @pytest.mark.parametrize("samples", [1, 800, 4000])
 def test_short_audio_has_few_tokens(models: dict[str, TorchMoonshine], clips: list[Pcm16], samples: int) -> None:
     tokens_max = -(-samples * 13 // 32_000)
-    asked = [Asked(clips[0][9000 : 9000 + samples], [100] * 50), Asked(clips[0])]
-    assert len(models["fp32"].decode(asked)[0]) <= tokens_max
+    requests = [DecodeRequest(clips[0][9000 : 9000 + samples], [100] * 50), DecodeRequest(clips[0])]
+    assert len(models["fp32"].decode(requests)[0]) <= tokens_max
 
 
 def test_an_int8_layer_is_close_and_takes_each_row_for_itself() -> None:

@@ -71,7 +71,7 @@ def write_tokenizer(folder: Path, model: bytes) -> None:
 
 
 def transducer(tokenizer: Path, dimensions: Dimensions, normalize: str, encoder: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a FastConformer transducer, but for decoding and loss; `encoder` is what its own is."""
+    """The configuration of a FastConformer transducer without decoding and loss; `encoder` are its own settings."""
     modules = "nemo.collections.asr.modules"
     return {
         "sample_rate": 16000,

@@ -58,7 +58,7 @@ def talk(*parts: float, seed: int = 0) -> Pcm16:
 
 
 def feed(it: Engine, slot: int, pcm: Pcm16, *, flush: bool = True, size: int | None = None) -> list[Output]:
-    """In the engine's chunks or in chunks of this size, as the worker does it: none while the slot is blocked."""
+    """Feed a session as the worker does, in the engine's chunks or in chunks of this size: none while it is blocked."""
     outputs: list[Output] = []
     size = size or it.spec.chunk_samples
     for start in range(0, max(len(pcm), 1), size):
@@ -80,7 +80,7 @@ def finals(outputs: Sequence[Output]) -> list[Hypothesis]:
 
 
 def commits(outputs: Sequence[Output]) -> list[Snapshot]:
-    """Those of one slot, in order: they never go back."""
+    """The snapshots of one slot, in order. Checks that their samples never decrease."""
     given = [output.snapshot for output in outputs if isinstance(output, Hypothesis | Advanced) and output.snapshot]
     assert all(earlier.sample <= later.sample for earlier, later in pairwise(given))
     return given

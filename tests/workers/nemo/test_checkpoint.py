@@ -69,7 +69,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_a_trusted_pickle_is_run(tmp_path: Path) -> None:
     made = tmp_path / "made"
     path = archive_of(folder_of(tmp_path, state={"encoder.w": Evil(made)}))
-    with pytest.raises(SetupError, match="no table of tensors"):
+    with pytest.raises(SetupError, match="not a table of tensors"):
         nemo_checkpoint.read_checkpoint(str(path), trusted=True)
     assert made.exists()
 
@@ -86,7 +86,7 @@ def test_members_outside_the_archive_are_not_touched(tmp_path: Path) -> None:
     [
         ({}, "no sentencepiece tokenizer"),
         ({"tokenizer": {"type": "agg"}}, "no sentencepiece tokenizer"),
-        (["list"], "no mapping"),
+        (["list"], "not a mapping"),
     ],
 )
 def test_configurations_that_are_not_understood(tmp_path: Path, config: Any, sentence: str) -> None:
@@ -104,7 +104,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         nemo_checkpoint.read_checkpoint(str(archive_of(folder)))
     no_archive = tmp_path / "x.nemo"
     no_archive.write_bytes(b"text")
-    with pytest.raises(SetupError, match=r"no \.nemo archive"):
+    with pytest.raises(SetupError, match=r"not a \.nemo archive"):
         nemo_checkpoint.read_checkpoint(str(no_archive))
 
 
@@ -134,9 +134,9 @@ def _answer(status: int) -> Any:
 @pytest.mark.parametrize(
     ("error", "status", "refused", "sentence"),
     [
-        ("GatedRepoError", 403, SetupError, "the hub gives nvidia/some_model to those who accepted its terms"),
+        ("GatedRepoError", 403, SetupError, "the hub gives nvidia/some_model only after its terms were accepted"),
         ("RepositoryNotFoundError", 404, SetupError, "neither on disk nor on the hub"),
-        ("RemoteEntryNotFoundError", 404, SetupError, "lacks the file that is asked for"),
+        ("RemoteEntryNotFoundError", 404, SetupError, "lacks the file that this engine needs"),
         ("HfHubHTTPError", 403, SetupError, "the hub refuses nvidia/some_model, with status 403"),
         ("HfHubHTTPError", 429, NotYet, "the hub cannot be reached"),
         ("HfHubHTTPError", 503, NotYet, "the hub cannot be reached"),
@@ -204,7 +204,7 @@ def test_weights_that_are_no_pickle(tmp_path: Path, weights: bytes) -> None:
 
 
 def test_weights_without_names(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="no table of tensors"):
+    with pytest.raises(SetupError, match="not a table of tensors"):
         nemo_checkpoint.read_checkpoint(str(folder_of(tmp_path, state={3: torch.zeros(1)})))
 
 

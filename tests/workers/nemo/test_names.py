@@ -31,7 +31,7 @@ def test_where_a_model_lies_is_nobodys_business(tmp_path: Path) -> None:
 
 
 def test_parakeet_of_many_languages() -> None:
-    """PAR-19. It finds out by itself which of them is spoken."""
+    """PAR-19. The model itself detects which of them is spoken."""
     languages = languages_of("nvidia/parakeet-tdt-0.6b-v3")
     assert len(languages) == 25
     for language in ("", "en", "de-AT", "UK"):

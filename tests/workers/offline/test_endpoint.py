@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_workers.engines.offline.endpoint import Ended, EndpointConfig, Endpointer
+from asr_workers.engines.offline.endpoint import EndedUtterance, EndpointConfig, Endpointer
 
 CONFIG = EndpointConfig(
     speech_on=0.5,
@@ -34,7 +34,7 @@ def listen(endpointer: Endpointer, windows: str, slot: int = 0, first: int = 0) 
     return utterances
 
 
-def absolute(ended: Ended, now: int) -> Utterance:
+def absolute(ended: EndedUtterance, now: int) -> Utterance:
     return now - ended.start, now - ended.end, ended.endpoint
 
 
@@ -64,12 +64,12 @@ def test_utterances(windows: str, utterances: list[Utterance]) -> None:
     [
         ("......", None),
         ("....#", None),
-        ("....###", Ended(0, 6, 0, "flush")),
-        ("....###...", Ended(0, 9, 1, "flush")),  # the trail, and no more silence
+        ("....###", EndedUtterance(0, 6, 0, "flush")),
+        ("....###...", EndedUtterance(0, 9, 1, "flush")),  # the trail, and no more silence
         ("....###.....", None),  # ended by silence already
     ],
 )
-def test_flush_ends_the_utterance_and_forgets_everything(windows: str, ended: Ended | None) -> None:
+def test_flush_ends_the_utterance_and_forgets_everything(windows: str, ended: EndedUtterance | None) -> None:
     endpointer = Endpointer(CONFIG, 1)
     listen(endpointer, windows)
     assert endpointer.flush(0) == ended

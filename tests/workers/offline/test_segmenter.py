@@ -42,7 +42,7 @@ def segmenter() -> Segmenter:
 
 
 def chunks(pcm: Pcm16, size: int, slot: int) -> list[Chunk]:
-    """All of it, and a flush at the end."""
+    """Feed all of it, with a flush at the end."""
     cut = [Chunk(slot, pcm[at : at + size]) for at in range(0, len(pcm), size)]
     return [*cut, Chunk(slot, pcm[:0], flush=True)]
 
@@ -110,7 +110,7 @@ def test_a_flush_begins_anew(segmenter: Segmenter, speech: Pcm16) -> None:
 
 
 def test_an_utterance_that_ends_in_the_window_that_a_flush_fills_up(segmenter: Segmenter, speech: Pcm16) -> None:
-    """Its snapshot lies behind samples that never came; a replay up to the same flush goes on alike."""
+    """Its snapshot lies after samples that never came. A replay up to the same flush continues in the same way."""
     first = next(one for one in listen(segmenter, speech) if isinstance(one, Segment))
     heard = first.snapshot.sample + int.from_bytes(first.snapshot.state[1:5], "little")
     segmenter.open(1, None)

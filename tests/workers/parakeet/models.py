@@ -61,7 +61,7 @@ def random_tdt(folder: Path, seed: int = 0) -> Any:
 
 @torch.inference_mode()
 def calibrate(model: Any) -> None:
-    """What it says depends on the audio and on the token before alike; every third frame says something."""
+    """Tokens depend on the audio and on the token before, about equally. Every third frame emits a token."""
     encoded = encode_offline(model, speech_like(8.0, 99))
     joint, final = model.joint, model.joint.joint_net[-1]
     centre = encoded.mean(0)

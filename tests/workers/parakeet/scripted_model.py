@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch", reason="needs the extra nemo")
 
 from asr_workers.engines.parakeet.tdt import TdtState  # noqa: E402
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, frames_of  # noqa: E402
-from asr_workers.engines.transducer.token_utterances import Heard  # noqa: E402
+from asr_workers.engines.transducer.token_utterances import FrameToken  # noqa: E402
 
 LOUD = 50
 
@@ -36,9 +36,9 @@ class ScriptedDecoder:
             torch.zeros(rows, dtype=torch.int64),
         )
 
-    def decode(self, encoded: Any, lengths: Any, state: TdtState) -> tuple[list[list[Heard]], TdtState]:
+    def decode(self, encoded: Any, lengths: Any, state: TdtState) -> tuple[list[list[FrameToken]], TdtState]:
         heard, jump = state.hidden[0, :, 0].long().tolist(), state.jump.tolist()
-        rows: list[list[Heard]] = []
+        rows: list[list[FrameToken]] = []
         for row, length in enumerate(lengths.tolist()):
             rows.append([])
             while jump[row] < length:
@@ -46,7 +46,7 @@ class ScriptedDecoder:
                 if loudness > LOUD:
                     heard[row] = (31 * heard[row] + loudness) % 65_521
                     frames = 1 + heard[row] % 3
-                    rows[row].append(Heard(3 + heard[row] % 45, jump[row], frames, 0.5 + heard[row] % 50 / 100))
+                    rows[row].append(FrameToken(3 + heard[row] % 45, jump[row], frames, 0.5 + heard[row] % 50 / 100))
                 jump[row] += frames
             jump[row] -= length
         hidden = torch.tensor(heard, dtype=torch.float32)[None, :, None]

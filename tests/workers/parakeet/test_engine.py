@@ -46,7 +46,7 @@ def hear(pcm: Pcm16, **changes: Any) -> list[Output]:
 
 
 def test_it_is_an_engine() -> None:
-    """PAR-21. Warmed up by its largest step; what its windows cost is declared."""
+    """PAR-21. Its largest step warms it up, and its Spec has the cost of its windows."""
     it: Engine = ParakeetEngine(ParakeetConfig(model="some/model"), load=ScriptedModel)  # type: ignore[arg-type]
     spec = it.spec
     assert (spec.engine, spec.model, spec.slots, spec.chunk_samples) == ("parakeet", "some/model", 8, 32_000)
@@ -77,7 +77,7 @@ def test_windows_say_what_one_window_says() -> None:
 
 
 def test_a_partial_goes_to_the_end_of_its_right_context() -> None:
-    """Where the text is the same later, nothing is taken back: here the model hears no context."""
+    """Text that stays the same is not withdrawn. This model ignores context."""
     it = engine()
     it.open(0, SlotOptions(), None)
     outputs = feed(it, 0, talk(6.0), flush=False)
@@ -93,7 +93,7 @@ def test_a_partial_goes_to_the_end_of_its_right_context() -> None:
 
 
 class LyingModel(ScriptedModel):
-    """What its windows end with sounds like speech, until there is more to hear."""
+    """The end of each window sounds like speech until more audio follows."""
 
     lies = True
 
@@ -179,12 +179,12 @@ def test_another_engine_goes_on_from_the_last_commit(turn: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(turn=st.integers(1, len(TALK) // CHUNK))
-def test_another_engine_goes_on_from_a_checkpoint(turn: int) -> None:
+def test_another_engine_continues_from_a_snapshot(turn: int) -> None:
     """In the middle of an utterance: from the left context on, with the decoder's state."""
     it, other, lost_at = engine(), engine(), turn * CHUNK
     it.open(0, SlotOptions(), None)
     feed(it, 0, TALK[:lost_at], flush=False)
-    snapshot = it.checkpoint(0).snapshot
+    snapshot = it.snapshot(0).snapshot
     assert lost_at - snapshot.sample <= (1.6 + 0.48 + 0.32 + 0.96 + 0.48) * 16000
     other.open(3, SlotOptions(), snapshot)
     after = [replace(final, slot=0) for final in finals(feed(other, 3, TALK[snapshot.sample :]))]
@@ -192,7 +192,7 @@ def test_another_engine_goes_on_from_a_checkpoint(turn: int) -> None:
 
 
 def test_silence_moves_the_commit_on() -> None:
-    """And needs no more than the left context and a little."""
+    """A replay needs little more than the left context."""
     outputs = hear(talk(-60.0))
     samples = [commit.sample for commit in commits(outputs)]
     assert not finals(outputs)
@@ -230,7 +230,7 @@ def test_uncommitted_audio_has_its_limit() -> None:
 
 
 def test_a_flush_is_answered_in_its_place() -> None:
-    """PAR-22. The tail is decoded to its last frame, with no zeros behind it. What follows hears nothing of it."""
+    """PAR-22. The tail is decoded to its last frame, without zeros after it. It does not change the audio after it."""
     first, second = talk(1.1)[:-5], talk(0.7, seed=5)
     it = engine()
     it.open(0, SlotOptions(), None)
@@ -275,7 +275,7 @@ def test_foreign_snapshots_and_languages_are_refused() -> None:
 
 
 def test_between_utterances_a_session_goes_on_with_another_checkpoint() -> None:
-    """As in a rolling update to a new file of the same name: only a state is bound to the file it came from."""
+    """As in a rolling update to a new file of the same name: only a decoder state belongs to one file."""
     it, other = engine(), engine()
     it.open(0, SlotOptions(), None)
     before = feed(it, 0, TALK)

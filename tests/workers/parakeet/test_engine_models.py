@@ -81,7 +81,7 @@ def test_it_goes_on_elsewhere(checkpoint: Path, precision: str) -> None:
     it, other = engine(checkpoint, precision=precision), engine(checkpoint, precision=precision)
     it.open(0, SlotOptions(), None)
     feed(it, 0, pcm[:53_760], flush=False)
-    snapshot = it.checkpoint(0).snapshot
+    snapshot = it.snapshot(0).snapshot
     assert 0 < snapshot.sample < 53_760
     assert len(snapshot.state) < 65_536
     other.open(2, SlotOptions(), snapshot)
@@ -101,7 +101,7 @@ def test_a_snapshot_of_another_model_is_refused(checkpoint: Path) -> None:
     it = engine(checkpoint)
     it.open(0, SlotOptions(), None)
     feed(it, 0, speech_like(2.0, 1), flush=False)
-    snapshot = it.checkpoint(0).snapshot
+    snapshot = it.snapshot(0).snapshot
     it._model.checksum = "another"
     with pytest.raises(BadRequest) as caught:
         it.open(1, SlotOptions(), snapshot)
@@ -122,9 +122,9 @@ def test_a_device_that_is_not_there(checkpoint: Path) -> None:
 def test_what_is_no_parakeet_does_not_start(checkpoint: Path, tmp_path: Path) -> None:
     """One sentence says why."""
     changes: list[tuple[str, dict[str, Any]]] = [
-        ("is no Parakeet-TDT: its encoder is a.Squeezeformer", {"encoder": {"_target_": "a.Squeezeformer"}}),
+        ("is not a Parakeet-TDT: its encoder is a.Squeezeformer", {"encoder": {"_target_": "a.Squeezeformer"}}),
         ("frames of 4 x 160", {"encoder": {"subsampling_factor": 4}}),
-        ("no TDT model", {"joint": {"num_extra_outputs": 0}}),
+        ("not a TDT model", {"joint": {"num_extra_outputs": 0}}),
         ("the encoder of .* cannot be built", {"encoder": {"n_layers": 3}}),
     ]
     for number, (sentence, change) in enumerate(changes):
@@ -148,7 +148,7 @@ def _changed(checkpoint: Path, path: Path, change: dict[str, Any]) -> Path:
 
 
 def test_frames_of_another_length_do_not_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found before anybody is served, in a full window or in an odd one."""
+    """The fault is found before the worker serves, in a full window or in an odd one."""
     encode = ParakeetModel.encode
 
     def longer(it: ParakeetModel, windows: Any) -> Any:
@@ -163,5 +163,5 @@ def test_frames_of_another_length_do_not_start(checkpoint: Path, monkeypatch: py
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "broken.nemo"
     path.write_bytes(b"not a tar")
-    with pytest.raises(SetupError, match=r"no \.nemo archive"):
+    with pytest.raises(SetupError, match=r"not a \.nemo archive"):
         engine(path)

@@ -48,7 +48,7 @@ def test_memory_that_slots_leave_goes_to_windows(monkeypatch: pytest.MonkeyPatch
 def test_too_many_slots_are_told_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """0.8 of 1,500 bytes, less a window of 1,000: ten slots of 20."""
     assert batch_windows(Gpu(monkeypatch, 1500, 1000), CONTEXT, 10).windows_max == 1
-    with pytest.raises(SetupError, match=r"^11 slots do not fit on cuda:0: 10 would, ask for fewer with --slots$"):
+    with pytest.raises(SetupError, match=r"^11 slots do not fit on cuda:0: 10 would; set fewer with --slots$"):
         batch_windows(Gpu(monkeypatch, 1500, 1000), CONTEXT, 11)
 
 

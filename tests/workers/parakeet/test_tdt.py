@@ -37,7 +37,7 @@ def decode(decoder: TdtDecoder, pieces: list[torch.Tensor], state: TdtState) -> 
 
 
 def test_a_batch_says_what_nemo_says(reference: Any, decoder: TdtDecoder, encoded: list[torch.Tensor]) -> None:
-    """PAR-06. The tokens and where they are, and what is left to jump over."""
+    """PAR-06. The tokens, their frames, and the number of frames left to skip."""
     rows, state = decode(decoder, encoded, decoder.initial(len(encoded)))
     for row, frames, jump in zip(rows, encoded, state.jump.tolist(), strict=True):
         tokens, places, behind = decode_offline(reference, frames)
@@ -52,7 +52,7 @@ def test_a_batch_says_what_nemo_says(reference: Any, decoder: TdtDecoder, encode
 def test_pieces_say_what_the_whole_says(
     reference: Any, decoder: TdtDecoder, encoded: list[torch.Tensor], chunk: int
 ) -> None:
-    """State and jumps are carried over the edges, as NeMo carries them."""
+    """State and skipped frames are carried to the next frames, as in NeMo."""
     state = decoder.initial(len(encoded))
     whole, _ = decode(decoder, encoded, state)
     said: list[Said] = [[] for _ in encoded]
@@ -69,7 +69,7 @@ def test_pieces_say_what_the_whole_says(
 
 
 def test_rows_come_and_go(decoder: TdtDecoder, encoded: list[torch.Tensor]) -> None:
-    """A batch of rows at different places says what each says alone."""
+    """Rows at different places in one batch have the tokens that each has alone."""
     first = [frames[: 2 + row] for row, frames in enumerate(encoded)]
     rest = [frames[2 + row :] for row, frames in enumerate(encoded)]
     _, state = decode(decoder, first, decoder.initial(len(encoded)))
@@ -81,7 +81,7 @@ def test_rows_come_and_go(decoder: TdtDecoder, encoded: list[torch.Tensor]) -> N
 
 
 def test_a_state_can_be_decoded_from_twice(decoder: TdtDecoder, encoded: list[torch.Tensor]) -> None:
-    """A partial leaves no trace."""
+    """Decoding a partial does not change the state."""
     _, state = decode(decoder, [encoded[3][:7]], decoder.initial(1))
     once = decode(decoder, [encoded[3][7:]], state)[0]
     assert decode(decoder, [encoded[3][7:]], state)[0] == once

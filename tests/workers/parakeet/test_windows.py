@@ -10,9 +10,9 @@ from asr_proto.errors import SetupError
 from asr_workers.engines.parakeet.windows import (
     FRAME_SAMPLES,
     WINDOW_SAMPLES_MIN,
-    Place,
     Window,
     WindowContext,
+    WindowPlace,
     frames_of,
     next_window,
 )
@@ -23,7 +23,7 @@ contexts = st.builds(WindowContext, st.integers(0, 30), st.integers(1, 12), st.i
 def walk(context: WindowContext, first: int, sample: int, end: int, *, flush: bool = True) -> list[Window]:
     """All windows of audio up to `end`."""
     windows = []
-    while window := next_window(context, Place(sample, first), end, flush=flush):
+    while window := next_window(context, WindowPlace(sample, first), end, flush=flush):
         windows.append(window)
         sample += window.chunk * FRAME_SAMPLES
     return windows
@@ -50,7 +50,7 @@ def test_windows_that_cannot_be(seconds: tuple[float, float, float]) -> None:
 @example(context=WindowContext(0, 1, 0), origin=0, history=0, samples=19 * FRAME_SAMPLES + 160)
 @given(context=contexts, origin=st.integers(0, 10**6), history=st.integers(0, 40), samples=st.integers(0, 90_000))
 def test_every_frame_is_decoded_once(context: WindowContext, origin: int, history: int, samples: int) -> None:
-    """At any length, odd ones too; what counts is what a model makes of the whole. Only a window may be too short."""
+    """For any length, the chunks have together the frames of the whole audio, unless a window is too short."""
     first, end = origin - history * FRAME_SAMPLES, origin + samples
     windows = walk(context, first, origin, end)
     done = 0
@@ -81,14 +81,14 @@ def test_windows_do_not_depend_on_how_audio_comes(context: WindowContext, sample
 
 @given(context=contexts, samples=st.integers(0, 90_000))
 def test_no_window_needs_dropped_audio(context: WindowContext, samples: int) -> None:
-    place = Place(0, 0)
+    place = WindowPlace(0, 0)
     while window := next_window(context, place, samples, flush=True):
         assert window.start == place.needed(context)
-        place = Place(place.sample + window.chunk * FRAME_SAMPLES, 0)
+        place = WindowPlace(place.sample + window.chunk * FRAME_SAMPLES, 0)
 
 
 @given(context=contexts)
 def test_a_window_waits_for_its_right_context(context: WindowContext) -> None:
     complete = (context.chunk + context.right) * FRAME_SAMPLES
-    assert next_window(context, Place(0, 0), complete - 1) is None
-    assert next_window(context, Place(0, 0), complete) == Window(0, complete, 0, context.chunk, context.right)
+    assert next_window(context, WindowPlace(0, 0), complete - 1) is None
+    assert next_window(context, WindowPlace(0, 0), complete) == Window(0, complete, 0, context.chunk, context.right)

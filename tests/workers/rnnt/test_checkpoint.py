@@ -62,7 +62,7 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_what_was_saved_is_read_back(small: RnntCheckpoint, path: Path) -> None:
-    """CAI-38: keys, shapes and configuration, checked on the way in."""
+    """CAI-38: keys, shapes and configuration are checked when it is read."""
     found = checkpoint.load(path)
     assert found.sizes == SIZES
     assert found.version == checkpoint.VERSION
@@ -151,7 +151,7 @@ def _fill(tensor: torch.Tensor, value: float) -> None:
         (lambda c: c["rnnt_config"]["rnnt"].update(pred_n_hid=5), "prediction.dec_rnn.lstm.weight_ih_l0 of shape"),
         (lambda c: c["state_dict"].update(extra=torch.zeros(1)), "not known: extra"),
         (lambda c: c["state_dict"].pop("joint_net.2.bias"), "lacks the tensor joint_net.2.bias"),
-        (lambda c: c["state_dict"].update(extra=1), "state_dict that is not one of tensors"),
+        (lambda c: c["state_dict"].update(extra=1), "state_dict that is not a table of tensors"),
         (lambda c: _weights(c, torch.zeros(6, dtype=torch.int64)), "joint_enc.bias .* not a plain tensor"),
         (lambda c: _weights(c, torch.zeros(6).to_sparse()), "joint_enc.bias .* not a plain tensor"),
         (lambda c: _weights(c, torch.zeros(6, device="meta")), "joint_enc.bias .* not a plain tensor"),
@@ -159,8 +159,8 @@ def _fill(tensor: torch.Tensor, value: float) -> None:
         (lambda c: _weights(c, torch.full((6,), 1e300, dtype=torch.float64)), "joint_enc.bias that are not finite"),
         (lambda c: _fill(c["state_dict"]["joint_enc.bias"], float("inf")), "joint_enc.bias that are not finite"),
         (lambda c: c.update(sentpiece_model=pieces("a", "b", "c", "d")), "5 sentencepieces for 4 classes"),
-        (lambda c: c.update(sentpiece_model=b"none"), "sentpiece_model that is none"),
-        (lambda c: c.update(sentpiece_model="none"), "not one of bytes"),
+        (lambda c: c.update(sentpiece_model=b"none"), "sentpiece_model that is not a sentencepiece model"),
+        (lambda c: c.update(sentpiece_model="none"), "sentpiece_model that is not bytes"),
     ],
 )
 def test_what_does_not_fit_is_said(path: Path, change: Callable[[dict[str, Any]], object], sentence: str) -> None:
@@ -219,7 +219,7 @@ def test_what_cannot_be_unpickled_is_refused(path: Path, pickled: bytes) -> None
 
 @pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99)])
 def test_an_archive_of_another_kind_is_refused(path: Path, at: int, value: int) -> None:
-    """Encrypted, or packed in a way that is not known."""
+    """The archive is encrypted, or compressed with an unknown method."""
     image = bytearray(path.read_bytes())
     entry = image.index(b"PK\1\2")
     image[entry + at] |= value

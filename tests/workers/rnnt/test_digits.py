@@ -28,7 +28,7 @@ Recognise = Callable[[features.Floats], list[RnntEmission]]
 
 @pytest.fixture(scope="module", name="digits")
 def _digits() -> Iterator[RnntCheckpoint]:
-    # So small a network is slower on several threads, by far where others use the cores.
+    # This network is so small that several threads are slower, especially when other processes use the cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield checkpoint.load(ROOT / "ops" / "models" / "digits-rnnt.pt")

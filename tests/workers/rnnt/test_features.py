@@ -61,7 +61,7 @@ def test_any_division_into_chunks_gives_the_same_values(cuts: list[int], window:
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 41], strict=True):
         mels, carry = features.log_mel(pcm[start * 160 : end * 160], carry)
         parts.append(mels)
-    # BLAS may sum another number of rows in another order.
+    # BLAS may use another order of summation for another number of rows.
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
 
 

@@ -19,7 +19,7 @@ MEANS, VARIANCES = np.full(80, -10, np.float32), np.full(80, 9, np.float32)
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """So small a network is slower on several threads, by far where others use the cores."""
+    """One thread: the network is so small that several are slower, especially when other processes use the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -13,7 +13,7 @@ from asr_workers.engines.transducer.token_utterances import (
     KEPT_FRAMES,
     PATIENCE_FRAMES,
     Ending,
-    Heard,
+    FrameToken,
     Utterance,
     UtteranceRules,
 )
@@ -26,10 +26,10 @@ def begins_word(id: int) -> bool:
     return id % 3 == 0
 
 
-def hear(utterance: Utterance, frames: int, *places: int) -> None:
-    """A step of so many frames, with tokens in these of them; a token's id is its frame."""
+def add(utterance: Utterance, frames: int, *places: int) -> None:
+    """Add a step of `frames` frames, with a token at each of these places in it. A token's id is its frame."""
     first = utterance.frames
-    utterance.hear([Heard(first + place, first + place, 1, 0.5) for place in sorted(places)], frames)
+    utterance.add([FrameToken(first + place, first + place, 1, 0.5) for place in sorted(places)], frames)
 
 
 def test_the_rules_in_frames() -> None:
@@ -39,30 +39,30 @@ def test_the_rules_in_frames() -> None:
     assert RULES.uncommitted_s_max == (IDLE_FRAMES + 100 + PATIENCE_FRAMES + 12) * 0.08
 
 
-def test_silence_behind_a_token_ends_it() -> None:
+def test_silence_after_a_token_ends_it() -> None:
     """The new state begins in the middle of the silence."""
     utterance = Utterance(1000)
-    hear(utterance, 10, 3)
-    hear(utterance, 5)
+    add(utterance, 10, 3)
+    add(utterance, 5)
     assert utterance.ending(RULES, begins_word) is None
-    hear(utterance, 1)
+    add(utterance, 1)
     token = TokenAt(3, 1000 + 3 * FRAME_SAMPLES, 1000 + 4 * FRAME_SAMPLES, 0.5)
     assert utterance.ending(RULES, begins_word) == Ending((token,), "silence", 1000 + 10 * FRAME_SAMPLES)
 
 
-def test_a_state_without_a_token_grows_old() -> None:
-    """What may be the beginning of a word is heard again."""
+def test_a_state_without_a_token_is_emptied() -> None:
+    """The last frames are encoded again: they may be the beginning of a word."""
     utterance = Utterance(0)
-    hear(utterance, IDLE_FRAMES - 1)
+    add(utterance, IDLE_FRAMES - 1)
     assert utterance.ending(RULES, begins_word) is None
-    hear(utterance, 1)
+    add(utterance, 1)
     assert utterance.ending(RULES, begins_word) == Ending((), None, (IDLE_FRAMES - KEPT_FRAMES) * FRAME_SAMPLES)
 
 
 def test_a_cut_leaves_the_last_word() -> None:
     utterance = Utterance(0)
     for _ in range(100 + PATIENCE_FRAMES):
-        hear(utterance, 1, 0)
+        add(utterance, 1, 0)
     ending = utterance.ending(RULES, begins_word)
     assert ending is not None and ending.origin is None and ending.endpoint == "length"
     assert [token.id for token in ending.tokens] == list(range(222))
@@ -74,35 +74,35 @@ def test_a_cut_where_no_word_begins() -> None:
     """Languages without spaces."""
     utterance = Utterance(0)
     for _ in range(100 + PATIENCE_FRAMES):
-        hear(utterance, 1, 0)
+        add(utterance, 1, 0)
     ending = utterance.ending(RULES, lambda id: False)
     assert ending is not None and len(ending.tokens) == 224
 
 
 @given(steps=steps, cuts=st.booleans(), silence=st.integers(0, 30))
 def test_every_token_is_of_one_utterance(steps: list[tuple[int, list[int]]], cuts: bool, silence: int) -> None:
-    """No state begins anew before its tokens or behind its frames, nor where the audio is not held any more."""
+    """An origin lies after the tokens that ended, within the frames, and where the audio is still held."""
     rules = UtteranceRules(silence, 20, cuts)
-    utterance, said, needed = Utterance(0), list[TokenAt](), 0
+    utterance, ended, needed = Utterance(0), list[TokenAt](), 0
     tokens = 0
     for frames, places in steps:
-        hear(utterance, frames, *[place for place in set(places) if place < frames])
+        add(utterance, frames, *[place for place in set(places) if place < frames])
         tokens += len({place for place in places if place < frames})
         ending = utterance.ending(rules, begins_word)
         assert utterance.needed >= needed
         if ending is not None:
-            said += ending.tokens
+            ended += ending.tokens
             if ending.origin is not None:
                 assert needed <= ending.origin <= utterance.sample(utterance.frames - 1)
                 assert not ending.tokens or ending.origin >= ending.tokens[-1].start_sample
                 utterance = Utterance(ending.origin)
         needed = utterance.needed
-    assert len(said) + len(utterance.tokens) == tokens
+    assert len(ended) + len(utterance.tokens) == tokens
 
 
 @given(steps=steps)
 def test_it_goes_on_from_its_fields(steps: list[tuple[int, list[int]]]) -> None:
     utterance = Utterance(160)
     for frames, places in steps:
-        hear(utterance, frames, *[place for place in set(places) if place < frames])
+        add(utterance, frames, *[place for place in set(places) if place < frames])
     assert Utterance.of(*msgpack.unpackb(msgpack.packb(utterance.fields()))) == utterance

@@ -1,5 +1,6 @@
-"""The engines: one folder a family, beside folders for what families share.
+"""The engines: one folder for each family, and folders for code that families share.
 
-A family's package holds its ENTRY and its configuration, which import no torch, NeMo or ONNX Runtime; `registry` lists
-the entries. The engine itself is imported when it is made. pyproject.toml holds the layers of these folders.
+The package of a family holds its ENTRY and its configuration. Both import no torch, NeMo or ONNX Runtime. `registry`
+lists the entries. The engine's own module is imported when the engine is made. pyproject.toml defines the layers of
+these folders.
 """

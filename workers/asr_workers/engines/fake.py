@@ -1,7 +1,7 @@
-"""Deterministic text as a pure function of the samples: lost, doubled or reordered audio shows in the words.
+"""An engine whose text is a pure function of the samples, so that lost, doubled or reordered audio changes the words.
 
-Every 250 ms of audio give one word, derived from the checksum of exactly those samples; four words make an utterance.
-A step costs a configured time. Used by tests, the simulation and overhead benches.
+Each 250 ms of audio give one word, made from the checksum of exactly those samples. Four words make an utterance. A
+step takes a configured time. Used by tests, the simulation and benches of overhead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeConfig(EngineConfig):
-    """What the fake engine pretends to be."""
+    """The size and the simulated cost of the fake engine."""
 
     slots: int = slots_option(1000)
     step_ms: float = option(0.0, "Simulated cost of each step, in milliseconds.", COST)
@@ -40,7 +40,7 @@ class FakeConfig(EngineConfig):
 
 
 def word(samples: Pcm16) -> str:
-    """The word these int16 samples mean: three syllables picked by their checksum."""
+    """The word of these int16 samples [n]: three syllables, chosen by their CRC-32."""
     return _spell(zlib.crc32(samples.astype("<i2").tobytes()))
 
 
@@ -50,29 +50,31 @@ def _spell(checksum: int) -> str:
 
 
 def transcript(samples: Pcm16) -> str:
-    """The whole text of a session with these samples and no flush before its end."""
+    """The whole text of a session with these int16 samples [n], flushed at its end only."""
     return " ".join(word(samples[start : start + WORD_SAMPLES]) for start in range(0, len(samples), WORD_SAMPLES))
 
 
 @dataclass(slots=True)
-class _Slot:
+class _FakeSlot:
     partials: bool
     start: int
     """First sample of the utterance."""
     end: int
-    """Behind the last word."""
+    """The sample after the last complete word."""
     checksum: int = 0
-    """Of the current word's samples so far."""
+    """CRC-32 of the current word's samples so far."""
     samples: int = 0
+    """Number of the current word's samples so far."""
     words: list[str] = field(default_factory=list)
+    """The complete words of the utterance."""
 
 
 class FakeEngine(Engine):
-    """See the module's docstring; the interface is engines.base.Engine."""
+    """The engine `fake`."""
 
     def __init__(self, config: FakeConfig) -> None:
         self._config = config
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, _FakeSlot] = {}
         self._spec = Spec(
             engine="fake",
             model="fake",
@@ -90,13 +92,13 @@ class FakeEngine(Engine):
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
         if options.language.partition("-")[0].lower() not in ("", "en"):
-            raise BadRequest(f"fake speaks en, not {options.language[:20]}", slug="unsupported-language")
+            raise BadRequest(f"fake recognises en, not {options.language[:20]}", slug="unsupported-language")
         start = snapshot.sample if snapshot else 0
-        self._slots[slot] = _Slot(options.partials, start, start)
+        self._slots[slot] = _FakeSlot(options.partials, start, start)
         if snapshot and snapshot.state:
-            self._slots[slot] = _Slot(options.partials, *msgpack.unpackb(snapshot.state))
+            self._slots[slot] = _FakeSlot(options.partials, *msgpack.unpackb(snapshot.state))
 
-    def checkpoint(self, slot: int) -> Advanced:
+    def snapshot(self, slot: int) -> Advanced:
         state = self._slots[slot]
         fields = (state.start, state.end, state.checksum, state.samples, state.words)
         return Advanced(slot, Snapshot(state.end + state.samples, msgpack.packb(fields)))
@@ -125,20 +127,20 @@ class FakeEngine(Engine):
             state.checksum = zlib.crc32(piece.data, state.checksum)
             state.samples += len(piece)
             if state.samples == WORD_SAMPLES:
-                outputs.append(_say(chunk.slot, state, self._config.utterance_words))
+                outputs.append(_end_word(chunk.slot, state, self._config.utterance_words))
         if chunk.flush:
             outputs += _flush(chunk.slot, state, self._config.utterance_words)
         return [output for output in outputs if _wanted(output, state)]
 
 
-def _flush(slot: int, state: _Slot, utterance_words: int) -> list[Output]:
-    outputs: list[Output] = [_say(slot, state, utterance_words)] if state.samples else []
+def _flush(slot: int, state: _FakeSlot, utterance_words: int) -> list[Output]:
+    outputs: list[Output] = [_end_word(slot, state, utterance_words)] if state.samples else []
     outputs.append(_final(slot, state, "flush") if state.words else Advanced(slot, Snapshot(state.end, b"")))
     return [*outputs, Drained(slot)]
 
 
-def _say(slot: int, state: _Slot, utterance_words: int) -> Hypothesis:
-    """The word that ends here."""
+def _end_word(slot: int, state: _FakeSlot, utterance_words: int) -> Hypothesis:
+    """Complete the current word: a partial, or a final where it is the last word of the utterance."""
     state.words.append(_spell(state.checksum))
     state.end += state.samples
     state.checksum = state.samples = 0
@@ -147,13 +149,13 @@ def _say(slot: int, state: _Slot, utterance_words: int) -> Hypothesis:
     return Hypothesis(slot, " ".join(state.words), state.start, state.end)
 
 
-def _final(slot: int, state: _Slot, endpoint: EndpointKind) -> Hypothesis:
+def _final(slot: int, state: _FakeSlot, endpoint: EndpointKind) -> Hypothesis:
     final = Hypothesis(slot, " ".join(state.words), state.start, state.end, endpoint, snapshot=Snapshot(state.end, b""))
     state.words, state.start = [], state.end
     return final
 
 
-def _wanted(output: Output, state: _Slot) -> bool:
+def _wanted(output: Output, state: _FakeSlot) -> bool:
     return state.partials or not isinstance(output, Hypothesis) or output.endpoint is not None
 
 

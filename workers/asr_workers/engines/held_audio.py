@@ -6,7 +6,7 @@ from asr_proto.audio import BYTES_PER_SAMPLE, Pcm16, to_int16
 
 
 class HeldAudio:
-    """The samples of a session from `first` to `end`, which are all that is still needed of it."""
+    """The samples of a session from `first` up to `end`. Both, and all arguments, count from the session's start."""
 
     __slots__ = ("_pcm", "first")
 
@@ -22,7 +22,7 @@ class HeldAudio:
         self._pcm += pcm.astype("<i2", copy=False).tobytes()
 
     def read(self, start: int, end: int) -> Pcm16:
-        """A copy of the samples from `start` to `end`, both in the session's count."""
+        """A copy of the samples from `start` up to `end`: int16 [end - start]."""
         first, last = (BYTES_PER_SAMPLE * (sample - self.first) for sample in (start, end))
         return to_int16(bytes(self._pcm[first:last]))
 

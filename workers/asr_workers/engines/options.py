@@ -1,7 +1,7 @@
-"""How the fields of an engine's configuration become options of `asr-worker`. No engine is known here.
+"""Turns the fields of an engine's configuration into options of `asr-worker`. Knows no engine.
 
-A field that is declared with `option` can be set on the command line, by variable and in config files, under the
-field's own name; its default is the field's. What several engines share is declared here once, or in a base class.
+A field that is declared with `option` can be set on the command line, by variable and in config files. The option has
+the field's name and default. Options of several engines are declared once: here, or in a base class.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import click
 
 T = TypeVar("T")
 ATTRIBUTES = "option"
-"""Key of a field's metadata under which its option's attributes lie."""
+"""Key of a field's metadata that holds the attributes of its option."""
 NUMBERED = ("cuda", "card")
-"""Kinds of device of which a machine may have several."""
+"""Kinds of device that have a number, because a machine may have several."""
 
 
 def option(default: T, help: str, type: Any = None, *, also: str = "", **attributes: Any) -> T:
-    """A field of a configuration that `asr-worker` has an option for; `also` is a second name of it.
+    """A field of a configuration that is also an option of `asr-worker`; `also` is a second name of the option.
 
-    `help` is one sentence that stands alone. Further attributes are click's; `show_default` describes what None means.
+    `help` is a sentence that is understood without the others. Further attributes are passed to click; `show_default`
+    describes the meaning of None.
     """
     names = {"names": (also,) if also else (), "help": help, "type": type}
     declared: T = field(default=default, metadata={ATTRIBUTES: names | attributes})
@@ -30,12 +31,12 @@ def option(default: T, help: str, type: Any = None, *, also: str = "", **attribu
 
 
 def options_of(config: type) -> list[click.Option]:
-    """The options of a configuration, in the order of its fields."""
+    """The options of a configuration class, in the order of its fields."""
     return [_option(one.name, one.default, one.metadata[ATTRIBUTES]) for one in fields(config) if one.metadata]
 
 
 def spelled(name: str) -> str:
-    """The option of a field."""
+    """The option's name for a field's name: --left-s for left_s."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -52,7 +53,7 @@ def _option(name: str, default: Any, attributes: dict[str, Any]) -> click.Option
 
 
 class Device(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """cpu, cuda:1 or card:0; also the names that units have: cpu0, cuda1, card0."""
+    """A device such as cpu, cuda:1 or card:0. The names of systemd units are accepted, too: cpu0, cuda1, card0."""
 
     name = "device"
 
@@ -71,13 +72,13 @@ AT_LEAST_ONE = click.IntRange(min=1)
 
 
 def device_option(*kinds: str) -> str:
-    """The device, of the kinds that the engine runs on; `cpu` unless another is named."""
+    """The option --device of an engine that runs on these kinds of device; its default is cpu."""
     shown = "|".join(f"{kind}:N" if kind in NUMBERED else kind for kind in kinds)
     return option("cpu", "Device that this worker uses.", Device(kinds), metavar=shown)
 
 
 def slots_option(default: T, shown: str | bool = True) -> T:
-    return option(default, "Sessions that this worker serves at once.", AT_LEAST_ONE, show_default=shown)
+    return option(default, "Most sessions that this worker serves at the same time.", AT_LEAST_ONE, show_default=shown)
 
 
 def threads_option(default: T, shown: str | bool = True) -> T:
@@ -93,13 +94,14 @@ def precision_option(default: T, precisions: Iterable[str], shown: str | bool = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Base of every engine's configuration: a frozen dataclass whose options are declared with `option`."""
+    """Base class of every engine's configuration. Subclasses are frozen dataclasses, too, with fields of `option`."""
 
     device: str = device_option("cpu")
     slots: int | None = slots_option(None)
 
     @property
     def device_kind(self) -> str:
+        """The device without its number: cuda for cuda:1."""
         return self.device.split(":", maxsplit=1)[0]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Which engines there are. An engine's entry is imported when it is asked for, its module when it is made."""
+"""The list of engines. `find` imports an engine's entry; making the engine imports its module."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ENGINES = {
     "card": "asr_workers.engines.card",
     "fake": "asr_workers.engines.fake",
 }
-"""The module that holds the ENTRY of each engine."""
+"""Name of each engine, and the module that holds its ENTRY."""
 DEFAULT = "moonshine"
 
 
 def find(name: str) -> Entry[Any]:
-    """Raises SetupError for a name that no engine has."""
+    """The entry of an engine. Raises SetupError where no engine has this name."""
     if name not in ENGINES:
         raise SetupError(f"unknown engine {name!r}; there are {', '.join(ENGINES)}")
     entry: Entry[Any] = import_module(ENGINES[name]).ENTRY
@@ -31,9 +31,9 @@ def find(name: str) -> Entry[Any]:
 
 
 def load(name: str, **settings: Any) -> Engine:
-    """A ready, warmed-up engine; settings are fields of its configuration.
+    """A warmed-up engine. `settings` are fields of its configuration.
 
-    Raises SetupError with one sentence when it cannot run here, or has no such setting.
+    Raises SetupError with one sentence where the engine cannot run here or has no such setting.
     """
     entry = find(name)
     known = {field.name for field in fields(entry.config)}
@@ -50,12 +50,12 @@ def load(name: str, **settings: Any) -> Engine:
 
 
 def owners(spelled: str) -> list[str]:
-    """The engines that have this option, such as --left-s."""
+    """Names of the engines that have this option, such as --left-s."""
     return [name for name in ENGINES if any(spelled in option.opts for option in find(name).options())]
 
 
 def refusal(engine: str, spelled: str) -> str:
-    """Why this engine does not take an option, such as --left-s: it is of other engines, or of none."""
+    """The sentence that refuses an option, such as --left-s: other engines have it, or none has."""
     others = owners(spelled)
     if not others:
         return f"engine {engine} has no option {spelled}"

@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 
+from asr_dialects import native
+from asr_dialects.client import Message
+from asr_dialects.clients import CLIENTS
 from asr_frontends import events as e
 from asr_frontends.codec import Codec, Request
-from asr_frontends.codecs import amira, caiman, deepgram, native, parakeet, yap
-from asr_frontends.codecs.moonshine import MoonshineCodec
+from asr_frontends.dialects.registry import DIALECTS
 from asr_ops.bench.micro.costs import CHUNK_SAMPLES, FRAME_SAMPLES, FRAMES_PER_S, PARTIALS_PER_S, Cost, measure
 from asr_proto.messages import Partial
 
-LINEAR = "encoding=linear16&sample_rate=16000&interim_results=true"
-INIT = '{"op":"init","sid":"s","sr":16000}'
-DIALECTS: dict[str, tuple[Callable[[], Codec], str | None]] = {
-    "native": (lambda: native.NativeCodec(Request(native.PATH)), '{"type":"start"}'),
-    "native 44.1 kHz": (lambda: native.NativeCodec(Request(native.PATH)), '{"type":"start","sample_rate":44100}'),
-    "caiman": (lambda: caiman.CaimanCodec(Request(caiman.PATH)), None),
-    "yap": (lambda: yap.YapCodec(Request(yap.PATH)), INIT),
-    "parakeet": (lambda: parakeet.ParakeetCodec(Request(parakeet.PATH)), None),
-    "moonshine": (lambda: MoonshineCodec(Request("/webrtc")), INIT),
-    "amira": (lambda: amira.AmiraCodec(Request("/v2/decode/stream/amira")), None),
-    "deepgram": (lambda: deepgram.DeepgramCodec(Request(deepgram.PATH, LINEAR)), None),
-}
-"""For each dialect, how to make its codec, and the client's first message."""
-BYTES = {"native 44.1 kHz": 1764}
+CODECS = {dialect.name: dialect.codec for dialect in DIALECTS if dialect.codec is not None}
+RESAMPLED, RATE = "native 44.1 kHz", 44_100
+"""The project's own dialect again, with audio at another rate, which the codec resamples."""
+NAMES = (*CODECS, RESAMPLED)
+BYTES = {RESAMPLED: 1764}
 """Bytes in 20 ms of audio, if they are not 640."""
 
 
 def costs() -> list[Cost]:
     """Two costs for each dialect: receiving and sending."""
-    return [cost for name in DIALECTS for cost in (_receiving(name), _sending(name))]
+    return [cost for name in NAMES for cost in (_receiving(name), _sending(name))]
 
 
 def conversation(name: str) -> Codec:
     """A codec whose session is ready."""
-    make, first = DIALECTS[name]
-    codec = make()
+    dialect = "native" if name == RESAMPLED else name
+    client = CLIENTS[dialect]
+    codec = CODECS[dialect](Request(client.path_for(None), client.query_for(None)))
     codec.opening()
-    if first is not None:
-        codec.receive(first)
+    for message in _first(name):
+        codec.receive(message)
     codec.send(e.Ready("session", "fake", "fake", CHUNK_SAMPLES))
     return codec
+
+
+def _first(name: str) -> list[Message]:
+    """The client's messages before its audio."""
+    return [native.start({"sample_rate": RATE})] if name == RESAMPLED else CLIENTS[name].opening(None)
 
 
 def _receiving(name: str) -> Cost:
@@ -56,13 +55,13 @@ def _receiving(name: str) -> Cost:
 
 
 def _sending(name: str) -> Cost:
-    codec, spoken = conversation(name), _spoken()
+    codec, results = conversation(name), _results()
     if name == "caiman":  # it has no partials, but a response for every 60 ms of audio
-        return measure(f"{name} send", lambda: codec.send(next(spoken)[1]), 1, 1000 / 60)
-    return measure(f"{name} send", lambda: codec.send(next(spoken)[0]), 1, PARTIALS_PER_S)
+        return measure(f"{name} send", lambda: codec.send(next(results)[1]), 1, 1000 / 60)
+    return measure(f"{name} send", lambda: codec.send(next(results)[0]), 1, PARTIALS_PER_S)
 
 
-def _spoken() -> Iterator[tuple[Partial, e.Progress]]:
+def _results() -> Iterator[tuple[Partial, e.Progress]]:
     """Partials with changing texts. A codec may send nothing for an unchanged text."""
     for number in count(1):
         end = number * 3 * FRAME_SAMPLES

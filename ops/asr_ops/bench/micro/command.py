@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from asr_ops.bench.micro import broker, codec, frontends, report, wire, workers
+from asr_ops.bench.micro import broker, codec, frontends, report, websocket, wire, workers
 from asr_ops.bench.micro.costs import Cost
 from asr_process import settings
 
 PARTS: dict[str, Callable[[], list[Cost]]] = {
     "wire": wire.costs,
     "codec": codec.costs,
+    "websocket": websocket.costs,
     "batcher": workers.batcher_costs,
     "sessions": lambda: [*workers.sessions_costs(), *frontends.costs()],
 }
@@ -40,7 +41,7 @@ SESSIONS = (100, 1_000, 5_000, 10_000)
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file."
 )
 def micro(parts: tuple[str, ...], sessions: tuple[int, ...], seconds: float, json_file: Path | None) -> None:
-    """Measure the cost of each part that handles an audio frame: wire, codec, batcher, sessions, broker; or all.
+    """Measure the cost of each part on a frame's way alone: wire, codec, websocket, batcher, sessions, broker; or all.
 
     \b
         asr bench micro                             all parts, about a minute

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
+from asr_frontends.outbox import SendBundle
 from asr_frontends.session import Limits
 from asr_frontends.sessions import Sessions
 from asr_ops.bench.micro.costs import FRAME_SAMPLES, FRAMES_PER_S, PARTIALS_PER_S, ROUNDS, Cost, Laps
@@ -27,7 +28,8 @@ def _sessions(count: int) -> list[Cost]:
     def receive() -> None:
         for id in range(count):
             frontend.client(str(id), audio, now)
-        frontend.outgoing()
+        for command in frontend.flush():
+            assert isinstance(command, SendBundle) and command.bundle.leases
 
     for number in range(1, FRAMES_PER_PROGRESS * (ROUNDS + 1) + 1):
         now = number * 0.02

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from asr_dialects.client import NOTHING, Meaning
 from asr_ops.bench import audio, websocket
-from asr_ops.bench.dialects import NOTHING, Content, WireDialect
+from asr_ops.bench.dialects import WireDialect
 from asr_proto.audio import Pcm16
 
 DONE = b"Done!"
@@ -31,15 +32,15 @@ def payload(pcm: Pcm16) -> bytes:
     return (pcm.astype("<f4") / FULL_SCALE).tobytes()
 
 
-def read(fields: Mapping[str, Any]) -> Content:
+def read(fields: Mapping[str, Any]) -> Meaning:
     """The part of a JSON message that the compared figures need."""
-    return Content(final=fields["text"], ended=True) if fields["is_eof"] else NOTHING
+    return Meaning(fields["text"], final=True, ended=True) if fields["is_eof"] else NOTHING
 
 
 DIALECT = WireDialect(
     opening=b"",
     ending=websocket.encode(websocket.TEXT, b"Done"),
-    reports_ready=False,
+    waits_for_ready=False,
     ends_with_close=False,
     read=read,
 )

@@ -1,4 +1,4 @@
-"""The card: an RNN-T on an accelerator behind asr_card.h."""
+"""The engine `card`: an RNN-T on an accelerator card, called through asr_card.h."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""State resets: long audio is recognised in overlapping segments that each begin with an empty state. Pure.
+"""State resets, as in CAIMAN-ASR: long audio is decoded in overlapping segments that start with an empty state. Pure.
 
-An utterance that never ends drifts: an RNN-T trained on 15 s loses its way. So after every 12 s a new segment begins,
-beside the one before, which goes on for 3 s more. Tokens of a segment's overlap are dropped: the segment before says
-them, and knows better. At the seam both may say the same token, one a little before it and the other a little after:
-of the first three tokens behind a seam, those that are among the last three before it are dropped too. Each token is
-decided when it comes, so streaming gives the same text as the whole audio at once.
+An RNN-T trained on 15 s of audio makes more errors when its state grows older than that. So every 12 s a new segment
+starts. The segment before it continues for 3 s, the overlap. In the overlap the tokens of the earlier segment count,
+because its state has more context; those of the later one are dropped. The place where the later segment takes over is
+the seam. There both segments may emit the same token, one shortly before the seam and the other shortly after it. So of
+the first three tokens after a seam, those that are among the last three before it are dropped, too. The decision on a
+token needs no later token, so streaming gives the same text as the whole audio.
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 STEP_S = 0.06
-"""An encoder step."""
+"""Seconds of audio of an encoder step."""
 SEAM_TOKENS = 3
-"""How far a token is looked for, on both sides of a seam."""
+"""Number of tokens that are compared on each side of a seam."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResetRule:
-    """Lengths in encoder steps."""
+    """The lengths of segments and overlaps, in encoder steps."""
 
     segment_steps: int = 250
     overlap_steps: int = 50
 
     @property
     def hop_steps(self) -> int:
-        """From one segment's start to the next one's."""
+        """Steps from the start of a segment to the start of the next one."""
         return self.segment_steps - self.overlap_steps
 
     @property
     def cost(self) -> float:
-        """Work for a second of audio, in seconds of audio."""
+        """Seconds of audio that are decoded for each second of audio."""
         return self.segment_steps / self.hop_steps
 
     def start(self, segment: int) -> int:
@@ -40,16 +41,16 @@ class ResetRule:
         return segment * self.hop_steps
 
     def end(self, segment: int) -> int:
-        """Behind its last step: from there on the next one is heard."""
+        """The step after a segment's last one. From there on the next segment counts."""
         return self.start(segment) + self.segment_steps
 
     def kept_from(self, segment: int) -> int:
-        """The first step whose tokens count."""
+        """The first step of a segment whose tokens count."""
         return self.end(segment - 1) if segment else 0
 
 
 class Seam:
-    """Drops what was said twice at the start of a segment. `trusted`: the last tokens kept of the one before."""
+    """Drops repeated tokens after a seam. `trusted` are the last tokens that were kept of the segment before it."""
 
     __slots__ = ("_left", "_trusted")
 
@@ -58,7 +59,7 @@ class Seam:
         self._left = SEAM_TOKENS
 
     def keeps(self, token: int) -> bool:
-        """Whether the segment's next token is new. Asked once for each, in their order."""
+        """Whether the segment's next token is not a repetition. Call it once for each token, in order."""
         if not self._left:
             return True
         self._left -= 1
@@ -69,9 +70,10 @@ class Seam:
 
 
 def joined(rule: ResetRule, segments: Iterable[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
-    """All segments of an utterance as one: (step, token) pairs, counted in each segment's steps, then in all.
+    """The kept tokens of all segments, as (step, token) pairs. Steps count from the segment's start in the input, and
+    from the start of the first segment in the result.
 
-    What a stream must come to, told in the simplest way.
+    A simple definition of the result of a CardStream.
     """
     kept: list[tuple[int, int]] = []
     trusted: list[int] = []

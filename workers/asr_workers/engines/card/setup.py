@@ -1,7 +1,7 @@
-"""A card is made ready: found, licensed, loaded, tested. Every reason not to serve on it is one sentence.
+"""Prepares a card: finds it, checks its licence, loads the model, tests it. Each reason not to serve is one sentence.
 
-`cpu` is the simulator as a backend of its own: it takes hardware checkpoints too and needs no licence. `card:N` is a
-card of the vendor's library, or of the simulator where none is given.
+The device `cpu` is the simulator as a backend: it also takes hardware checkpoints, and needs no licence. `card:N` is a
+card of the vendor's library, or a simulated card where no library is configured.
 """
 
 from __future__ import annotations
@@ -30,34 +30,35 @@ from asr_workers.engines.weights.checksum import DIGITS
 log = structlog.get_logger()
 
 UNCOMMITTED_S_MAX = 30.0
-"""A segment of 15 s, an utterance of 12 s that began in it, a word and a pause."""
+"""Most uncommitted seconds: a segment of 15 s, an utterance of 12 s that began in it, a word and a pause."""
 STEP_S = 0.06
 SLOW_TIMES = 4
-"""A card is given this many times the slowest round of its self-test before it counts as hung."""
+"""A card counts as hung after this many times the slowest round of its self-test."""
 SELFTEST_HANG_S = 30.0
-"""Before it is known how slow a simulator is."""
+"""Seconds after which a card counts as hung in the self-test, before the speed of a simulator is known."""
 COMPUTED_SLOTS = 64
-"""Sessions on the cpu backend where nothing else is said; the broker lets in what the processor keeps up with."""
+"""Default number of slots on the cpu backend. The broker assigns no more sessions than the processor keeps up with."""
 STATE_ROOM = 16384
-"""Of a commit, for what is in it beside the card's state."""
+"""Bytes of a commit that are reserved for data other than the card's state."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyCard:
-    """A card with its model, its self-test behind it and no slot open."""
+    """A card with a loaded model that passed the self-test. No slot is open."""
 
     card: Card
     tokens_max: int
+    """Number of the model's tokens."""
     hang_s: float
-    """How long a chunk may take."""
+    """Seconds after which the card counts as hung when it does not return a chunk."""
     text: TokenText
     spec: Spec
     card_slots: int
-    """Reserved: one for each of the engine's slots, and others for the overlaps of state resets."""
+    """Number of reserved card slots: one for each slot of the engine, and more for the overlaps of state resets."""
 
 
 def ready(config: CardConfig) -> ReadyCard:
-    """Raises SetupError where it can never serve like this, CardFailed where the card is not well."""
+    """The prepared card. Raises SetupError where the configuration can never serve, CardFailed where the card fails."""
     library = _library(config)
     try:
         listed = _identity(library, config)
@@ -77,7 +78,7 @@ def ready(config: CardConfig) -> ReadyCard:
 
 def _library(config: CardConfig) -> CardLibrary:
     if config.device == "cpu" and config.card_library:
-        raise SetupError("a card's library drives cards: name one with --device card:N")
+        raise SetupError("a card library needs a card: name one with --device card:N")
     return CardLibrary(config.card_library, _options(config))
 
 
@@ -86,7 +87,7 @@ def _options(config: CardConfig) -> str:
     if config.threads and config.card_library is None:
         parts.append(f"threads={config.threads}")
     if config.device == "cpu":
-        parts.append("shared=1")  # it is nobody's card
+        parts.append("shared=1")  # any number of processes may use the cpu backend
     return ",".join([*parts, *([config.card_options] if config.card_options else [])])
 
 
@@ -100,7 +101,7 @@ def _identity(library: CardLibrary, config: CardConfig) -> CardIdentity:
 
 
 def _check_license(identity: CardIdentity, config: CardConfig) -> None:
-    """Whether we may use this card. A simulator needs no licence."""
+    """Raises SetupError where this worker may not use the card. A simulated card needs no licence."""
     if not identity.is_physical:
         return
     if config.license_dir is None:
@@ -110,7 +111,7 @@ def _check_license(identity: CardIdentity, config: CardConfig) -> None:
 
 
 def _check_opened(listed: CardIdentity, opened: CardIdentity, config: CardConfig) -> None:
-    """A licence is for one card: the one that is then used."""
+    """Raises SetupError where the opened card is not the one whose licence was checked."""
     if (opened.id, opened.is_physical) != (listed.id, listed.is_physical):
         raise SetupError(f"{config.device} is {_described(opened)}, and was {_described(listed)} when it was looked up")
 
@@ -120,10 +121,10 @@ def _described(identity: CardIdentity) -> str:
 
 
 def slot_counts(identity: CardIdentity, config: CardConfig) -> tuple[int, int]:
-    """Sessions served at once, and slots of the card for them. Raises SetupError.
+    """The engine's slots, and the card slots reserved for them. Raises SetupError for more than the card's capacity.
 
-    Segments overlap: a session takes a second slot for 3 s of every 12 s. There may be too few for all that overlap at
-    a time; then the later segment waits for a slot, at the latest for that of the segment before it.
+    Segments overlap, so a session needs a second card slot for 3 s of every 12 s. Where too few are free, the later
+    segment waits for one, at the latest for that of the segment before it.
     """
     rule = config.rule
     most = identity.capacity * rule.hop_steps // rule.segment_steps if rule else identity.capacity
@@ -136,13 +137,13 @@ def slot_counts(identity: CardIdentity, config: CardConfig) -> tuple[int, int]:
 
 @contextmanager
 def _compiled(config: CardConfig) -> Iterator[Path]:
-    """The compiled model: as given, or for the time of loading compiled from a hardware checkpoint."""
+    """The compiled model's file. A hardware checkpoint is compiled into a temporary file, for the time of loading."""
     if config.device != "cpu" or _is_compiled(config.file):
         yield config.file
         return
     if find_spec("torch") is None:
         raise SetupError(f"{config.file} is not compiled, and compiling needs torch: pip install 'asr-pool[card]'")
-    from asr_workers.engines.rnnt import checkpoint  # noqa: PLC0415 - torch only where it is needed
+    from asr_workers.engines.rnnt import checkpoint  # noqa: PLC0415 - imports torch, which compiled models do not need
 
     found = checkpoint.load(config.file)
     with tempfile.TemporaryDirectory() as folder:
@@ -200,7 +201,7 @@ def _vocabulary(model: carm.Carm, config: CardConfig) -> TokenText:
     text = TokenText(model.sentencepiece)
     tokens = model.config.n_classes - 1
     if len(text) != tokens:
-        raise SetupError(f"{config.file} has a vocabulary of {len(text)} tokens, and its network knows {tokens}")
+        raise SetupError(f"{config.file} has a vocabulary of {len(text)} tokens, and its network has {tokens}")
     return text
 
 

@@ -1,9 +1,9 @@
-"""The segments of sessions and the card slots that they run in: which audio goes where next. Pure.
+"""Assigns card slots to the segments of sessions, and decides which audio each gets next. Pure.
 
-A session always has a card slot for the segment that is heard. In an overlap it takes a second one, while there is one
-that no session could need for its first. Without, the later segment keeps its audio until there is one; at its seam it
-takes over the card slot of the segment before, and the session waits until it has caught up. That changes when text
-comes, never which.
+A session always has a card slot for its first segment, the one whose tokens count. In an overlap its later segment
+takes a second card slot, if one is free beyond those reserved for first segments. If none is free, the later segment
+keeps its audio. At the seam it takes over the card slot of the segment before it, and the session waits until it has
+caught up. This delays text, but does not change it.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from asr_proto.audio import Pcm16
 from asr_workers.engines.card.resets import ResetRule
 from asr_workers.engines.card.stream import STEP_SAMPLES, CardStream
 
-CHUNKS_ON_THEIR_WAY_MAX = 4
-"""Of a segment that catches up; a card takes at least 8 of a slot."""
+CHUNKS_IN_CARD_MAX = 4
+"""Most chunks of a segment that the card has at the same time. A card takes at least 8 of a slot."""
 
 
 class CardSlots:
-    """`sessions` of the card's `total` slots are promised to segments that are heard; overlaps share the others."""
+    """The card's `total` slots. `sessions` of them are reserved for first segments; overlaps share the rest."""
 
     def __init__(self, total: int, sessions: int) -> None:
         assert total >= sessions
         self._free = list(range(total - 1, -1, -1))
         self.spare = total - sessions
-        """How many overlaps may take."""
+        """Number of free card slots that overlaps may take."""
 
     def take(self) -> int | None:
-        """For a session's first segment; None while sessions that are gone still hold theirs."""
+        """A card slot for a session's first segment; None while closed sessions still hold theirs."""
         return self._free.pop() if self._free else None
 
     def take_spare(self) -> int | None:
-        """For an overlap; None while there is none."""
+        """A card slot for an overlap; None while none is free."""
         if not self.spare or not self._free:
             return None
         self.spare -= 1
         return self._free.pop()
 
     def give(self, card_slot: int) -> None:
-        """Free again, of a session's first segment."""
+        """Free the card slot of a session's first segment."""
         self._free.append(card_slot)
 
     def give_spare(self, card_slot: int) -> None:
-        """Free again, of an overlap."""
+        """Free the card slot of an overlap."""
         self.spare += 1
         self._free.append(card_slot)
 
@@ -57,34 +57,35 @@ class CardSegment:
 
     number: int
     first_step: int
-    """Where in the run it began, which is what the card counts from."""
+    """The step of the run at which it began. The card counts steps from there."""
     step: int
-    """The next one that comes back, in the run's count."""
+    """The next step that the card returns, counted in the run."""
     card_slot: int | None
+    """None while the segment waits for a card slot."""
     given: int = 0
-    """Chunks on their way."""
+    """Number of chunks that the card has not returned yet."""
     backlog: deque[Pcm16] = field(default_factory=deque)
-    """Chunks int16 [960] that the card has not got yet."""
+    """Chunks, int16 [960], that were not submitted to the card yet."""
 
 
-class CardSpeaker:
-    """A session: its stream and its segments in their order. The first is heard, a second one overlaps it."""
+class CardSession:
+    """A session's stream and its one or two segments. The tokens of the first count; the second overlaps it."""
 
     __slots__ = ("_rule", "_steps", "end_sample", "flushing", "segments", "slot", "stream")
 
     def __init__(self, slot: int, stream: CardStream, rule: ResetRule | None, card_slot: int, sample: int) -> None:
-        """`stream` is where it shall begin or continue: at this sample of the session."""
+        """`stream` begins or continues at this sample of the session."""
         self.slot, self.stream, self._rule = slot, stream, rule
         self.end_sample = sample
-        """Behind the last sample taken."""
+        """The sample after the last one taken."""
         self.flushing = False
-        """The utterance ends with what was taken."""
+        """Whether the utterance ends with the last sample taken."""
         self._steps = stream.step
         first = rule.start(stream.segment) if rule else 0
         self.segments = [CardSegment(stream.segment, first, stream.step, card_slot)]
 
     def take(self, pcm: Pcm16) -> None:
-        """The next chunk, int16 [960]; shorter before a flush: then there is silence behind it."""
+        """Take the next chunk, int16 [960]. A shorter one, before a flush, is filled up with zeros."""
         self.end_sample += len(pcm)
         if len(pcm) < STEP_SAMPLES:
             pcm = np.concatenate([pcm, np.zeros(STEP_SAMPLES - len(pcm), np.int16)])
@@ -96,19 +97,19 @@ class CardSpeaker:
             self.segments.append(CardSegment(last + 1, self._steps, self._steps, None))
         assert len(self.segments) <= 2
 
-    def is_on_the_way(self) -> bool:
-        """Whether the card has chunks of it: then its card slots cannot be wiped."""
+    def has_chunks_in_card(self) -> bool:
+        """Whether the card still has chunks of this session. Until it returns them, the card slots cannot be wiped."""
         return any(segment.given for segment in self.segments)
 
     def turn(self) -> CardSegment:
-        """The first segment is over, and the stream has gone on to the next; what was the first."""
+        """Remove the first segment, after the stream continued with the next one. Returns the removed segment."""
         over = self.segments.pop(0)
         assert not over.backlog and not over.given
         self.stream.lag(self.segments[0].step)
         return over
 
-    def begin_again(self) -> None:
-        """A flush has ended the run; the first segment's card slot was reset."""
+    def restart(self) -> None:
+        """Start a new run after a flush, with the first segment's card slot, which was reset."""
         self._steps = 0
         self.flushing = False
         self.segments = [CardSegment(0, 0, 0, self.segments[0].card_slot)]

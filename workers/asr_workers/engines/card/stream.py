@@ -1,12 +1,13 @@
-"""What one speaker has said to a card: decoded steps become partials, finals and snapshots. Pure.
+"""Turns the decoded steps of one session into partials, finals and snapshots. Pure.
 
-Greedy text never changes, it only grows. So a final is no decision of the model: words are final when the speaker
-pauses, when the utterance grows long, and at a flush. A *run* is the audio between flushes; state resets and steps
-count from its start. With resets, a snapshot is where the current segment began and what was said by then: whoever
-continues hears the segment once more, in silence up to the step of the snapshot. Without, it carries the card's state.
-Both are of one model: tokens and seams mean nothing to another.
+Text of greedy decoding only grows. So finals are decided here, not by the model: an utterance ends at a pause, when it
+is long, and at a flush. A *run* is the audio between two flushes. Steps and state resets count from its start.
 
-Everything here depends on the order of steps alone, never on when they were computed.
+With state resets, a snapshot holds the start of the current segment and the text so far. The worker that continues
+decodes the segment again from its start, without outputs up to the step of the snapshot. Without resets, a snapshot
+holds the card's state. A snapshot fits only the model that made it.
+
+Results depend on the order of steps only, not on the time at which they were computed.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ from asr_workers.engines.transducer.token_text import TokenAt, TokenText, confid
 
 STEP_SAMPLES = 960
 PAUSE_STEPS = 12
-"""720 ms without a token end an utterance."""
+"""Steps without a token that end an utterance: 720 ms."""
 UTTERANCE_STEPS = 200
-"""An utterance ends with the first word that begins 12 s after its start, or later."""
+"""Steps from an utterance's start (12 s), after which it ends where the next word begins."""
 UTTERANCE_TOKENS_MAX = 300
-"""Or here, whatever its words: a final has a largest size."""
+"""Most tokens of an utterance, because the size of a final is limited."""
 ADVANCE_STEPS = 250
-"""A silent slot without resets is snapshot this often: 15 s."""
+"""Steps between two snapshots of a silent slot without state resets: 15 s."""
 NEVER = 1 << 62
+"""A step that no run reaches."""
 _VERSION = 2
 
 
 class CardStream:
-    """`slot` is the engine's, `model` the checksum of what decodes.
+    """The stream of one session in the engine's slot `slot`.
 
-    `export` gives the card's state behind the step decoded last, without state resets.
+    `model` is the model's checksum. `export` returns the card's state after the last decoded step; it is called without
+    state resets only.
     """
 
     __slots__ = (
@@ -76,23 +79,24 @@ class CardStream:
         self.begin(0)
 
     def begin(self, run_sample: int) -> None:
-        """A run starts at this sample of the session, with empty state."""
+        """Start a run at this sample of the session, with an empty state."""
         self._run = run_sample
         self._pending: list[TokenAt] = []
+        """The tokens of the current utterance."""
         self._silent_from = 0
-        """Behind the step of the last token."""
+        """The step after that of the last token."""
         self._quiet = 0
-        """Steps up to here were heard before; what they gave is known."""
+        """Steps before this one are decoded a second time, so they give no outputs."""
         self.step = 0
-        """The next one to be decoded."""
+        """The next step to be decoded."""
         self._tail: list[int] = []
-        """The last tokens kept in this segment."""
+        """The last tokens kept of this segment."""
         self._enter(0, [])
 
     # ---- Decoding ----
 
     def decoded(self, tokens: Sequence[int], log_probs: Sequence[float]) -> Sequence[Output]:
-        """The current segment's next step."""
+        """Outputs of the current segment's next step, with its tokens and their natural log probabilities."""
         at, self.step = self.step, self.step + 1
         before = len(self._pending)
         if len(tokens):
@@ -112,13 +116,14 @@ class CardStream:
         return outputs
 
     def flush(self, end_sample: int) -> Output:
-        """The run ends at this sample; its last chunk was decoded. The next one begins there."""
+        """End the run at this sample, after its last chunk was decoded. The next run starts there."""
         pending = self._pending
         self.begin(end_sample)
-        return self._said(pending, "flush", Snapshot(end_sample, b""), end_sample)
+        return self._final(pending, "flush", Snapshot(end_sample, b""), end_sample)
 
     def lag(self, step: int) -> None:
-        """The segment that is now the current one was decoded up to this step only: the last one said the rest."""
+        """Continue the current segment at this step, up to which it was decoded. Steps that the segment before it
+        already decoded give no outputs again."""
         self._quiet = max(self._quiet, self.step)
         self.step = step
 
@@ -141,7 +146,7 @@ class CardStream:
         self._plan()
 
     def _plan(self) -> None:
-        """The next step behind which there is something to look at, should nobody speak."""
+        """Set `_due`: the next step after which there may be outputs, if no token comes before."""
         end = self._rule.end(self.segment) if self._rule else self.step + ADVANCE_STEPS
         pause = self._silent_from + PAUSE_STEPS if self._pending else NEVER
         self._due = min(end, max(pause, self._quiet + 1))
@@ -152,8 +157,8 @@ class CardStream:
         outputs: list[Output] = []
         cut = self._cut()
         if cut:
-            said, self._pending = self._pending[:cut], self._pending[cut:]
-            outputs.append(self._said(said, "length", replace(self.snapshot(), unsaid_sample=said[-1].end_sample)))
+            ended, self._pending = self._pending[:cut], self._pending[cut:]
+            outputs.append(self._final(ended, "length", replace(self.snapshot(), unsaid_sample=ended[-1].end_sample)))
         if self._pending and self._partials:
             text = self._text.text(self._pending)
             span = self._pending[0].start_sample, self._pending[-1].end_sample
@@ -161,7 +166,7 @@ class CardStream:
         return outputs
 
     def _cut(self) -> int:
-        """How many tokens of a long utterance are final: up to its last word, which may go on."""
+        """Number of tokens of a long utterance that become final: those before its last word, which may grow."""
         pending = self._pending
         steps = (pending[-1].start_sample - pending[0].start_sample) // STEP_SAMPLES
         if steps < UTTERANCE_STEPS and len(pending) < UTTERANCE_TOKENS_MAX:
@@ -175,17 +180,18 @@ class CardStream:
         if self._pending:
             if self.step < self._silent_from + PAUSE_STEPS:
                 return []
-            said, self._pending = self._pending, []
-            return [self._said(said, "silence", self.snapshot())]
+            ended, self._pending = self._pending, []
+            return [self._final(ended, "silence", self.snapshot())]
         return self._advanced() if self._rule is None else []
 
     def _advanced(self) -> list[Output]:
-        """Only between utterances: else the next final has the snapshot."""
+        """A snapshot between utterances. Within an utterance there is none, because its final brings one."""
         return [] if self._pending else [Advanced(self._slot, self.snapshot())]
 
-    def _said(
+    def _final(
         self, tokens: list[TokenAt], endpoint: EndpointKind, snapshot: Snapshot, end_sample: int | None = None
     ) -> Output:
+        """The final of these tokens, which ends at `end_sample` at the latest; an Advanced where there is no text."""
         text = self._text.text(tokens)
         if not text:
             return Advanced(self._slot, snapshot)
@@ -197,7 +203,7 @@ class CardStream:
     # ---- Snapshots ----
 
     def snapshot(self) -> Snapshot:
-        """From where this stream can be continued as if nothing had happened."""
+        """A point from which another stream of the same model continues with the same outputs."""
         pending = [(token.id, token.start_sample, token.end_sample, token.confidence) for token in self._pending]
         fields = (_VERSION, self._model, self._rule is not None, self._run, self.segment, max(self.step, self._quiet))
         card = b"" if self._rule else self._export()
@@ -206,7 +212,7 @@ class CardStream:
         return Snapshot(self._run + first * STEP_SAMPLES, state)
 
     def restore(self, snapshot: Snapshot) -> bytes:
-        """Continue there; the card's state to begin with, empty for none. Raises BadRequest."""
+        """Continue from a snapshot. Returns the card's state to import, empty for none. Raises BadRequest."""
         if not snapshot.state:
             self.begin(snapshot.sample)
             return b""
@@ -223,12 +229,12 @@ class CardStream:
             self._enter(segment, [int(token) for token in trusted])
             self._pending = [TokenAt(*token) for token in pending]
             if any(not 0 <= token.id < len(self._text) for token in self._pending):
-                raise ValueError("it has tokens that the model has not")
+                raise ValueError("it has tokens that the model does not have")
             self._silent_from, self._quiet = silent_from, step
             self.step = self._rule.start(segment) if self._rule else step
             self._plan()
             if not isinstance(card, bytes) or snapshot.sample != run + self.step * STEP_SAMPLES:
-                raise ValueError("its parts do not fit")
+                raise ValueError("its parts do not fit together")
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise BadRequest(f"the snapshot is not of this engine: {error}", slug="bad-snapshot") from error
         return card

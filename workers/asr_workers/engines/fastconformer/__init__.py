@@ -1,4 +1,4 @@
-"""Cache-aware streaming FastConformer (RNNT, CTC, hybrid) from `.nemo` checkpoints."""
+"""Cache-aware streaming FastConformer (RNN-T, CTC or hybrid) from `.nemo` checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine `fastconformer` can be set to."""
+"""The settings of the engine `fastconformer`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from asr_workers.engines.options import option, precision_option, slots_option
 log = structlog.get_logger()
 
 CONTEXT_ALIASES = {(70, 16): (70, 6), (70, 33): (70, 13)}
-"""Circulate for the same look-ahead in other frames; they do not fit these models."""
+"""Attention contexts that are sometimes published for these models, in frames of another length, and the real ones."""
 
 
 class AttContext(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """Left and right context in encoder frames, as in 70,1."""
+    """Left and right context in encoder frames, such as 70,1."""
 
     name = "left,right"
 
@@ -47,24 +47,24 @@ class AttContext(click.ParamType):  # type: ignore[type-arg]  # generic in new r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastConformerConfig(NemoConfig):
-    """How to run the engine."""
+    """Settings of the engine."""
 
     slots: int | None = slots_option(None, "what the device's memory holds")
     model: str = model_option(DEFAULT_MODEL)
     precision: Precision | None = precision_option(None, get_args(Precision), PRECISION_SHOWN)
     implementation: Implementation = option(
         "auto",
-        "Code that runs the model: lean is ours, nemo is NeMo's; auto takes lean where it supports the model's shape.",
+        "Code that runs the model: lean is this project's, nemo is NeMo's; auto is lean where it supports the model.",
         click.Choice(get_args(Implementation)),
     )
     att_context: tuple[int, int] | None = option(
         None,
-        "Frames of 80 ms that the model attends to before and after each frame: 70,0 70,1 70,6 or 70,13 look 0, 80, "
-        "480 or 1040 ms ahead.",
+        "Frames of 80 ms that the model attends to before and after each frame. The look-ahead of 70,0 70,1 70,6 and "
+        "70,13 is 0, 80, 480 and 1040 ms.",
         AttContext(),
         show_default="the model's own left, and 1 after",
     )
-    decoder: Decoder = option("rnnt", "Decoder of a hybrid model that is used.", click.Choice(get_args(Decoder)))
+    decoder: Decoder = option("rnnt", "Decoder to use of a hybrid model.", click.Choice(get_args(Decoder)))
     confidence: Confidence = option(
         "max-prob",
         "Confidence of a token: its probability, or 1 - H / log V, where H is the entropy of all V outputs.",
@@ -73,9 +73,9 @@ class FastConformerConfig(NemoConfig):
 
     @property
     def settings(self) -> ModelSettings:
-        """For the model, but for the number of slots. Raises SetupError."""
+        """The model's settings, with the default number of slots. Raises SetupError for an unknown precision."""
         if self.precision not in (None, *get_args(Precision)):
-            raise SetupError(f"fastconformer does not run in {self.precision}: take {', '.join(get_args(Precision))}")
+            raise SetupError(f"fastconformer does not run in {self.precision}: use {', '.join(get_args(Precision))}")
         return ModelSettings(
             model=self.model,
             implementation=self.implementation,

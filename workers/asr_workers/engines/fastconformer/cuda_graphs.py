@@ -1,8 +1,8 @@
-"""Steps over static buffers, recorded once as CUDA graphs and replayed: a step is thousands of small kernels, which
-take longer to launch one by one than to run.
+"""Steps over static buffers that are recorded once as CUDA graphs and then replayed.
 
-Batches are filled up to the next power of two with rows of a scratch slot, the arenas' last, so that few graphs serve
-all. On other devices the same code runs unrecorded.
+A step has thousands of small kernels, and launching them one by one takes longer than running them. Batches are filled
+up to the next power of two, so that few graphs are needed. The added rows use a scratch slot, the last one of each
+arena. On other devices the same code runs without recording.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from asr_workers.engines.fastconformer.slot_model import Batch
 from asr_workers.engines.fastconformer.streaming import Confidence, Emission
 
 BURST = 4
-"""Tokens a row can take before the host looks whether any row wants more."""
+"""Tokens that each row can emit before the host checks whether any row has more."""
 _WARM_UPS = 3
-"""Runs before recording: libraries choose their kernels and take their memory in the first ones."""
+"""Runs before recording. In the first runs libraries choose their kernels and allocate memory."""
 
 
-class Program:
-    """A function without arguments over buffers that stay where they are."""
+class RecordedProgram:
+    """A function without arguments whose buffers keep their addresses; on CUDA it is recorded as a graph."""
 
     def __init__(self, run: Callable[[], None], device: torch.device) -> None:
         self._run = run
@@ -48,7 +48,7 @@ class Program:
 
 
 def buckets(slots: int) -> list[int]:
-    """The batch sizes that are recorded."""
+    """The batch sizes that are recorded: powers of two, up to the first that holds all slots."""
     sizes = [1]
     while sizes[-1] < slots:
         sizes.append(2 * sizes[-1])
@@ -56,12 +56,12 @@ def buckets(slots: int) -> list[int]:
 
 
 def bucket(rows: int) -> int:
-    """The smallest recorded size that holds so many rows."""
+    """The smallest recorded batch size for this number of rows."""
     return 1 << (rows - 1).bit_length()
 
 
 class GraphedEncoder:
-    """A StreamingEncoder of slot_model over a LeanEncoder with one slot more than are served."""
+    """A StreamingEncoder over a LeanEncoder, which has a scratch slot after the `slots` that are served."""
 
     def __init__(self, encoder: LeanEncoder, slots: int, like: Tensor) -> None:
         self._encoder = encoder
@@ -77,7 +77,7 @@ class GraphedEncoder:
         self._encoder.wipe(slot)
 
     def resize(self, slots: int) -> None:
-        """What was recorded writes to the old arenas: it goes first, to give its memory back."""
+        """Drops the recorded steps first: they hold the memory of the old arenas."""
         self._steps.clear()
         self._slots = slots
         self._encoder.resize(slots + 1)
@@ -101,7 +101,7 @@ class GraphedEncoder:
 
 
 class _EncoderStep:
-    """The step of one batch size and look-ahead."""
+    """The recorded step of one batch size and one look-ahead."""
 
     def __init__(self, encoder: LeanEncoder, size: int, frames: int, scratch: int, like: Tensor) -> None:
         mels, device = encoder.shape.mels, like.device
@@ -112,7 +112,7 @@ class _EncoderStep:
         self._rows = torch.full_like(self._starts, frames * SUBSAMPLING)
         self._output = like.new_zeros(size, frames, encoder.shape.width)
         batch = Batch(self._features, self._slots, self._starts, self._rows)
-        self._program = Program(lambda: _into(self._output, encoder.step(batch)), device)
+        self._program = RecordedProgram(lambda: _into(self._output, encoder.step(batch)), device)
 
     def __call__(self, batch: Batch) -> Tensor:
         rows = batch.slots.shape[0]
@@ -126,7 +126,7 @@ class _EncoderStep:
 
 
 class GraphedRnntDecoder(RnntDecoder):
-    """An RnntDecoder with one slot more than are served, whose rows all take every turn."""
+    """An RnntDecoder with a scratch slot, in which every row takes part in every turn, with or without a token."""
 
     def __init__(self, net: PredictionNet, slots: int, device: torch.device, confidence: Confidence) -> None:
         super().__init__(net, slots + 1, device, confidence)
@@ -176,7 +176,7 @@ class GraphedRnntDecoder(RnntDecoder):
 
 
 class _Bursts:
-    """Decoding of one batch size and number of frames, BURST turns at a time."""
+    """Decoding of one batch size and number of frames: each run makes BURST turns of label looping."""
 
     def __init__(
         self, decoder: GraphedRnntDecoder, size: int, frames: int, width: int, scratch: int, device: torch.device
@@ -192,11 +192,13 @@ class _Bursts:
         self._from = torch.zeros_like(self._counts)
         self._symbols = torch.zeros_like(self._counts)
         self.tokens = torch.full((BURST, size), -1, device=device)
-        """Of each turn and row, -1 for none; then the frame and the confidence of each."""
+        """The token of each turn and row, -1 for none: int64 [BURST, size]."""
         self.at = torch.zeros_like(self.tokens)
+        """The frame of each token: int64 [BURST, size]."""
         self.sure = torch.zeros(BURST, size, device=device)
-        self.first = Program(self._first, device)
-        self.next = Program(self._next, device)
+        """The confidence of each token, 0 to 1: float32 [BURST, size]."""
+        self.first = RecordedProgram(self._first, device)
+        self.next = RecordedProgram(self._next, device)
 
     def take(self, encoded: Encoded) -> None:
         rows = encoded.slots.shape[0]
@@ -224,9 +226,9 @@ class _Bursts:
         logits = self._net.join(self._projected, self._predictions[:, None])
         best = logits.argmax(2)
         exists = (self._places >= self._from[:, None]) & (self._places < self._counts[:, None])
-        spoken = (best != self._net.blank) & exists
-        emits = spoken.any(1)
-        at = spoken.int().argmax(1)
+        emitted = (best != self._net.blank) & exists
+        emits = emitted.any(1)
+        at = emitted.int().argmax(1)
         tokens = best.gather(1, at[:, None])[:, 0]
         chosen = logits.gather(1, at[:, None, None].expand(-1, -1, logits.shape[2]))[:, 0]
         predictions, states = self._net.predict(tokens, self._states)

@@ -1,8 +1,9 @@
-"""Greedy decoding of all rows of a step at once; what carries over to the next step lies per slot.
+"""Greedy decoding of all rows of a step in one batch. The state between steps is kept per slot.
 
-RNN-T: the joint network scores all frames of the step with each row's current prediction. Rows without a token are
-done, which most are; the others take their first token and go on from its frame, until none is left.
-CTC: the best token of each frame, unless it is blank or the one before it.
+RNN-T (Graves 2012, arXiv:1211.3711, sections 2.4 and 2.5), in the order of NeMo's label looping: the joint network
+scores all frames of the step with each row's current prediction. Most rows have no token and are done. The others emit
+their first token and continue from its frame, until no row has a token.
+CTC (Graves et al. 2006): the best token of each frame, unless it is the blank or equals that of the frame before.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from asr_workers.engines.fastconformer.streaming import Confidence, Emission
 from asr_workers.engines.fastconformer.weights import Weights
 
 SYMBOLS_MAX = 10
-"""Tokens of one frame, as NeMo's configurations have it: a bound for a model that would emit for ever."""
+"""Most tokens at one frame, as in NeMo's configurations. It stops a model that never emits the blank."""
 
 Ints = NDArray[np.int64]
 
@@ -37,34 +38,37 @@ class Encoded:
     frames: Tensor
     """float32 [B, frames, width]."""
     slots: Tensor
-    """int64 [B]."""
+    """int64 [B]: the slot of each row."""
     counts: Ints
-    """[B]: frames that exist."""
+    """int64 [B]: number of valid frames of each row."""
     starts: Ints
-    """[B]: frames of the utterance before these."""
+    """int64 [B]: frames of the utterance before these."""
 
 
 class GreedyDecoder(Protocol):
-    """Finds tokens; keeps what each slot needs next time."""
+    """Finds the tokens of a step, and keeps the decoder state of each slot."""
 
     def decode(self, encoded: Encoded) -> list[list[Emission]]:
-        """New tokens of each row."""
+        """The new tokens of each of the B rows, in order."""
 
     def state(self) -> list[Tensor]:
-        """Everything that belongs to slots, each [slots, ...]."""
+        """The arenas that hold the slots' state, each [slots, ...]."""
 
     def wipe(self, slot: int) -> None:
-        """As before an utterance."""
+        """Set the slot's state to that before an utterance."""
 
     def resize(self, slots: int) -> None:
-        """So many slots, all wiped."""
+        """Make arenas for this number of slots, all wiped."""
 
     def warm_up(self, right: int) -> None:
-        """Prepare for steps of this look-ahead."""
+        """Prepare for steps with this look-ahead, in encoder frames."""
 
 
 def confidences(logits: Tensor, kind: Confidence) -> Tensor:
-    """How sure each row of logits [N, V] is of its best token: [N], 0 to 1."""
+    """Confidence of the best token of each row of logits [N, V]: float32 [N], 0 to 1.
+
+    `entropy` is the Gibbs entropy with linear normalisation of Laptev & Ginsburg 2023 (arXiv:2212.08703).
+    """
     logs = logits.float().log_softmax(1)
     if kind == "max-prob":
         return logs.amax(1).exp()
@@ -72,17 +76,17 @@ def confidences(logits: Tensor, kind: Confidence) -> Tensor:
 
 
 def joint_output(names: Iterable[str]) -> str | None:
-    """The weight of the joint network's last layer; its number depends on whether the network drops out."""
+    """Name of the weight of the joint network's last layer: its number depends on whether there is a dropout layer."""
     return max((name for name in names if re.fullmatch(r"joint\.joint_net\.\d\.weight", name)), default=None)
 
 
 class PredictionNet:
-    """Embedding, LSTM and the joint network."""
+    """The prediction network (an embedding and an LSTM) and the joint network."""
 
     def __init__(self, weights: Weights) -> None:
         rnn = "decoder.prediction.dec_rnn.lstm"
         if weights.optional(f"{rnn}.weight_hr_l0") is not None:
-            raise Unsupported("the lean implementation does not know projected LSTMs: take nemo")
+            raise Unsupported("the lean implementation does not support projected LSTMs: use nemo")
         self.recurrent: list[Linear] = []
         self.inputs: list[Linear] = []
         while (recurrent := weights.optional(f"{rnn}.weight_hh_l{len(self.recurrent)}")) is not None:
@@ -90,21 +94,21 @@ class PredictionNet:
             bias = weights(f"{rnn}.bias_ih_l{layer}") + weights(f"{rnn}.bias_hh_l{layer}")
             inputs = weights(f"{rnn}.weight_ih_l{layer}")
             if layer == 0:
-                # The first layer sees tokens alone, so all that it can see is computed here.
+                # The first layer's only inputs are tokens, so its products with all tokens are computed here.
                 self.table = weights("decoder.prediction.embed.weight") @ inputs.T + bias
             else:
                 self.inputs.append(make_linear(inputs, bias))
             self.hidden: int = recurrent.shape[1]
             self.recurrent.append(make_linear(recurrent, None))
         if not self.recurrent:
-            raise Unsupported("the lean implementation does not know transducers without an LSTM: take nemo")
+            raise Unsupported("the lean implementation does not support transducers without an LSTM: use nemo")
         last = joint_output(weights.names("joint."))
         if last is None:
             raise SetupError("the checkpoint has no joint network")
         final, bias = weights(last), weights(last.removesuffix("weight") + "bias")
         self.blank = final.shape[0] - 1
         if self.table.shape[0] != self.blank + 1:
-            raise Unsupported("the lean implementation knows transducers whose blank pads and comes last: take nemo")
+            raise Unsupported("the lean implementation needs a blank that pads and comes last: use nemo")
         self._final = make_linear(final, bias)
         encoder = weights("joint.enc.weight")
         self.encoder_width = encoder.shape[1]
@@ -112,7 +116,10 @@ class PredictionNet:
         self._project_prediction = make_linear(weights("joint.pred.weight"), weights("joint.pred.bias"))
 
     def predict(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [N], state [N, layers, 2, hidden] -> prediction as the joint takes it [N, joint], the new state."""
+        """tokens int64 [N] and state [N, layers, 2, hidden] -> projected predictions [N, joint] and the new state.
+
+        The state holds the hidden and the cell values of each LSTM layer.
+        """
         layers = []
         x = self.table[tokens]
         for layer, recurrent in enumerate(self.recurrent):
@@ -124,12 +131,12 @@ class PredictionNet:
         return self._project_prediction(x), torch.stack(layers, 1)
 
     def join(self, frames: Tensor, predictions: Tensor) -> Tensor:
-        """Projected frames [..., joint] and predictions, which may be broadcast, -> logits [..., V]."""
+        """Projected frames and projected predictions, [..., joint] each and broadcast, -> logits [..., V]."""
         return self._final((frames + predictions).relu_())
 
 
 class RnntDecoder:
-    """Greedy transducer decoding, as NeMo's label-looping does it."""
+    """Greedy RNN-T decoding in the order of NeMo's label looping."""
 
     def __init__(self, net: PredictionNet, slots: int, device: torch.device, confidence: Confidence) -> None:
         self._net = net
@@ -150,15 +157,16 @@ class RnntDecoder:
         self.predictions, self.states = (part.repeat(slots, *[1] * part.dim()) for part in self._first)
 
     def warm_up(self, right: int) -> None:
-        """Nothing is prepared."""
+        """Does nothing."""
 
     def decode(self, encoded: Encoded) -> list[list[Emission]]:
         net, count = self._net, encoded.counts
         projected = net.project_encoder(encoded.frames)
         found: list[list[Emission]] = [[] for _ in count]
         rows = np.arange(count.size)
-        """Rows still open, and from which frame on."""
+        """The rows that may have more tokens."""
         frames = np.zeros_like(count)
+        """The frame from which each of them continues."""
         symbols = np.zeros_like(count)
         predictions = self.predictions[encoded.slots]
         while rows.size:
@@ -185,7 +193,7 @@ class RnntDecoder:
     def _next(
         self, projected: Tensor, predictions: Tensor, rows: Ints, begins: Ints, counts: Ints
     ) -> tuple[Ints, Ints, list[float]]:
-        """Each row's first token from frame `begins` on (-1 for none), its frame, and confidences of those found."""
+        """Each row's first token from frame `begins` on (-1 for none), its frame, and the confidences of the tokens."""
         places = np.arange(projected.shape[1])
         open_ = (places >= begins[:, None]) & (places < counts[rows, None])
         which, where = np.nonzero(open_)
@@ -195,9 +203,9 @@ class RnntDecoder:
         best = logits.argmax(1)
         tokens = np.full(open_.shape, self._net.blank)
         tokens[which, where] = best.cpu().numpy()
-        spoken = tokens != self._net.blank
-        at = spoken.argmax(1)
-        emits = spoken.any(1)
+        emitted = tokens != self._net.blank
+        at = emitted.argmax(1)
+        emits = emitted.any(1)
         first = np.where(emits, tokens[np.arange(rows.size), at], -1)
         if not emits.any():
             return first, at, []
@@ -214,7 +222,7 @@ class CtcDecoder:
         self._blank = blank
         self._confidence: Confidence = confidence
         self._before = torch.full((slots, 1), blank)
-        """The last frame's token of each slot, on the CPU."""
+        """The token or blank of each slot's last frame: int64 [slots, 1], on the CPU."""
 
     def state(self) -> list[Tensor]:
         return [self._before]
@@ -226,7 +234,7 @@ class CtcDecoder:
         self._before = torch.full((slots, 1), self._blank)
 
     def warm_up(self, right: int) -> None:
-        """Nothing is prepared."""
+        """Does nothing."""
 
     def decode(self, encoded: Encoded) -> list[list[Emission]]:
         logits = self._head(encoded.frames)

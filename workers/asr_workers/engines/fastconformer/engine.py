@@ -1,8 +1,9 @@
-"""The engine `fastconformer`: sessions of any age on one cache-aware streaming model.
+"""The engine `fastconformer`: many sessions on one cache-aware streaming model.
 
-A slot's audio becomes features as it comes; when they fill the model's next chunk, the slot takes part in the next
-step, whatever its look-ahead. Tokens never change, so partials only grow. Where utterances end is decided by the
-tokens alone; then the state begins anew at a sample of the session, and to go on there nothing else is needed.
+The audio of a slot is turned into features when it arrives. When the features fill the model's next chunk, the slot
+takes part in the next step. Slots of different ages and look-aheads share steps. Emitted tokens never change, so
+partials only grow. The tokens decide where an utterance ends. Then the slot starts with an empty state at a sample of
+the session, and another worker can continue from that sample alone.
 """
 
 from __future__ import annotations
@@ -29,34 +30,34 @@ from asr_workers.engines.fastconformer.streaming import (
 )
 from asr_workers.engines.held_audio import HeldAudio
 from asr_workers.engines.nemo.names import check_language, languages_of, served_name
-from asr_workers.engines.transducer.token_speaker import Speaker
 from asr_workers.engines.transducer.token_text import TokenText
-from asr_workers.engines.transducer.token_utterances import Ending, Heard, Utterance, UtteranceRules
+from asr_workers.engines.transducer.token_transcript import TokenTranscript
+from asr_workers.engines.transducer.token_utterances import Ending, FrameToken, Utterance, UtteranceRules
 
 FRAME_MS = 80
 RIGHT = 1
-"""The usual look-ahead in frames, where the model knows it."""
+"""The default look-ahead in encoder frames, where the model was trained with it."""
 SNAPSHOT_MARGIN_BYTES = 262_144
-"""What a snapshot holds beside the model's state: audio, features and tokens."""
+"""Most bytes of a snapshot outside of the model's state: audio, features and tokens."""
 
 
 @dataclass(slots=True)
-class _Slot:
-    speaker: Speaker
+class _FastConformerSlot:
+    transcript: TokenTranscript
     geometry: Geometry
     audio: HeldAudio
-    """What the state may have to hear again."""
+    """The audio that may have to be encoded again with an empty state."""
     features: torch.Tensor
-    """float32 [frames, mels]: what the model has not heard yet."""
+    """float32 [frames, mels]: the features that the model has not received yet."""
     flushing: bool = False
-    """A flush waits: after these features the utterance ends."""
+    """Whether the utterance ends after these features."""
     snapshot_sample: int = 0
-    """Where the last snapshot with a state lies: none that follows may lie before it."""
+    """The sample of the last snapshot with a state. No later snapshot may lie before it."""
 
     @property
     def size(self) -> int:
-        """Features that the next chunk takes."""
-        return self.geometry.later_frames if self.speaker.utterance.frames else self.geometry.first_frames
+        """Feature frames of the next chunk."""
+        return self.geometry.later_frames if self.transcript.utterance.frames else self.geometry.first_frames
 
     @property
     def ready(self) -> bool:
@@ -64,16 +65,16 @@ class _Slot:
         return self.flushing or len(self.features) >= self.size
 
     def take(self) -> FeatureChunk:
-        """The next chunk: all that is left where a flush waits for it."""
+        """The next chunk; with a flush, the last one takes all features that are left."""
         size = self.size
         last = self.flushing and len(self.features) <= size
-        chunk = FeatureChunk(self.speaker.slot, self.features[:size], self.geometry.right, last)
+        chunk = FeatureChunk(self.transcript.slot, self.features[:size], self.geometry.right, last)
         self.features = self.features[size:]
         return chunk
 
 
 class FastConformerEngine(Engine):
-    """Engine of asr_workers.engines.base. Raises SetupError where it cannot run."""
+    """The engine `fastconformer`. Raises SetupError where it cannot run."""
 
     def __init__(self, config: FastConformerConfig, load: Callable[[ModelSettings], StreamingModel] = load) -> None:
         self._config = config
@@ -85,7 +86,7 @@ class FastConformerEngine(Engine):
         self._rules = UtteranceRules.of(config.endpoint_ms, config.utterance_s_max, cuts=cuts)
         self._text = TokenText(self._model.tokenizer)
         self._mel = StreamingMel(self._model.mel, self._sized.slots)
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, _FastConformerSlot] = {}
 
     @property
     def spec(self) -> Spec:
@@ -110,7 +111,9 @@ class FastConformerEngine(Engine):
         sample = snapshot.sample if snapshot else 0
         self._model.open(slot)
         self._mel.reset(slot)
-        opened = _Slot(Speaker(slot, options.partials, Utterance(sample)), geometry, HeldAudio(sample), self._none())
+        opened = _FastConformerSlot(
+            TokenTranscript(slot, options.partials, Utterance(sample)), geometry, HeldAudio(sample), self._no_features()
+        )
         if snapshot and snapshot.state:
             self._restore(opened, SlotState.unpacked(snapshot.state))
         self._slots[slot] = opened
@@ -127,10 +130,10 @@ class FastConformerEngine(Engine):
         return any(slot.ready for slot in self._slots.values())
 
     def chunk_samples(self, look_ahead_ms: int | None) -> int:
-        """A step of the session's own look-ahead: waiting for more would make its words late."""
+        """The samples of one chunk with the session's look-ahead. Waiting for more audio would delay its words."""
         return self._model.geometry(self._right_for(look_ahead_ms)).later_frames * self._model.mel.hop_samples
 
-    def checkpoint(self, slot: int) -> Advanced | None:
+    def snapshot(self, slot: int) -> Advanced | None:
         return Advanced(slot, self._snapshot(self._slots[slot])) if self._rules.cuts else None
 
     @torch.inference_mode()
@@ -141,8 +144,8 @@ class FastConformerEngine(Engine):
         emissions = self._model.step(features) if features else {}
         outputs: list[Output] = []
         for slot, chunk in zip(ready, features, strict=True):
-            tokens = [_heard(emission) for emission in emissions.get(chunk.slot, ())]
-            outputs += self._flushed(slot, tokens) if chunk.last else self._heard(slot, tokens)
+            tokens = [_frame_token(emission) for emission in emissions.get(chunk.slot, ())]
+            outputs += self._flushed(slot, tokens) if chunk.last else self._outputs_of(slot, tokens)
         return outputs
 
     # ---- Audio ----
@@ -150,18 +153,18 @@ class FastConformerEngine(Engine):
     def _feed(self, chunks: Sequence[Chunk]) -> None:
         slots = [self._slots[chunk.slot] for chunk in chunks]
         for slot, chunk in zip(slots, chunks, strict=True):
-            assert not slot.flushing, "a slot that drains takes no chunk"
+            assert not slot.flushing, "a slot takes no chunk before its flush is done"
             slot.flushing = chunk.flush
             slot.audio.append(chunk.pcm)
         numbers, flushes = [chunk.slot for chunk in chunks], [chunk.flush for chunk in chunks]
-        heard = self._mel.feed(numbers, [chunk.pcm for chunk in chunks], flushes)
-        for slot, features in zip(slots, heard, strict=True):
+        new = self._mel.feed(numbers, [chunk.pcm for chunk in chunks], flushes)
+        for slot, features in zip(slots, new, strict=True):
             slot.features = torch.cat((slot.features, features))
 
-    def _begin_anew(self, slot: _Slot, origin: int) -> None:
-        """A new state, which hears the audio from `origin` on again."""
-        number, audio = slot.speaker.slot, slot.audio
-        slot.speaker.utterance = Utterance(origin)
+    def _restart(self, slot: _FastConformerSlot, origin: int) -> None:
+        """Empty the slot's state, and encode the audio from `origin` on again."""
+        number, audio = slot.transcript.slot, slot.audio
+        slot.transcript.utterance = Utterance(origin)
         self._model.open(number)
         self._mel.reset(number)
         audio.drop_before(origin)
@@ -170,32 +173,32 @@ class FastConformerEngine(Engine):
 
     # ---- Text ----
 
-    def _heard(self, slot: _Slot, tokens: Sequence[Heard]) -> list[Output]:
-        speaker = slot.speaker
-        outputs: list[Output] = list(speaker.hear(tokens, slot.geometry.right + 1))
-        ending = speaker.utterance.ending(self._rules, self._text.starts_word)
+    def _outputs_of(self, slot: _FastConformerSlot, tokens: Sequence[FrameToken]) -> list[Output]:
+        transcript = slot.transcript
+        outputs: list[Output] = list(transcript.add(tokens, slot.geometry.right + 1))
+        ending = transcript.utterance.ending(self._rules, self._text.starts_word)
         if ending is not None and ending.origin is not None:
-            self._begin_anew(slot, ending.origin)
+            self._restart(slot, ending.origin)
         if ending is not None:
-            outputs += speaker.final(ending.tokens, ending.endpoint, self._snapshot_behind(slot, ending), self._text)
+            outputs += transcript.final(ending.tokens, ending.endpoint, self._final_snapshot(slot, ending), self._text)
         if tokens:
-            outputs += speaker.partial(self._text)
-        slot.audio.drop_before(speaker.utterance.needed)
+            outputs += transcript.partial(self._text)
+        slot.audio.drop_before(transcript.utterance.needed)
         return outputs
 
-    def _flushed(self, slot: _Slot, tokens: Sequence[Heard]) -> list[Output]:
-        """Everything is out: end the utterance. The model has wiped the slot."""
-        speaker, end = slot.speaker, slot.audio.end
-        outputs: list[Output] = list(speaker.hear(tokens, 0))
-        said = speaker.utterance.flush(end)
-        slot.flushing, slot.audio, speaker.utterance = False, HeldAudio(end), Utterance(end)
-        outputs += speaker.final(said, "flush", Snapshot(end, b""), self._text)
-        return [*outputs, Drained(speaker.slot)]
+    def _flushed(self, slot: _FastConformerSlot, tokens: Sequence[FrameToken]) -> list[Output]:
+        """End the utterance after its last tokens. The model has already wiped the slot."""
+        transcript, end = slot.transcript, slot.audio.end
+        outputs: list[Output] = list(transcript.add(tokens, 0))
+        ended = transcript.utterance.flush(end)
+        slot.flushing, slot.audio, transcript.utterance = False, HeldAudio(end), Utterance(end)
+        outputs += transcript.final(ended, "flush", Snapshot(end, b""), self._text)
+        return [*outputs, Drained(transcript.slot)]
 
     # ---- Look-ahead ----
 
     def _right_for(self, look_ahead_ms: int | None) -> int:
-        """The longest look-ahead in that time, or the shortest there is."""
+        """The longest look-ahead within this time, in encoder frames; the shortest one where none is."""
         if look_ahead_ms is None:
             return self._right
         rights = sorted(self._model.rights)
@@ -203,18 +206,19 @@ class FastConformerEngine(Engine):
 
     # ---- Snapshots ----
 
-    def _snapshot_behind(self, slot: _Slot, ending: Ending) -> Snapshot:
-        """Where a state has just begun anew, its origin is enough, unless it lies before an earlier snapshot."""
+    def _final_snapshot(self, slot: _FastConformerSlot, ending: Ending) -> Snapshot:
+        """The snapshot of a final. Where the state was emptied, the origin is enough, unless it lies before an earlier
+        snapshot."""
         if ending.origin is None or ending.origin < slot.snapshot_sample:
-            return replace(self._snapshot(slot), unsaid_sample=ending.said_until)
+            return replace(self._snapshot(slot), unsaid_sample=ending.committed_sample)
         return Snapshot(ending.origin, b"")
 
-    def _snapshot(self, slot: _Slot) -> Snapshot:
-        """The slot as it is."""
-        number, audio = slot.speaker.slot, slot.audio
+    def _snapshot(self, slot: _FastConformerSlot) -> Snapshot:
+        """A snapshot of the slot's complete state."""
+        number, audio = slot.transcript.slot, slot.audio
         state = SlotState(
             right=slot.geometry.right,
-            utterance=slot.speaker.utterance,
+            utterance=slot.transcript.utterance,
             audio_first=audio.first,
             audio=audio.read(audio.first, audio.end),
             features=slot.features.numpy(),
@@ -224,32 +228,32 @@ class FastConformerEngine(Engine):
         slot.snapshot_sample = audio.end
         return Snapshot(audio.end, state.packed())
 
-    def _restore(self, slot: _Slot, state: SlotState) -> None:
-        """Raises BadRequest."""
-        number = slot.speaker.slot
+    def _restore(self, slot: _FastConformerSlot, state: SlotState) -> None:
+        """Continue from a snapshot's state. Raises BadRequest where it is not of this model."""
+        number = slot.transcript.slot
         self._model.restore(number, state.model)
         self._mel.restore(number, state.mel)
         slot.geometry = self._model.geometry(state.right)
-        slot.speaker.utterance = state.utterance
+        slot.transcript.utterance = state.utterance
         slot.audio = HeldAudio(state.audio_first)
         slot.audio.append(state.audio)
         slot.snapshot_sample = slot.audio.end
         slot.features = torch.from_numpy(state.features)
 
-    def _none(self) -> torch.Tensor:
+    def _no_features(self) -> torch.Tensor:
         return torch.empty(0, self._model.mel.mels)
 
 
-def _heard(emission: Emission) -> Heard:
-    return Heard(emission.token, emission.frame, 1, round(emission.confidence, 4))
+def _frame_token(emission: Emission) -> FrameToken:
+    return FrameToken(emission.token, emission.frame, 1, round(emission.confidence, 4))
 
 
 def _right(model: StreamingModel, att_context: tuple[int, int] | None) -> int:
-    """The worker's own look-ahead in frames. Raises SetupError for a context that is not the model's."""
+    """The worker's default look-ahead in encoder frames. Raises SetupError for a context that the model lacks."""
     if att_context is None:
         return RIGHT if RIGHT in model.rights else model.rights[0]
     left, right = att_context
     if left != model.left or right not in model.rights:
         known = ", ".join(f"{model.left},{right}" for right in sorted(model.rights))
-        raise SetupError(f"{model.name} was not trained with the context {left},{right}: it knows {known}")
+        raise SetupError(f"{model.name} was not trained with the context {left},{right}: use one of {known}")
     return right

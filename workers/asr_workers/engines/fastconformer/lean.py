@@ -1,4 +1,4 @@
-"""The lean implementation: our own streaming encoder and decoders over a checkpoint's weights, no NeMo."""
+"""The lean implementation: this project's streaming encoder and decoders with a checkpoint's weights, without NeMo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asr_workers.engines.nemo.checkpoint import NemoCheckpoint
 
 @torch.inference_mode()
 def load_lean(checkpoint: NemoCheckpoint, settings: ModelSettings) -> SlotModel:
-    """Raises SetupError with one sentence, Unsupported where a part of the model is not known here."""
+    """The model of a checkpoint. Raises SetupError with one sentence, Unsupported for a part that it does not have."""
     device = torch.device(settings.device)
     weights = Weights(checkpoint.weights, device, dtype_of(settings))
     with building(f"the configuration of {checkpoint.path} is not understood"):
@@ -29,8 +29,8 @@ def load_lean(checkpoint: NemoCheckpoint, settings: ModelSettings) -> SlotModel:
     with building(f"the encoder of {checkpoint.path} cannot be built"):
         lean = LeanEncoder(shape, context(checkpoint.config), weights, settings.slots + graphed, quantized)
     if unread := weights.unread("encoder."):
-        raise Unsupported(f"the lean implementation does not know {unread[0]}: take nemo")
-    # Tokens are decided in full precision: it costs little beside the encoder.
+        raise Unsupported(f"the lean implementation does not support {unread[0]}: use nemo")
+    # The decoder runs in full precision, which costs little compared with the encoder.
     exact = Weights(checkpoint.weights, device, torch.float32)
     with building(f"the {settings.decoder} decoder of {checkpoint.path} cannot be built"):
         decoder = make_decoder(exact, checkpoint, settings)
@@ -39,13 +39,13 @@ def load_lean(checkpoint: NemoCheckpoint, settings: ModelSettings) -> SlotModel:
 
 
 def make_decoder(weights: Weights, checkpoint: NemoCheckpoint, settings: ModelSettings) -> GreedyDecoder:
-    """The decoder that was asked for. Raises SetupError where the checkpoint has none."""
+    """The decoder that the settings name. Raises SetupError where the checkpoint does not have it."""
     if settings.decoder == "rnnt":
         if not weights.names("joint."):
-            raise SetupError(f"{checkpoint.name} has no transducer: take the decoder ctc")
+            raise SetupError(f"{checkpoint.name} has no transducer: use the decoder ctc")
         activation = checkpoint.config.get("joint", {}).get("jointnet", {}).get("activation", "relu")
         if activation != "relu":
-            raise Unsupported(f"the lean implementation does not know a joint network with {activation}: take nemo")
+            raise Unsupported(f"the lean implementation does not support a joint network with {activation}: use nemo")
         device = torch.device(settings.device)
         decoder = GraphedRnntDecoder if device.type == "cuda" and settings.graphs else RnntDecoder
         return decoder(PredictionNet(weights), settings.slots, device, settings.confidence)
@@ -55,4 +55,4 @@ def make_decoder(weights: Weights, checkpoint: NemoCheckpoint, settings: ModelSe
             bias = weights(f"{prefix}.decoder_layers.0.bias")
             head = make_linear(weight[:, :, 0], bias)
             return CtcDecoder(head, weight.shape[0] - 1, settings.slots, settings.confidence)
-    raise SetupError(f"{checkpoint.name} has no CTC head: take the decoder rnnt")
+    raise SetupError(f"{checkpoint.name} has no CTC head: use the decoder rnnt")

@@ -1,8 +1,13 @@
-"""A streaming FastConformer encoder that computes nothing twice.
+"""A cache-aware streaming FastConformer encoder that computes no frame twice.
 
-Keys and values of past frames lie in an arena, one ring of `left` frames per slot, written in place; NeMo's encoder
-keeps the layers' inputs and projects them anew in every step. The projections of relative positions are made once.
-Frame n of an utterance lies in place n % left of its ring; chunks divide the ring evenly, so a chunk never wraps.
+Streaming follows Noroozi et al. 2023 (arXiv:2312.17279): chunked attention with limited history, causal convolutions,
+and caches between steps. The encoder is that of Rekesh et al. 2023 (FastConformer, arXiv:2305.05084), with the layers
+of Gulati et al. 2020 (Conformer, arXiv:2005.08100).
+
+The caches differ from NeMo's. NeMo stores the inputs of the layers and projects them again in every step. Here the
+arenas store keys and values: one ring of `left` frames per slot, written in place. The projections of the relative
+positions are computed once. Frame n of an utterance is at place n % left of its ring. The length of the ring is a
+multiple of every chunk's length, so a chunk never wraps around.
 """
 
 from __future__ import annotations
@@ -25,16 +30,16 @@ _POSITION_BASE = 10_000.0
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
-    """What all layers share in one step."""
+    """Positions and mask of one step, which all layers share."""
 
     positions: Tensor
     """int64 [B, frames, left + frames]: column of the position table for each query and key."""
     hidden: Tensor | None
-    """[B, 1, 1, left + frames]: -inf at keys that do not exist."""
+    """[B, 1, 1, left + frames]: -inf at keys that do not exist, else 0; None where all exist."""
 
 
 class LeanEncoder:
-    """Weights and the state of every slot."""
+    """The encoder's weights and the caches of every slot."""
 
     def __init__(self, shape: Shape, context: AttentionContext, weights: Weights, slots: int, quantized: bool) -> None:
         self.shape = shape
@@ -50,10 +55,10 @@ class LeanEncoder:
         self.keys = like.new_zeros(shape.layers, slots, shape.heads, context.left, head)
         self.values = torch.zeros_like(self.keys)
         self.convolved = like.new_zeros(shape.layers, slots, shape.kernel - 1, shape.width)
-        """The last inputs of each depthwise convolution."""
+        """The last inputs of each depthwise convolution: [layers, slots, kernel - 1, width]."""
 
     def resize(self, slots: int) -> None:
-        """So many slots, all wiped."""
+        """Make caches for this number of slots, all wiped."""
         self.keys, self.values, self.convolved = (
             arena.new_zeros(arena.shape[0], slots, *arena.shape[2:])
             for arena in (self.keys, self.values, self.convolved)
@@ -61,7 +66,7 @@ class LeanEncoder:
         self.subsampling.resize(slots)
 
     def state(self) -> list[Tensor]:
-        """Everything that belongs to slots, each [slots, ...]."""
+        """Views of all caches, each [slots, ...]."""
         arenas = (self.keys, self.values, self.convolved)
         return [arena.transpose(0, 1) for arena in arenas] + self.subsampling.histories
 
@@ -75,21 +80,21 @@ class LeanEncoder:
         return [*rings, self.convolved[:, slot], *(rows[slot] for rows in self.subsampling.histories)]
 
     def warm_up(self, right: int) -> None:
-        """Nothing is prepared on a CPU."""
+        """Does nothing: only recorded steps need preparation."""
 
     def step(self, batch: Batch) -> Tensor:
-        """[B, right + 1, width]; rows behind the end of a last chunk mean nothing."""
+        """Encoder frames [B, right + 1, width]. Frames after the end of a last chunk have undefined values."""
         frames = batch.features.shape[1] // SUBSAMPLING
         lengths = _Lengths(batch)
         masks = None if batch.whole else lengths.masks(frames, batch.features.dtype)
         x = self.subsampling(batch.features, batch.slots, masks)
         attention = self._attention(batch, frames, lengths.frames)
-        behind = self.convolved.index_select(1, batch.slots)
+        history = self.convolved.index_select(1, batch.slots)
         keys, values, convolved = [], [], []
         reach = self._zero_distance + 1 - frames
         for index, layer in enumerate(self._layers):
             past = (self._past(self.keys[index], batch), self._past(self.values[index], batch))
-            x, key, value, kept = layer(x, past, behind[index], attention, reach)
+            x, key, value, kept = layer(x, past, history[index], attention, reach)
             keys.append(key)
             values.append(value)
             convolved.append(kept)
@@ -99,11 +104,11 @@ class LeanEncoder:
         return x
 
     def _past(self, arena: Tensor, batch: Batch) -> Tensor:
-        """The rings [B, heads, left, head] of the batch: in place where its slots lie side by side."""
+        """The rings [B, heads, left, head] of the batch: a view where its slots are consecutive, else a copy."""
         return arena.index_select(0, batch.slots) if batch.span is None else arena[batch.span]
 
     def _remember(self, batch: Batch, frames: int, arena: Tensor, new: list[Tensor]) -> None:
-        """Put new keys or values [B, heads, frames, head] of each layer over the oldest ones."""
+        """Overwrite the oldest keys or values with the new ones of each layer, [B, heads, frames, head]."""
         places = (batch.starts % self.context.left)[:, None] + torch.arange(frames, device=batch.starts.device)
         arena[:, batch.slots[:, None], :, places] = torch.stack(new).permute(1, 3, 0, 2, 4)
 
@@ -111,7 +116,7 @@ class LeanEncoder:
         left, device = self.context.left, batch.starts.device
         queries = torch.arange(frames, device=device)[:, None]
         starts = batch.starts[:, None]
-        # Ring place j holds the frame `left - ages[j]` places before the chunk.
+        # Place j of the ring holds the frame that is `left - ages[j]` frames before the chunk.
         ages = (torch.arange(left, device=device) - starts) % left
         past = queries + (left - ages)[:, None, :]
         new = (queries - queries.T).expand(past.shape[0], frames, frames)
@@ -119,19 +124,19 @@ class LeanEncoder:
         if batch.whole:
             return _Attention(positions, None)
         there = starts - left + ages >= 0
-        heard = (ends - batch.starts)[:, None] > queries.T
-        exists = torch.cat((there, heard), 1)
+        new_exist = (ends - batch.starts)[:, None] > queries.T
+        exists = torch.cat((there, new_exist), 1)
         hidden = torch.zeros(exists.shape, dtype=batch.features.dtype, device=device).masked_fill_(~exists, -math.inf)
         return _Attention(positions, hidden[:, None, None, :])
 
 
 class _Lengths:
-    """How long each utterance is at each rate, up to the end of this chunk: int64 [B]."""
+    """Frames of each utterance up to the end of this chunk, after each stage of the sub-sampling: int64 [B]."""
 
     def __init__(self, batch: Batch) -> None:
         self._starts = batch.starts
-        heard = batch.starts * SUBSAMPLING - FIRST_SHORT_FRAMES + batch.rows
-        self._first = heard // 2 + 1
+        features = batch.starts * SUBSAMPLING - FIRST_SHORT_FRAMES + batch.rows
+        self._first = features // 2 + 1
         self._second = self._first // 2 + 1
         self.frames = self._second // 2 + 1
 
@@ -148,7 +153,7 @@ def _exists(begins: Tensor, count: int, ends: Tensor) -> Tensor:
 
 
 def position_encodings(distances: Tensor, width: int) -> Tensor:
-    """Sines and cosines [distances, width] of how far a key lies behind its query."""
+    """Sinusoidal encodings [distances, width] of the number of frames by which a key precedes its query."""
     rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * -(math.log(_POSITION_BASE) / width))
     angles = distances[:, None] * rates
     return torch.stack((angles.sin(), angles.cos()), 2).flatten(1)
@@ -165,7 +170,7 @@ class _Norm:
 
 
 class _FeedForward:
-    """Half of the residual's feed-forward module; the half is in the weights."""
+    """A feed-forward module with a half-step residual (Gulati et al. 2020); the factor 0.5 is in the weights."""
 
     def __init__(self, weights: Weights, prefix: str, name: str, quantized: bool) -> None:
         self._norm = _Norm(weights, f"{prefix}.norm_{name}")
@@ -191,17 +196,24 @@ class _Layer:
         self._norm = _Norm(weights, f"{prefix}.norm_out")
 
     def __call__(
-        self, x: Tensor, past: tuple[Tensor, Tensor], behind: Tensor, shared: _Attention, reach: int
+        self, x: Tensor, past: tuple[Tensor, Tensor], history: Tensor, shared: _Attention, reach: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [B, frames, width] -> the same, new keys and values, and the convolution's new history."""
+        """x [B, frames, width] -> outputs of that shape, new keys and values, and the convolution's new history.
+
+        `past` are keys and values [B, heads, left, head]; `history` is [B, kernel - 1, width]; `reach` is the number of
+        columns that this step leaves out at both ends of the position table.
+        """
         x = self._feed1(x)
         x, key, value = self._attend(x, past, shared, reach)
-        x, kept = self._convolve(x, behind)
+        x, kept = self._convolve(x, history)
         return self._norm(self._feed2(x)), key, value, kept
 
 
 class _SelfAttention:
-    """Attention with relative positions; the scale of the scores is in the queries' weights."""
+    """Attention with relative positions (Dai et al. 2019, Transformer-XL, arXiv:1901.02860, section 3.3).
+
+    The scale of the scores is in the queries' weights.
+    """
 
     def __init__(self, shape: Shape, weights: Weights, prefix: str, encodings: Tensor, quantized: bool) -> None:
         self._norm = _Norm(weights, f"{prefix}.norm_self_att")
@@ -217,7 +229,7 @@ class _SelfAttention:
         self._content, self._position = content[:, None] * scale, position[:, None] * scale
         table = encodings @ weights.raw(f"{name}.linear_pos.weight").T
         self._table = weights.placed(table.view(-1, shape.heads, shape.width // shape.heads).permute(1, 2, 0))
-        """[heads, head, distances]"""
+        """The projected encodings of all distances: [heads, head, distances]."""
         out = f"{name}.linear_out"
         self._out = make_linear(weights(f"{out}.weight"), weights.optional(f"{out}.bias"), quantized=quantized)
 
@@ -232,13 +244,13 @@ class _SelfAttention:
         scores += torch.cat((content @ past[0].transpose(2, 3), content @ key.transpose(2, 3)), 3)
         if shared.hidden is not None:
             scores += shared.hidden
-        chances = scores.softmax(3)
+        shares = scores.softmax(3)
         left = past[0].shape[2]
-        heard = chances[..., :left] @ past[1] + chances[..., left:] @ value
-        return self._out.added(heard.transpose(1, 2).reshape(batch, frames, width), x), key, value
+        attended = shares[..., :left] @ past[1] + shares[..., left:] @ value
+        return self._out.added(attended.transpose(1, 2).reshape(batch, frames, width), x), key, value
 
     def _positional(self, query: Tensor, shared: _Attention, reach: int) -> Tensor:
-        """Scores by distance alone: [B, heads, frames, left + frames]."""
+        """The part of the scores that depends on the distance: [B, heads, frames, left + frames]."""
         batch, heads, frames, head = query.shape
         rows = (query + self._position).transpose(0, 1).reshape(heads, batch * frames, head)
         table = self._table[:, :, reach : self._table.shape[2] - reach]
@@ -247,7 +259,7 @@ class _SelfAttention:
 
 
 class _Convolution:
-    """The depthwise convolution module."""
+    """The convolution module, causal: its depthwise convolution covers earlier frames only."""
 
     def __init__(self, shape: Shape, weights: Weights, prefix: str, quantized: bool) -> None:
         self._norm = _Norm(weights, f"{prefix}.norm_conv")
@@ -269,15 +281,15 @@ class _Convolution:
             self._inner = _Norm(weights, f"{name}.batch_norm")
         self._kernel, self._bias = kernel, bias
 
-    def __call__(self, x: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
-        gated = torch.cat((behind, F.glu(self._open(self._norm(x)), 2)), 1)
+    def __call__(self, x: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        gated = torch.cat((history, F.glu(self._open(self._norm(x)), 2)), 1)
         y = F.conv1d(gated.transpose(1, 2), self._kernel, self._bias, groups=gated.shape[2]).transpose(1, 2)
         y = y if self._inner is None else self._inner(y)
-        return self._close.added(F.silu(y), x), gated[:, -behind.shape[1] :]
+        return self._close.added(F.silu(y), x), gated[:, -history.shape[1] :]
 
 
 def _folded(weights: Weights, name: str, kernel: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A batch norm's statistics and scale as part of the convolution before it."""
+    """Kernel and bias of the convolution with the batch norm after it folded in."""
     spread = (weights.raw(f"{name}.running_var") + 1e-5).sqrt()
     scale = weights.raw(f"{name}.weight") / spread
     given = torch.zeros_like(scale) if bias is None else bias.float().cpu()

@@ -1,8 +1,8 @@
 """A linear layer in the form that a device computes fastest.
 
-On CPU its weights are packed once for oneDNN, which also takes the activation and the residual into the product: 1.5 to
-2 times as fast as the plain call for the few rows of a step. int8 multiplies in integers, with scales per output
-channel and per batch of inputs. Elsewhere it is the plain call.
+On a CPU the weights are packed once for oneDNN, which also computes the activation and the residual. For the few rows
+of a step this is 1.5 to 2 times as fast as torch's own linear function. int8 multiplies integers, with a scale for each
+output channel and for each batch of inputs. On other devices torch's linear function is called.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ Activation = Literal["none", "relu", "swish"]
 
 
 _POINTWISE: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-"""Its overloads are called by name: where torch must find the right one, it first describes the operands of others."""
+"""oneDNN's linear operator. Its overloads are called by name, which saves torch's search for the matching one."""
 
 
 class Linear(Protocol):
-    """x [..., inputs] -> [..., outputs]."""
+    """A linear layer: x [..., inputs] -> [..., outputs]."""
 
     def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
-        """The product, with the activation applied."""
+        """The layer's output after the activation."""
 
     def added(self, x: Tensor, residual: Tensor) -> Tensor:
-        """The product plus `residual` [..., outputs]."""
+        """The layer's output plus `residual` [..., outputs]."""
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, *, quantized: bool = False) -> Linear:
-    """A layer of these weights [outputs, inputs], on their device and in their precision."""
+    """A layer with weight [outputs, inputs] and bias [outputs], on their device and in their precision.
+
+    `quantized` rounds the weight to int8; the weight must be float32 on a CPU then.
+    """
     weight = weight.contiguous()
     if quantized:
         return PackedInt8Linear(weight, bias)
@@ -49,7 +52,7 @@ def packs(dtype: torch.dtype) -> bool:
 
 
 class PlainLinear:
-    """Whatever torch does with it."""
+    """torch's own linear function."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight = weight
@@ -77,19 +80,19 @@ class PackedLinear:
 
 
 class PackedInt8Linear:
-    """int8 weights, inputs quantized as they come."""
+    """int8 weights; inputs are quantized in each call."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         scales = weight.abs().amax(1).clamp(min=1e-8) / 127
         zeros = torch.zeros(weight.shape[0], dtype=torch.long)
         with warnings.catch_warnings():
-            # Quantized tensors are deprecated as values of their own; the packed product made of one is not.
+            # torch deprecates quantized tensors, but not the packed operator that is made from one here.
             warnings.simplefilter("ignore", UserWarning)
             quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
             self._packed: Any = torch.ops.quantized.linear_prepack(quantized, bias)
 
     def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
-        # reduce_range: without it, processors that have no VNNI instructions overflow.
+        # The last argument is reduce_range: without it, sums overflow on processors without VNNI instructions.
         return activated(torch.ops.quantized.linear_dynamic(x, self._packed, True), activation)
 
     def added(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -97,6 +100,7 @@ class PackedInt8Linear:
 
 
 def activated(x: Tensor, activation: Activation) -> Tensor:
+    """The activation of x, computed in place."""
     if activation == "relu":
         return x.relu_()
     return F.silu(x, inplace=True) if activation == "swish" else x

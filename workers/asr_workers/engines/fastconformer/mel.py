@@ -1,7 +1,8 @@
-"""Log-mel features of many streams, equal to those of the whole recording whatever the chunks' sizes.
+"""Log-mel features of many streams. For chunks of any sizes they equal the features of the whole recording.
 
-A frame of 25 ms is centred on its time, so it is ready 12.5 ms later; what a later frame needs of earlier samples is
-kept per slot. An utterance of n samples has n // 160 frames, as the model was trained; its end is heard as silence.
+The definition is that of NeMo's AudioToMelSpectrogramPreprocessor; the mel filters come from the checkpoint. A frame is
+a window of 25 ms centred on its time, so it is ready 12.5 ms after that time. The samples that later frames need are
+kept per slot. An utterance of n samples has n // 160 frames, as in training. Zeros follow its last sample.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _GUARD = 2.0**-24
 
 @dataclass(frozen=True, slots=True)
 class MelSettings:
-    """What one model hears."""
+    """The definition of one model's features."""
 
     window: Tensor
     """float32 [window samples]."""
@@ -35,8 +36,9 @@ class MelSettings:
     fft_samples: int = 512
     preemphasis: float = 0.97
     guard: float = _GUARD
+    """A small energy that keeps the logarithm finite."""
     clamped: bool = False
-    """Whether the guard is the smallest energy, rather than added to each."""
+    """Whether smaller energies are raised to the guard. If not, the guard is added to every energy."""
 
     @property
     def mels(self) -> int:
@@ -44,11 +46,11 @@ class MelSettings:
 
 
 def mel_settings(config: dict[str, Any], weights: dict[str, Tensor]) -> MelSettings:
-    """The features of a checkpoint. Raises SetupError when they cannot be made while audio comes in."""
+    """The features of a checkpoint. Raises SetupError where they need the whole recording or are not supported."""
     given: dict[str, Any] = config.get("preprocessor") or {}
     filters, window = weights.get("preprocessor.featurizer.fb"), weights.get("preprocessor.featurizer.window")
     if filters is None or window is None:
-        raise SetupError("the checkpoint says nothing of its log-mel features")
+        raise SetupError("the checkpoint does not define its log-mel features")
     if given.get("normalize", "per_feature") in ("per_feature", "all_features") or _fixed(given):
         raise SetupError("the model's features are normalized over whole recordings: it cannot stream")
     if given.get("sample_rate", SAMPLE_RATE) != SAMPLE_RATE or given.get("exact_pad"):
@@ -69,7 +71,7 @@ def mel_settings(config: dict[str, Any], weights: dict[str, Tensor]) -> MelSetti
 
 
 class StreamingMel:
-    """The samples that each slot's next frames need."""
+    """Computes features for all slots, and keeps the samples that each slot's next frames need."""
 
     def __init__(self, settings: MelSettings, slots: int) -> None:
         self.settings = settings
@@ -80,20 +82,23 @@ class StreamingMel:
         self._taper = torch.nn.functional.pad(settings.window, (self._margin, self._margin))
         self._filters = settings.filters.T.contiguous()
         self._kept = np.zeros((slots, 2 * window), np.float32)
-        """Pre-emphasized samples from the next frame's window on; row b holds the first `_filled[b]`."""
+        """Pre-emphasized samples from the start of the next frame's window on: float32 [slots, samples]."""
         self._filled = np.full(slots, self._half, np.int64)
+        """Number of valid samples in each slot's row of `_kept`."""
         self._previous = np.zeros(slots, np.float32)
+        """The last sample of each slot before pre-emphasis."""
 
     def reset(self, slot: int) -> None:
-        """Ready for an utterance: before it lies silence."""
+        """Prepare the slot for an utterance, with zeros before its first sample."""
         self._kept[slot] = 0.0
         self._filled[slot] = self._half
         self._previous[slot] = 0.0
 
     def feed(self, slots: Sequence[int], pcm: Sequence[Pcm16], last: Sequence[bool]) -> list[Tensor]:
-        """The frames that become ready in each of these slots: float32 [frames, mels].
+        """The frames that become ready in each of these slots: float32 [frames, mels] each.
 
-        A slot whose samples are the `last` of its utterance gives all that are left, and is as after reset.
+        `pcm` holds int16 [samples] for each slot. Where they are the `last` of the utterance, all remaining frames are
+        returned and the slot is reset.
         """
         counts = [self._append(slot, samples, end) for slot, samples, end in zip(slots, pcm, last, strict=True)]
         windows = np.zeros((sum(counts), self.settings.fft_samples), np.float32)
@@ -118,9 +123,9 @@ class StreamingMel:
         return head + self._kept[slot, :filled].tobytes()
 
     def restore(self, slot: int, exported: bytes) -> None:
-        """Go on from an exported state. Raises BadRequest."""
+        """Continue from an exported state. Raises BadRequest where it is not of this model."""
         if len(exported) < _HEADER.size:
-            raise BadRequest("the state of the features is cut short", slug="bad-snapshot")
+            raise BadRequest("the state of the features is truncated", slug="bad-snapshot")
         filled, previous, window = _HEADER.unpack_from(exported)
         if window != self._window or len(exported) != _HEADER.size + 4 * filled:
             raise BadRequest("the state of the features is of another model", slug="bad-snapshot")
@@ -130,7 +135,7 @@ class StreamingMel:
         self._filled[slot], self._previous[slot] = filled, previous
 
     def _append(self, slot: int, pcm: Pcm16, end: bool) -> int:
-        """Keeps the samples and says how many frames are ready now."""
+        """Keep the samples; the number of frames that are ready now."""
         filled, hop = int(self._filled[slot]), self.settings.hop_samples
         needed = filled + pcm.size
         self._room(needed + self._half)
@@ -144,7 +149,7 @@ class StreamingMel:
         return (needed - self._half) // hop if end else max(0, (needed - self._window) // hop + 1)
 
     def _take(self, slot: int, count: int) -> NDArray[np.float32]:
-        """The windows [count, window] of the next frames. What follows a kept last sample is zero."""
+        """The windows [count, window] of the next frames. Zeros follow the last valid sample."""
         hop = self.settings.hop_samples
         row = self._kept[slot]
         stride = row.strides[0]
@@ -156,14 +161,14 @@ class StreamingMel:
         return taken
 
     def _room(self, samples: int) -> None:
-        """Widen the rows where chunks are longer than any before."""
+        """Make all rows at least this long."""
         if samples > self._kept.shape[1]:
             self._kept = np.pad(self._kept, ((0, 0), (0, samples - self._kept.shape[1])))
 
     def _log_mel(self, windows: Tensor) -> Tensor:
-        """windows [frames, fft_samples] -> [frames, mels]."""
+        """float32 windows [frames, fft_samples] -> log-mel energies [frames, mels]."""
         spectrum = torch.view_as_real(torch.fft.rfft(windows * self._taper))
-        # The square of the root, as in training: equal to the last bit.
+        # The square of a square root, as in NeMo, so that results are equal to the last bit.
         power = spectrum.pow(2).sum(-1).sqrt().pow(2.0)
         mel = power @ self._filters
         guard = self.settings.guard

@@ -1,7 +1,8 @@
-"""The reference implementation: NeMo's own encoder and decoders, stepped so that mixed batches stay exact.
+"""The reference implementation: NeMo's own encoder and decoders, called so that mixed batches give exact results.
 
-NeMo drops what history adds to the sub-sampling by one number for a whole batch. So the sub-sampling runs here once for
-each pair of history and chunk length, and the encoder then once for all rows. The caches of slots are rows of arenas.
+NeMo removes the frames that history adds to the sub-sampling, with one count for the whole batch. Therefore the
+sub-sampling runs here once for each pair of history length and chunk length, and then the encoder once for all rows.
+The caches of the slots are rows of arenas.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from asr_workers.engines.nemo.building import building
 from asr_workers.engines.nemo.checkpoint import NemoCheckpoint
 
 HISTORY_FRAMES = 9
-"""Feature frames before a chunk that its sub-sampling hears, where there are as many."""
+"""Most feature frames before a chunk that its sub-sampling needs."""
 
 
 @torch.inference_mode()
 def load_reference(checkpoint: NemoCheckpoint, settings: ModelSettings) -> SlotModel:
-    """Raises SetupError with one sentence."""
+    """The model of a checkpoint, run by NeMo. Raises SetupError with one sentence."""
     if settings.precision == "int8":
-        raise SetupError("int8 is known to the lean implementation only")
+        raise SetupError("only the lean implementation supports int8")
     model = _restored(checkpoint, settings)
     rows = settings.slots
     encoder = NemoEncoder(model.encoder, context(checkpoint.config).left, rows, dtype_of(settings))
@@ -43,7 +44,7 @@ def load_reference(checkpoint: NemoCheckpoint, settings: ModelSettings) -> SlotM
 
 
 def _restored(checkpoint: NemoCheckpoint, settings: ModelSettings) -> Any:
-    """NeMo's model with the weights that were read before: it reads none itself, so no pickle is run here."""
+    """NeMo's model with the checkpoint's weights. NeMo itself reads no weights, so it runs no pickle."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -55,7 +56,7 @@ def _restored(checkpoint: NemoCheckpoint, settings: ModelSettings) -> Any:
         nemo.utils.logging.setLevel(logging.ERROR)
 
         class Connector(SaveRestoreConnector):  # type: ignore[misc]
-            """Gives the weights that are there."""
+            """Returns the weights that were already read."""
 
             @staticmethod
             def _load_state_dict_from_disk(model_weights: str, map_location: Any = "cpu") -> dict[str, Tensor]:
@@ -64,7 +65,7 @@ def _restored(checkpoint: NemoCheckpoint, settings: ModelSettings) -> Any:
         connector = Connector()
         if checkpoint.path.is_dir():
             connector.model_extracted_dir = str(checkpoint.path.absolute())
-        # Whatever a configuration leads to in NeMo and beneath it.
+        # A configuration can cause any exception in NeMo and in the libraries below it.
         with building(f"NeMo cannot restore {checkpoint.path}", (Exception,)):
             model = ASRModel.restore_from(
                 str(checkpoint.path), map_location=torch.device(settings.device), save_restore_connector=connector
@@ -75,7 +76,7 @@ def _restored(checkpoint: NemoCheckpoint, settings: ModelSettings) -> Any:
 
 
 class NemoEncoder:
-    """A StreamingEncoder of slot_model: NeMo's, with its caches."""
+    """A StreamingEncoder that calls NeMo's encoder and keeps its caches."""
 
     def __init__(self, encoder: Any, left: int, slots: int, dtype: torch.dtype) -> None:
         self._encoder = encoder
@@ -83,41 +84,42 @@ class NemoEncoder:
         encoder.setup_streaming_params(att_context_size=[left, 0])
         device = next(encoder.parameters()).device
         self._caches = encoder.get_initial_cache_state(slots, dtype, device)
-        """Inputs of attention [layers, slots, left, width], of convolutions [layers, slots, width, 8], lengths."""
+        """Inputs of attention [layers, slots, left, width] and convolutions [layers, slots, width, 8]; lengths."""
         self._history = torch.zeros(slots, HISTORY_FRAMES, encoder._feat_in, dtype=dtype, device=device)
-        """The last feature frames of each slot."""
+        """The last feature frames of each slot: [slots, HISTORY_FRAMES, mels]."""
 
     def state(self) -> list[Tensor]:
-        inputs, convolved, heard = self._caches
-        return [inputs.transpose(0, 1), convolved.transpose(0, 1), heard, self._history]
+        inputs, convolved, lengths = self._caches
+        return [inputs.transpose(0, 1), convolved.transpose(0, 1), lengths, self._history]
 
     def wipe(self, slot: int) -> None:
         for arena in self.state():
             arena[slot].zero_()
 
     def resize(self, slots: int) -> None:
-        inputs, convolved, heard = self._caches
+        inputs, convolved, lengths = self._caches
         wide = (arena.new_zeros(arena.shape[0], slots, *arena.shape[2:]) for arena in (inputs, convolved))
-        self._caches = (*wide, heard.new_zeros(slots))
+        self._caches = (*wide, lengths.new_zeros(slots))
         self._history = self._history.new_zeros(slots, *self._history.shape[1:])
 
     def remembered(self, slot: int, frames: int) -> list[Tensor]:
         return [arena[slot] for arena in self.state()]
 
     def warm_up(self, right: int) -> None:
-        """Nothing is prepared."""
+        """Does nothing."""
 
     def step(self, batch: Batch) -> Tensor:
         frames = batch.features.shape[1] // SUBSAMPLING
         self._encoder.set_default_att_context_size([self._left, frames - 1])
         x, counts = self._subsampled(batch, frames)
-        inputs, convolved, heard = (cache.index_select(min(1, cache.dim() - 1), batch.slots) for cache in self._caches)
+        selected = (cache.index_select(min(1, cache.dim() - 1), batch.slots) for cache in self._caches)
+        inputs, convolved, lengths = selected
         encoded, _, *caches = self._encoder.cache_aware_stream_step(
             processed_signal=x,
             processed_signal_length=counts,
             cache_last_channel=inputs,
             cache_last_time=convolved,
-            cache_last_channel_len=heard,
+            cache_last_channel_len=lengths,
             keep_all_outputs=True,
             bypass_pre_encode=True,
         )
@@ -127,7 +129,7 @@ class NemoEncoder:
         return y
 
     def _subsampled(self, batch: Batch, frames: int) -> tuple[Tensor, Tensor]:
-        """[B, frames, width] and how many of the frames exist [B]."""
+        """Sub-sampled frames [B, frames, width], and the number of valid ones of each row: int64 [B]."""
         starts, ends = batch.starts.tolist(), batch.rows.tolist()
         groups: dict[tuple[int, int, int], list[int]] = {}
         for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
@@ -139,11 +141,11 @@ class NemoEncoder:
         for (known, begin, end), members in groups.items():
             rows = torch.tensor(members, device=counts.device)
             past = self._history[batch.slots[rows]]
-            heard = torch.cat((past, batch.features[rows, begin:end]), 1)
-            self._history[batch.slots[rows]] = heard[:, -HISTORY_FRAMES:]
-            heard = heard[:, HISTORY_FRAMES - known :]
-            lengths = torch.full((len(members),), heard.shape[1], device=counts.device)
-            y, _ = self._encoder.pre_encode(x=heard, lengths=lengths)
+            features = torch.cat((past, batch.features[rows, begin:end]), 1)
+            self._history[batch.slots[rows]] = features[:, -HISTORY_FRAMES:]
+            features = features[:, HISTORY_FRAMES - known :]
+            lengths = torch.full((len(members),), features.shape[1], device=counts.device)
+            y, _ = self._encoder.pre_encode(x=features, lengths=lengths)
             extra = 1 + (known - 1) // SUBSAMPLING if known else 0
             y = y[:, extra : extra + frames]
             x = y.new_zeros(len(starts), frames, y.shape[2]) if x is None else x
@@ -157,11 +159,11 @@ class NemoEncoder:
 def _decoder(model: Any, checkpoint: NemoCheckpoint, settings: ModelSettings) -> GreedyDecoder:
     if settings.decoder == "rnnt":
         if not hasattr(model, "joint"):
-            raise SetupError(f"{checkpoint.name} has no transducer: take the decoder ctc")
+            raise SetupError(f"{checkpoint.name} has no transducer: use the decoder ctc")
         return NemoRnntDecoder(model, settings.slots, settings.confidence)
     head = getattr(model, "ctc_decoder", None) or model.decoder
     if not hasattr(head, "decoder_layers"):
-        raise SetupError(f"{checkpoint.name} has no CTC head: take the decoder rnnt")
+        raise SetupError(f"{checkpoint.name} has no CTC head: use the decoder rnnt")
 
     def scores(frames: Tensor) -> Tensor:
         logs: Tensor = head(encoder_output=frames.transpose(1, 2))
@@ -171,7 +173,7 @@ def _decoder(model: Any, checkpoint: NemoCheckpoint, settings: ModelSettings) ->
 
 
 class NemoRnntDecoder:
-    """A GreedyDecoder of decoding: NeMo's label looping over states that lie in arenas."""
+    """A GreedyDecoder that calls NeMo's label looping and keeps the slots' states in arenas."""
 
     def __init__(self, model: Any, slots: int, confidence: Confidence) -> None:
         from nemo.collections.asr.parts.submodules.transducer_decoding import (  # noqa: PLC0415 - on demand
@@ -189,7 +191,7 @@ class NemoRnntDecoder:
             preserve_step_confidence=True,
             exclude_blank_from_confidence=True,
         )
-        # Our measure in place of NeMo's, so that both implementations mean the same.
+        # This project's confidence replaces NeMo's, so that both implementations return the same values.
         self._computer._get_confidence_tensor = lambda logs: confidences(logs, confidence)
         device = next(model.decoder.parameters()).device
         first = self._computer._get_batched_decoding_state_after_sos(device, 1)
@@ -208,7 +210,7 @@ class NemoRnntDecoder:
         self._arenas = [part.repeat(slots, *[1] * part.dim()) for part in self._first]
 
     def warm_up(self, right: int) -> None:
-        """Nothing is prepared."""
+        """Does nothing."""
 
     def decode(self, encoded: Encoded) -> list[list[Emission]]:
         hidden, cell, outputs, labels = (arena[encoded.slots] for arena in self._arenas)

@@ -1,7 +1,7 @@
-"""The shape of a FastConformer, read from a checkpoint's configuration, and who can run it.
+"""The shape of a FastConformer, read from a checkpoint's configuration.
 
-`context` says whether a model streams at all; `lean_shape` whether our own encoder knows all of its parts. What neither
-names (dropout, losses, data sets) makes no difference to what the model says.
+`context` checks that the model can stream. `lean_shape` checks that the lean encoder has all of its parts. Other
+settings (dropout, losses, data sets) do not change the model's outputs.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ from asr_workers.engines.fastconformer.streaming import Geometry
 
 SUBSAMPLING = 8
 FIRST_SHORT_FRAMES = 7
-"""The first encoder frame hears one feature frame, each later one eight more."""
+"""Feature frames that an utterance's first chunk is short of: its first encoder frame covers one feature frame, each
+later one eight more."""
 
 
 class Unsupported(SetupError):
-    """The lean implementation does not know a part of the model: another one may."""
+    """The lean implementation does not have a part of the model. NeMo's may have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionContext:
-    """How the model attends while it streams, in encoder frames."""
+    """The frames that attention covers while the model streams, in encoder frames."""
 
     left: int
+    """Frames before the current chunk."""
     rights: tuple[int, ...]
-    """The first is the model's default."""
+    """Look-aheads that the model was trained with; the first is its default."""
 
     def geometry(self, right: int) -> Geometry:
-        """Raises BadRequest."""
+        """The chunk sizes of a look-ahead. Raises BadRequest where the model was not trained with it."""
         if right not in self.rights:
             known = ", ".join(str(known) for known in self.rights)
-            raise BadRequest(f"the model knows look-aheads of {known} frames, not {right}")
+            raise BadRequest(f"the model has look-aheads of {known} frames, not {right}")
         frames = SUBSAMPLING * (right + 1)
         return Geometry(right, frames - FIRST_SHORT_FRAMES, frames)
 
@@ -46,10 +48,11 @@ class Shape:
     width: int
     heads: int
     kernel: int
-    """Frames that the depthwise convolution sees, the newest one included."""
+    """Frames that the depthwise convolution covers, the newest one included."""
     mels: int
+    """Values of a feature frame."""
     channels: int
-    """Of the convolutions that reduce the frame rate."""
+    """Channels of the convolutions that reduce the frame rate."""
     scaled: bool
     """Whether the encoder's input is multiplied by the root of its width."""
     batch_norm: bool
@@ -57,7 +60,7 @@ class Shape:
 
 
 def context(config: dict[str, Any]) -> AttentionContext:
-    """Raises SetupError with one sentence when the model cannot stream with caches."""
+    """The attention context of a model. Raises SetupError with one sentence where the model cannot stream."""
     encoder = config.get("encoder")
     if not isinstance(encoder, dict) or not str(encoder.get("_target_", "")).endswith(".ConformerEncoder"):
         raise SetupError("the checkpoint holds no Conformer encoder")
@@ -68,7 +71,7 @@ def context(config: dict[str, Any]) -> AttentionContext:
     sizes = encoder.get("att_context_size") or [-1, -1]
     pairs = sizes if isinstance(sizes[0], list) else [sizes]
     if not all(len(pair) == 2 and pair[0] > 0 and pair[1] >= 0 and pair[0] % (pair[1] + 1) == 0 for pair in pairs):
-        raise SetupError(f"the model's attention contexts {sizes} are not such that it can stream")
+        raise SetupError(f"the model cannot stream with its attention contexts {sizes}")
     lefts = {left for left, _ in pairs}
     if len(lefts) > 1:
         raise SetupError(f"the model's attention contexts {sizes} differ in their history")
@@ -76,13 +79,13 @@ def context(config: dict[str, Any]) -> AttentionContext:
 
 
 def is_tdt(config: dict[str, Any]) -> bool:
-    """Whether the transducer predicts durations beside its tokens."""
+    """Whether the transducer predicts durations and tokens (TDT)."""
     extra = (config.get("joint") or {}).get("num_extra_outputs")
     return bool(extra or (config.get("model_defaults") or {}).get("tdt_durations"))
 
 
 def lean_shape(config: dict[str, Any]) -> Shape:
-    """Raises Unsupported with one sentence when our own encoder does not know a part of this model."""
+    """The encoder's shape. Raises Unsupported with one sentence where the lean encoder lacks a part of the model."""
     encoder = config["encoder"]
     expected = {
         "subsampling": ("dw_striding", None),
@@ -96,7 +99,7 @@ def lean_shape(config: dict[str, Any]) -> Shape:
     for name, (wanted, default) in expected.items():
         value = encoder.get(name, default)
         if value not in (wanted if isinstance(wanted, tuple) else (wanted,)):
-            raise Unsupported(f"the lean implementation does not know {name} {value}: take nemo")
+            raise Unsupported(f"the lean implementation does not support {name} {value}: use nemo")
     channels = encoder.get("subsampling_conv_channels", -1)
     return Shape(
         layers=int(encoder["n_layers"]),

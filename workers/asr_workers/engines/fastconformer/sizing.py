@@ -1,4 +1,4 @@
-"""How many slots a device holds, decided before anybody is served; and a first step, which warms it up."""
+"""The number of slots that a device holds, decided before the worker serves, and a first step that warms it up."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from asr_workers.engines.memory import free_bytes
 from asr_workers.engines.nemo.building import building
 
 MEMORY_SHARE = 0.8
-"""Of what is free: everything else wants some too."""
+"""Share of the free memory that slots may take; the rest is for other allocations."""
 SLOTS_CUDA = 512
 SLOTS_CPU_MIN, SLOTS_CPU_MAX = 16, 64
 SLOTS_CPU_BYTES = 100_000_000
-"""A larger state is that of a larger model, of which a CPU serves fewer sessions in real time."""
+"""Bytes of all slots' state on a CPU. A larger model has a larger state, and a CPU serves fewer of its sessions."""
 RECORDED = 4
-"""Steps are recorded in sizes that double, up to the first that takes all slots: rows of all sizes, for each slot."""
+"""Recorded rows for each slot: the sizes of recorded steps double, up to the first that holds all slots."""
 STEP_S_MARGIN = 2.0
 STEP_S_MIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """A model with as many slots as are served, and its usual look-ahead in frames."""
+    """A model with its number of slots, and its default look-ahead in encoder frames (`right`)."""
 
     model: StreamingModel
     slots: int
     right: int
 
     def warm_up(self) -> float:
-        """Run the largest step of each look-ahead; what all but one in a hundred stay below, in seconds."""
+        """Run the largest step of each look-ahead; the expected 99th percentile of a step's time, in seconds."""
         with building(f"{self.model.name} cannot take a step"):
             return max(STEP_S_MIN, *[STEP_S_MARGIN * self._largest(right) for right in self.model.rights])
 
     def _largest(self, right: int) -> float:
-        """Seconds for a step of all slots with this look-ahead."""
+        """Seconds of a step of all slots with this look-ahead."""
         self.model.warm_up(right)
         geometry = self.model.geometry(right)
         for slot in range(self.slots):
@@ -62,9 +62,9 @@ def sized(
     load: Callable[[ModelSettings], StreamingModel],
     right: Callable[[StreamingModel], int],
 ) -> Sized:
-    """Load the model, and give it `wanted` slots or a sensible number. Raises SetupError when they do not fit.
+    """Load the model with `wanted` slots, or with a default number. Raises SetupError where they do not fit.
 
-    `right` says the look-ahead with which a model is used.
+    `right` returns the default look-ahead of a model, in encoder frames.
     """
     model = load(replace(settings, slots=1))
     look_ahead = right(model)
@@ -72,23 +72,23 @@ def sized(
         fit = _fit(model, torch.device(settings.device))
     if fit < (wanted or 1):
         sentence = f"{wanted or 1} slots of {model.name} do not fit on {settings.device}"
-        raise SetupError(f"{sentence}: {fit} would, ask for fewer with --slots")
-    slots = wanted or min(fit, _sensible(model, settings))
-    with building(f"{slots} slots of {model.name} cannot be had on {settings.device}"):
+        raise SetupError(f"{sentence}: {fit} would; set fewer with --slots")
+    slots = wanted or min(fit, _default_slots(model, settings))
+    with building(f"{slots} slots of {model.name} cannot be allocated on {settings.device}"):
         model.resize(slots)
     if settings.device.startswith("cuda"):
         torch.cuda.empty_cache()
     return Sized(model, slots, look_ahead)
 
 
-def _sensible(model: StreamingModel, settings: ModelSettings) -> int:
+def _default_slots(model: StreamingModel, settings: ModelSettings) -> int:
     if settings.device.startswith("cuda"):
         return SLOTS_CUDA
     return max(SLOTS_CPU_MIN, min(SLOTS_CPU_MAX, SLOTS_CPU_BYTES // model.bytes_per_slot()))
 
 
 def _fit(model: StreamingModel, device: torch.device) -> int:
-    """Slots that the free memory holds, each with its part of the steps of all look-aheads."""
+    """Slots that fit into the free memory, each with its share of the memory of recorded steps."""
     if device.type != "cuda":
         return int(MEMORY_SHARE * free_bytes()) // model.bytes_per_slot()
     torch.cuda.reset_peak_memory_stats(device)

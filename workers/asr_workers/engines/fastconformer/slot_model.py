@@ -1,4 +1,4 @@
-"""A StreamingModel: an encoder and a decoder over slots, whichever they are, and where each slot's utterance stands."""
+"""A StreamingModel made of an encoder and a decoder, which counts the frames of each slot's utterance."""
 
 from __future__ import annotations
 
@@ -28,43 +28,43 @@ class Batch:
     """The chunks of one step, all of one look-ahead. B rows, each of another slot."""
 
     features: Tensor
-    """[B, 8 * (right + 1), mels]: an utterance's first chunk begins at row 7; zero where there is no frame."""
+    """[B, 8 * (right + 1), mels]. An utterance's first chunk begins at row 7. Rows without a frame are zero."""
     slots: Tensor
-    """int64 [B], ascending."""
+    """int64 [B]: the slot of each row, ascending."""
     starts: Tensor
     """int64 [B]: encoder frames of the utterance before this chunk."""
     rows: Tensor
     """int64 [B]: rows of `features` up to the chunk's end."""
     span: slice | None = None
-    """The same slots, where they lie side by side."""
+    """The slots as a slice, where they are consecutive and on a CPU."""
     whole: bool = False
-    """No row holds a first or a last chunk, and every slot has heard `left` frames."""
+    """Whether no chunk is a first or last one, and every slot has a full history of `left` frames."""
 
 
 class StreamingEncoder(Protocol):
-    """Encodes steps; keeps what each slot needs next time."""
+    """Encodes steps, and keeps the caches of each slot."""
 
     def step(self, batch: Batch) -> Tensor:
-        """[B, right + 1, width]; rows behind the end of a last chunk mean nothing."""
+        """Encoder frames [B, right + 1, width]. Frames after the end of a last chunk have undefined values."""
 
     def wipe(self, slot: int) -> None:
-        """As before an utterance."""
+        """Set the slot's caches to those before an utterance."""
 
     def resize(self, slots: int) -> None:
-        """So many slots, all wiped."""
+        """Make caches for this number of slots, all wiped."""
 
     def state(self) -> list[Tensor]:
-        """Everything that belongs to slots, each [slots, ...]."""
+        """Views of all caches, each [slots, ...]."""
 
     def remembered(self, slot: int, frames: int) -> list[Tensor]:
-        """Views of what a slot holds after that many frames of an utterance; everything else of it is unused."""
+        """Views of the parts of a slot's caches that are in use after this many encoder frames of an utterance."""
 
     def warm_up(self, right: int) -> None:
-        """Prepare for steps of this look-ahead."""
+        """Prepare for steps with this look-ahead, in encoder frames."""
 
 
 class SlotModel:
-    """A StreamingModel."""
+    """An encoder and a decoder as a StreamingModel."""
 
     def __init__(
         self,
@@ -87,6 +87,7 @@ class SlotModel:
         self._starts = np.zeros(settings.slots, np.int64)
         """Encoder frames of each slot's utterance so far."""
         self._wiped = np.ones(settings.slots, np.bool_)
+        """Whether each slot is already wiped."""
 
     @torch.inference_mode()
     def resize(self, slots: int) -> None:
@@ -115,7 +116,7 @@ class SlotModel:
     def step(self, chunks: Sequence[FeatureChunk]) -> dict[int, list[Emission]]:
         emissions: dict[int, list[Emission]] = {chunk.slot: [] for chunk in chunks}
         if len(emissions) != len(chunks):
-            raise ValueError("a step takes one chunk of a slot")
+            raise ValueError("a step takes at most one chunk of each slot")
         for right in {chunk.right for chunk in chunks}:
             lane = [chunk for chunk in chunks if chunk.right == right and (len(chunk.features) or not chunk.last)]
             if lane:
@@ -146,8 +147,8 @@ class SlotModel:
         emissions.update(zip(slots.tolist(), found, strict=True))
 
     def _span(self, slots: Ints) -> slice | None:
-        side_by_side = int(slots[-1] - slots[0]) + 1 == slots.size
-        return slice(int(slots[0]), int(slots[-1]) + 1) if side_by_side and self._device.type == "cpu" else None
+        consecutive = int(slots[-1] - slots[0]) + 1 == slots.size
+        return slice(int(slots[0]), int(slots[-1]) + 1) if consecutive and self._device.type == "cpu" else None
 
     @torch.inference_mode()
     def snapshot(self, slot: int) -> bytes:
@@ -177,7 +178,7 @@ class SlotModel:
         return _SNAPSHOT.pack(_MAGIC, _VERSION, *(part.encode() for part in parts), frames)
 
     def _parts(self, slot: int) -> list[Tensor]:
-        """Views of what the slot remembers."""
+        """Views of the slot's state, in the order in which a snapshot stores them."""
         kept = self._encoder.remembered(slot, int(self._starts[slot]))
         return kept + [arena[slot] for arena in self._decoder.state()]
 
@@ -189,28 +190,31 @@ class SlotModel:
 
 
 def dtype_of(settings: ModelSettings) -> torch.dtype:
-    """Of the encoder's weights and state."""
+    """The type of the encoder's weights and state."""
     return torch.bfloat16 if settings.precision == "bf16" else torch.float32
 
 
 def assembled(lane: list[FeatureChunk], starts: Ints, geometry: Geometry, mels: int) -> tuple[Ints, Tensor]:
-    """Rows up to each chunk's end, and the features [B, later frames, mels] as the encoder wants them."""
+    """The rows up to each chunk's end, int64 [B], and the features of a Batch, float32 [B, later frames, mels].
+
+    Raises ValueError for a chunk with another number of frames or bands than the geometry and the model have.
+    """
     features = torch.zeros(len(lane), geometry.later_frames, mels)
     rows = np.empty(len(lane), np.int64)
     for index, chunk in enumerate(lane):
         begin = 0 if starts[index] else FIRST_SHORT_FRAMES
         end = begin + chunk.features.shape[0]
         if chunk.features.dim() != 2 or chunk.features.shape[1] != features.shape[2]:
-            raise ValueError(f"slot {chunk.slot} gives {tuple(chunk.features.shape)}, which are no features")
+            raise ValueError(f"slot {chunk.slot} has features of shape {tuple(chunk.features.shape)}")
         if end > geometry.later_frames or (end < geometry.later_frames and not chunk.last):
-            raise ValueError(f"slot {chunk.slot} gives {end - begin} frames, which is not the geometry's number")
+            raise ValueError(f"slot {chunk.slot} has {end - begin} frames, which is not the geometry's number")
         features[index, begin:end] = chunk.features
         rows[index] = end
     return rows, features
 
 
 def frames_after(starts: Ints, rows: Ints) -> Ints:
-    """Encoder frames of an utterance that ends with these chunks."""
+    """Encoder frames of each utterance, int64 [B], if it ended with these chunks."""
     frames = starts * SUBSAMPLING - FIRST_SHORT_FRAMES + rows
     for _ in range(3):
         frames = frames // 2 + 1

@@ -1,4 +1,4 @@
-"""All that a slot of the fastconformer engine is, as bytes: to go on in the middle of an utterance elsewhere. Pure."""
+"""The complete state of a slot of the fastconformer engine as bytes, so that another worker can continue it. Pure."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """Between two steps."""
+    """The state of a slot between two steps."""
 
     right: int
-    """The session's look-ahead in frames."""
+    """The session's look-ahead in encoder frames."""
     utterance: Utterance
     audio_first: int
-    """The sample with which the held audio begins."""
+    """The sample with which `audio` begins."""
     audio: Pcm16
+    """int16 [samples]: the audio that the engine holds."""
     features: NDArray[np.float32]
-    """[frames, mels]: what the model has not heard yet."""
+    """float32 [frames, mels]: features that the model has not received yet."""
     mel: bytes
+    """State of the features, as StreamingMel exports it."""
     model: bytes
+    """State of the model, as StreamingModel.snapshot returns it."""
 
     def packed(self) -> bytes:
         mels = self.features.shape[1]
@@ -39,7 +42,7 @@ class SlotState:
 
     @classmethod
     def unpacked(cls, packed: bytes) -> SlotState:
-        """Raises BadRequest. The states of features and model are checked by those who take them."""
+        """The state of these bytes; `mel` and `model` are not checked. Raises BadRequest."""
         try:
             version, right, utterance, first, pcm, mels, features, mel, model = msgpack.unpackb(packed)
             if version != VERSION:

@@ -1,7 +1,7 @@
-"""The model behind the fastconformer engine: cache-aware streaming over slots, whatever implements it.
+"""The interface of the fastconformer engine's models: cache-aware streaming over slots.
 
-An utterance goes into its slot as log-mel chunks of exactly the sizes that the model was trained with; what comes out
-equals the offline transcription with the same context. The model knows nothing of audio, sessions or text.
+An utterance is given to its slot as log-mel chunks of exactly the sizes that the model was trained with. The tokens
+equal those of the offline transcription with the same context. The model knows nothing of audio, sessions or text.
 
     open ──> step(chunk) ... step(last chunk) ──> as after open
 """
@@ -27,33 +27,33 @@ Confidence = Literal["max-prob", "entropy"]
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What to load, and how."""
+    """The model to load, and how to run it."""
 
     model: str = DEFAULT_MODEL
     """A name on the Hugging Face hub, a `.nemo` file, or the folder of an extracted one."""
     implementation: Implementation = "auto"
-    """`lean` is ours, `nemo` the reference; `auto` is lean where it supports the model's shape, else nemo."""
+    """`lean` is this project's, `nemo` the reference; `auto` is lean where it supports the model's shape, else nemo."""
     decoder: Decoder = "rnnt"
     precision: Precision = "fp32"
     """`bf16` also halves the state of a slot; `int8` quantizes the encoder's linear layers, on CPU only."""
     device: str = "cpu"
     """`cpu`, `cuda` or `cuda:N`."""
     slots: int = 64
-    """To begin with: see `resize`."""
+    """Number of slots after loading; `resize` changes it."""
     threads: int | None = 1
-    """Threads inside an operation, None for torch's own choice."""
+    """Threads inside an operation; None for torch's default."""
     confidence: Confidence = "max-prob"
     """`max-prob`: the softmax probability of the token. `entropy`: 1 - H / log(V), where H is the entropy of all V
-    outputs, the blank included: NeMo's Gibbs entropy with linear norm."""
+    outputs, the blank included. NeMo calls it Gibbs entropy with linear normalisation."""
     graphs: bool = True
-    """On CUDA a step is recorded and replayed; False launches every kernel by itself."""
+    """Whether steps on CUDA are recorded and replayed. If not, every kernel is launched separately."""
     trust_checkpoint: bool = False
-    """Lets NeMo unpickle weights that cannot be read as plain tensors. Such a file can run any code."""
+    """Whether weights that are not plain tensors are unpickled. Such a file can run any code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How much a step takes with one look-ahead."""
+    """The sizes of chunks with one look-ahead."""
 
     right: int
     """Look-ahead in encoder frames of 80 ms."""
@@ -65,26 +65,27 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class FeatureChunk:
-    """The next feature frames of one slot: no frame is given twice, history is the model's business."""
+    """The next feature frames of one slot. No frame is given twice: the model keeps the history that it needs."""
 
     slot: int
     features: torch.Tensor
     """float32 [frames, mels] on the CPU: exactly the geometry's first or later frames, unless `last`."""
     right: int
-    """The same for all chunks of an utterance."""
+    """The look-ahead in encoder frames, the same for all chunks of an utterance."""
     last: bool = False
-    """Ends the utterance: may be short, even empty. The slot is wiped after it, as by `open`."""
+    """Whether the utterance ends with this chunk, which may then be short or empty. The slot is wiped after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """One token of the sentencepiece vocabulary."""
+    """One emitted token."""
 
     token: int
+    """Id in the sentencepiece vocabulary."""
     frame: int
-    """Encoder frame of the utterance: counted from 0 since the slot was opened or its last chunk stepped."""
+    """Encoder frame of the utterance, counted from 0."""
     confidence: float
-    """0 to 1, as ModelSettings.confidence says."""
+    """0 to 1, as ModelSettings.confidence defines it."""
 
 
 class StreamingModel(Protocol):
@@ -92,7 +93,7 @@ class StreamingModel(Protocol):
 
     @property
     def name(self) -> str:
-        """What was loaded, for people."""
+        """The loaded model's name, for logs and error messages."""
 
     @property
     def implementation(self) -> Literal["lean", "nemo"]: ...
@@ -103,7 +104,7 @@ class StreamingModel(Protocol):
 
     @property
     def licence(self) -> str | None:
-        """As the archive or its model card says; None where they say nothing."""
+        """The licence that the archive or its model card names; None where neither does."""
 
     @property
     def tokenizer(self) -> bytes:
@@ -119,34 +120,34 @@ class StreamingModel(Protocol):
 
     @property
     def mel(self) -> MelSettings:
-        """The features it hears: `StreamingMel(model.mel, slots)` makes them."""
+        """The definition of its features, which `StreamingMel(model.mel, slots)` computes."""
 
     def bytes_per_slot(self) -> int:
-        """Memory that one slot takes."""
+        """Bytes of one slot's state."""
 
     def resize(self, slots: int) -> None:
-        """From now on so many slots, all empty. The weights stay where they are."""
+        """Change the number of slots, and wipe all. The weights are not loaded again."""
 
     def geometry(self, right: int) -> Geometry:
-        """Raises BadRequest for a look-ahead that the model was not trained with."""
+        """The chunk sizes of a look-ahead. Raises BadRequest where the model was not trained with it."""
 
     def open(self, slot: int) -> None:
-        """Make the slot ready for an utterance: wiped."""
+        """Wipe the slot for an utterance."""
 
     def close(self, slot: int) -> None:
         """Wipe the slot."""
 
     def step(self, chunks: Sequence[FeatureChunk]) -> dict[int, list[Emission]]:
-        """The new tokens of each slot in `chunks`, at most one chunk a slot.
+        """The new tokens of each slot in `chunks`, which hold at most one chunk of each slot.
 
-        Ages, first, later and last chunks and look-aheads may be mixed: one batch per look-ahead.
+        First, later and last chunks may be mixed, and so may look-aheads: each look-ahead is one batch.
         """
 
     def snapshot(self, slot: int) -> bytes:
         """The slot's state between two steps: versioned, and tied to the weights."""
 
     def restore(self, slot: int, state: bytes) -> None:
-        """Go on from a snapshot. Raises BadRequest when it is of other weights, or another precision or layout."""
+        """Continue from a snapshot. Raises BadRequest where it is of other weights, or another precision or layout."""
 
     def warm_up(self, right: int) -> None:
-        """Run steps of the sizes to come with this look-ahead; no slot is touched. On CUDA it captures the graphs."""
+        """Prepare steps with this look-ahead: on CUDA, record the graphs. No slot changes."""

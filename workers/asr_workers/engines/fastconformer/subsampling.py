@@ -1,8 +1,8 @@
-"""From feature frames to the encoder's eight times lower rate, without hearing any frame twice.
+"""Sub-sampling of feature frames by eight (Rekesh et al. 2023, FastConformer), without computing any frame twice.
 
-Three convolutions of stride 2 look back only, so each needs one row of what came before it: its history. With that,
-first, later and short last chunks have one shape: a first chunk is set against its end, and rows that lie before the
-utterance or behind its end count as the zeros that the convolutions were trained to find there.
+The three convolutions of stride 2 are causal, so each needs one row of its earlier input: its history. With it, first,
+later and short last chunks have the same shape. A first chunk is aligned to the end of its rows. Rows before the
+utterance or after its end are set to zero, as in training.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ KERNEL = 3
 
 @dataclass(frozen=True, slots=True)
 class RowMasks:
-    """Which rows exist, 1 or 0: `first` [B, 4 * frames out, 1, 1], `second` [B, 2 * frames out, 1, 1]."""
+    """1 for rows that exist, else 0, after the first two convolutions."""
 
     first: Tensor
+    """[B, 4 * frames out, 1, 1]"""
     second: Tensor
+    """[B, 2 * frames out, 1, 1]"""
 
 
 class Subsampling:
-    """The convolutions, and the histories of every slot."""
+    """The convolutions, and their histories in every slot."""
 
     def __init__(self, shape: Shape, weights: Weights, slots: int, quantized: bool) -> None:
         self._bands = [shape.mels]
@@ -47,7 +49,7 @@ class Subsampling:
             )
             for index in (3, 6)
         ]
-        # Bands lie before channels here, behind them in the checkpoint.
+        # Here the bands come before the channels; in the checkpoint they come after them.
         out = weights("encoder.pre_encode.out.weight")
         out = out.view(-1, channels, self._bands[3]).transpose(1, 2).flatten(1)
         bias = weights("encoder.pre_encode.out.bias")
@@ -55,14 +57,14 @@ class Subsampling:
         self._out = make_linear(out * scale, bias * scale, quantized=quantized)
         rows = [(shape.mels, 1), (self._bands[1], channels), (self._bands[2], channels)]
         self.histories = [out.new_zeros(slots, bands, depth) for bands, depth in rows]
-        """The last row of each convolution's input: [slots, bands, channels]."""
+        """The last row of each convolution's input: [slots, bands, channels] each."""
 
     def resize(self, slots: int) -> None:
-        """So many slots, all wiped."""
+        """Make histories for this number of slots, all wiped."""
         self.histories = [rows.new_zeros(slots, *rows.shape[1:]) for rows in self.histories]
 
     def __call__(self, features: Tensor, slots: Tensor, masks: RowMasks | None) -> Tensor:
-        """features [B, 8 * frames, mels] -> [B, frames, width], histories moved on. No masks: all rows exist."""
+        """features [B, 8 * frames, mels] -> [B, frames, width]. Updates the histories. Without masks all rows exist."""
         x = F.relu_(self._convolved(0, features.unsqueeze(-1), slots))
         x = x if masks is None else x.mul_(masks.first)
         x = self._pointwise[0](self._convolved(1, x, slots), "relu")

@@ -1,4 +1,4 @@
-"""A checkpoint's table of weights, read by name into one precision and onto one device; remembers what was read."""
+"""Reads a checkpoint's weights by name into one precision and onto one device, and records which were read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asr_proto.errors import SetupError
 
 
 class Weights:
-    """Copies of a checkpoint's tensors."""
+    """The weights of a checkpoint; each call returns a copy of one."""
 
     def __init__(self, table: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
         self._table = table
@@ -20,19 +20,20 @@ class Weights:
         self._read: set[str] = set()
 
     def __call__(self, name: str) -> Tensor:
-        """Raises SetupError."""
+        """The weight of this name. Raises SetupError where the checkpoint does not have it."""
         found = self.optional(name)
         if found is None:
             raise SetupError(f"the checkpoint has no {name}")
         return found
 
     def optional(self, name: str) -> Tensor | None:
+        """The weight of this name; None where the checkpoint does not have it."""
         self._read.add(name)
         found = self._table.get(name)
         return None if found is None else found.to(self._device, self._dtype, copy=True)
 
     def raw(self, name: str) -> Tensor:
-        """float32 on the CPU, for arithmetic at the start. Raises SetupError."""
+        """The weight in float32 on the CPU, for computations while the model is built. Raises SetupError."""
         self._read.add(name)
         found = self._table.get(name)
         if found is None:
@@ -40,13 +41,14 @@ class Weights:
         return found.float()
 
     def placed(self, tensor: Tensor) -> Tensor:
-        """A tensor computed at the start, where and how the others are."""
+        """A computed tensor on the device and in the precision of the weights."""
         return tensor.to(self._device, self._dtype).contiguous()
 
     def names(self, prefix: str) -> list[str]:
+        """The names of all weights that begin with `prefix`."""
         return [name for name in self._table if name.startswith(prefix)]
 
     def unread(self, prefix: str) -> list[str]:
-        """Names under `prefix` that nobody asked for, but for what only training reads."""
-        asked = (name for name in self.names(prefix) if not name.endswith(".num_batches_tracked"))
-        return [name for name in asked if name not in self._read]
+        """Names with `prefix` that were not read, without those that only training uses."""
+        needed = (name for name in self.names(prefix) if not name.endswith(".num_batches_tracked"))
+        return [name for name in needed if name not in self._read]

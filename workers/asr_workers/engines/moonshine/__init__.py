@@ -1,4 +1,4 @@
-"""Moonshine: the embedded model on ONNX Runtime, and checkpoints of a hub on torch."""
+"""Moonshine (Jeffries et al. 2024, arXiv:2410.15608): the embedded model on ONNX Runtime, checkpoints on torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The embedded engine: Moonshine tiny English on the CPU, behind voice activity detection.
+"""The embedded engine: Moonshine tiny English on the CPU, after voice activity detection.
 
-One utterance is decoded per step, and partials only in steps without live audio: a decode takes a core for longer than
+A step decodes one utterance, and a step with live audio decodes no partial. A decode takes a core for longer than the
 chunks of many sessions may wait.
 """
 
@@ -15,14 +15,19 @@ from asr_proto.messages import Spec
 from asr_workers.engines.moonshine.config import SLOTS_CPU, MoonshineConfig
 from asr_workers.engines.moonshine.model import MoonshineModel, session_options
 from asr_workers.engines.offline.decode_queue import BatchLimits
-from asr_workers.engines.offline.utterance_engine import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
+from asr_workers.engines.offline.utterance_engine import (
+    CHUNK_SAMPLES,
+    UNCOMMITTED_S_MARGIN,
+    DecodeRequest,
+    UtteranceEngine,
+)
 
 STEP_S_P99 = 1.0
-"""A final of the longest utterance, on a slow core."""
+"""Seconds to decode the longest utterance on a slow core."""
 
 
 class MoonshineEngine(UtteranceEngine):
-    """Engine of asr_workers.engines.base. Raises SetupError where the model's package is missing."""
+    """The embedded engine. Raises SetupError where the package with the model is missing."""
 
     def __init__(self, config: MoonshineConfig) -> None:
         options = session_options(config.threads)
@@ -40,10 +45,10 @@ class MoonshineEngine(UtteranceEngine):
             license="MIT",
         )
         super().__init__(config, spec, options, BatchLimits())
-        self._model.decode(np.zeros(SAMPLE_RATE, np.int16))  # the first decode is slow: not a session's
+        self._model.decode(np.zeros(SAMPLE_RATE, np.int16))  # the first decode is slow, so no session gets it
 
-    def _decode(self, asked: Sequence[Asked]) -> list[list[int]]:
-        return [self._model.decode(one.pcm, one.draft) for one in asked]
+    def _decode(self, requests: Sequence[DecodeRequest]) -> list[list[int]]:
+        return [self._model.decode(request.pcm, request.draft) for request in requests]
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self._model.text(tokens)

@@ -1,7 +1,8 @@
-"""Moonshine tiny English on ONNX Runtime: samples in, tokens and text out.
+"""Moonshine tiny English on ONNX Runtime: turns samples into tokens and text.
 
-It decodes one utterance at a time: on a CPU that is cheaper than a padded batch, and a padded batch changes texts. This
-module must not know slots, time or why something is decoded.
+It decodes one utterance at a time. On a CPU that is faster than a padded batch, and padding changes texts. Drafts are
+verified in one pass, as in speculative decoding (Leviathan et al. 2023, arXiv:2211.17192), here with greedy choices.
+This module must not know slots, time or the purpose of a decode.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from asr_workers.engines.weights.wheel_models import wheel_file
 START, END = 1, 2
 LAYERS, HEADS, HEAD_WIDTH = 6, 8, 36
 TOKENS_PER_S_MAX = 6.5
-"""Nobody speaks faster; a longer text is the model repeating itself."""
+"""Most tokens of a second of speech. A longer text means that the model repeats itself."""
 SAMPLES_MIN = 895
-"""The encoder refuses less."""
+"""Fewest samples that the encoder takes."""
 
 Array = NDArray[Any]
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """One inference at a time on `threads` threads; no arena, which would keep the memory of the longest utterance."""
+    """Options for one inference at a time on `threads` threads.
+
+    There is no memory arena, which would keep the memory of the longest utterance.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -39,7 +43,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def read_pieces(data: bytes) -> list[bytes]:
-    """The pieces of a tokenizer file by token: each a length (one byte, or two from 128 on), then UTF-8."""
+    """The pieces of a tokenizer file, by token. In the file, each is a length (one byte, two from 128 on) and UTF-8."""
     pieces, at = [], 0
     while at < len(data):
         length = data[at]
@@ -53,7 +57,7 @@ def read_pieces(data: bytes) -> list[bytes]:
 
 
 class Tokenizer:
-    """Text of tokens."""
+    """Turns tokens into text."""
 
     def __init__(self, path: Path) -> None:
         self._pieces = [
@@ -66,7 +70,7 @@ class Tokenizer:
 
 
 class MoonshineModel:
-    """Greedy decoding. Raises SetupError where the model files are missing."""
+    """The model, with greedy decoding. Raises SetupError where its files are missing."""
 
     def __init__(self, options: onnxruntime.SessionOptions, pad_s: float) -> None:
         def load(path: Path) -> onnxruntime.InferenceSession:
@@ -84,9 +88,9 @@ class MoonshineModel:
         return self._tokenizer.text(tokens)
 
     def decode(self, pcm: Pcm16, draft: Sequence[int] = ()) -> list[int]:
-        """Tokens of an utterance, int16 [samples], without start and end.
+        """Tokens of an utterance, int16 [samples], without the start and end tokens.
 
-        With a `draft` one pass verifies its tokens; those up to the first that the model would not choose are kept.
+        One pass verifies the tokens of a `draft`: those before the first that the model would not choose are kept.
         """
         tokens_max = math.ceil(len(pcm) / SAMPLE_RATE * TOKENS_PER_S_MAX)
         samples = self._padded(pcm)
@@ -108,7 +112,7 @@ class MoonshineModel:
         return chosen[:-1] if chosen[-1] == END else chosen
 
     def _first_pass(self, inputs: dict[str, Array], draft: list[int]) -> tuple[list[int], dict[str, Array]]:
-        """The draft's tokens that the model would choose and the one it chooses next; keys and values before that."""
+        """The draft's tokens that the model would choose and the one it chooses next; the keys and values before it."""
         ids = np.array([[START, *draft]])
         logits, past = self._run({**inputs, **_no_past(), "input_ids": ids, "use_cache_branch": np.array([False])})
         choices = logits[0].argmax(axis=-1).tolist()
@@ -121,14 +125,14 @@ class MoonshineModel:
         return choices[: kept + 1], past
 
     def _run(self, inputs: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        """Logits [1, L, vocabulary], and the keys and values named as the next call wants them."""
+        """Logits [1, L, vocabulary], and the keys and values with the names that the next call needs."""
         logits, *present = self._decoder.run(None, inputs)
         names = [name.replace("present", "past_key_values") for name in self._outputs[1:]]
         return logits, dict(zip(names, present, strict=True))
 
 
 def _no_past() -> dict[str, Array]:
-    """The merged decoder wants keys and values at its first call too; it does not look at them."""
+    """Empty keys and values for the first call: the merged decoder requires them as inputs, but ignores them."""
     empty = np.zeros((1, HEADS, 1, HEAD_WIDTH), np.float32)
     return {
         f"past_key_values.{layer}.{side}.{kind}": empty

@@ -1,8 +1,8 @@
-"""The encoders of both Moonshine families over a padded batch, with what lies behind each utterance's end kept out.
+"""The encoders of both Moonshine families for padded batches, without any influence of the padding.
 
-The published forward passes normalise over the padding and let up to two frames of it through the mask, so that the
-text of an utterance depends on its neighbours. Here each row comes out as if it were alone. Attention masks are True
-where a frame may look, shape [B, 1 or queries, keys] after the heads' axis.
+The published forward passes normalise over the padding, and their masks let up to two frames of it through. The text of
+an utterance then depends on the rest of the batch. Here each row has the values that it has alone. Attention masks are
+bool [B, 1, 1 or queries, keys], True where a query attends to a key.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 Encoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Samples [B, N] and how many of each row count, [B], to hidden states [B, T, width] and how many count, [B]."""
+"""Samples [B, N] and their valid lengths, int64 [B], to hidden states [B, T, width] and their valid lengths, [B]."""
 SAMPLES_MIN = 895
-"""Less gives no frame."""
+"""Fewest samples that give a frame."""
 
 
 def encoder_of(encoder: Any) -> Encoder:
-    """The encoder of a model of transformers, which may be of either family."""
+    """The encoder of a transformers model of either family."""
     return _FrameEncoder(encoder) if hasattr(encoder, "embedder") else _ConvEncoder(encoder)
 
 
 def valid(lengths: Tensor, size: int) -> Tensor:
-    """[B, size]: True up to each length."""
+    """bool [B, size]: True before each length; `lengths` is int64 [B]."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
@@ -62,7 +62,7 @@ class _FrameEncoder:
         frames = lengths // frame
         for _ in range(2):
             frames = (frames - 1) // 2 + 1
-        # Nothing looks ahead before attention does, so padding behind the end needs no mask until then.
+        # Everything before the attention is causal, so the padding after the end needs no mask until then.
         hidden, _ = encoder.embedder(samples[:, : samples.shape[1] // frame * frame])
         inside = valid(frames, hidden.shape[1])
         masks = {window: _window_mask(window, inside) for window in map(tuple, encoder.config.sliding_windows)}
@@ -72,12 +72,12 @@ class _FrameEncoder:
 
 
 def _outputs(lengths: Tensor, conv: nn.Conv1d) -> Tensor:
-    """How many frames of a convolution come from these many inputs alone."""
+    """Number of the convolution's outputs that depend only on the first `lengths` inputs: int64 [B]."""
     return (lengths - conv.kernel_size[0]) // conv.stride[0] + 1
 
 
 def _group_norm(norm: nn.GroupNorm, hidden: Tensor, frames: Tensor) -> Tensor:
-    """Over all channels of the frames that count: hidden [B, width, T]."""
+    """Group norm with one group over the valid frames only: hidden [B, width, T], frames int64 [B]."""
     inside = valid(frames, hidden.shape[2])[:, None]
     count = (frames * hidden.shape[1])[:, None, None]
     values = hidden.float()
@@ -88,7 +88,10 @@ def _group_norm(norm: nn.GroupNorm, hidden: Tensor, frames: Tensor) -> Tensor:
 
 
 def _window_mask(window: tuple[int, int], inside: Tensor) -> Tensor:
-    """[B, 1, T, T]: so many frames back, less one, and ahead; frames outside see themselves, to stay finite."""
+    """bool [B, 1, T, T]: each frame attends to `window[0]` frames up to itself, and to fewer than `window[1]` after it.
+
+    Frames outside attend to themselves, which keeps their values finite.
+    """
     back, ahead = window
     places = torch.arange(inside.shape[1], device=inside.device)
     distance = places[:, None] - places[None]

@@ -1,7 +1,7 @@
-"""Moonshine checkpoints of Hugging Face on torch: on CUDA, MPS or the CPU, behind voice activity detection.
+"""Moonshine checkpoints from Hugging Face on torch: on CUDA, MPS or the CPU, after voice activity detection.
 
-Utterances and partials that are due at about the same time are decoded as one batch. How large it may be is measured
-in the device's memory before anybody is served.
+Utterances and partials that are due at about the same time are decoded in one batch. The size of the largest batch is
+measured in the device's memory before the worker serves.
 """
 
 from __future__ import annotations
@@ -29,15 +29,20 @@ from asr_workers.engines.moonshine.model import session_options
 from asr_workers.engines.moonshine.torch_memory import halved_until_it_fits, memory_of, rows_that_fit
 from asr_workers.engines.moonshine.torch_model import TorchMoonshine
 from asr_workers.engines.offline.decode_queue import BatchLimits
-from asr_workers.engines.offline.utterance_engine import CHUNK_SAMPLES, UNCOMMITTED_S_MARGIN, Asked, UtteranceEngine
+from asr_workers.engines.offline.utterance_engine import (
+    CHUNK_SAMPLES,
+    UNCOMMITTED_S_MARGIN,
+    DecodeRequest,
+    UtteranceEngine,
+)
 
 LIVE_LATE_S_MAX = 0.1
-"""Audio that is later than this is caught up with before partials are decoded."""
+"""While live audio is later than this many seconds, no partials are decoded."""
 STEP_S_P99_MIN = 0.5
 
 
 class MoonshineTorchEngine(UtteranceEngine):
-    """Engine of asr_workers.engines.base. Raises SetupError where it cannot run as configured."""
+    """The engine `moonshine` on torch. Raises SetupError where it cannot run as configured."""
 
     def __init__(self, config: MoonshineConfig) -> None:
         device = _device(config.device)
@@ -73,8 +78,8 @@ class MoonshineTorchEngine(UtteranceEngine):
         wait_ms = usual_wait_ms if config.batch_wait_ms is None else config.batch_wait_ms
         super().__init__(config, spec, options, BatchLimits(batch_size, wait_ms), LIVE_LATE_S_MAX)
 
-    def _decode(self, asked: Sequence[Asked]) -> list[list[int]]:
-        return self._model.decode(asked)
+    def _decode(self, requests: Sequence[DecodeRequest]) -> list[list[int]]:
+        return self._model.decode(requests)
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self._model.text(tokens)
@@ -82,7 +87,7 @@ class MoonshineTorchEngine(UtteranceEngine):
     # ---- Before serving ----
 
     def _sized(self, config: MoonshineConfig, slots: int) -> tuple[int, float]:
-        """How many utterances to decode together at most, and the seconds it takes. Raises SetupError."""
+        """The most utterances of a batch, and the seconds that such a batch takes. Raises SetupError."""
         memory = memory_of(self._model.device)
         usual = 1 if self._model.one_by_one else BATCH_SIZE_CPU if memory is None else BATCH_SIZE_DEVICE
         wanted = min(config.batch_size_max or usual, slots)
@@ -93,12 +98,12 @@ class MoonshineTorchEngine(UtteranceEngine):
         if config.batch_size_max and rows < wanted:
             raise SetupError(
                 f"{wanted} utterances of {config.segment_s_max:g} s do not fit into the memory of {config.device}: "
-                f"at most {rows} at once would: set --batch-size-max {rows}"
+                f"at most {rows} would: set --batch-size-max {rows}"
             )
         return rows, step_s
 
     def _warm_up(self, rows: int) -> float:
-        """Decode the most that can come at once; the seconds it takes, on a CPU as if nothing else ran there."""
+        """Decode the largest batch. Returns its seconds: CPU time on a CPU, so that other processes do not count."""
         on_cpu = self._model.device.type == "cpu"
         clock, tried = (time.thread_time, 1) if on_cpu else (time.perf_counter, rows)
         self._model.decode_longest(tried, SAMPLE_RATE)  # the first decode is slow
@@ -118,14 +123,14 @@ def _too_small(config: MoonshineConfig) -> SetupError:
 
 
 def _device(name: str) -> torch.device:
-    """Raises SetupError where torch does not find it."""
+    """The device of this name. Raises SetupError where torch does not find it."""
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if name == "auto":
         return torch.device(next(kind for kind, count in there.items() if count))
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise SetupError(f"unknown device {name!r}: cpu, cuda, cuda:1 or mps are meant") from error
+        raise SetupError(f"unknown device {name!r}: use cpu, cuda, cuda:1 or mps") from error
     if device.type not in there:
         raise SetupError(f"engine moonshine runs on cpu, cuda and mps, not on {name}")
     if (device.index or 0) >= there[device.type]:

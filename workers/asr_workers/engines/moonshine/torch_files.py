@@ -1,4 +1,4 @@
-"""A Moonshine checkpoint on disk: from a local folder or from the Hugging Face hub. No torch is needed here."""
+"""Finds a Moonshine checkpoint in a local folder or on the Hugging Face hub. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -16,33 +16,37 @@ from asr_workers.engines.weights.checksum import checksum
 from asr_workers.engines.weights.hub import refusal
 
 FILES = ["*.json", "*.safetensors", "README.md"]
-"""What is fetched: no weights in other forms, which may hold code."""
+"""Patterns of the files that are downloaded. Weights in other formats are not: they may contain code."""
 FAMILIES = ("moonshine", "moonshine_streaming")
 
 
 @dataclass(frozen=True, slots=True)
 class MoonshineCheckpoint:
-    """What a folder says about itself."""
+    """A checkpoint's folder and the description in it."""
 
     name: str
+    """The folder's name, or the hub name without the owner."""
     folder: Path
     family: str
+    """One of FAMILIES."""
     languages: tuple[str, ...]
+    """Primary language tags, such as en."""
     checksum: str
+    """The first 16 hexadecimal digits of the SHA-256 of its weights."""
     license: str
-    """Empty where it does not say."""
+    """Empty where the model card names none."""
 
 
 def find(model: str) -> MoonshineCheckpoint:
-    """The checkpoint that a folder's path or a name on the hub means. Raises SetupError."""
+    """The checkpoint in a folder or with a name on the hub. Raises SetupError, NotYet where the hub is not reached."""
     folder = Path(model) if Path(model).is_dir() else _fetched(model)
     config = _config(folder)
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise SetupError(f"{model} is no Moonshine checkpoint: its model_type is {family!r}")
+        raise SetupError(f"{model} is not a Moonshine checkpoint: its model_type is {family!r}")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise SetupError(f"{model} has no *.safetensors file; weights in other forms are not loaded")
+        raise SetupError(f"{model} has no *.safetensors file; weights in other formats are not loaded")
     if not (folder / "tokenizer.json").is_file():
         raise SetupError(f"{model} has no tokenizer.json")
     card = _card(folder)
@@ -53,12 +57,12 @@ def find(model: str) -> MoonshineCheckpoint:
 
 
 def _name(model: str) -> str:
-    """Without the folders around it, or the owner."""
+    """The last part of a path or hub name."""
     return Path(model).absolute().name
 
 
 def _fetched(model: str) -> Path:
-    """The hub's files, from its cache where they are there already."""
+    """The folder of the hub's files, downloaded where the cache does not have them."""
     try:
         return Path(snapshot_download(model, allow_patterns=FILES))
     except (ValueError, OSError) as error:
@@ -74,7 +78,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    """The head of a model card; it is nobody's duty to have one."""
+    """The YAML header of the model card; empty where there is none."""
     try:
         _, head, _ = (folder / "README.md").read_text("utf-8").split("---", 2)
         card = yaml.safe_load(head)
@@ -84,13 +88,13 @@ def _card(folder: Path) -> dict[str, Any]:
 
 
 def _strings(value: object) -> tuple[str, ...]:
-    """One string, or several, or none."""
+    """The strings of a value that is a string, a list or missing."""
     if isinstance(value, str):
         return (value,)
     return tuple(str(one) for one in value) if isinstance(value, Iterable) else ()
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, without the advice that libraries give on the lines after."""
+    """The first line of an error's text. Libraries put advice on the lines after it."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

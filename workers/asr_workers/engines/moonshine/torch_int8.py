@@ -1,7 +1,7 @@
-"""Linear layers with int8 weights, made from floating-point ones.
+"""Linear layers with int8 weights, made from floating-point layers.
 
-On a CPU inputs become int8 too, each row with a scale of its own, so that a row does not depend on its neighbours.
-Elsewhere the weights are turned back for each product: a quarter of the memory, not less time.
+On a CPU the inputs are quantised to int8, too. Each row has its own scale, so that a row does not depend on the rest of
+the batch. On other devices the weights are converted back in each call: a quarter of fp32's memory, but not less time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 LEVELS = 127.0
 SCALE_MIN = 1e-12
-"""Rows of nothing but zeros have to be divided by something."""
+"""Smallest scale, so that rows of zeros are not divided by zero."""
 
 
 class Int8Linear(nn.Module):
-    """One scale for each output."""
+    """A linear layer with int8 weights and one scale for each output."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Int8Linear(nn.Module):
         self.bias = nn.Buffer(linear.bias.detach().float()) if linear.bias is not None else None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
+        """Inputs [..., in] to outputs [..., out]."""
         if inputs.device.type != "cpu":
             bias = None if self.bias is None else self.bias.to(inputs.dtype)
             return nn.functional.linear(inputs, (self.weight * self.scale[:, None]).to(inputs.dtype), bias)
@@ -40,7 +40,7 @@ class Int8Linear(nn.Module):
 
 
 def to_int8(module: nn.Module) -> None:
-    """Replace every linear layer inside."""
+    """Replace every linear layer inside the module by an Int8Linear."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, Int8Linear(child))

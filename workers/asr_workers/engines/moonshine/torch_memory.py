@@ -1,4 +1,4 @@
-"""How many utterances a device's memory holds at once: measured before anybody is served."""
+"""The number of utterances that a device's memory holds in one batch, measured before the worker serves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from asr_workers.engines.memory import is_out_of_memory
 
 USED_MAX = 0.9
-"""Of what is free: allocators leave gaps."""
+"""Share of the free memory that a batch may take; allocators leave gaps."""
 
 
 class Memory(Protocol):
@@ -20,11 +20,11 @@ class Memory(Protocol):
         """Bytes that are free now."""
 
     def peak(self, work: Callable[[], object]) -> int:
-        """Bytes that `work` takes at its height, beyond what is in use before."""
+        """The most bytes that `work` has in use, without those in use before."""
 
 
 class CudaMemory:
-    """Of one CUDA device."""
+    """The memory of one CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -41,13 +41,13 @@ class CudaMemory:
 
 
 def memory_of(device: torch.device) -> Memory | None:
-    """None where it cannot be measured."""
+    """The memory of a device; None where it cannot be measured."""
     return CudaMemory(device) if device.type == "cuda" else None
 
 
 def rows_that_fit(memory: Memory, batch: Callable[[int], object]) -> int:
-    """How many rows `batch`, which works on as many as it is told, may have. Raises what torch does where none fits."""
-    batch(1)  # what is made once, at the first call, is no row's
+    """The number of rows with which `batch` can be called. Raises torch's error where it cannot run with one row."""
+    batch(1)  # the first call also allocates memory that does not belong to rows
     one = memory.peak(lambda: batch(1))
     try:
         two = memory.peak(lambda: batch(2))
@@ -61,9 +61,10 @@ def rows_that_fit(memory: Memory, batch: Callable[[int], object]) -> int:
 
 
 def halved_until_it_fits(rows: int, work: Callable[[int], float]) -> tuple[int, float]:
-    """Work on so many rows, or on half of them, and so on: memory may be in too many pieces, or somebody else's by now.
+    """Call `work` with this number of rows, and with half of it after each out-of-memory error.
 
-    Returns on how many it did, and what it returned. Raises what torch does where one row is too much.
+    Memory can be fragmented, or taken by other processes since it was measured. Returns the number of rows that fitted
+    and the result of `work`. Raises torch's error where one row does not fit.
     """
     while True:
         try:

@@ -1,8 +1,8 @@
-"""Moonshine checkpoints on torch: batches of samples in, tokens and text out.
+"""Moonshine checkpoints on torch: turns batches of samples into tokens and text.
 
-The text of an utterance does not depend on what else is in the batch, apart from rounding below fp32: there a choice
-between two tokens that are all but equal may fall differently. This module must not know slots, time or why something
-is decoded.
+In fp32 the text of an utterance does not depend on the rest of the batch. In lower precisions, rounding can change the
+choice between two tokens that are almost equally likely. This module must not know slots, time or the purpose of a
+decode.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asr_workers.engines.moonshine.model import TOKENS_PER_S_MAX
 from asr_workers.engines.moonshine.torch_encoder import SAMPLES_MIN, encoder_of, valid
 from asr_workers.engines.moonshine.torch_files import MoonshineCheckpoint, first_line
 from asr_workers.engines.moonshine.torch_int8 import to_int8
-from asr_workers.engines.offline.utterance_engine import Asked
+from asr_workers.engines.offline.utterance_engine import DecodeRequest
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CLASSES = {
@@ -34,7 +34,7 @@ CLASSES = {
 
 
 class TorchMoonshine:
-    """Greedy decoding of batches. Raises SetupError where the weights do not load."""
+    """A loaded checkpoint, with greedy decoding of batches. Raises SetupError where the weights do not load."""
 
     def __init__(self, checkpoint: MoonshineCheckpoint, device: torch.device, precision: str, pad_s: float) -> None:
         self.device = device
@@ -48,26 +48,26 @@ class TorchMoonshine:
         self._start, self._ends = _special_tokens(self._model)
         self._pad = round(pad_s * SAMPLE_RATE)
         self.one_by_one = precision == "int8" and device.type == "cpu"
-        """Whether nothing is gained by a batch: rounding to int8 would make texts of its tiny differences."""
+        """Whether utterances are decoded one by one: after rounding to int8, a batch would change their texts."""
 
     def text(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
 
-    def decode(self, asked: Sequence[Asked]) -> list[list[int]]:
-        """Tokens of each utterance, without start and end.
+    def decode(self, requests: Sequence[DecodeRequest]) -> list[list[int]]:
+        """Tokens of each utterance, without the start and end tokens.
 
-        One pass verifies the drafts' tokens; those up to the first that the model would not choose are kept.
+        One pass verifies the drafts: tokens before the first that the model would not choose are kept.
         """
-        if self.one_by_one and len(asked) > 1:
-            return [tokens for one in asked for tokens in self.decode([one])]
-        limits = [math.ceil(len(one.pcm) / SAMPLE_RATE * TOKENS_PER_S_MAX) for one in asked]
-        drafts = [list(one.draft[: limit - 1]) for one, limit in zip(asked, limits, strict=True)]
+        if self.one_by_one and len(requests) > 1:
+            return [tokens for request in requests for tokens in self.decode([request])]
+        limits = [math.ceil(len(request.pcm) / SAMPLE_RATE * TOKENS_PER_S_MAX) for request in requests]
+        drafts = [list(request.draft[: limit - 1]) for request, limit in zip(requests, limits, strict=True)]
         with torch.inference_mode():
-            hidden, mask = self._encoded([one.pcm for one in asked])
+            hidden, mask = self._encoded([request.pcm for request in requests])
             return self._greedy(hidden, mask, drafts, limits, self._ends)
 
     def decode_longest(self, rows: int, samples: int) -> None:
-        """Work as much as it takes at most for this many utterances of this length: long drafts, and they never end."""
+        """Do the most work that this many utterances of this length can need: long drafts, and texts without an end."""
         limit = math.ceil(samples / SAMPLE_RATE * TOKENS_PER_S_MAX)
         draft = [self._start] * (limit - 1)
         with torch.inference_mode():
@@ -75,7 +75,7 @@ class TorchMoonshine:
             self._greedy(hidden, mask, [draft] * rows, [limit] * rows, frozenset())
 
     def _encoded(self, pcms: Sequence[Pcm16]) -> tuple[Tensor, Tensor]:
-        """As `encode`, but on a CPU one by one: padding costs more there than a batch saves."""
+        """As `encode`; on a CPU one by one, because padding costs more there than a batch saves."""
         if self.device.type != "cpu":
             return self.encode(pcms)
         hidden = [self.encode([pcm])[0][0] for pcm in pcms]
@@ -83,7 +83,7 @@ class TorchMoonshine:
         return nn.utils.rnn.pad_sequence(hidden, batch_first=True), valid(frames, int(frames.max()))
 
     def encode(self, pcms: Sequence[Pcm16]) -> tuple[Tensor, Tensor]:
-        """Hidden states [B, T, width] and which of them count, bool [B, T]."""
+        """Hidden states [B, T, width] of int16 utterances, and which of them are valid: bool [B, T]."""
         lengths = [max(len(pcm) + 2 * self._pad, SAMPLES_MIN) for pcm in pcms]
         samples = np.zeros((len(pcms), max(lengths)), np.float32)
         for row, pcm in zip(samples, pcms, strict=True):
@@ -97,7 +97,7 @@ class TorchMoonshine:
     def _greedy(
         self, hidden: Tensor, mask: Tensor, drafts: list[list[int]], limits: list[int], ends: frozenset[int]
     ) -> list[list[int]]:
-        batch = _Batch(self._model, hidden, mask)
+        batch = _DecoderBatch(self._model, hidden, mask)
         chosen = self._verified(batch, drafts)
         rows = list(range(len(drafts)))  # the utterances that are still in the batch
         while going := [
@@ -112,8 +112,8 @@ class TorchMoonshine:
                 chosen[rows[at]].append(following[at])
         return [tokens[:-1] if tokens[-1] in ends else tokens for tokens in chosen]
 
-    def _verified(self, batch: _Batch, drafts: list[list[int]]) -> list[list[int]]:
-        """The drafts' tokens that the model would choose, and the one it chooses next."""
+    def _verified(self, batch: _DecoderBatch, drafts: list[list[int]]) -> list[list[int]]:
+        """The tokens of each draft that the model would choose, and the one that it chooses next."""
         length = 1 + max(len(draft) for draft in drafts)
         ids = [[self._start, *draft] + [self._start] * (length - 1 - len(draft)) for draft in drafts]
         choices = batch.first(ids)
@@ -122,10 +122,10 @@ class TorchMoonshine:
         return [chosen[: count + 1] for chosen, count in zip(choices, kept, strict=True)]
 
 
-class _Batch:
-    """The decoder's keys and values of utterances that are decoded side by side.
+class _DecoderBatch:
+    """The decoder's keys and values of the utterances in a batch.
 
-    Rows are filled up to the longest at the first pass; what fills them is masked, and positions are counted per row.
+    In the first pass all rows are filled up to the longest one. The filling is masked. Positions are counted per row.
     """
 
     def __init__(self, model: Any, hidden: Tensor, mask: Tensor) -> None:
@@ -134,30 +134,30 @@ class _Batch:
         self._hidden_mask = mask[:, None, None]
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         self._mask = mask.new_zeros((len(hidden), 0))
-        """[B, cached]: which keys of a row are its own."""
+        """bool [B, cached]: which keys of a row belong to its tokens."""
         self._positions = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
 
     def first(self, ids: list[list[int]]) -> list[list[int]]:
-        """What follows each of these tokens: the first pass, ids [B, L]."""
+        """The first pass: the token that follows each of these tokens, ids [B, L]."""
         tokens = torch.tensor(ids, device=self._hidden.device)
         size = tokens.shape[1]
         causal = torch.ones((1, 1, size, size), dtype=torch.bool, device=tokens.device).tril()
         return self._choose(tokens, torch.arange(size, device=tokens.device)[None], causal)
 
     def forget(self, kept: list[int]) -> None:
-        """Keep of each row of the first pass the start and this many tokens behind it."""
+        """Keep the start token of each row of the first pass, and this many tokens after it."""
         lengths = torch.tensor(kept, device=self._hidden.device) + 1
         self._mask, self._positions = valid(lengths, self._cache.get_seq_length()), lengths
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with these rows only."""
+        """Drop all rows but these."""
         index = torch.tensor(rows, device=self._hidden.device)
         self._cache.batch_select_indices(index)
         self._hidden, self._hidden_mask = self._hidden[index], self._hidden_mask[index]
         self._mask, self._positions = self._mask[index], self._positions[index]
 
     def step(self, tokens: list[int]) -> list[int]:
-        """What follows one more token of each row."""
+        """Append one token to each row. Returns the token that follows each."""
         ids = torch.tensor(tokens, device=self._hidden.device)[:, None]
         self._mask = nn.functional.pad(self._mask, (0, 1), value=True)
         choices = self._choose(ids, self._positions[:, None], self._mask[:, None, None])
@@ -166,10 +166,10 @@ class _Batch:
 
     def _choose(self, ids: Tensor, positions: Tensor, mask: Tensor) -> list[list[int]]:
         outputs = self._decoder(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self._cache,
+            ids,
+            mask,
+            positions,
+            self._cache,  # by position: transformers 5.24 renamed past_key_values to cache
             encoder_hidden_states=self._hidden,
             encoder_attention_mask=self._hidden_mask,
             use_cache=True,
@@ -179,7 +179,7 @@ class _Batch:
 
 
 def _alike(draft: Sequence[int], choices: Sequence[int]) -> int:
-    """How many tokens at the beginning of a draft are those that would be chosen."""
+    """Number of tokens at the start of a draft that the model would choose."""
     at = 0
     while at < len(draft) and draft[at] == choices[at]:
         at += 1
@@ -195,12 +195,12 @@ def _load(checkpoint: MoonshineCheckpoint, dtype: torch.dtype) -> Any:
         model, found = family.from_pretrained(
             checkpoint.folder,
             dtype=dtype,
-            attn_implementation="sdpa",  # a mask of bools is added up by "eager", and does not mask then
+            attn_implementation="sdpa",  # "eager" adds a bool mask to the scores, which does not mask
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
         )
-    except Exception as error:  # of three libraries, and all mean the same
+    except Exception as error:  # three libraries raise many kinds, all for weights that cannot be loaded
         raise SetupError(f"the weights of {checkpoint.folder} do not load: {first_line(error)}") from error
     if lacking := sorted(found["missing_keys"]):
         raise SetupError(f"{checkpoint.folder} lacks {len(lacking)} of the model's weights, {lacking[0]} among them")
@@ -222,5 +222,5 @@ def _special_tokens(model: Any) -> tuple[int, frozenset[int]]:
     ends = next((one.eos_token_id for one in settings if one.eos_token_id is not None), None)
     start = next((one for one in starts if one is not None), None)
     if start is None or ends is None:
-        raise SetupError("the checkpoint does not say which tokens begin and end a text")
+        raise SetupError("the checkpoint does not define which tokens begin and end a text")
     return start, frozenset([ends] if isinstance(ends, int) else ends)

@@ -1,1 +1,1 @@
-"""What the engines of NeMo checkpoints share: reading them, building their parts, their names."""
+"""Shared by the engines of NeMo checkpoints: reading checkpoints, building their parts, names and languages."""

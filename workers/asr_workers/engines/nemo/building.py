@@ -1,4 +1,4 @@
-"""What keeps a model from being built from a checkpoint, in one sentence that says which part it was."""
+"""Errors while a model is built from a checkpoint, each as one sentence that names the part."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FAULTS: tuple[type[Exception], ...] = (
     ValueError,
     struct.error,
 )
-"""What damaged or foreign checkpoints lead to in code that expects sound ones."""
+"""Errors that a damaged or foreign checkpoint causes in code that expects a sound one."""
 REASON_CHARACTERS = 200
 
 
 @contextmanager
 def building(sentence: str, faults: tuple[type[Exception], ...] = FAULTS) -> Iterator[None]:
-    """Raises SetupError with `sentence` and the first line of the reason, for whatever of `faults` is raised inside."""
+    """Turns each of `faults` that is raised inside into a SetupError: `sentence`, and the first line of the reason."""
     try:
         yield
     except AsrError:
@@ -39,12 +39,12 @@ def building(sentence: str, faults: tuple[type[Exception], ...] = FAULTS) -> Ite
 
 
 def check_device(name: str) -> torch.device:
-    """`cpu`, `cuda` or `cuda:N`. Raises SetupError where it is not there."""
+    """The device of a name: `cpu`, `cuda` or `cuda:N`. Raises SetupError for another name or a missing device."""
     found = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", name)
     if found is None:
         raise SetupError(f"the device {name} is not supported: take cpu, cuda or cuda:N")
     if name != "cpu" and int(found[1] or 0) >= torch.cuda.device_count():
-        raise SetupError(f"there is no {name}: torch sees {torch.cuda.device_count()} CUDA devices")
+        raise SetupError(f"there is no {name}: torch finds {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
 
 

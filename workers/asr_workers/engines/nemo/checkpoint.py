@@ -1,7 +1,8 @@
-"""Reads `.nemo` checkpoints without NeMo and without running what is in them.
+"""Reads `.nemo` checkpoints without NeMo and without running code that they contain.
 
-A `.nemo` is a tar archive of a YAML configuration, a file of weights and the tokenizer's files; its extracted folder is
-the same. Weights are read as plain tensors: a pickle that would do more is refused unless its source is trusted.
+A `.nemo` is a tar archive of a YAML configuration, a file of weights and the tokenizer's files. A folder with the
+extracted files is read, too. Weights are read as plain tensors. A pickle that could run code is refused unless the
+caller trusts it.
 """
 
 from __future__ import annotations
@@ -31,26 +32,33 @@ ARTIFACT_PREFIX = "nemo:"
 CONFIG_BYTES_MAX = 16 << 20
 TOKENIZER_BYTES_MAX = 64 << 20
 PARTS = ("preprocessor", "encoder", "decoder", "joint", "ctc_decoder")
-"""Of the models that are known here. Without another part, as a prompt's, a model would speak, but wrongly."""
+"""Parts of the supported models. A checkpoint with another part, such as a prompt, is refused: its text would be wrong
+without that part."""
 
 
 @dataclass(frozen=True, slots=True)
 class NemoCheckpoint:
-    """What a `.nemo` holds."""
+    """The contents of a `.nemo`."""
 
     name: str
+    """The path or hub name under which it was requested."""
     path: Path
     config: dict[str, Any]
     weights: dict[str, torch.Tensor]
+    """Tensors on the CPU, by their names in NeMo's modules."""
     tokenizer: bytes
     """A serialized sentencepiece model."""
     checksum: str
     """First 16 hex digits of the sha256 of the file of weights."""
     licence: str | None
+    """From the configuration, else from the model card on the hub; None where neither names one."""
 
 
 def read_checkpoint(model: str, *, trusted: bool = False) -> NemoCheckpoint:
-    """The checkpoint at a path, or on the hub under that name. Raises SetupError with one sentence."""
+    """The checkpoint at this path, or with this name on the hub. `trusted` permits a pickle that can run code.
+
+    Raises SetupError with one sentence where it cannot be read, NotYet where the hub cannot be reached.
+    """
     path, card = _locate(model)
     try:
         if path.is_dir():
@@ -62,12 +70,12 @@ def read_checkpoint(model: str, *, trusted: bool = False) -> NemoCheckpoint:
                 found = members.get(name)
                 file = archive.extractfile(found) if found else None
                 if file is None:
-                    raise SetupError(f"{path} has no {name}: it is no NeMo checkpoint that can be read here")
+                    raise SetupError(f"{path} has no {name}: it is not a NeMo checkpoint that can be read here")
                 return file
 
             return _read(model, path, card, open_member, trusted)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise SetupError(f"{path} is no .nemo archive: {error}") from error
+        raise SetupError(f"{path} is not a .nemo archive: {error}") from error
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -93,11 +101,11 @@ def _config(text: bytes, path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SetupError(f"the configuration in {path} is no YAML") from error
+        raise SetupError(f"the configuration in {path} is not YAML") from error
     except FAULTS as error:
         raise SetupError(f"the configuration in {path} cannot be read") from error
     if not isinstance(config, dict):
-        raise SetupError(f"the configuration in {path} is no mapping")
+        raise SetupError(f"the configuration in {path} is not a mapping")
     return config
 
 
@@ -114,12 +122,12 @@ def _tensors(file: IO[bytes], path: Path, trusted: bool) -> dict[str, torch.Tens
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
-        raise SetupError(f"the weights in {path} are no table of tensors")
+        raise SetupError(f"the weights in {path} are not a table of tensors")
     return state
 
 
 def _tokenizer_name(config: dict[str, Any], path: Path) -> str:
-    """The archive's name of the sentencepiece model: artifacts are referred to as `nemo:NAME`."""
+    """Name of the sentencepiece model in the archive: the configuration refers to it as `nemo:NAME`."""
     tokenizer = config.get("tokenizer")
     name = tokenizer.get("model_path") if isinstance(tokenizer, dict) else None
     if not isinstance(name, str) or not name.endswith(".model"):
@@ -135,11 +143,11 @@ def _open_in_folder(folder: Path, name: str) -> IO[bytes]:
     try:
         return (folder / name).open("rb")
     except FileNotFoundError as error:
-        raise SetupError(f"{folder} has no {name}: it is no extracted NeMo checkpoint") from error
+        raise SetupError(f"{folder} has no {name}: it is not an extracted NeMo checkpoint") from error
 
 
 def _locate(model: str) -> tuple[Path, str | None]:
-    """Path of the archive or folder, and the licence that a model card on the hub states."""
+    """Path of the archive or folder, and the licence from the model card where it is on the hub."""
     path = Path(model).expanduser()
     if path.exists():
         return path, None
@@ -156,7 +164,7 @@ def _download(model: str) -> tuple[Path, str | None]:
         raise SetupError(f"model {model} is not on disk and huggingface_hub is not installed") from error
     name = f"{model.rsplit('/', maxsplit=1)[-1]}.nemo"
     try:
-        # What was fetched before is used without asking the hub: a start needs no network then.
+        # A cached file is used without a request to the hub, so that a start needs no network.
         return Path(hf_hub_download(model, name, local_files_only=True)), _cached_card(model)
     except (HFValidationError, LocalEntryNotFoundError):
         pass
@@ -177,7 +185,7 @@ def _cached_card(model: str) -> str | None:
 
 
 def card_licence(card: str) -> str | None:
-    """The licence in the YAML head of a model card."""
+    """The licence in the YAML header of a model card; None where there is none."""
     parts = card.split("---", maxsplit=2)
     if len(parts) != 3 or parts[0].strip():
         return None

@@ -1,4 +1,4 @@
-"""What a NeMo model is called, and the languages that it knows: checkpoints do not say it, their names do."""
+"""The name of a NeMo model, and its languages. Checkpoints do not state their languages; their names do."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PARAKEET_V3 = "bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk
 
 
 def served_name(model: str) -> str:
-    """A hub's name as it is; a file or folder on disk without where it lies, which is nobody's business."""
+    """The name shown to clients: a hub name unchanged; of a file or folder on disk its name without the path."""
     path = Path(model).expanduser()
     return (path.name.removesuffix(".nemo") if path.exists() else model)[:NAME_CHARACTERS_MAX]
 
 
 def languages_of(model: str) -> tuple[str, ...]:
-    """From a hub name or a path: `stt_de_...` is German. Names that tell none are taken for English."""
+    """Languages of a model with this hub name or path: `stt_de_...` is German. The default is English."""
     name = served_name(model).rpartition("/")[2].lower()
     if re.fullmatch(r"parakeet-tdt.*v3", name):
         return tuple(PARAKEET_V3.split())
@@ -28,9 +28,9 @@ def languages_of(model: str) -> tuple[str, ...]:
 
 
 def check_language(language: str, languages: tuple[str, ...]) -> None:
-    """Raises BadRequest for one that the model does not know; none is any."""
+    """Raises BadRequest for a language that the model does not know. An empty language is always accepted."""
     if language.partition("-")[0].lower() not in ("", *languages):
         raise BadRequest(
-            f"language {language[:20]!r} is not supported: this model knows {', '.join(languages)}"[:128],
+            f"language {language[:20]!r} is not supported: this model recognises {', '.join(languages)}"[:128],
             slug="unsupported-language",
         )

@@ -1,1 +1,1 @@
-"""What engines share that decode whole utterances: voice activity, endpoints, the queue of decodes."""
+"""Shared by engines that decode whole utterances: voice activity detection, endpointing, the queue of decodes."""

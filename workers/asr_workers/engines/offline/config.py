@@ -1,4 +1,4 @@
-"""What engines that decode whole utterances have in common: where utterances end and how often partials come."""
+"""Settings shared by engines that decode whole utterances: endpointing and the rate of partials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asr_workers.engines.offline.endpoint import EndpointConfig
 from asr_workers.engines.options import EngineConfig, option, threads_option
 
 WINDOW_SAMPLES = 512
-"""Samples that voice activity detection takes at once: 32 ms."""
+"""Samples of one window of voice activity detection: 32 ms."""
 
 
 def _windows(seconds: float) -> int:
@@ -20,30 +20,38 @@ def _windows(seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtteranceConfig(EngineConfig):
-    """The defaults of the endpointing were tuned on read speech."""
+    """Base of their configurations. The defaults of the endpointing were tuned on read speech."""
 
     threads: int = threads_option(1)
-    """Per inference. A second one costs twice the CPU time for little wall time."""
+    """CPU threads of one inference. A second thread doubles the CPU time and saves little wall time."""
     update_ms: int = option(
         500,
-        "Shortest time between two partials of a speaker, in milliseconds; longer when the machine cannot keep up.",
+        "Shortest time between two partials of a session, in milliseconds. It grows when the machine cannot keep up.",
         click.IntRange(min=50),
     )
-    """A partial is decoded at most once in this time, and once in as much new speech."""
+    """A partial is decoded after at least this time, and after at least this much new speech."""
     speech_on: float = 0.5
+    """Speech probability from which on a window is voiced."""
     speech_off: float = 0.35
+    """Speech probability below which a window is silent."""
     voiced_ms_min: int = 64
+    """Voiced audio that begins an utterance, in milliseconds."""
     preroll_ms: int = 288
+    """Audio before the first voiced window that belongs to the utterance, in milliseconds."""
     trail_ms: int = 256
+    """Audio after the last window that was not silent that belongs to the utterance, in milliseconds."""
     endpoint_silence_ms: int = 608
+    """Silence that ends an utterance, in milliseconds."""
     segment_s_max: float = 15.0
+    """Longest utterance, in seconds. A longer one is cut."""
     cut_s: float = 4.0
-    """A segment that is too long is cut at the quietest place of its last seconds."""
+    """A cut is made at the quietest place in this many last seconds."""
     pad_s: float = 0.25
-    """Zeros on both sides of what is decoded: without them the model makes up words at abrupt ends."""
+    """Seconds of zeros added on both sides before decoding. Without them the model invents words at abrupt ends."""
 
     @property
     def endpointing(self) -> EndpointConfig:
+        """The settings of the endpointing, in windows."""
         return EndpointConfig(
             speech_on=self.speech_on,
             speech_off=self.speech_off,

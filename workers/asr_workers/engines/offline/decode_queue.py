@@ -1,8 +1,8 @@
-"""Which decodes come next: pure, over plain values.
+"""Chooses the decodes that run next. Pure, over plain values.
 
-One rule: the smallest `urgency` wins. A speaker in real time who waits for a final comes first, then the partials that
-are due, then audio that arrives faster than real time; being late makes everything but background partials urgent in
-the end, so nothing that has to be said waits for ever. This module must not know models or audio.
+The decode with the smallest `urgency` runs first. Finals of real-time sessions come first, then their partials, then
+finals of audio that arrives faster than real time. A decode becomes more urgent while it waits, so every final runs in
+the end; only partials of such background audio may wait for ever. This module must not know models or audio.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LIVE_FINAL_LEAD_S = 10.0
-"""A live final goes before everything that became due up to this much earlier."""
+"""A live final runs before all decodes that became due up to this many seconds before it."""
 BACKGROUND_FINAL_DELAY_S = 2.0
-"""A background final lets live partials go first for this long."""
+"""A background final runs after live partials that become due within this many seconds after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +22,28 @@ class Decode:
 
     slot: int
     final: bool
+    """Whether it is for a final; else it is for a partial."""
     live: bool
-    """Whether its audio arrives in real time, from someone who waits."""
+    """Whether its audio arrives in real time. Other audio is called background."""
     since_s: float
-    """When it became due, on the step's clock."""
+    """The time at which it became due, in seconds on the step's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How many decodes run together."""
+    """Limits of a batch of decodes."""
 
     size_max: int = 1
+    """Most decodes in a batch."""
     wait_ms: float = 0.0
-    """Longest time that a batch that is not full waits for more decodes, while audio keeps coming."""
+    """Longest time that a batch waits for more decodes while it is not full and audio arrives, in milliseconds."""
 
     def __post_init__(self) -> None:
         assert self.size_max > 0 and self.wait_ms >= 0
 
 
 def urgency(decode: Decode) -> tuple[bool, float]:
-    """Sorts decodes; the smallest is the most urgent."""
+    """Sort key of decodes: the smallest is the most urgent."""
     if decode.final:
         return False, decode.since_s + (-LIVE_FINAL_LEAD_S if decode.live else BACKGROUND_FINAL_DELAY_S)
     return not decode.live, decode.since_s
@@ -52,14 +54,14 @@ def _order(decode: Decode) -> tuple[tuple[bool, float], int]:
 
 
 def most_urgent(decodes: Iterable[Decode]) -> Decode | None:
-    """The decode to run now; the lower slot of equals."""
+    """The decode that runs next; of equally urgent ones that of the lowest slot. None without decodes."""
     return min(decodes, key=_order, default=None)
 
 
 def next_batch(decodes: Sequence[Decode], limits: BatchLimits, others: int, now: float) -> list[Decode]:
-    """The decodes to run together now, the most urgent first; none while one of so many `others` may join in time.
+    """The decodes that run together now, the most urgent first; none while the batch waits for more.
 
-    Others are open slots that have no decode yet; without any there is nothing to wait for.
+    `others` is the number of open slots that have no decode yet. Where it is 0, the batch does not wait.
     """
     first = most_urgent(decodes)
     if first is None:

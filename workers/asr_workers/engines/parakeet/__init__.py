@@ -1,4 +1,4 @@
-"""Parakeet-TDT: a model of whole recordings, made to stream by encoding a window around each chunk."""
+"""Parakeet-TDT: a model for whole recordings that streams here by encoding a window around each chunk."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The engine `parakeet`: Parakeet-TDT over many slots, by a window around each chunk.
+"""The engine `parakeet`: Parakeet-TDT over many slots, with a window around each chunk.
 
-The text of a chunk never changes; what the right context adds to it is only ever a partial. A step encodes the next
-windows of the most urgent slots in one batch, wherever each of them is. The decoder's state is carried from chunk to
-chunk; at the end of an utterance it begins anew, and only the left context is kept.
+The tokens of a chunk never change. Tokens of the right context are only shown in partials. A step encodes the next
+windows of the most urgent slots in one batch. The decoder's state is carried from chunk to chunk. At the end of an
+utterance the state is emptied, and only the left context is kept.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from asr_workers.engines.parakeet.config import ParakeetConfig
 from asr_workers.engines.parakeet.model import ParakeetModel
 from asr_workers.engines.parakeet.sizing import batch_windows
 from asr_workers.engines.parakeet.tdt import TdtState
-from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Place, Window, WindowContext, next_window
-from asr_workers.engines.transducer.token_speaker import Speaker
-from asr_workers.engines.transducer.token_utterances import Heard, Utterance, UtteranceRules
+from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, Window, WindowContext, WindowPlace, next_window
+from asr_workers.engines.transducer.token_transcript import TokenTranscript
+from asr_workers.engines.transducer.token_utterances import FrameToken, Utterance, UtteranceRules
 
 SNAPSHOT_VERSION = 1
 
 
 @dataclass(slots=True)
-class _Slot:
-    """Samples are held from the left context on."""
+class _ParakeetSlot:
+    """The state of one session."""
 
-    speaker: Speaker
+    transcript: TokenTranscript
     audio: HeldAudio
+    """The samples from the left context on."""
     state: TdtState
     first: int
     """The first sample that may be left context."""
@@ -45,18 +46,18 @@ class _Slot:
     deadline_s: float = 0.0
 
     @property
-    def place(self) -> Place:
-        utterance = self.speaker.utterance
-        return Place(utterance.sample(utterance.frames), self.first)
+    def place(self) -> WindowPlace:
+        utterance = self.transcript.utterance
+        return WindowPlace(utterance.sample(utterance.frames), self.first)
 
     def needed(self, context: WindowContext) -> int:
-        """The first sample of the left context of wherever the state may begin anew."""
+        """The first sample that a later window can begin with, also if the state is emptied at the next ending."""
         place = self.place
-        return Place(min(place.sample, self.speaker.utterance.needed), self.first).needed(context)
+        return WindowPlace(min(place.sample, self.transcript.utterance.needed), self.first).needed(context)
 
 
 class ParakeetEngine(Engine):
-    """Engine of asr_workers.engines.base. Raises SetupError where it cannot run."""
+    """The engine `parakeet`. Raises SetupError where it cannot run."""
 
     def __init__(self, config: ParakeetConfig, load: Callable[[ParakeetConfig], ParakeetModel] = ParakeetModel) -> None:
         self._config, self._context = config, config.context
@@ -64,7 +65,7 @@ class ParakeetEngine(Engine):
         torch.set_num_threads(config.threads)
         self._model = load(config)
         self._languages = languages_of(config.model)
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, _ParakeetSlot] = {}
         with torch.inference_mode():
             self._initial = self._model.decoder.initial(1)
             self._batch = batch_windows(self._model, self._context, config.slots_wanted)
@@ -94,8 +95,8 @@ class ParakeetEngine(Engine):
         utterance, state = Utterance(sample), self._initial
         if snapshot and snapshot.state:
             utterance, state = self._restored(snapshot.state)
-        speaker = Speaker(slot, options.partials, utterance)
-        self._slots[slot] = _Slot(speaker, HeldAudio(sample), state, sample)
+        transcript = TokenTranscript(slot, options.partials, utterance)
+        self._slots[slot] = _ParakeetSlot(transcript, HeldAudio(sample), state, sample)
 
     def close(self, slot: int) -> None:
         self._slots.pop(slot, None)
@@ -106,14 +107,14 @@ class ParakeetEngine(Engine):
     def pending(self) -> bool:
         return any(slot.flushing or self._window(slot) is not None for slot in self._slots.values())
 
-    def checkpoint(self, slot: int) -> Advanced:
+    def snapshot(self, slot: int) -> Advanced:
         return Advanced(slot, self._snapshot(self._slots[slot]))
 
     @torch.inference_mode()
     def step(self, chunks: Sequence[Chunk], now: float) -> list[Output]:
         for chunk in chunks:
             slot = self._slots[chunk.slot]
-            assert not slot.flushing, "a slot that drains takes no chunk"
+            assert not slot.flushing, "a slot takes no chunk before its flush is done"
             slot.audio.append(chunk.pcm)
             slot.flushing, slot.deadline_s = chunk.flush, chunk.deadline_s
         outputs = self._decode(self._most_urgent())
@@ -124,15 +125,15 @@ class ParakeetEngine(Engine):
 
     # ---- Windows ----
 
-    def _window(self, slot: _Slot) -> Window | None:
+    def _window(self, slot: _ParakeetSlot) -> Window | None:
         return next_window(self._context, slot.place, slot.audio.end, flush=slot.flushing)
 
-    def _most_urgent(self) -> list[tuple[_Slot, Window]]:
+    def _most_urgent(self) -> list[tuple[_ParakeetSlot, Window]]:
         ready = [(slot, window) for slot in self._slots.values() if (window := self._window(slot)) is not None]
         ready.sort(key=lambda pair: pair[0].deadline_s)
         return ready[: self._batch.windows_max]
 
-    def _decode(self, ready: Sequence[tuple[_Slot, Window]]) -> list[Output]:
+    def _decode(self, ready: Sequence[tuple[_ParakeetSlot, Window]]) -> list[Output]:
         if not ready:
             return []
         windows = [window for _, window in ready]
@@ -141,61 +142,63 @@ class ParakeetEngine(Engine):
         decoder, before = self._model.decoder, TdtState.joined([slot.state for slot, _ in ready])
         lefts, chunks = [window.left for window in windows], [window.chunk for window in windows]
         tokens, state = decoder.decode(*_cut(encoded, lefts, chunks), before)
-        ahead: list[list[Heard]] = [[] for _ in ready]
-        rights = [window.right if slot.speaker.partials else 0 for slot, window in ready]
+        ahead: list[list[FrameToken]] = [[] for _ in ready]
+        rights = [window.right if slot.transcript.partials else 0 for slot, window in ready]
         if any(rights):
             places = [window.left + window.chunk for window in windows]
             ahead, _ = decoder.decode(*_cut(encoded, places, rights), state)
         outputs: list[Output] = []
         for row, (slot, window) in enumerate(ready):
             slot.state = state.rows([row])
-            outputs += self._heard(slot, window.chunk, tokens[row], ahead[row])
+            outputs += self._outputs_of(slot, window.chunk, tokens[row], ahead[row])
         return outputs
 
-    def _heard(self, slot: _Slot, frames: int, tokens: Sequence[Heard], ahead: Sequence[Heard]) -> list[Output]:
-        """The chunk's tokens are there for good, those behind it for a partial."""
-        speaker, text = slot.speaker, self._model.text
-        utterance, done = speaker.utterance, speaker.utterance.frames
-        outputs: list[Output] = list(speaker.hear([_later(token, done) for token in tokens], frames))
+    def _outputs_of(
+        self, slot: _ParakeetSlot, frames: int, tokens: Sequence[FrameToken], ahead: Sequence[FrameToken]
+    ) -> list[Output]:
+        """Outputs of a window: `tokens` of its chunk are fixed, those `ahead` of it are for a partial only."""
+        transcript, text = slot.transcript, self._model.text
+        utterance, done = transcript.utterance, transcript.utterance.frames
+        outputs: list[Output] = list(transcript.add([_later(token, done) for token in tokens], frames))
         ending = utterance.ending(self._rules, text.starts_word)
         if ending is not None:
             if ending.origin is not None:
-                self._begin_anew(slot, ending.origin)
-            snapshot = replace(self._snapshot(slot), unsaid_sample=ending.said_until)
-            outputs += speaker.final(ending.tokens, ending.endpoint, snapshot, text)
+                self._restart(slot, ending.origin)
+            snapshot = replace(self._snapshot(slot), unsaid_sample=ending.committed_sample)
+            outputs += transcript.final(ending.tokens, ending.endpoint, snapshot, text)
         if ending is None or ending.origin is None:
             maybe = [utterance.placed(_later(token, done + frames)) for token in ahead]
-            outputs += speaker.partial(text, maybe)
+            outputs += transcript.partial(text, maybe)
         slot.audio.drop_before(slot.needed(self._context))
         return outputs
 
-    def _begin_anew(self, slot: _Slot, origin: int) -> None:
-        slot.speaker.utterance, slot.state = Utterance(origin), self._initial
+    def _restart(self, slot: _ParakeetSlot, origin: int) -> None:
+        slot.transcript.utterance, slot.state = Utterance(origin), self._initial
         slot.first = slot.place.needed(self._context)
 
-    def _flushed(self, number: int, slot: _Slot) -> list[Output]:
-        """Everything is decoded: end the utterance. What follows has no left context either."""
-        tokens = slot.speaker.utterance.flush(slot.audio.end)
+    def _flushed(self, number: int, slot: _ParakeetSlot) -> list[Output]:
+        """End the utterance after all audio was decoded. The next one starts without left context."""
+        tokens = slot.transcript.utterance.flush(slot.audio.end)
         slot.flushing, slot.first = False, slot.audio.end
         slot.audio = HeldAudio(slot.first)
-        slot.speaker.utterance, slot.state = Utterance(slot.first), self._initial
-        final = slot.speaker.final(tokens, "flush", Snapshot(slot.first, b""), self._model.text)
+        slot.transcript.utterance, slot.state = Utterance(slot.first), self._initial
+        final = slot.transcript.final(tokens, "flush", Snapshot(slot.first, b""), self._model.text)
         return [*final, Drained(number)]
 
     # ---- Snapshots ----
 
-    def _snapshot(self, slot: _Slot) -> Snapshot:
-        """From the left context on: its audio is heard again, but not decoded."""
+    def _snapshot(self, slot: _ParakeetSlot) -> Snapshot:
+        """The slot's snapshot, from the left context on. That audio is encoded again, but not decoded again."""
         state = None if slot.state is self._initial else [_numbers(tensor) for tensor in _tensors(slot.state)]
-        fields = [SNAPSHOT_VERSION, self._model.checksum, slot.speaker.utterance.fields(), state]
+        fields = [SNAPSHOT_VERSION, self._model.checksum, slot.transcript.utterance.fields(), state]
         return Snapshot(slot.needed(self._context), msgpack.packb(fields))
 
     def _restored(self, packed: bytes) -> tuple[Utterance, TdtState]:
-        """Raises BadRequest."""
+        """The state of a snapshot. Raises BadRequest where it is not of this engine and model."""
         try:
             version, checksum, fields, state = msgpack.unpackb(packed)
             utterance = Utterance.of(*fields)
-            # Between utterances nothing is in it that another checkpoint of the model could not go on from.
+            # A snapshot between utterances has no decoder state, so it fits every checkpoint.
             is_of_model = checksum == self._model.checksum or (state is None and not utterance.tokens)
             if version != SNAPSHOT_VERSION or not is_of_model:
                 raise ValueError("another version or model")
@@ -211,15 +214,16 @@ class ParakeetEngine(Engine):
 
 
 def _cut(encoded: torch.Tensor, places: Sequence[int], lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row's frames from its place on: [B, longest, D], and the lengths [B]."""
+    """Each row's frames from its place on: [B, longest, D], and the number of valid ones: int64 [B]."""
     device = encoded.device
     index = torch.tensor(places, device=device)[:, None] + torch.arange(max(lengths), device=device)
     rows = torch.arange(len(places), device=device)[:, None]
     return encoded[rows, index.clamp(max=encoded.shape[1] - 1)], torch.tensor(lengths, device=device)
 
 
-def _later(token: Heard, frames: int) -> Heard:
-    return Heard(token.id, token.frame + frames, token.frames, token.confidence)
+def _later(token: FrameToken, frames: int) -> FrameToken:
+    """The token moved by this number of frames."""
+    return FrameToken(token.id, token.frame + frames, token.frames, token.confidence)
 
 
 def _tensors(state: TdtState) -> tuple[torch.Tensor, ...]:
@@ -231,6 +235,6 @@ def _numbers(tensor: torch.Tensor) -> bytes:
 
 
 def _tensor(data: bytes, like: torch.Tensor) -> torch.Tensor:
-    """Raises ValueError."""
+    """A tensor like `like` from the bytes of `_numbers`. Raises ValueError where their number is wrong."""
     numbers: Any = np.frombuffer(data, np.float32).reshape(like.shape).copy()
     return torch.from_numpy(numbers).to(like.device, like.dtype)

@@ -1,7 +1,7 @@
-"""A Parakeet-TDT checkpoint as encoder and decoder of windows. It knows nothing of sessions, slots or text.
+"""Encoder and decoder of a Parakeet-TDT checkpoint for windows of audio. Knows nothing of sessions, slots or text.
 
-NeMo's modules are built from the checkpoint's configuration one by one: neither a class that the configuration names
-nor a pickle in its weights is ever run.
+NeMo's modules are built one by one from the checkpoint's configuration. Classes that the configuration names, and a
+pickle in the weights, are never run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CLASSES = {
 
 
 class ParakeetModel:
-    """Raises SetupError, with one sentence, when the checkpoint cannot be used here."""
+    """A loaded checkpoint. Raises SetupError with one sentence where it cannot be used here."""
 
     def __init__(self, config: ParakeetConfig) -> None:
         checkpoint = read_checkpoint(config.model, trusted=config.trust_checkpoint)
@@ -64,7 +64,7 @@ class ParakeetModel:
         )
 
     def encode(self, windows: Sequence[Pcm16]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The encoder's frames of windows of any lengths: [B, T, D], and how many each row has: int64 [B]."""
+        """Encoder frames of int16 windows of any lengths: [B, T, D], and the number of each row's frames: int64 [B]."""
         lengths = torch.tensor([len(window) for window in windows], device=self.device)
         audio = np.zeros((len(windows), max(len(window) for window in windows)), np.float32)
         for row, window in zip(audio, windows, strict=True):
@@ -85,7 +85,7 @@ def _dtype(config: ParakeetConfig) -> torch.dtype:
 
 
 def _modules(checkpoint: NemoCheckpoint, vocabulary: int) -> dict[str, nn.Module]:
-    """The four parts with the checkpoint's weights in them."""
+    """The four NeMo modules with the checkpoint's weights."""
     with building(f"the configuration of {checkpoint.path} is not understood"):
         options = {part: _options(checkpoint, part) for part in _CLASSES}
         options["preprocessor"] |= {"dither": 0.0, "pad_to": 0}
@@ -94,7 +94,7 @@ def _modules(checkpoint: NemoCheckpoint, vocabulary: int) -> dict[str, nn.Module
         options["joint"].setdefault("vocabulary", None)
         _check_shape(checkpoint, options)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NeMo's own imports and layers are full of them
+        warnings.simplefilter("ignore")  # NeMo's imports and layers emit many
         import nemo.utils  # noqa: PLC0415 - takes seconds
         from nemo.collections.asr import modules as nemo_modules  # noqa: PLC0415
 
@@ -120,19 +120,19 @@ def _options(checkpoint: NemoCheckpoint, part: str) -> dict[str, Any]:
     options = checkpoint.config.get(part)
     target = options.get("_target_", "") if isinstance(options, dict) else ""
     if not isinstance(options, dict) or target.rsplit(".", maxsplit=1)[-1] != _CLASSES[part]:
-        raise SetupError(f"{checkpoint.path} is no Parakeet-TDT: its {part} is {target or 'missing'}")
+        raise SetupError(f"{checkpoint.path} is not a Parakeet-TDT: its {part} is {target or 'missing'}")
     return {name: value for name, value in options.items() if name != "_target_"}
 
 
 def _check_shape(checkpoint: NemoCheckpoint, options: Mapping[str, Mapping[str, Any]]) -> None:
-    """What windows and decoder rely on."""
+    """Raises SetupError where frames or durations are not as the windows and the decoder need them."""
     factor = options["encoder"].get("subsampling_factor")
     stride = round(float(options["preprocessor"].get("window_stride", 0.0)) * 16000)
     durations = _durations(checkpoint.config)
     if factor != FRAME_FEATURES or stride != FEATURE_SAMPLES:
         raise SetupError(f"{checkpoint.path} has frames of {factor} x {stride} samples: only 8 x 160 are supported")
     if not durations or options["joint"].get("num_extra_outputs") != len(durations):
-        raise SetupError(f"{checkpoint.path} is no TDT model: its joint network has no durations")
+        raise SetupError(f"{checkpoint.path} is not a TDT model: its joint network has no durations")
 
 
 def _durations(config: Mapping[str, Any]) -> list[int]:
@@ -146,8 +146,8 @@ def _symbols_max(config: Mapping[str, Any]) -> int:
 
 
 def _quantized(encoder: nn.Module) -> nn.Module:
-    """Linear layers in int8: weights now, activations as they come."""
+    """The encoder with int8 linear layers: weights are quantized now, activations in each call."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch will drop it one day
+        warnings.simplefilter("ignore")  # torch deprecates this function
         quantize: Any = torch.ao.quantization.quantize_dynamic
         return cast("nn.Module", quantize(encoder, {torch.nn.Linear}, dtype=torch.qint8))

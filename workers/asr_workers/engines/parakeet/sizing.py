@@ -1,4 +1,4 @@
-"""How many windows one step may take: measured with full ones before anybody is served, which also warms up."""
+"""The most windows of one step, measured with full windows before the worker serves. This also warms the model up."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from asr_workers.engines.parakeet.model import ParakeetModel
 from asr_workers.engines.parakeet.windows import FRAME_SAMPLES, WindowContext, frames_of
 
 STEP_S_WANTED = 1.0
-"""On a CPU a larger batch is hardly cheaper for each window, but all wait for the whole of it."""
+"""Longest time of a CPU step, in seconds. A larger batch saves little for each window, and all wait for its end."""
 WINDOWS_MAX = 64
 MEMORY_SHARE = 0.8
-"""Of what is free on the device: the allocator needs some room."""
+"""Share of the device's free memory that is used; the allocator needs the rest."""
 STEP_S_MARGIN = 2.0
 STEP_S_MIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class WindowBatch:
-    """The largest step."""
+    """The size of the largest step."""
 
     windows_max: int
     step_s_p99: float
+    """Expected 99th percentile of its time, in seconds."""
 
 
 def batch_windows(model: ParakeetModel, context: WindowContext, slots: int) -> WindowBatch:
-    """Raises SetupError where not even one window fits, or fewer slots than asked for."""
+    """Measure the largest step. Raises SetupError where not one window fits, or not all `slots`."""
     with building(f"no slot fits on {model.device}: the model cannot encode a window"):
         for missing in (0, FRAME_SAMPLES // 2 + 1):
             _check_frames(model, context.frames * FRAME_SAMPLES - missing)
@@ -53,12 +54,12 @@ def _windows_that_fit(model: ParakeetModel, context: WindowContext, slots: int) 
     slot_bytes = model.decoder.initial(1).bytes
     fit = max(0, free - window_bytes) // slot_bytes
     if slots > fit:
-        raise SetupError(f"{slots} slots do not fit on {model.device}: {fit} would, ask for fewer with --slots")
+        raise SetupError(f"{slots} slots do not fit on {model.device}: {fit} would; set fewer with --slots")
     return max(1, (free - slots * slot_bytes) // window_bytes)
 
 
 def _check_frames(model: ParakeetModel, samples: int) -> None:
-    """Raises SetupError where the model makes other frames of a window than its parts are cut by."""
+    """Raises SetupError where the model makes another number of frames of a window than `frames_of` returns."""
     _, frames = model.encode([np.zeros(samples, np.int16)])
     if frames.tolist() != [frames_of(samples)]:
         raise SetupError(
@@ -68,7 +69,7 @@ def _check_frames(model: ParakeetModel, samples: int) -> None:
 
 
 def _run(model: ParakeetModel, context: WindowContext, windows: int) -> float:
-    """Seconds for so many full windows of noise, decoded as a whole."""
+    """Seconds to encode and decode this number of full windows of noise."""
     pcm = np.random.default_rng(0).integers(-1000, 1000, context.frames * FRAME_SAMPLES).astype(np.int16)
     started = time.perf_counter()
     encoded, frames = model.encode([pcm] * windows)

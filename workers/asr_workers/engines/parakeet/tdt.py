@@ -1,8 +1,9 @@
-"""Batched greedy TDT decoding with carried state: rows at different places of different sessions in one loop.
+"""Batched greedy decoding of a token-and-duration transducer (TDT; Xu et al. 2023, arXiv:2304.06795, section 3).
 
-At each place the joint network says a token, or none, and how many frames to go on. All rows look for their next token
-first, then the prediction network hears all of them at once. What a row has jumped over the end of its frames is
-carried to its next ones, so that frames in pieces give the tokens of frames in one.
+At each frame the joint network returns a token or the blank, and the number of frames to advance. In each turn of the
+loop all rows first search their next token, then the prediction network runs once for all of them (NeMo's label
+looping). Rows belong to different sessions. A duration can reach beyond the end of a row's frames. That rest is carried
+to its next frames, so that frames in pieces give the same tokens as all frames together.
 """
 
 from __future__ import annotations
@@ -13,57 +14,57 @@ from typing import Protocol
 
 import torch
 
-from asr_workers.engines.transducer.token_utterances import Heard
+from asr_workers.engines.transducer.token_utterances import FrameToken
 
 
 class PredictionNetwork(Protocol):
-    """What is used of NeMo's RNNTDecoder."""
+    """The method used here of NeMo's RNNTDecoder."""
 
     def predict(
         self, y: torch.Tensor, state: list[torch.Tensor] | None, add_sos: bool, batch_size: int
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Tokens [B, 1] to outputs [B, 1, H] and the LSTM's state, two of [layers, B, H]."""
+        """Tokens int64 [B, 1] to outputs [B, 1, H], and the LSTM's hidden and cell values, [layers, B, H] each."""
 
 
 class JointNetwork(Protocol):
-    """What is used of NeMo's RNNTJoint."""
+    """The methods used here of NeMo's RNNTJoint."""
 
     def project_encoder(self, encoder_output: torch.Tensor) -> torch.Tensor:
-        """[B, T, D] to [B, T, J]."""
+        """Encoder frames [B, T, D] to [B, T, J]."""
 
     def project_prednet(self, prednet_output: torch.Tensor) -> torch.Tensor:
-        """[B, 1, H] to [B, 1, J]."""
+        """Prediction outputs [B, 1, H] to [B, 1, J]."""
 
     def joint_after_projection(self, f: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """[B, 1, J] and [B, 1, J] to the logits of tokens, blank and durations: [B, 1, 1, V + 1 + durations]."""
+        """Both projections, [B, 1, J] each, to logits of tokens, blank and durations: [B, 1, 1, V + 1 + durations]."""
 
 
 @dataclass(frozen=True, slots=True)
 class TdtState:
-    """Of the rows of a batch. Never changed: a partial decodes from the same state as what follows it."""
+    """The decoder's state of a batch of rows. Immutable: a partial and the next chunk decode from the same state."""
 
     hidden: torch.Tensor
-    """[layers, B, H]"""
+    """The LSTM's hidden values: [layers, B, H]."""
     cell: torch.Tensor
-    """[layers, B, H]"""
+    """The LSTM's cell values: [layers, B, H]."""
     prediction: torch.Tensor
-    """What the joint network takes of the last token: [B, 1, J]."""
+    """The projected prediction after the last token: [B, 1, J]."""
     jump: torch.Tensor
-    """Frames of the next ones that are jumped over: int64 [B]."""
+    """Number of the next frames to skip: int64 [B]."""
 
     @property
     def bytes(self) -> int:
-        """Memory of all rows."""
+        """Bytes of all rows."""
         return sum(tensor.nbytes for tensor in (self.hidden, self.cell, self.prediction, self.jump))
 
     def rows(self, rows: Sequence[int]) -> TdtState:
-        """Those rows, in that order."""
+        """The state of these rows, in this order."""
         index = torch.tensor(rows, device=self.jump.device)
         return TdtState(self.hidden[:, index], self.cell[:, index], self.prediction[index], self.jump[index])
 
     @classmethod
     def joined(cls, states: Sequence[TdtState]) -> TdtState:
-        """The rows of all."""
+        """One state with the rows of all `states`."""
         return cls(
             torch.cat([state.hidden for state in states], 1),
             torch.cat([state.cell for state in states], 1),
@@ -73,7 +74,7 @@ class TdtState:
 
 
 class TdtDecoder:
-    """Greedy decoding with these networks; nothing of a row is kept here."""
+    """Greedy decoding with these networks. It keeps no state of rows."""
 
     def __init__(
         self,
@@ -91,32 +92,32 @@ class TdtDecoder:
         """Most tokens at one frame."""
 
     def initial(self, rows: int) -> TdtState:
-        """The state of rows that have heard nothing."""
+        """The state before the first frame, for this number of rows."""
         device = self._durations.device
-        state = self._hear(torch.full((rows,), self._blank, device=device), None)
+        state = self._predict(torch.full((rows,), self._blank, device=device), None)
         return TdtState(*state, torch.zeros(rows, dtype=torch.int64, device=device))
 
     def decode(
         self, encoded: torch.Tensor, lengths: torch.Tensor, state: TdtState
-    ) -> tuple[list[list[Heard]], TdtState]:
-        """The tokens in the encoder's frames [B, T, D], of which each row has its first `lengths`; the state behind.
+    ) -> tuple[list[list[FrameToken]], TdtState]:
+        """The tokens in encoder frames [B, T, D], and the state after them. `lengths`, int64 [B], are the valid frames.
 
-        A token's `frame` counts from the first of these frames; its confidence is its softmax probability.
+        A token's `frame` counts from the first of these frames. Its confidence is its softmax probability.
         """
         search = _Search(self._joint.project_encoder(encoded), lengths, state)
         hidden, cell, prediction = state.hidden, state.cell, state.prediction
         while bool((search.time < lengths).any()):
             found = self._find(search, prediction)
             search.found.append((found, search.label, search.at, search.duration, search.confidence))
-            heard = self._hear(torch.where(found, search.label, self._blank), [hidden, cell])
-            hidden = torch.where(found[None, :, None], heard[0], hidden)
-            cell = torch.where(found[None, :, None], heard[1], cell)
-            prediction = torch.where(found[:, None, None], heard[2], prediction)
+            after = self._predict(torch.where(found, search.label, self._blank), [hidden, cell])
+            hidden = torch.where(found[None, :, None], after[0], hidden)
+            cell = torch.where(found[None, :, None], after[1], cell)
+            prediction = torch.where(found[:, None, None], after[2], prediction)
             self._leave_crowded(search, found)
         return _collected(search), TdtState(hidden, cell, prediction, search.time - lengths)
 
     def _find(self, search: _Search, prediction: torch.Tensor) -> torch.Tensor:
-        """Go on to the next token of each row that has one: bool [B]."""
+        """Advance each row to its next token. Returns which rows have one: bool [B]."""
         looking = search.time < search.lengths
         found = torch.zeros_like(looking)
         while bool(looking.any()):
@@ -135,17 +136,17 @@ class TdtDecoder:
             looking = looking & blank & (search.time < search.lengths)
         return found
 
-    def _hear(
+    def _predict(
         self, labels: torch.Tensor, state: list[torch.Tensor] | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The prediction network's state after these labels [B], and its output for the joint network."""
+        """Hidden and cell values after these labels, int64 [B], and the projected prediction [B, 1, J]."""
         output, (hidden, cell) = self._prediction.predict(
             labels.unsqueeze(1), state, add_sos=False, batch_size=len(labels)
         )
         return hidden, cell, self._joint.project_prednet(output)
 
     def _leave_crowded(self, search: _Search, found: torch.Tensor) -> None:
-        """Go on from a frame that has given as many tokens as one may."""
+        """Advance by one frame the rows whose current frame has emitted the most tokens that a frame may emit."""
         again = found & (search.at == search.crowded_at)
         search.crowd = torch.where(again, search.crowd + 1, torch.where(found, 1, search.crowd))
         search.crowded_at = torch.where(found, search.at, search.crowded_at)
@@ -154,7 +155,7 @@ class TdtDecoder:
 
 
 class _Search:
-    """Where each row of a batch is; all [B]."""
+    """The position and the latest token of each row of a batch; all tensors are [B]."""
 
     def __init__(self, projected: torch.Tensor, lengths: torch.Tensor, state: TdtState) -> None:
         self._projected = projected
@@ -168,16 +169,16 @@ class _Search:
         self.found: list[tuple[torch.Tensor, ...]] = []
 
     def here(self) -> torch.Tensor:
-        """The frames at which the rows are: [B, 1, J]; a row at its end stays at its last one."""
+        """The current frame of each row: [B, 1, J]; the last frame for a row that is at its end."""
         last = (self.lengths - 1).clamp(min=0)
         return self._projected[self._rows, torch.minimum(self.time, last)].unsqueeze(1)
 
 
-def _collected(search: _Search) -> list[list[Heard]]:
-    rows: list[list[Heard]] = [[] for _ in search.lengths]
+def _collected(search: _Search) -> list[list[FrameToken]]:
+    rows: list[list[FrameToken]] = [[] for _ in search.lengths]
     for found, *values in search.found:
         labels, places, durations, confidences = (value.tolist() for value in values)
         for row in found.nonzero()[:, 0].tolist():
-            heard = Heard(labels[row], places[row], max(1, durations[row]), round(confidences[row], 4))
-            rows[row].append(heard)
+            token = FrameToken(labels[row], places[row], max(1, durations[row]), round(confidences[row], 4))
+            rows[row].append(token)
     return rows

@@ -1,8 +1,8 @@
-"""Which samples a step of a buffered model encodes, and which of the frames that come out count. Pure arithmetic.
+"""Windows of buffered streaming: the samples that a step encodes, and the frames that it decodes. Pure arithmetic.
 
-The model is made for whole recordings, so each step encodes a window anew: `left` frames of context that were decoded
-before, a `chunk` that is decoded for good, and `right` frames of context, whose text is only a partial. Frames are the
-encoder's; samples are counted from the start of the session.
+The model is made for whole recordings, so each step encodes a window. A window has `left` frames of context that were
+decoded before, a `chunk` whose tokens are fixed now, and `right` frames of context whose tokens are for partials only.
+NeMo calls this buffered (chunked) inference. Frames are encoder frames. Samples count from the start of the session.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FEATURE_SAMPLES = 160
 FRAME_FEATURES = 8
 FRAME_SAMPLES = FEATURE_SAMPLES * FRAME_FEATURES
 WINDOW_SAMPLES_MIN = 2 * FEATURE_SAMPLES
-"""Features are normalised over their window: one alone has no deviation."""
+"""Fewest samples of a window. Features are normalised over the window, and one feature has no standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +29,34 @@ class WindowContext:
 
     @classmethod
     def of(cls, left_s: float, chunk_s: float, right_s: float) -> WindowContext:
-        """From seconds, each to the nearest frame. Raises SetupError."""
+        """From seconds, each to the nearest frame. Raises SetupError for an empty chunk or a negative context."""
         left, chunk, right = (round(seconds * SAMPLE_RATE / FRAME_SAMPLES) for seconds in (left_s, chunk_s, right_s))
         if chunk < 1 or left < 0 or right < 0:
             raise SetupError(
-                f"a window of {left_s:g} s left, {chunk_s:g} s chunk and {right_s:g} s right context cannot be: "
+                f"a window of {left_s:g} s left, {chunk_s:g} s chunk and {right_s:g} s right context is not possible: "
                 "the chunk takes at least 0.08 s, the contexts 0 s"
             )
         return cls(left, chunk, right)
 
     @property
     def frames(self) -> int:
-        """Of a full window."""
+        """Frames of a full window."""
         return self.left + self.chunk + self.right
 
     @property
     def encode_factor(self) -> float:
-        """How often each frame is encoded."""
+        """The number of times that each frame is encoded."""
         return self.frames / self.chunk
 
     @property
     def latency_s(self) -> float:
-        """Longest time from a word's end to its place among the text that never changes, without computation."""
+        """Longest time from a word's end until its tokens are fixed, in seconds, without the time of computation."""
         return (self.chunk + self.right) * FRAME_SAMPLES / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one step encodes of a slot: samples [start, end), whose frames are `left`, then `chunk`, then `right`."""
+    """The part of a slot that one step encodes: samples [start, end), with `left`, `chunk` and `right` frames."""
 
     start: int
     end: int
@@ -66,32 +66,32 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """How far a slot is."""
+class WindowPlace:
+    """The position of a slot in its audio."""
 
     sample: int
-    """Everything before it is decoded."""
+    """The sample up to which all audio is decoded."""
     first: int
-    """The first sample that may be left context, whole frames before `sample`."""
+    """The first sample that may be left context, a whole number of frames before `sample`."""
 
     def left(self, context: WindowContext) -> int:
-        """Frames of left context that there are."""
+        """Frames of left context that are available."""
         return min(context.left, (self.sample - self.first) // FRAME_SAMPLES)
 
     def needed(self, context: WindowContext) -> int:
-        """The first sample that the next window will begin with."""
+        """The first sample of the next window."""
         return self.sample - self.left(context) * FRAME_SAMPLES
 
 
 def frames_of(samples: int) -> int:
-    """Frames that come out of so many samples: the last may stand for less than a whole one."""
+    """Number of encoder frames of this many samples; the last frame may cover fewer samples."""
     return -(-(samples // FEATURE_SAMPLES) // FRAME_FEATURES)
 
 
-def next_window(context: WindowContext, place: Place, end: int, *, flush: bool = False) -> Window | None:
-    """The window after what was decoded, when there is audio up to `end`; None while it is not complete.
+def next_window(context: WindowContext, place: WindowPlace, end: int, *, flush: bool = False) -> Window | None:
+    """The next window of a slot whose audio ends at the sample `end`; None while that window is not complete.
 
-    With `flush` nothing follows: all that is left becomes the chunk, once no full window is.
+    With `flush` no audio follows: where no full window is left, the chunk takes all remaining frames.
     """
     left = place.left(context)
     start = place.sample - left * FRAME_SAMPLES

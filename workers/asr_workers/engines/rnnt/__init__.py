@@ -1,1 +1,1 @@
-"""The RNN-T model of the card engine: its log-mel front end, the network in plain torch, and its checkpoint files."""
+"""The RNN-T of the card engine: its log-mel front end, the network in plain torch, checkpoints and `asr-compile`."""

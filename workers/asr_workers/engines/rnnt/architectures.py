@@ -1,4 +1,4 @@
-"""The published architectures: testing, base and large. Any other consistent sizes are called "other"."""
+"""The published architectures of CAIMAN-ASR: testing, base and large. All other valid sizes are named "other"."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ LARGE = _published("large", 1536, 6, 768, 1024, 17408, 400)
 
 
 def named(sizes: CarmConfig) -> CarmConfig:
-    """The same sizes with the name that belongs to them."""
+    """The same sizes with the name of their architecture."""
     known = (one.name for one in (TESTING, BASE, LARGE) if replace(one, name=sizes.name) == sizes)
     return replace(sizes, name=next(known, "other"))

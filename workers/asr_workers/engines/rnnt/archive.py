@@ -1,4 +1,4 @@
-"""A file of torch.save that comes from elsewhere: what is in it, or why it is not read. Nothing in it is executed."""
+"""Reads a file of torch.save from an untrusted source, without executing anything in it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import torch
 from asr_workers.cards import carm
 
 
-class Wrong(Exception):
-    """The rest of a sentence that begins with the file's name."""
+class InvalidCheckpoint(Exception):
+    """Why a checkpoint is refused: the rest of a sentence that begins with the file's name."""
 
 
 def content(path: Path) -> dict[str, object]:
-    """The dictionary in a file of torch.save, whole and without objects that would run code. Raises Wrong."""
+    """The dictionary in a file of torch.save. Raises InvalidCheckpoint for damage, and for objects that run code."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except zipfile.BadZipFile as error:
-        raise Wrong(_not_an_archive(path)) from error
+        raise InvalidCheckpoint(_not_an_archive(path)) from error
     except OSError as error:
-        raise Wrong(f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever zipfile and zlib make of an archive that no torch.save wrote
-        raise Wrong("is damaged, or an archive of another kind") from error
+        raise InvalidCheckpoint(f"cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # zipfile and zlib raise many kinds for an archive that torch.save did not write
+        raise InvalidCheckpoint("is damaged, or an archive of another kind") from error
     if damaged:
-        raise Wrong("is damaged: a checksum in it is wrong")
+        raise InvalidCheckpoint("is damaged: a checksum in it is wrong")
     try:
         loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise Wrong("holds objects that are not tensors and plain values, so it is not loaded") from error
-    except Exception as error:  # what is unpickled can fail in any way
-        raise Wrong("is not a file of torch.save") from error
+        raise InvalidCheckpoint("holds objects that are not tensors and plain values, so it is not loaded") from error
+    except Exception as error:  # unpickling damaged data can raise any exception
+        raise InvalidCheckpoint("is not a file of torch.save") from error
     if not isinstance(loaded, dict):
-        raise Wrong("is not a hardware checkpoint: it holds no dictionary")
+        raise InvalidCheckpoint("is not a hardware checkpoint: it holds no dictionary")
     return loaded
 
 
@@ -49,6 +49,6 @@ def _not_an_archive(path: Path) -> str:
 
 
 def checksum(path: Path) -> str:
-    """sha256 of the file, in hex."""
+    """The SHA-256 of the file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""`asr-compile`: make a card model (.carm) of a hardware checkpoint."""
+"""`asr-compile`: compile a hardware checkpoint into a card model (.carm)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,23 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command("asr-compile")
 @click.argument("checkpoint", type=FILE, metavar="IN.pt")
 @click.argument("out", type=FILE, metavar="OUT.carm")
-@click.option("--precision", type=click.Choice(carm.PRECISIONS), default="int8", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(carm.PRECISIONS),
+    default="int8",
+    show_default=True,
+    help="Number format of the weights in the card model.",
+)
 @click.option(
     "--arch",
     type=click.Choice(["testing", "base", "large", "other"]),
-    help="Refuse a checkpoint of another architecture.",
+    help="Refuse a checkpoint that is not of this architecture.",
 )
 def main(checkpoint: Path, out: Path, precision: str, arch: str | None) -> None:
-    """Compile a hardware checkpoint for a card, or for the simulator.
+    """Compile a hardware checkpoint for a card or for the simulator.
 
-    The weights are quantised to int8 (a scale per row), bfp16 (blocks of 8 share an exponent) or kept as fp32.
+    The weights are quantised to int8 (one scale for each row) or to bfp16 (one exponent for each block of 8 values),
+    or they stay in fp32.
     """
     with settings.refusals_as_sentences("asr-compile"):
         _compile(checkpoint, out, cast(carm.Precision, precision), arch)
@@ -42,7 +49,7 @@ def _compile(path: Path, out: Path, precision: carm.Precision, arch: str | None)
     checkpoint = _loaded(path)
     sizes = checkpoint.sizes
     if arch not in (None, sizes.name):
-        raise SetupError(f"{path} is a model of the architecture {sizes.name}, not {arch}")
+        raise SetupError(f"{path} has the architecture {sizes.name}, not {arch}")
     _write(checkpoint, out, precision)
     if sizes.name == "testing":
         click.echo("warning: the architecture testing is not for production", err=True)
@@ -56,13 +63,13 @@ def _compile(path: Path, out: Path, precision: carm.Precision, arch: str | None)
 def _loaded(path: Path) -> RnntCheckpoint:
     if any(find_spec(module) is None for module in ("torch", "sentencepiece")):
         raise SetupError("reading hardware checkpoints needs torch and sentencepiece: pip install 'asr-pool[card]'")
-    from asr_workers.engines.rnnt import checkpoint  # noqa: PLC0415 (loads torch: only when it is there)
+    from asr_workers.engines.rnnt import checkpoint  # noqa: PLC0415 (imports torch, which may not be installed)
 
     return checkpoint.load(path)
 
 
 def _write(checkpoint: RnntCheckpoint, out: Path, precision: carm.Precision) -> None:
-    """Beside its place first: a card that loads the old model at this moment goes on reading the old one."""
+    """Write to a temporary file beside `out`, then rename it: a card that is loading the old file still reads that."""
     part = out.with_name(f"{out.name}.part")
     try:
         checkpoint.compile(part, precision)

@@ -1,9 +1,9 @@
 """The RNN-T's log-mel front end in numpy: 16 kHz samples to 80 normalised log-mel values every 10 ms.
 
-The audio is preceded by (window - hop) zeros, so n samples give exactly n // 160 frames and no frame looks ahead: a
-chunk of 960 samples is 6 frames, which the network stacks by three (30 ms) and by two again (an encoder step of 60 ms).
-What a stream carries from chunk to chunk is the last (window - hop) samples after pre-emphasis and the last before it.
-There is no dither: it is noise for training, and the same audio must give the same text.
+It reproduces the front end of CAIMAN-ASR. (window - hop) zeros precede the audio, so n samples give exactly n // 160
+frames, and no frame depends on later samples. A chunk of 960 samples is 6 frames. Three frames are stacked (30 ms), and
+the network stacks two of those (an encoder step of 60 ms). A stream carries the last (window - hop) samples after
+pre-emphasis, and the last sample before it. There is no dither: the same audio must give the same text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Carry:
-    """What the front end keeps of the audio before the next sample."""
+    """The samples that the front end keeps between two chunks of a stream."""
 
     tail: Floats
     """float32 [window - hop]: the last samples after pre-emphasis."""
@@ -42,9 +42,9 @@ def silence(window_samples: int) -> Carry:
 
 
 def log_mel(pcm: Floats, carry: Carry) -> tuple[Floats, Carry]:
-    """Log-mel frames [n // 160, 80] of float32 [n] in -1..1, not normalised, and the carry behind the last whole frame.
+    """Log-mel frames, float32 [n // 160, 80], of float32 [n] in -1..1, and the carry after the last whole frame.
 
-    A stream gives multiples of 160 samples; what is left over at the end of an utterance fills no frame.
+    The frames are not normalised. A stream gives multiples of 160 samples; other samples at the end are dropped.
     """
     count = len(pcm) // HOP_SAMPLES
     pcm = pcm[: count * HOP_SAMPLES]
@@ -61,30 +61,30 @@ def log_mel(pcm: Floats, carry: Carry) -> tuple[Floats, Carry]:
 
 
 def normalise(mels: Floats, means: Floats, variances: Floats) -> Floats:
-    """Each of the 80 bins of [t, 80] by the training data's mean and variance."""
+    """Frames [t, 80] with each band normalised by the training data's mean and variance, [80] each."""
     return ((mels - means) / np.sqrt(variances)).astype(np.float32)
 
 
 def stack(mels: Floats) -> Floats:
-    """Three frames side by side: [t, 80] to [t // 3, 240]."""
+    """Stack every three frames: [t, 80] to [t // 3, 240]."""
     count = len(mels) // STACK_FRAMES
     return mels[: count * STACK_FRAMES].reshape(count, STACK_FRAMES * mels.shape[1])
 
 
 def whole_chunks(pcm: Floats) -> Floats:
-    """The samples with zeros behind them up to a whole chunk of 960."""
+    """The samples [n], followed by zeros up to a multiple of 960."""
     return np.pad(pcm, (0, -len(pcm) % CHUNK_SAMPLES))
 
 
 @lru_cache
 def _hann(window_samples: int) -> npt.NDArray[np.float64]:
-    """A Hann window whose samples lie in the middle of their steps, so that it is symmetric and nowhere zero."""
+    """A Hann window [window_samples], sampled at half steps: it is symmetric and never zero."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(window_samples) + 0.5) / window_samples)
 
 
 @lru_cache
 def mel_filters() -> npt.NDArray[np.float64]:
-    """Triangles [80, 257] of equal area, evenly spaced from 0 to 8000 Hz on Slaney's mel scale."""
+    """Triangular filters [80, 257] of equal area, evenly spaced from 0 to 8000 Hz on Slaney's mel scale."""
     edges = _mel_to_hz(np.linspace(0, _hz_to_mel(RATE_HZ / 2), MELS + 2))
     low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     hertz = np.arange(_FFT // 2 + 1) * RATE_HZ / _FFT
@@ -92,7 +92,7 @@ def mel_filters() -> npt.NDArray[np.float64]:
     return np.asarray(triangles * 2 / (high - low))
 
 
-# Slaney's scale: linear with 200/3 Hz a mel up to 1000 Hz, above it 27 mels for every factor of 6.4.
+# The mel scale of Slaney 1998 (Auditory Toolbox): 200/3 Hz per mel up to 1000 Hz, then 27 mels per factor of 6.4.
 _LINEAR_HZ, _KNEE_HZ = 200 / 3, 1000.0
 _KNEE_MEL, _LOG_STEP = _KNEE_HZ / _LINEAR_HZ, np.log(6.4) / 27
 

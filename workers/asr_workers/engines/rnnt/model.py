@@ -1,8 +1,9 @@
-"""The RNN-T in plain torch: the reference for a card's answers. Modules are named as in checkpoints.
+"""The RNN-T (Graves 2012, arXiv:1211.3711) in plain torch: the reference for a card's results.
 
-The encoder is `pre` LSTM layers, a concatenation of every two frames, `post` LSTM layers; the prediction network an
-embedding and LSTM layers over the tokens so far, starting from a vector of zeros; the joint adds both after a linear
-layer each. A whole recording and the same recording in chunks with the state carried along give the same values.
+Modules have the names of the checkpoints' tensors. The encoder has `pre` LSTM layers, a concatenation of every two
+frames, and `post` LSTM layers. The prediction network is an embedding and LSTM layers over the tokens so far; it starts
+from a vector of zeros. The joint network adds a linear layer of each. A recording in chunks, with the state carried
+from chunk to chunk, gives the same values as the whole recording.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ LstmState = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class RnntEmission:
-    """One token: `step` counts encoder steps of 60 ms since the stream began."""
+    """One emitted token."""
 
     token: int
     log_prob: float
+    """Natural logarithm of its probability."""
     step: int
+    """The encoder step of 60 ms, counted from the start of the stream."""
 
 
 class _Lstm(nn.Module):
@@ -67,7 +70,7 @@ class EncoderState:
 
 
 class Rnnt(nn.Module):
-    """The network; `dropout` (encoder, prediction, joint) acts in training only."""
+    """The network. `dropout` (of encoder, prediction and joint network) acts in training only."""
 
     def __init__(self, sizes: CarmConfig, dropout: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
         super().__init__()
@@ -80,13 +83,13 @@ class Rnnt(nn.Module):
 
     @property
     def blank(self) -> int:
-        """The class that means: no more tokens in this encoder step."""
+        """The class without a token: it ends an encoder step."""
         return self.sizes.n_classes - 1
 
     def encode(self, frames: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState]:
         """Stacked frames [batch, t, 240] to encoder outputs [batch, ceil(t / 2), enc_n_hid].
 
-        A stream gives multiples of two frames; an odd frame at the end is stacked with zeros.
+        A stream gives multiples of two frames. An odd last frame is stacked with zeros.
         """
         hidden, pre = self.encoder.pre_rnn(frames, state and state.pre)
         factor = self.sizes.enc_stack_time_factor
@@ -98,7 +101,10 @@ class Rnnt(nn.Module):
         return hidden, EncoderState(pre, post)
 
     def predict(self, tokens: Tensor | None, state: LstmState | None = None) -> tuple[Tensor, LstmState]:
-        """Tokens [batch, u] to prediction outputs [batch, u, pred_n_hid]; None is the start, one step of zeros."""
+        """Tokens int64 [batch, u] to prediction outputs [batch, u, pred_n_hid] and the LSTM state after them.
+
+        None is the start of a stream: one step with an input of zeros.
+        """
         if tokens is None:
             embedded = self.prediction.embed.weight.new_zeros(1, 1, self.sizes.pred_n_hid)
         else:
@@ -107,25 +113,28 @@ class Rnnt(nn.Module):
         return outputs
 
     def teach(self, tokens: Tensor) -> Tensor:
-        """Prediction outputs [batch, u + 1, pred_n_hid] before each of the tokens [batch, u] and after the last."""
+        """For training: prediction outputs [batch, u + 1, pred_n_hid] before and after the tokens [batch, u]."""
         embedded = nn.functional.pad(self.prediction.embed(tokens), (0, 0, 1, 0))
         outputs: Tensor = self.prediction.dec_rnn(embedded, None)[0]
         return outputs
 
     def join(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """Logits [..., n_classes] of encoder and prediction outputs whose leading dimensions broadcast."""
+        """Logits [..., n_classes] of encoder and prediction outputs, whose leading dimensions are broadcast."""
         logits: Tensor = self.joint_net(self.joint_enc(encoded) + self.joint_pred(predicted))
         return logits
 
 
 @dataclass(slots=True)
 class RnntStream:
-    """Greedy recognition of one stream of samples, as a card does it: what was heard never changes."""
+    """Greedy recognition of one stream of samples, as on a card: emitted tokens never change."""
 
     model: Rnnt
     means: Floats
+    """float32 [80]"""
     variances: Floats
+    """float32 [80]"""
     steps: int = 0
+    """Encoder steps so far."""
     _carry: features.Carry = field(init=False)
     _encoder: EncoderState | None = None
     _predictor: LstmState = field(init=False)
@@ -138,7 +147,7 @@ class RnntStream:
 
     @torch.inference_mode()
     def feed(self, pcm: Floats) -> list[RnntEmission]:
-        """Recognise float32 [n] in -1..1, n a multiple of 960."""
+        """The tokens of the next samples: float32 [n] in -1..1, where n is a multiple of 960."""
         mels, self._carry = features.log_mel(pcm, self._carry)
         frames = features.stack(features.normalise(mels, self.means, self.variances))
         encoded, self._encoder = self.model.encode(torch.from_numpy(frames).float()[None], self._encoder)
@@ -146,7 +155,7 @@ class RnntStream:
         return found
 
     def _decode(self, encoded: Tensor) -> list[RnntEmission]:
-        """The tokens of one encoder step [enc_n_hid]: the best class again and again until it is the blank."""
+        """Greedy search (Graves 2012, section 2.5) in one encoder step [enc_n_hid]: the best class until the blank."""
         found: list[RnntEmission] = []
         for _ in range(SYMBOLS_PER_STEP_MAX):
             log_probs = self.model.join(encoded, self._predicted[0, 0]).log_softmax(-1)

@@ -1,1 +1,1 @@
-"""What engines share that emit tokens frame by frame: their text, their utterances, their endpoints."""
+"""Shared by engines that emit tokens frame by frame: the text of tokens, utterances and endpoints."""

@@ -1,7 +1,8 @@
-"""Tokens of a SentencePiece vocabulary as text and words with times: what greedy engines of such models say.
+"""Tokens of a SentencePiece vocabulary (Kudo & Richardson 2018, arXiv:1808.06226) as text, and as words with times.
 
-The text of more tokens begins with the text of fewer (but for a character whose bytes are not all there), so an engine
-that only ever appends tokens has partials that only ever grow. It must not know where tokens come from.
+The text equals what SentencePiece decodes, without spaces at its ends. Appending tokens only appends to the text, so an
+engine that only appends tokens has partials that only grow. The one exception is a character spelt in bytes: it appears
+with its last byte. This module must not know where tokens come from.
 """
 
 from __future__ import annotations
@@ -16,46 +17,52 @@ from asr_proto.errors import SetupError
 from asr_proto.messages import Word
 
 WORD_MARK = "\u2581"
-"""How SentencePiece writes the space before a word."""
+"""The character that SentencePiece writes for the space before a word."""
 WORD_CHARACTERS_MAX = 128
-"""What a Word on the wire may hold; a longer one is cut."""
+"""The most characters of a Word on the wire; a longer word is cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenAt:
-    """One token: its id, the session's samples it stands for, and how sure the model was, 0 to 1."""
+    """One token, placed in the session."""
 
     id: int
     start_sample: int
+    """The first sample, counted from the start of the session."""
     end_sample: int
+    """The sample after the last one."""
     confidence: float
+    """0 to 1."""
 
 
 class TokenText:
-    """Text of tokens. `model` is a serialized SentencePiece model. Raises SetupError when it is none."""
+    """Turns tokens into text. `model` is a serialized SentencePiece model; SetupError is raised where it is not."""
 
     def __init__(self, model: bytes) -> None:
         self._pieces = _pieces(model)
         self._starts = [WORD_MARK.encode() == piece[: len(WORD_MARK.encode())] for piece in self._pieces]
 
     def __len__(self) -> int:
-        """How many ids there are."""
+        """Number of token ids."""
         return len(self._pieces)
 
     def piece(self, id: int) -> bytes:
-        """UTF-8 of a token; empty for one that says nothing."""
+        """UTF-8 of a token; empty for control, unused and unknown tokens."""
         return self._pieces[id]
 
     def starts_word(self, id: int) -> bool:
-        """Whether this token begins a new word; all others continue the word before."""
+        """Whether this token begins a new word. Every other token continues the word before it."""
         return self._starts[id]
 
     def text(self, tokens: Sequence[TokenAt]) -> str:
-        """Without a space at either end. Incomplete UTF-8 at the end is left out until the rest is there."""
+        """The tokens' text, without spaces at its ends. An incomplete UTF-8 character at the end is left out."""
         return self._decoded([token.id for token in tokens])
 
     def words(self, tokens: Sequence[TokenAt]) -> tuple[Word, ...]:
-        """The words of `text(tokens)`, each from its first token's start to its last token's end."""
+        """The words of `text(tokens)`, each from its first token's start to its last token's end.
+
+        A word mark without letters after it is no word: `text` keeps its space, so it can have two spaces in a row.
+        """
         number = 0
         numbered: list[tuple[int, TokenAt]] = []
         for token in tokens:
@@ -77,7 +84,7 @@ class TokenText:
 
 
 def confidence(tokens: Sequence[TokenAt]) -> float | None:
-    """The geometric mean of the tokens' confidences, 0 to 1; None without tokens."""
+    """Geometric mean of the tokens' confidences, 0 to 1, to four decimal places; None without tokens."""
     if not tokens:
         return None
     mean = sum(math.log(max(token.confidence, 1e-9)) for token in tokens) / len(tokens)
@@ -85,7 +92,7 @@ def confidence(tokens: Sequence[TokenAt]) -> float | None:
 
 
 class _Processor(Protocol):
-    """What is used of sentencepiece.SentencePieceProcessor, which has no types."""
+    """The methods used here of sentencepiece.SentencePieceProcessor, which has no type annotations."""
 
     def vocab_size(self) -> int: ...
     def id_to_piece(self, id: int) -> str: ...
@@ -96,7 +103,7 @@ class _Processor(Protocol):
 
 
 def _pieces(model: bytes) -> list[bytes]:
-    """UTF-8 of each id; empty for those that say nothing."""
+    """UTF-8 of each id; empty for control, unused and unknown tokens."""
     import sentencepiece  # noqa: PLC0415 - only engines with such a vocabulary need it
 
     try:

@@ -1,1 +1,1 @@
-"""Where weights come from, and what identifies them."""
+"""Finding model weights on the hub or in other packages, and identifying them."""

@@ -1,4 +1,4 @@
-"""What identifies the weights of a model."""
+"""The checksum that identifies the weights of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DIGITS = 16
 
 
 def checksum(files: Iterable[Path]) -> str:
-    """The first hexadecimal digits of the SHA-256 of these files, one after the other."""
+    """The first DIGITS hexadecimal digits of the SHA-256 of these files, concatenated. Raises OSError."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

@@ -1,6 +1,6 @@
-"""Model files that the wheels of other packages carry.
+"""Model files inside the wheels of other packages.
 
-They are found without importing those packages, which would load native libraries that nobody here uses.
+They are found without importing those packages, which would load native libraries that are not used here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from asr_proto.errors import SetupError
 
 
 def wheel_file(package: str, path: str) -> Path:
-    """The file at `path` inside an installed package. Raises SetupError."""
+    """The file at `path` inside an installed package. Raises SetupError where there is no such file."""
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         file = Path(folder, path)

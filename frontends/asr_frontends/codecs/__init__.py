@@ -1,1 +1,0 @@
-"""One module per client dialect: frames in, events out, no I/O."""

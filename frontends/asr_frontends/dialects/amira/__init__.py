@@ -1,0 +1,1 @@
+"""AMIRA's dialect: streams and batches."""

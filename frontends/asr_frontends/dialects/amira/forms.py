@@ -1,0 +1,123 @@
+"""The bodies of AMIRA's HTTP side, and what its streams share with it (AMI-03, AMI-04, AMI-29, AMI-31)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from asr_dialects import amira
+from asr_frontends.events import Error
+from asr_proto.audio import BYTES_PER_SAMPLE
+from asr_proto.errors import BadRequest, DecodeError, LimitExceeded
+
+OPAQUE_BYTES_MAX = 10_240
+SCHEMAS = ("", amira.V1)
+IGNORED: dict[str, type] = {"description": str, "model": str, "incremental": bool}
+"""Fields of a JSON batch that make no difference here, by their types."""
+
+STATUS = {
+    "rate-limited": 429,
+    "idle-timeout": 408,
+    "at-capacity": 503,
+    "no-worker": 503,
+    "no-broker": 503,
+    "overloaded": 503,
+    "going-away": 503,
+    "session-lost": 502,
+    "worker-lost": 502,
+    "broker-lost": 502,
+    "lease-expired": 502,
+}
+"""AMI-29. Other slugs are 500 when the service is at fault, 400 when the client is."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """A batch as its JSON body has it."""
+
+    pcm: bytes
+    opaque: Any = None
+    """Given back untouched."""
+
+
+def parse_batch(body: bytes) -> BatchRequest:
+    """A JSON body. Raises PeerError. `description`, `incremental` and `model` are checked; they change nothing."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError("the body is no JSON") from error
+    if not isinstance(fields, dict):
+        raise DecodeError("the body is no JSON object")
+    for name, kind in IGNORED.items():
+        if not isinstance(fields.get(name), kind | None):
+            raise BadRequest(f"{name} is no {'boolean' if kind is bool else 'string'}")
+    opaque = fields.get("opaque")
+    if _opaque_bytes(opaque) > OPAQUE_BYTES_MAX:
+        raise LimitExceeded(f"opaque has more than {OPAQUE_BYTES_MAX} bytes")
+    return BatchRequest(_audio_buffer(fields.get("audio_buffer")), opaque)
+
+
+def _opaque_bytes(opaque: Any) -> int:
+    """Its size as JSON, which it must have: NaN and infinity cannot be given back."""
+    if isinstance(opaque, str):
+        return len(opaque.encode(errors="surrogatepass"))
+    try:
+        return len(json.dumps(opaque, allow_nan=False, ensure_ascii=False).encode(errors="surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise DecodeError("opaque is no JSON") from error
+
+
+def _audio_buffer(values: Any) -> bytes:
+    if not isinstance(values, list) or not set(map(type, values)) <= {int}:
+        raise BadRequest("audio_buffer is not a list of bytes")
+    try:
+        pcm = bytes(values)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest("audio_buffer is not a list of bytes from 0 to 255") from error
+    check_pcm(pcm)
+    return pcm
+
+
+def check_pcm(pcm: bytes) -> None:
+    """Raises DecodeError unless it is whole PCM16 samples, at least one."""
+    if not pcm:
+        raise DecodeError("there is no audio")
+    if len(pcm) % BYTES_PER_SAMPLE:
+        raise DecodeError(f"{len(pcm)} bytes are no whole number of 16-bit samples")
+
+
+def batch_body(text: str, samples: int, opaque: Any, schema: str) -> dict[str, Any]:
+    """The answer to a batch. Lengths of features and encoder frames mean nothing outside one engine: null."""
+    lengths = {"audio_length_samples": samples, "features_length": None, "encoded_length": None}
+    passed_on = {} if opaque is None else {"opaque": opaque}
+    if schema == amira.V1:
+        return {"transcription": text, "status": "COMPLETE", "metadata": {**lengths, "tokens": []}, **passed_on}
+    return {"text": text, "tokens": [], **lengths, **passed_on}
+
+
+def error_body(event: Error, schema: str) -> dict[str, Any]:
+    """The body of a failed request."""
+    if schema == amira.V1:
+        return {"transcription": "", "status": "ERROR", "message": message_of(event)}
+    return {"error": message_of(event), "code": event.slug}
+
+
+def status_of(event: Error) -> int:
+    """HTTP status of an error (AMI-29)."""
+    return STATUS.get(event.slug, 500 if event.is_service else 400)
+
+
+def message_of(event: Error) -> str:
+    """The reason for people; old clients know a timeout by its first words."""
+    detail = event.detail or event.slug
+    return f"Stream timeout: {detail}" if event.slug == "idle-timeout" else detail
+
+
+def schema_of(query: str) -> str:
+    """`""` for the document's form, `v1` for the code's. Raises BadRequest."""
+    schema = dict(parse_qsl(query, keep_blank_values=True)).get("schema", "")
+    if schema not in SCHEMAS:
+        raise BadRequest("schema must be v1, or absent")
+    return schema

@@ -1,0 +1,140 @@
+"""AMIRA's side of HTTP: batches, and the limit on streams (AMI-03, AMI-04, AMI-13, AMI-31, AMI-32)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from asr_dialects import amira as messages
+from asr_frontends import events as e
+from asr_frontends.dialects.amira import forms
+from asr_frontends.frontend import Frontend
+from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.rest import Places, read_body, transcribe, unless_gone
+from asr_frontends.servers.upload import decode
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
+from asr_proto.errors import AsrError, AtCapacity, BadRequest, LimitExceeded
+
+RETRY_AFTER_S = 1
+FRAME_BYTES = SAMPLE_RATE * BYTES_PER_SAMPLE
+RAW, JSON, SOUND = "application/octet-stream", "application/json", "audio/"
+
+
+@dataclass(frozen=True, slots=True)
+class AmiraLimits:
+    """AMIRA's own limits, by its document's defaults; AMIRA's names of them are in the comments."""
+
+    streams_max: int = 10  # max_concurrent_streams
+    batches_max: int = 50  # max_concurrent_batches
+    batch_audio_s_max: float = 30.0  # max_batch_audio_length_secs
+    request_bytes_max: int = 10_485_760  # AMIRA_MAX_REQUEST_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A recording, ready to be decoded."""
+
+    frames: Iterator[bytes]
+    opaque: Any = None
+
+
+class Amira:
+    """AMIRA's endpoints over one frontend."""
+
+    def __init__(self, frontend: Frontend, limits: AmiraLimits) -> None:
+        self._frontend, self._limits = frontend, limits
+        self._streams = Places(limits.streams_max, "streams")
+        self._batches = Places(limits.batches_max, "batches")
+
+    def routes(self) -> list[Route]:
+        """Everything but the stream, which is a WebSocket."""
+        return [
+            Route(messages.BATCH_PATH, _answering(self._batch), methods=["POST"]),
+            Route("/admin/reset-batch-count", self._reset, methods=["POST"]),
+        ]
+
+    async def stream(self, connection: Connection) -> None:
+        """Serve one accepted stream; one too many is refused in its dialect."""
+        try:
+            with self._streams.one():
+                await connection.run()
+        except AtCapacity as error:
+            await connection.refuse(error)
+
+    # ---- Batches ----
+
+    async def _batch(self, request: Request) -> Response:
+        schema = forms.schema_of(request.url.query)
+        batch = await self._read(request)
+        transcription = await unless_gone(
+            request, transcribe(self._frontend, e.Start(partials=False, whole=True), batch.frames, self._batches)
+        )
+        return _json(forms.batch_body(transcription.text, transcription.samples, batch.opaque, schema))
+
+    async def _read(self, request: Request) -> _Batch:
+        """The audio by the content's type, and a WAV file also by its first bytes (decision 7). Raises PeerError."""
+        kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
+        if kind not in (RAW, JSON) and not kind.startswith(SOUND):
+            raise BadRequest(f"Content-Type must be {RAW}, audio/wav or {JSON}")
+        body = await read_body(request, self._limits.request_bytes_max)
+        if kind == JSON:
+            parsed = await asyncio.to_thread(forms.parse_batch, body)
+            return _Batch(self._raw(parsed.pcm), parsed.opaque)
+        if kind.startswith(SOUND) or body.startswith(b"RIFF"):
+            _, frames = await decode(body, self._limits.batch_audio_s_max)
+            return _Batch(frames)
+        return _Batch(self._raw(body))
+
+    def _raw(self, pcm: bytes) -> Iterator[bytes]:
+        forms.check_pcm(pcm)
+        audio_s, audio_s_max = len(pcm) / BYTES_PER_SAMPLE / SAMPLE_RATE, self._limits.batch_audio_s_max
+        if audio_s > audio_s_max:
+            raise LimitExceeded(f"{audio_s:.1f} s of audio exceed {audio_s_max:g} s", slug="audio-too-long")
+        return (pcm[start : start + FRAME_BYTES] for start in range(0, len(pcm), FRAME_BYTES))
+
+    async def _reset(self, _: Request) -> Response:
+        """AMIRA's counter leaked and had to be reset; here a place is given back however its request ends."""
+        return _json({"status": "ok", "active_batches": self._batches.taken})
+
+    def health(self) -> Mapping[str, int]:
+        """Its places, for the report on the frontend's health."""
+        return {
+            "active_streams": self._streams.taken,
+            "max_concurrent_streams": self._streams.count_max,
+            "active_batches": self._batches.taken,
+            "max_concurrent_batches": self._batches.count_max,
+        }
+
+
+# ---- Answers ----
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _answering(endpoint: Endpoint) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except AsrError as error:
+            return _failed(e.Error.of(error), request)
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    return answer
+
+
+def _failed(event: e.Error, request: Request) -> Response:
+    status = forms.status_of(event)
+    headers = {"Retry-After": f"{max(RETRY_AFTER_S, round(event.retry_after_s))}"} if status in (429, 503) else {}
+    schema = messages.V1 if request.query_params.get("schema") == messages.V1 else ""
+    return _json(forms.error_body(event, schema), status, headers)
+
+
+def _json(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(messages.to_json(body), status, headers, media_type=JSON)

@@ -1,0 +1,1 @@
+"""CAIMAN-ASR's dialect."""

@@ -1,0 +1,69 @@
+"""The audio of one client, in whatever encoding and container the options or its first bytes name."""
+
+from __future__ import annotations
+
+from asr_frontends.audio import ogg_opus
+from asr_frontends.audio.wav_stream import ENCODINGS, Layout, SampleStream, WavHeader
+from asr_frontends.dialects.deepgram.options import OPUS, Options
+from asr_proto.errors import AudioError
+
+
+class AudioStream:
+    """The client's audio, raw as the options say, or in the container that its first bytes name."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._stream: SampleStream | ogg_opus.OggOpus | None = None
+        self._header: WavHeader | None = None
+        self._first = b""
+        if options.encoding in ENCODINGS:
+            self._stream = SampleStream(Layout(options.encoding, options.rate, options.channels))
+        elif options.encoding in OPUS:
+            self._stream = ogg_opus.OggOpus()
+
+    @property
+    def seconds(self) -> float:
+        """Audio so far."""
+        return self._stream.seconds if self._stream else 0.0
+
+    @property
+    def channels(self) -> int:
+        """0 while there is no audio."""
+        if isinstance(self._stream, SampleStream):
+            return self._stream.layout.channels if self._stream.seconds else 0
+        return self._stream.channels if self._stream else 0
+
+    def feed(self, data: bytes) -> bytes:
+        """PCM16 mono 16 kHz. Raises PeerError."""
+        if self._stream:
+            return self._stream.feed(data)
+        if self._header:
+            return self._read_header(self._header, data)
+        self._first += data
+        return self._recognize() if len(self._first) >= 4 else b""
+
+    def end(self) -> bytes:
+        """What is still in filters; more may follow."""
+        return self._stream.end() if self._stream else b""
+
+    def _recognize(self) -> bytes:
+        first, self._first = self._first, b""
+        if first[:4] == b"RIFF":
+            self._header = WavHeader()
+            return self._read_header(self._header, first)
+        if first[:4] == b"OggS":
+            if not ogg_opus.available():
+                raise AudioError(ogg_opus.MISSING)
+            self._stream = ogg_opus.OggOpus()
+        elif self._options.rate:
+            self._stream = SampleStream(Layout("linear16", self._options.rate, self._options.channels))
+        else:
+            raise AudioError("the audio is no WAV file and no Ogg stream: raw audio needs encoding and sample_rate")
+        return self._stream.feed(first)
+
+    def _read_header(self, header: WavHeader, data: bytes) -> bytes:
+        start = header.feed(data)
+        if start is None:
+            return b""
+        self._stream = SampleStream(start.layout, start.bytes_max)
+        return self._stream.feed(start.samples)

@@ -1,0 +1,1 @@
+"""Moonshine's dialect, over WebRTC."""

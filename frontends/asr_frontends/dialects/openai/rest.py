@@ -1,0 +1,200 @@
+"""OpenAI's REST interface: transcriptions and models. Requests in, sessions out; every form is in `forms`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from asr_frontends import events as e
+from asr_frontends.dialects.openai import forms
+from asr_frontends.frontend import Frontend
+from asr_frontends.servers.rest import Places, Transcription, finals, limited, transcribe, unless_gone
+from asr_frontends.servers.upload import decode
+from asr_proto.errors import AsrError, BadRequest, PeerError, ServiceError
+from asr_proto.messages import Final
+
+FORM_BYTES = 1_048_576
+"""What a form may have beside its file."""
+FIELDS_MAX = 64
+RETRY_AFTER_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAiLimits:
+    """What one request may take, and how many there may be."""
+
+    file_bytes_max: int = 26_214_400
+    audio_s_max: float = 4 * 3600.0
+    requests_max: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """A request, ready to be transcribed."""
+
+    options: forms.Options
+    frames: Iterator[bytes]
+
+    @property
+    def start(self) -> e.Start:
+        return e.Start(self.options.model, self.options.language, partials=False, whole=True)
+
+
+def routes(frontend: Frontend, limits: OpenAiLimits) -> list[Route]:
+    """OpenAI's endpoints over one frontend."""
+    it = _OpenAi(frontend, limits)
+    return [
+        Route("/v1/audio/transcriptions", _answering(it.transcribe), methods=["POST"]),
+        Route("/v1/audio/translations", _answering(it.translate), methods=["POST"]),
+        Route("/v1/models", _answering(it.models)),
+        Route("/v1/models/{id:path}", _answering(it.model)),
+    ]
+
+
+class _OpenAi:
+    def __init__(self, frontend: Frontend, limits: OpenAiLimits) -> None:
+        self._frontend, self._limits = frontend, limits
+        self._places = Places(limits.requests_max, "transcriptions")
+
+    async def transcribe(self, request: Request) -> Response:
+        recording = await self._read(request)
+        if recording.options.stream:
+            return await unless_gone(request, self._stream(recording))
+        transcription = await unless_gone(
+            request, transcribe(self._frontend, recording.start, recording.frames, self._places)
+        )
+        return _response(transcription, recording.options)
+
+    async def _read(self, request: Request) -> _Recording:
+        """Raises PeerError for fields or a file that cannot be used."""
+        receive = limited(request, self._limits.file_bytes_max + FORM_BYTES)
+        async with Request(request.scope, receive).form(max_files=1, max_fields=FIELDS_MAX) as form:
+            fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+            options = forms.parse_options(fields, self._models())
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise forms.BadParameter("file", "you must provide a file, as multipart/form-data")
+            if (file.size or 0) > self._limits.file_bytes_max:
+                detail = f"the file has more than {self._limits.file_bytes_max} bytes"
+                raise forms.BadParameter("file", detail, slug="request-too-large")
+            content = await file.read()
+        _, frames = await decode(content, self._limits.audio_s_max)
+        return _Recording(options, frames)
+
+    async def _stream(self, recording: _Recording) -> Response:
+        """The response begins once the session has its slot: a refusal still has a status of its own."""
+        transcription = Transcription()
+        results = finals(self._frontend, recording.start, recording.frames, self._places, transcription)
+        try:
+            await anext(results)
+        except BaseException:
+            await results.aclose()
+            raise
+        return _EventStream(_sent(results, transcription), results)
+
+    async def translate(self, _: Request) -> Response:
+        raise BadRequest("translations are not offered, only transcriptions", slug="not-offered")
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse(forms.models_body(self._models()))
+
+    async def model(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        forms.check_model(id, self._models())
+        return JSONResponse(forms.model_body(id))
+
+    def _models(self) -> tuple[str, ...]:
+        """Raises ServiceError while no broker has reported its models."""
+        pool = self._frontend.sessions.pool
+        if pool is None:
+            raise ServiceError("no broker is connected", slug="no-broker")
+        return pool.models
+
+
+def _response(transcription: Transcription, options: forms.Options) -> Response:
+    match options.response_format:
+        case "text":
+            return PlainTextResponse(forms.joined(transcription.finals) + "\n")
+        case "srt":
+            return PlainTextResponse(forms.srt(transcription.finals))
+        case "vtt":
+            return Response(forms.vtt(transcription.finals), media_type="text/vtt")
+        case "verbose_json":
+            return JSONResponse(forms.verbose_body(transcription.finals, transcription.duration_s, options))
+    return JSONResponse(forms.json_body(transcription.finals, transcription.duration_s))
+
+
+# ---- Streams ----
+
+
+async def _sent(results: AsyncIterator[Final | None], transcription: Transcription) -> AsyncIterator[str]:
+    """Each final as it comes; an error in the middle is the last event."""
+    said = ""
+    try:
+        async for _ in results:
+            text = forms.joined(transcription.finals)
+            if text != said:
+                yield forms.delta(text[len(said) :])
+            said = text
+    except AsrError as error:
+        yield forms.sent(forms.body_of(e.Error.of(error)))
+        return
+    yield forms.done(said)
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events of one session, which ends with the response, however that ends."""
+
+    def __init__(self, events: AsyncIterator[str], results: AsyncGenerator[Final | None, None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._results = results
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._results):
+            await super().__call__(scope, receive, send)
+
+
+# ---- Errors ----
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _answering(endpoint: Endpoint) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except AsrError as error:
+            return _failed(error)
+        except HTTPException as error:
+            return openai_error(error.status_code, error.detail)
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    return answer
+
+
+def _failed(error: AsrError) -> Response:
+    event = e.Error.of(error)
+    parameter = forms.parameter_of(error) if isinstance(error, PeerError) else None
+    status = forms.status_of(event)
+    return JSONResponse(forms.body_of(event, parameter), status, _retry_after(status, event.retry_after_s))
+
+
+def openai_error(
+    status: int, message: str, param: str | None = None, code: str | None = None, retry_after_s: float = 0.0
+) -> Response:
+    """An error in OpenAI's form."""
+    body = forms.error_body(status, message, param, code)
+    return JSONResponse(body, status, _retry_after(status, retry_after_s))
+
+
+def _retry_after(status: int, retry_after_s: float) -> dict[str, str]:
+    return {"Retry-After": f"{max(RETRY_AFTER_S, round(retry_after_s))}"} if status in (429, 503) else {}

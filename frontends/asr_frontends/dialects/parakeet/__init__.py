@@ -1,0 +1,1 @@
+"""Parakeet-TDT's dialect."""

@@ -1,0 +1,1 @@
+"""Yap FastConformer's dialect."""
