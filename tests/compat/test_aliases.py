@@ -1,4 +1,4 @@
-"""Variables of the five systems: what they mean for our processes, and where they stand among the other sources."""
+"""Variables of the five systems: the settings that they give our processes, and their precedence among all sources."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def values(process: str, **environment: str) -> dict[str, Any]:
     ],
 )
 def test_hosts_and_ports(environment: dict[str, str], listen: list[str]) -> None:
-    """YAP-01, YAP-02, MOO-08, AMI-01, AMI-09: two variables become an address; every old port is served."""
+    """YAP-01, YAP-02, MOO-08, AMI-01, AMI-09: two variables give an address; every older system's port is served."""
     assert values("serve", **environment) == {"listen": listen}
     assert values("frontend", **environment)["listen"] == listen
     assert values("worker", **environment) == values("broker", **environment) == {}
 
 
-def test_what_is_not_set_or_empty_says_nothing() -> None:
+def test_unset_and_empty_variables_give_no_setting() -> None:
     for process in PROCESSES:
         assert values(process, HOME="/root", ASR_HOST="", ASR_DEVICE="") == {}
 
@@ -61,7 +61,7 @@ def test_what_is_not_set_or_empty_says_nothing() -> None:
 
 
 def test_amira_s_limits() -> None:
-    """AMI-10, AMI-13, AMI-15: by the names of its document."""
+    """AMI-10, AMI-13, AMI-15: the names are those of AMIRA's document."""
     given = values(
         "frontend",
         AMIRA_MAX_CONCURRENT_STREAMS="50",
@@ -107,7 +107,7 @@ def test_a_worker_s_device_and_slots() -> None:
     ],
 )
 def test_the_engines_settings(environment: dict[str, str], settings: dict[str, str]) -> None:
-    """YAP-03..05, YAP-07, MOO-09..12, PAR-06; what is malformed is the default, as it was there (MOO-10, YAP-04)."""
+    """YAP-03..05, YAP-07, MOO-09..12, PAR-06; a malformed value means the default (MOO-10, YAP-04)."""
     assert values("worker", **environment) == settings
 
 
@@ -128,7 +128,7 @@ def test_milliseconds_that_are_none() -> None:
     ],
 )
 def test_levels(environment: dict[str, str], level: str | None) -> None:
-    """RUST_LOG is also set for other programs: what it does not say about everything is not for us."""
+    """RUST_LOG is also set for other programs: only its level for all modules is used."""
     for process in PROCESSES:
         assert values(process, **environment).get("log_level") == level
 
@@ -147,7 +147,7 @@ def test_bytes_that_are_none() -> None:
      ("amira.yaml", "server_port: 9000\nmax_concurrent_streams: 4\nvocabulary_path:")],
 )  # fmt: skip
 def test_a_file_in_amira_s_form(name: str, text: str, tmp_path: Path) -> None:
-    """AMI-09, AMI-11: AMIRA_CONFIG_FILE, beneath the variables."""
+    """AMI-09, AMI-11: AMIRA_CONFIG_FILE; the variables win over it."""
     (tmp_path / name).write_text(text)
     environ = {"AMIRA_CONFIG_FILE": str(tmp_path / name)}
     found = values("frontend", **environment_of(environ))
@@ -180,7 +180,7 @@ ENVIRON = {"ASR_PORT": "8080", "ASR_DEVICE": 'cuda:"0"', "AMIRA_MAX_REQUEST_SIZE
 
 
 def test_the_environment_as_a_config_file(capsys: pytest.CaptureFixture[str]) -> None:
-    """AMI-12: both forms say the same, and each process finds its section."""
+    """AMI-12: both forms have the same content, and each process finds its section."""
     expected = sections(ENVIRON)
     assert expected["worker"] == {"device": 'cuda:"0"'}
     assert tomllib.loads(to_toml(expected)) == yaml.safe_load(to_yaml(expected)) == expected
@@ -204,7 +204,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_option_that_is_meant_exists() -> None:
-    """An alias of an option that nobody has would be dropped silently."""
+    """An alias of an option that no process has would be ignored silently."""
     for alias in ALIASES:
         for process in alias.processes:
             module, name = MODULES[process]
@@ -213,7 +213,7 @@ def test_every_option_that_is_meant_exists() -> None:
 
 
 def test_every_variable_is_explained() -> None:
-    """YAP-22, AMI-14, AMI-16: the document has a line for each variable, those without a meaning here too."""
+    """YAP-22, AMI-14, AMI-16: the document has a line for each variable, also for those without a meaning here."""
     explained = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", DOCUMENT.read_text()))
     assert {variable for alias in ALIASES for variable in alias.variables} <= explained
     named = "ASR_HOST ASR_PORT SERVER_HOST AMIRA_SERVER_PORT AMIRA_CONFIG_FILE ASR_MODEL ASR_ATT_CTX STEP_MS HF_HOME"

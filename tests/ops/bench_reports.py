@@ -11,14 +11,14 @@ from asr_ops.bench import processes, report, statistics
 from asr_ops.cli import main
 
 SERVED_MEASURES = tuple(name for name in statistics.MEASURES if name != "refused_ms")
-"""What is measured where nobody is refused."""
+"""The measures of a run without refused sessions."""
 
 FRAME = 1600
 """Samples in 100 ms."""
 
 
 def spoken(**changed: Any) -> statistics.SessionRecord:
-    """A second in ten frames, the first of which left at 10.1: two partials, one final in time, one after the end."""
+    """One second in ten frames, the first sent at 10.1: two partials, a final before the last frame and one after."""
     session = statistics.SessionRecord(connecting_s=9.0, ready_s=9.05, engine="fake")
     session.sent_s = array("d", [10.1 + frame * 0.1 for frame in range(10)])
     session.partials = [(10.35, 0.25), (10.65, 0.5)]
@@ -47,5 +47,5 @@ def reported(*, late_ms: float = 1.0, others: float | None = 0.0, own_service: b
 
 
 def ran(*args: str) -> Result:
-    """What the command answered."""
+    """Run the command; returns its result."""
     return CliRunner(env={"COLUMNS": "160"}).invoke(main, ["bench", *args])

@@ -1,4 +1,4 @@
-"""Decisions are kept in one form: number, title, date, status, context, decision, consequences."""
+"""All decision records have the same form: number, title, date, status, context, decision, consequences."""
 
 from __future__ import annotations
 

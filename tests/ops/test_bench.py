@@ -1,4 +1,4 @@
-"""`asr bench`: its pure parts by tables and properties, and one small run against a real service. Times nothing."""
+"""`asr bench`: its pure parts by tables and properties, and one small run against a real service. Measures no times."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_frame_that_completes_some_audio(end_sample: int, frame: int) -> Non
 
 
 def served(payload: bytes, opcode: int = websocket.TEXT) -> bytes:
-    """As a server sends it."""
+    """A frame as a server sends it, unmasked."""
     size = len(payload)
     if size < 126:
         return bytes([0x80 | opcode, size]) + payload
@@ -104,10 +104,10 @@ def test_what_no_server_of_ours_sends(data: bytes) -> None:
 # ---- audio ----
 
 
-def test_a_session_says_the_ring_from_its_entry_on() -> None:
+def test_a_session_sends_the_ring_from_its_entry() -> None:
     ring = audio.ring(np.arange(10, dtype=np.int16).repeat(FRAME), 100)
     assert [ring.entry(session, 4) for session in range(4)] == [0, 2, 5, 7]
-    assert ring.spoken(8, 4)[::FRAME].tolist() == [8, 9, 0, 1]
+    assert ring.session_samples(8, 4)[::FRAME].tolist() == [8, 9, 0, 1]
     assert websocket.masked(ring.wire[3][8:]) == np.full(FRAME, 3, "<i2").tobytes()
     assert plan.entries(ring, 4) == [0, 2, 5, 7]
 
@@ -130,7 +130,7 @@ def test_the_figures_of_a_session() -> None:
     assert found.end_ms == pytest.approx(40)
     assert (found.rtf, found.xrt) == pytest.approx((1.04, 1 / 1.04))
     assert (found.partials, found.avg_partial_gap_ms) == (2, pytest.approx(300))
-    assert (found.audio_s, found.began_s, found.spoken_s) == pytest.approx((1.0, 10.0, 11.0))
+    assert (found.audio_s, found.began_s, found.last_sent_s) == pytest.approx((1.0, 10.0, 11.0))
     assert found.partial_at_s == (10.35, 10.65)
 
 
@@ -219,7 +219,7 @@ def test_usage_is_the_difference_of_snapshots() -> None:
         ("python bin/asr serve", "serve"),
     ],
 )
-def test_processes_are_told_apart_by_their_command_lines(command: str, name: str) -> None:
+def test_processes_are_named_after_their_command_lines(command: str, name: str) -> None:
     assert processes.role(command.split()) == name
 
 
@@ -249,13 +249,13 @@ def test_a_service_that_is_not_ours_has_no_table_of_processes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("late_ms", "others", "said"),
+    ("late_ms", "others", "reasons"),
     [(1.0, 0.1, []), (1.0, None, []), (11.0, 0.1, ["bottleneck"]), (11.0, 0.5, ["bottleneck", "noisy"])],
 )
-def test_the_report_says_when_it_is_not_to_be_trusted(late_ms: float, others: float | None, said: list[str]) -> None:
+def test_the_report_warns_when_it_is_not_reliable(late_ms: float, others: float | None, reasons: list[str]) -> None:
     found = report.warnings(reported(late_ms=late_ms, others=others))
-    assert len(found) == len(said)
-    assert all(word in warning for word, warning in zip(said, found, strict=True))
+    assert len(found) == len(reasons)
+    assert all(word in warning for word, warning in zip(reasons, found, strict=True))
 
 
 # ---- the command ----
@@ -275,7 +275,7 @@ def test_a_small_run(tmp_path: Path) -> None:
     assert dict(zip(header, row, strict=True))["served"] == "5"
 
 
-def test_nobody_answers() -> None:
+def test_no_server_answers() -> None:
     result = ran("--url", "127.0.0.1:9", "--sessions", "2")
     assert result.exit_code == 2
     assert "asr bench: no server answers at ws://127.0.0.1:9/v1/stream" in result.output

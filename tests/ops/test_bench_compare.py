@@ -1,4 +1,4 @@
-"""`asr bench compare`: rows and verdicts by values, the command on files."""
+"""`asr bench compare`: rows and verdicts for given values, and the command on files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ops.bench_reports import reported
 
 
 def content(**medians: float) -> dict[str, Any]:
-    """A report as it is read from a file, with other medians."""
+    """A report as read from a file, with other medians."""
     found: dict[str, Any] = json.loads(json.dumps(report.as_json(reported())))
     for name, value in medians.items():
         found["figures"][name]["p50"] = value
@@ -24,7 +24,7 @@ def content(**medians: float) -> dict[str, Any]:
 
 
 def verdicts(a: dict[str, Any], b: dict[str, Any], tolerance: float = 0.15) -> dict[str, str | None]:
-    """Of what is not the same."""
+    """The verdicts that are not `same`, by name."""
     rows = compare.compared(a, b, tolerance).rows
     return {row.name: row.verdict for row in rows if row.verdict != "same"}
 
@@ -93,7 +93,7 @@ def run(folder: Path, a: object, b: object, *args: str) -> Result:
     return CliRunner(env={"COLUMNS": "120"}).invoke(main, ["bench", "compare", *files, *args])
 
 
-def test_the_exit_code_says_whether_something_is_worse(tmp_path: Path) -> None:
+def test_the_exit_code_is_1_if_something_is_worse(tmp_path: Path) -> None:
     a, b = content(final_ms=100), content(final_ms=130)
     same, worse, tolerant = run(tmp_path, a, a), run(tmp_path, a, b), run(tmp_path, a, b, "--tolerance", "35")
     assert (same.exit_code, worse.exit_code, tolerant.exit_code) == (0, 1, 0)

@@ -1,4 +1,4 @@
-"""One session's socket against a server that does what it is told: order, refusals, ends. Waits on events only."""
+"""One session's socket against a scripted server: order, refusals, ends. Waits only on events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Act = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def message(payload: bytes, opcode: int = websocket.TEXT) -> bytes:
-    """As a server sends it, if it is short."""
+    """A short text message as a server sends it."""
     return bytes([0x80 | opcode, len(payload)]) + payload
 
 
@@ -30,7 +30,7 @@ def closing(code: int, reason: bytes = b"") -> bytes:
 
 
 def saying(*parts: bytes) -> Act:
-    """A server that answers the request with this and waits for the client to go."""
+    """A server that answers the request with these bytes and waits until the client disconnects."""
 
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(websocket.HANDSHAKE_END)
@@ -41,12 +41,12 @@ def saying(*parts: bytes) -> Act:
 
 
 async def with_server(act: Act, visit: Callable[[str], Awaitable[None]]) -> None:
-    """A visit to such a server."""
+    """Run a client against such a server."""
     ended: list[asyncio.Task[None]] = []
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def serve() -> None:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):  # somebody broke off
+            with suppress(asyncio.IncompleteReadError, ConnectionError):  # the client aborted
                 await act(reader, writer)
             writer.close()
 
@@ -62,7 +62,7 @@ async def with_server(act: Act, visit: Callable[[str], Awaitable[None]]) -> None
 
 
 @pytest.mark.parametrize(
-    ("dialect", "said", "fault"),
+    ("dialect", "expected", "fault"),
     [
         ("native", b"HTTP/1.1 401 Unauthorized\r\n\r\n", "HTTP 401"),
         ("native", b"SSH-2.0\r\n\r\n", "cannot decode"),
@@ -72,7 +72,7 @@ async def with_server(act: Act, visit: Callable[[str], Awaitable[None]]) -> None
         ("caiman", UPGRADED + closing(4503), "closed with 4503"),
     ],
 )
-def test_who_does_not_get_to_speak_was_never_ready(dialect: str, said: bytes, fault: str) -> None:
+def test_a_session_that_cannot_send_was_never_ready(dialect: str, expected: bytes, fault: str) -> None:
     async def visit(url: str) -> None:
         connection = BenchConnection(dialects.prepared(dialect))
         await connection.open(url)
@@ -80,11 +80,11 @@ def test_who_does_not_get_to_speak_was_never_ready(dialect: str, said: bytes, fa
         assert fault in (connection.session.fault or "")
         assert (connection.session.ready_s, connection.takes_audio) == (None, False)
 
-    asyncio.run(with_server(saying(said), visit))
+    asyncio.run(with_server(saying(expected), visit))
 
 
 @pytest.mark.parametrize(("dialect", "served"), [("caiman", True), ("parakeet", False)])
-def test_an_orderly_close_is_an_end_where_the_dialect_says_so(dialect: str, served: bool) -> None:
+def test_a_normal_close_is_an_end_in_some_dialects(dialect: str, served: bool) -> None:
     async def visit(url: str) -> None:
         connection = BenchConnection(dialects.prepared(dialect))
         await connection.open(url)
@@ -95,7 +95,7 @@ def test_an_orderly_close_is_an_end_where_the_dialect_says_so(dialect: str, serv
 
 
 def test_frames_arrive_in_order_when_the_server_is_slow_to_read() -> None:
-    """The first go straight to the socket, the rest wait in the transport."""
+    """The first frames are written directly to the socket; the others wait in the transport."""
     frames = [websocket.encode(websocket.BINARY, bytes([number % 251]) * 60_000) for number in range(400)]
     written = asyncio.Event()
 
@@ -151,7 +151,7 @@ async def at_once() -> float:
     return clock()
 
 
-def test_who_is_not_ready_when_it_should_speak_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_is_not_ready_at_its_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "AHEAD_S", 0.01)
 
     async def visit(url: str) -> None:
@@ -163,15 +163,15 @@ def test_who_is_not_ready_when_it_should_speak_is_refused(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("opens_along", [False, True])
-def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, opens_along: bool) -> None:
+def test_no_server_answers(monkeypatch: pytest.MonkeyPatch, opens_along: bool) -> None:
     monkeypatch.setattr(load, "AHEAD_S", 0.01)
     silent = replace(planned("ws://127.0.0.1:9/ws"), opens_along=opens_along)
     with pytest.raises(AsrError, match="no server answers"):
         asyncio.run(load.run(silent, at_once, at_once))
 
 
-def test_disturbers_come_speak_and_are_counted_apart() -> None:
-    """They go on until the last paced session, of whichever generator, has ended."""
+def test_disturbing_connections_are_counted_separately() -> None:
+    """They continue until the last paced session of all generators has ended."""
 
     async def visit(url: str) -> None:
         whole = replace(planned(url, sessions=0), churn_per_s=200.0, flood=1)

@@ -1,4 +1,4 @@
-"""Every dialect of `asr bench`: what it sends, and whole sessions, really spoken and exactly understood."""
+"""Every dialect of `asr bench`: its encoded messages, and whole sessions with real services and exact texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asr_workers.engines import fake
 FRAMES, FRAME_MS, SESSIONS = 50, 20, 3
 
 
-def test_what_is_said_is_on_the_wire_beforehand() -> None:
+def test_messages_are_encoded_in_advance() -> None:
     assert dialects.prepared("native").ending == websocket.encode(websocket.TEXT, b'{"type": "stop"}')
     assert dialects.prepared("parakeet").ending == websocket.encode(websocket.BINARY, b"__CTRL__:EOS")
     assert dialects.prepared("caiman").opening == b""
@@ -29,7 +29,7 @@ def test_what_is_said_is_on_the_wire_beforehand() -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Of a service with the fake engine."""
+    """The URL of a service with the fake engine."""
     with asyncio.Runner() as runner:
         service = serving(["--engine=fake"])
         yield runner.run(service.__aenter__()).url
@@ -37,7 +37,7 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_every_dialect_understands_exactly_what_was_said(name: str, url: str) -> None:
+def test_every_dialect_gets_the_exact_text(name: str, url: str) -> None:
     dialect, ring = DIALECTS[name], audio.ring(audio.noise(), FRAME_MS)
     starts = schedule.starts_us(SESSIONS, "together", 1)
     places = plan.entries(ring, SESSIONS)
@@ -53,7 +53,7 @@ def test_every_dialect_understands_exactly_what_was_said(name: str, url: str) ->
         pytest.skip(error.detail)
     assert [session.fault for session in done.sessions] == [None] * SESSIONS
     assert [session.text for session in done.sessions] == [
-        fake.transcript(ring.spoken(place, FRAMES)) for place in places
+        fake.transcript(ring.session_samples(place, FRAMES)) for place in places
     ]
     assert all(session.ready_s and session.end_s and session.partials for session in done.sessions)
     assert len(done.lateness_s) == FRAMES * SESSIONS

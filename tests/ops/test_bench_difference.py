@@ -1,4 +1,4 @@
-"""When two runs of a bench are the same: by values, and by properties that any two runs have."""
+"""When two runs of a bench count as the same: by values, and by properties of any two runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ values = st.floats(0, 1e6)
         ("final_ms_p50", 100, 114.9, "same"),
         ("final_ms_p50", 100, 115.1, "worse"),
         ("final_ms_p50", 100, 80, "better"),
-        ("final_ms_p50", 4.0, 4.9, "same"),  # below the clock's grain
+        ("final_ms_p50", 4.0, 4.9, "same"),  # below the clock's resolution
         ("final_ms_p50", 4.0, 5.1, "worse"),
         ("errors", 0, 0, "same"),
         ("errors", 0, 1, "worse"),
@@ -32,7 +32,7 @@ def test_verdicts(name: str, before: float, after: float, verdict: Verdict) -> N
     assert Difference(name, before, after).verdict() == verdict
 
 
-def test_where_more_is_better_and_where_nobody_is_tolerant() -> None:
+def test_more_is_better_and_zero_tolerance() -> None:
     assert Difference("served", 100, 50).verdict(more_is_better=True) == "worse"
     assert Difference("served", 50, 100).verdict(more_is_better=True) == "better"
     assert Difference("served", 100, 100).verdict(0) == "same"

@@ -1,4 +1,4 @@
-"""The bench of one GPU, on the CPU: it counts sessions and writes its rows."""
+"""The bench of one GPU, run on the CPU: it searches for sessions and writes its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The history of benches: one line per run, and what the last line of the same kind says about the new one."""
+"""The history of benches: one line per run, and its comparison with the last line of the same kind."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_runs_without_medians_have_nothing_to_compare() -> None:
 
 
 def test_a_file_keeps_its_own_columns(tmp_path: Path) -> None:
-    """One that was begun before a column was thought of stays a table."""
+    """A file from before a column was added stays a valid table."""
     file = tmp_path / "history.csv"
     file.write_text("when,note,final_ms_p50\nonce,slow,1\n")
     assert "differ by more than 15%" in history.append(file, replace(reported(), figures=median(100)))

@@ -1,4 +1,4 @@
-"""The drawn report: a page that stands alone, whatever the run was like, and axes that hold every value."""
+"""The HTML report: a valid, self-contained page for any run, and axes that contain every value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ points = st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 1e6)), min_size=1, m
 
 
 class Parsed(HTMLParser):
-    """Raises AssertionError unless every element is closed in its place."""
+    """A parsed page. Raises AssertionError unless elements are closed in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_the_page_shows_figures_charts_and_circumstances() -> None:
     assert not {"script", "link", "img", "iframe"} & set(parsed.seen)
 
 
-def test_the_title_says_what_is_not_as_usual() -> None:
+def test_the_title_names_what_differs_from_the_default() -> None:
     usual = reported()
     unusual = replace(usual, settings=replace(usual.settings, dialect="yap", shape="flood of 2"))
     load = "1 sessions of 1 s in frames of 100 ms, starting at random"
@@ -88,7 +88,7 @@ def test_what_others_wrote_is_escaped() -> None:
     assert parsed.words.count(evil) == 9  # the title and the processor twice
 
 
-def test_a_run_in_which_nobody_was_served() -> None:
+def test_a_run_without_served_sessions() -> None:
     refused = statistics.measure(spoken(ready_s=None, fault="at-capacity"), FRAME, None)
     nobody = replace(
         reported(own_service=False, others=None),
@@ -132,7 +132,7 @@ def test_those_who_disturb_are_counted_apart() -> None:
 
 
 def drawn(svg: str) -> list[float]:
-    """Every place named in a chart that must lie within it."""
+    """Every position in a chart, all of which must be inside it."""
     paths = [path.get("d", "") for path in ElementTree.fromstring(svg).iter("path")]
     return [
         float(number) for path in paths for pair in re.findall(r"[ML]([\d.,-]+)", path) for number in pair.split(",")

@@ -11,7 +11,7 @@ from tests.ops.bench_reports import ran
 
 
 def test_rounds_by_two_processes_under_disturbance(tmp_path: Path) -> None:
-    """YAP-20, PAR-15, AMI-24: the flags of the old benches."""
+    """YAP-20, PAR-15, AMI-24: the flags of the older systems' benches."""
     file = tmp_path / "run.json"
     result = ran(
         *("--n", "5", "--concurrency", "3", "--duration", "0.5", "--rtf", "2", "--tone", "--dialect", "parakeet"),
@@ -25,7 +25,7 @@ def test_rounds_by_two_processes_under_disturbance(tmp_path: Path) -> None:
     assert found["asides"]["churn"]["came"] > 0
     flood = found["asides"]["flood"]
     assert flood["came"] == 2
-    assert all("unread" in fault for fault in flood["faults"]), flood  # it may read more slowly than it is answered
+    assert all("unread" in fault for fault in flood["faults"]), flood  # it may read more slowly than answers arrive
     assert "flood: 2 came and sent" in result.output
     assert found["generator"]["cores"] > 0
 
@@ -51,7 +51,7 @@ def test_the_most_sessions_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "expected"),
     [
         (["--dialect=openai"], "'openai' is not one of"),
         (["--rtf=11"], "--rtf"),
@@ -61,7 +61,7 @@ def test_the_most_sessions_are_found(tmp_path: Path) -> None:
         (["--find-max", "--n=4"], "give one of them"),
     ],
 )
-def test_what_is_refused(args: list[str], said: str) -> None:
+def test_what_is_refused(args: list[str], expected: str) -> None:
     result = ran(*args)
     assert result.exit_code == 2
-    assert said in result.output
+    assert expected in result.output

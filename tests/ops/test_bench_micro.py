@@ -1,4 +1,4 @@
-"""`asr bench micro`: every part gives figures, and the broker's load is what it says. Times nothing."""
+"""`asr bench micro`: every part gives figures, and the broker gets the intended load. Measures no times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEASE = 5 << 32
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few and short rounds."""
+    """Use few and short rounds."""
     for module in (costs, workers, frontends):
         monkeypatch.setattr(module, "ROUNDS", 2)
     monkeypatch.setattr(costs, "ROUND_S", 0.0)
@@ -48,21 +48,21 @@ def test_an_unknown_part_is_refused() -> None:
 
 
 def test_a_core_is_shared_out() -> None:
-    """20 us for each of 50 frames a second: a millisecond of each second, for 1,000 sessions a core."""
+    """20 us for each of 50 frames a second is 1 ms a second; 1,000 sessions take one core."""
     assert Cost("x", 20.0, 10.0, 50.0).cores == pytest.approx(1.0)
     laps = Laps({"x": [9.0, 1e-6, 3e-6, 2e-6]})
     assert laps.cost("x", 1.0) == Cost("x", pytest.approx(2.0), pytest.approx(1.0), 1.0)
 
 
 @pytest.mark.parametrize("name", codec.NAMES)
-def test_every_dialect_is_really_speaking(name: str) -> None:
-    """A codec that ignores frames, or says nothing, would look cheap."""
+def test_every_codec_takes_frames_and_sends_text(name: str) -> None:
+    """A codec that ignores frames, or sends nothing, would seem cheap."""
     conversation = codec.conversation(name)
-    heard = [event for _ in range(4) for event in conversation.receive(bytes(codec.BYTES.get(name, 640)))]
-    assert heard
-    spoken = codec._spoken()
+    events = [event for _ in range(4) for event in conversation.receive(bytes(codec.BYTES.get(name, 640)))]
+    assert events
+    results = codec._results()
     which = 1 if name == "caiman" else 0
-    assert all(conversation.send(next(spoken)[which]) for _ in range(4))
+    assert all(conversation.send(next(results)[which]) for _ in range(4))
 
 
 # ---- The broker's load ----
@@ -113,7 +113,7 @@ def test_the_figures_of_a_row() -> None:
     assert as_json["cores_per_1000"] == 0.75
 
 
-def test_what_spoils_a_row_is_said() -> None:
+def test_an_unreliable_row_has_a_warning() -> None:
     assert "5 bundles late" in report.warnings(row(missing=5))[0]
     assert "left up to 20 ms late" in report.warnings(row(late_ms=spread([20.0])))[0]
     assert "noisy" in report.warnings(row(others_cores=0.5))[0]

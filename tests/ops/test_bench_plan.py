@@ -1,4 +1,4 @@
-"""What load generators are told: shares of a plan, rounds, ramps, pauses. Plain values, no sockets."""
+"""Plans of load generators: shares, rounds, ramps, pauses. Plain values, no sockets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def planned(sessions: int, churn: float = 0.0, flood: int = 0) -> Plan:
 
 
 def carried_out(share: Plan) -> LoadResult:
-    """As a generator would answer; a session's entry tells which it was."""
+    """A generator's results for its share. `connecting_s` identifies the session."""
     sessions = [SessionRecord(connecting_s=start) for start in share.starts_us]
     return LoadResult(sessions, array("d", share.starts_us), {"churn": Aside(came=1)} if share.disturbs else {})
 
@@ -93,16 +93,16 @@ def test_the_shape_of_a_load_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "find_max", "said"),
+    ("given", "find_max", "expected"),
     [
         (options.BenchOptions(dialect="amira", frame_ms=10), False, "--frame-ms 13 or more"),
         (options.BenchOptions(dialect="moonshine", churn_per_s=1), False, "WebSockets only"),
         (options.BenchOptions(total=20), True, "give one of them"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(asked: options.BenchOptions, find_max: bool, said: str) -> None:
-    with pytest.raises(SetupError, match=said):
-        options.check(asked, find_max=find_max)
+def test_what_cannot_be_done_is_one_sentence(given: options.BenchOptions, find_max: bool, expected: str) -> None:
+    with pytest.raises(SetupError, match=expected):
+        options.check(given, find_max=find_max)
 
 
 # ---- Audio ----

@@ -1,4 +1,4 @@
-"""Scenario files: those that are there can be used, the command line wins, and mistakes are one sentence."""
+"""Scenario files: all existing ones are valid, the command line wins, and a mistake gives one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCENARIOS = sorted((Path(__file__).parents[2] / "ops/bench/scenarios").glob("*.t
 
 
 def taken(*args: str) -> dict[str, Any]:
-    """The options as the command sees them."""
+    """The options that the command gets."""
     with bench.make_context("asr bench", list(args)) as ctx:
         return ctx.params
 
@@ -36,7 +36,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("speakers = 3", "asr bench has no option --speakers"),
         ("sessions = ", "cannot parse"),
@@ -44,10 +44,10 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         (None, "cannot read"),
     ],
 )
-def test_mistakes(tmp_path: Path, text: str | None, said: str) -> None:
+def test_mistakes(tmp_path: Path, text: str | None, expected: str) -> None:
     file = tmp_path / "some.toml"
     if text is not None:
         file.write_text(text)
     result = ran(f"--scenario={file}")
     assert result.exit_code == 2
-    assert said in result.output
+    assert expected in result.output

@@ -1,4 +1,4 @@
-"""How many sessions to try next, and when a number is too many. Pure."""
+"""The search for the most sessions: which number to try next, and when one did not pass. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def step(sessions: int, *, passed: bool = True, late: bool = False) -> SearchSte
 
 
 def searched(capacity: int, first: int) -> list[SearchStep]:
-    """The steps with a server that carries so many."""
+    """The steps of a search on a server that can serve `capacity` sessions."""
     steps: list[SearchStep] = []
     while (sessions := search.following(steps, first, MOST)) is not None:
         steps.append(step(sessions, passed=sessions <= capacity))
@@ -51,7 +51,7 @@ def test_an_objective_is_about_finals_and_partials(slo_ms: float, broken: str) -
     assert (found.broken, found.passed) == (broken, not broken)
 
 
-def test_whoever_was_not_served_breaks_it_and_no_lag_is_no_objection() -> None:
+def test_a_session_that_was_not_served_fails_a_step_and_a_missing_lag_does_not() -> None:
     counts = statistics.SessionCounts(sessions=9, served=6, refused=2, errors=1, lost=None)
     whole = reported()
     silent = {name: row for name, row in whole.figures.items() if name != "partial_lag_ms"}
@@ -67,7 +67,7 @@ def test_a_late_generator_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"),
+    ("steps", "expected"),
     [
         ([step(20), step(40, passed=False), step(30)], "at most 30 sessions within 99 ms; 40 are too many"),
         ([step(20), step(40)], "at most 40 sessions within 99 ms: more were not tried"),
@@ -79,5 +79,5 @@ def test_a_late_generator_is_named() -> None:
         ),
     ],
 )
-def test_the_answer_in_words(steps: list[SearchStep], said: str) -> None:
-    assert search.conclusion(steps, 99) == said
+def test_the_answer_in_words(steps: list[SearchStep], expected: str) -> None:
+    assert search.conclusion(steps, 99) == expected

@@ -1,4 +1,4 @@
-"""The scripts in ops/compat: each becomes the command that its document means, and ends only what it has started."""
+"""The scripts in ops/compat: each runs the command that its document describes, and stops only what it started."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCRIPTS = sorted(COMPAT.rglob("*.sh"))
 README = (COMPAT / "README.md").read_text()
 WAIT_S = 60.0
 RECORDER = """#!/bin/sh
-# Stands for a program of the virtual environment: says how it was called.
+# Replaces a program of the virtual environment: prints its arguments.
 [ "$1" = --list-engines ] && { printf '%b' "$ENGINES"; exit; }
 echo "$(basename "$0") $*"
 """
@@ -59,7 +59,7 @@ class Place:
         )
 
     def start(self, script: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        """Start a script that goes on running."""
+        """Start a script that keeps running."""
         process = subprocess.Popen(
             [str(COMPAT / script), *arguments],
             env=self.environment(**more),
@@ -83,7 +83,7 @@ class Place:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """A virtual environment of which no program does anything but say how it was called."""
+    """A virtual environment whose programs only print their arguments."""
     programs = tmp_path / "venv/bin"
     programs.mkdir(parents=True)
     for name in ("asr", "asr-compile", "asr-worker", "python", "make"):
@@ -99,7 +99,7 @@ def place(recording: Path) -> Place:
 
 @pytest.fixture
 def real() -> Iterator[Place]:
-    """The programs of this interpreter, and a short path: sockets lie in it."""
+    """The programs of this interpreter, in a folder with a short path, because sockets are created in it."""
     folder = Path(tempfile.mkdtemp(prefix="asr-", dir="/tmp"))
     (folder / "venv/bin").mkdir(parents=True)
     for name, module in (("asr", "asr_ops.cli"), ("asr-worker", "asr_workers.cli")):
@@ -128,7 +128,7 @@ def _words(process: psutil.Process) -> str:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(COMPAT)))
 def test_a_script_is_sound_and_listed(script: Path) -> None:
-    """Bash can read it, it says what it is for, and the README has it."""
+    """Bash can parse it, it has a comment with its purpose, and the README lists it."""
     subprocess.run(["bash", "-n", str(script)], check=True)
     name = script.relative_to(COMPAT)
     if name.name in ("lib.sh", "env.sh"):
@@ -147,14 +147,14 @@ def test_shellcheck() -> None:
 
 
 def test_nothing_is_ended_by_name_and_no_cache_is_removed() -> None:
-    """YAP-17, MOO-17, PAR-12: on purpose unlike the documents."""
+    """YAP-17, MOO-17, PAR-12: an intended difference from the documents."""
     text = "\n".join(script.read_text() for script in SCRIPTS)
     assert not re.search(r"\b(pkill|killall|fuser)\b", text)
     assert re.findall(r"rm -rf.*", text) == ['rm -rf -- "$VENV"']
 
 
 def test_what_is_only_documented() -> None:
-    """CAI-01, CAI-15, YAP-24, YAP-26, MOO-18: the README says what stands for it here."""
+    """CAI-01, CAI-15, YAP-24, YAP-26, MOO-18: the README describes what replaces it here."""
     for name in ("CAI-01", "CAI-09", "CAI-15", "YAP-24", "YAP-26", "MOO-18"):
         assert re.search(rf"{name}\b", README), name
 
@@ -284,7 +284,7 @@ def test_what_a_script_becomes(
     script: str, arguments: Sequence[str], more: dict[str, str], command: str, place: Place
 ) -> None:
     """CAI-06, CAI-08, CAI-11, CAI-41, CAI-47, YAP-01, YAP-02, YAP-17, YAP-18, YAP-19, YAP-20, MOO-08, MOO-16, MOO-19,
-    PAR-11, PAR-13, PAR-14, PAR-15, AMI-01, AMI-24: the document's flags and variables as ours."""
+    PAR-11, PAR-13, PAR-14, PAR-15, AMI-01, AMI-24: the document's flags and variables become ours."""
     result = place.call(script, *arguments, **({"ENGINES": NO_ENGINES} | more))
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == command
@@ -309,7 +309,7 @@ def test_what_a_script_becomes(
 def test_what_cannot_be_done_is_one_sentence(
     script: str, arguments: Sequence[str], code: int, sentence: str, place: Place
 ) -> None:
-    """CAI-15, CAI-48: said, not pretended."""
+    """CAI-15, CAI-48: the script prints why and fails."""
     result = place.call(script, *arguments, ENGINES=NO_ENGINES)
     assert result.returncode == code
     assert sentence in result.stderr
@@ -317,7 +317,7 @@ def test_what_cannot_be_done_is_one_sentence(
     assert result.stderr.startswith(Path(script).name)
 
 
-def test_an_engine_that_is_missing_is_said(place: Place) -> None:
+def test_a_missing_engine_is_reported(place: Place) -> None:
     result = place.call("yap/run_server.sh", ENGINES="fastconformer not usable: the extra 'nemo'\\n")
     assert result.stdout.strip() == YAP
     assert "'fastconformer' is not usable here" in result.stderr
@@ -330,7 +330,7 @@ def test_an_installation_is_needed(tmp_path: Path) -> None:
 
 
 def test_the_checks_of_parakeet(place: Place, tmp_path: Path) -> None:
-    """PAR-11, PAR-20: the documents' sentences, and only a note where no GPU is asked for."""
+    """PAR-11, PAR-20: the documents' sentences, and only a note if no GPU is required."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("bash", "dirname", "basename"):
@@ -369,7 +369,7 @@ def test_moonshine_is_installed_with_webrtc_and_the_torch_that_is_asked_for(plac
 
 
 def test_the_virtual_environment_goes_only_when_asked(place: Place) -> None:
-    """YAP-17, MOO-16, PAR-12: --nuke-venv; what is no environment stays."""
+    """YAP-17, MOO-16, PAR-12: --nuke-venv; a folder that is not an environment stays."""
     venv = place.folder / "venv"
     assert place.call("moonshine/stop.sh").returncode == 0
     assert venv.exists()
@@ -384,7 +384,7 @@ def test_the_virtual_environment_goes_only_when_asked(place: Place) -> None:
 
 
 def wait_for_line(process: subprocess.Popen[str], pattern: str) -> str:
-    """The first line that matches."""
+    """Wait for the first line that matches, and return it."""
     lines = []
     assert process.stdout is not None
     for line in process.stdout:
@@ -402,7 +402,7 @@ def wait_for_line(process: subprocess.Popen[str], pattern: str) -> str:
     ],
 )
 def test_a_service_is_started_and_stopped(start: str, stop: str, options: list[str], real: Place) -> None:
-    """CAI-06, CAI-10, MOO-15, AMI-18: in the foreground; the stop script ends it in order, and only it."""
+    """CAI-06, CAI-10, MOO-15, AMI-18: in the foreground; the stop script stops it in order, and no other process."""
     port = free_port()
     service = real.start(start, *options, ASR_LISTEN=f"127.0.0.1:{port}")
     wait_for_line(service, rf"^ready: ws://127.0.0.1:{port}")
@@ -421,13 +421,13 @@ def test_a_service_is_started_and_stopped(start: str, stop: str, options: list[s
 
 
 def test_a_whole_round(real: Place) -> None:
-    """YAP-17, CAI-08, PAR-10, PAR-12: started in the background, its log shown, spoken to, stopped."""
+    """YAP-17, CAI-08, PAR-10, PAR-12: started in the background, its log shown, used by a client, stopped."""
     port = free_port()
     address = f"127.0.0.1:{port}"
     first = real.start("parakeet/main.sh", ASR_LISTEN=address)
     wait_for_line(first, rf"^ready: ws://{address}")
     pid = int((real.state / "parakeet.pid").read_text().split()[0])
-    os.killpg(first.pid, signal.SIGINT)  # Ctrl+C ends the showing of the log, not the service
+    os.killpg(first.pid, signal.SIGINT)  # Ctrl+C ends the display of the log, not the service
     first.wait(WAIT_S)
     assert psutil.pid_exists(pid)
     log = real.state / "logs/latest.log"
@@ -451,8 +451,8 @@ def _short_clip(folder: Path) -> Path:
     return folder / "a.wav"
 
 
-def test_a_stranger_with_the_same_number_is_left_alone(place: Place) -> None:
-    """CAI-10, YAP-17: a process id is used again; when it began tells."""
+def test_another_process_with_the_same_id_is_not_stopped(place: Place) -> None:
+    """CAI-10, YAP-17: process ids are reused; the start time distinguishes them."""
     place.state.mkdir()
     (place.state / "amira.pid").write_text(f"{os.getpid()} 12345\n")
     result = place.call("amira/stop.sh")

@@ -1,4 +1,4 @@
-"""Diagrams from tables: where they are drawn, what stays, and what `--check` finds."""
+"""Diagrams from tables: where they are drawn, what stays unchanged, and what `--check` finds."""
 
 from __future__ import annotations
 

@@ -69,6 +69,6 @@ def test_tests_are_found_by_what_they_name(tmp_path: Path) -> None:
     assert found_in_tests(tmp_path) == {name: {"test_one.py"} for name in ("YAP-02", "YAP-04", "YAP-05")}
 
 
-def test_an_issue_that_nobody_has(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_issue(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lunch"]) == 2
     assert "no such issue: lunch" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`asr-keys` as people type it."""
+"""`asr-keys` from the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def keys(*args: str) -> Result:
 
 
 def refused(*args: str) -> str:
-    """The one sentence."""
+    """The one sentence that a failing command prints."""
     result = keys(*args)
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.splitlines()
@@ -30,7 +30,7 @@ def refused(*args: str) -> str:
 
 
 def test_the_way_of_a_key() -> None:
-    """Made on two hosts, allowed, shown, revoked."""
+    """Keys are made on two hosts, allowed, shown and revoked."""
     assert keys("new", "keys", "--name", "broker").exit_code == 0
     made = keys("new", "elsewhere", "--name", "worker-host-2")
     assert "elsewhere/worker-host-2.key_secret: keep it on this host" in made.stdout

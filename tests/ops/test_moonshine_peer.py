@@ -1,4 +1,4 @@
-"""The peer moonshine-voice: its arithmetic by tables, and what our side is given. Times nothing."""
+"""The peer moonshine-voice: its arithmetic by tables, and the input of our side. Measures no times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from asr_proto.errors import SetupError
 
 PEER = Path(__file__).resolve().parents[2] / "ops/bench/peers/moonshine_voice"
-sys.path.append(str(PEER))  # scripts beside each other, in no package
+sys.path.append(str(PEER))  # scripts in one folder, not a package
 
 import ours  # noqa: E402
 import side  # noqa: E402
@@ -67,14 +67,14 @@ def test_the_services_cost_is_in_the_benchs_figures() -> None:
     assert (worker.per_s, everything.per_s, everything.partials) == (0.075, 0.1, 120)
 
 
-def test_our_slots_say_their_share_each_from_another_place_in_the_order_of_time() -> None:
-    said = np.arange(4000, dtype=np.int16)
-    found = ours.chunks(said, 2, 3000, 1024)
+def test_each_slot_gets_its_share_from_another_place_in_the_order_of_time() -> None:
+    expected = np.arange(4000, dtype=np.int16)
+    found = ours.chunks(expected, 2, 3000, 1024)
     assert all(one.deadline_s <= other.deadline_s for one, other in pairwise(found))
     for slot, first in ((0, 0), (1, 2000)):
         mine = [chunk for chunk in found if chunk.slot == slot]
         assert [chunk.flush for chunk in mine] == [False, False, True]
-        assert (np.concatenate([chunk.pcm for chunk in mine]) == np.roll(said, -first)[:3000]).all()
+        assert (np.concatenate([chunk.pcm for chunk in mine]) == np.roll(expected, -first)[:3000]).all()
 
 
 def test_what_is_spoken() -> None:

@@ -1,7 +1,7 @@
-"""The shell of `asr serve` with real processes: small stand-ins for the children, real signals, nothing left behind.
+"""The shell of `asr serve` with real processes: small stand-ins for the children, real signals, and no process left.
 
-What the stand-ins say arrives on the supervisor's stderr, and that pipe ends when the last process holding it has
-ended: reading to its end proves that nobody is left.
+The stand-ins print to the supervisor's stderr. This pipe ends when the last process that holds it has ended, so
+reading it to its end proves that no process is left.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ while True:
 
 
 class Run:
-    """A supervisor over stand-ins, and what it and they say."""
+    """A supervisor with stand-ins, and the output of all of them."""
 
     def __init__(self, scripts: dict[str, str], *, ready: bool = True, program: str = sys.executable) -> None:
         roles = {"broker": "broker", "frontend": "frontend"}
@@ -93,7 +93,7 @@ class Run:
         )
 
     def until(self, *texts: str) -> list[str]:
-        """Read until each text was seen; returns the lines that showed them, in the order of `texts`."""
+        """Read until each text has appeared. Returns the lines that contain them, in the order of `texts`."""
         found: dict[str, str] = {}
         assert self.process.stderr is not None
         seen = []
@@ -109,7 +109,7 @@ class Run:
         return [int(line.split()[-1]) for line in self.until(*(f"{name} started" for name in names))]
 
     def rest(self) -> str:
-        """Everything up to the end of the last process."""
+        """All output until the end of the last process."""
         assert self.process.stderr is not None
         return self.process.stderr.read()
 
@@ -140,8 +140,8 @@ def test_a_signal_ends_everything_in_order(run: RunSupervisor, signum: signal.Si
     supervisor = run(POOL)
     supervisor.pids(*POOL)
     supervisor.process.send_signal(signum)
-    said = [line.split()[0] for line in supervisor.rest().splitlines() if "terminated" in line]
-    assert said == ["frontend", "worker-1", "broker"]
+    expected = [line.split()[0] for line in supervisor.rest().splitlines() if "terminated" in line]
+    assert expected == ["frontend", "worker-1", "broker"]
     assert supervisor.process.wait() == 0
 
 
@@ -166,12 +166,12 @@ def test_a_killed_child_is_started_again(run: RunSupervisor) -> None:
     assert supervisor.process.wait() == 0
 
 
-def test_a_killed_supervisor_leaves_nobody_behind(run: RunSupervisor) -> None:
+def test_a_killed_supervisor_leaves_no_process(run: RunSupervisor) -> None:
     supervisor = run(POOL | {"worker-2": STUBBORN})
     supervisor.pids(*POOL, "worker-2")
     supervisor.process.kill()
-    said = {line.split()[0] for line in supervisor.rest().splitlines() if "orphaned" in line}
-    assert said == {*POOL, "worker-2"}
+    expected = {line.split()[0] for line in supervisor.rest().splitlines() if "orphaned" in line}
+    assert expected == {*POOL, "worker-2"}
     assert supervisor.process.wait() == -signal.SIGKILL
 
 
@@ -252,7 +252,7 @@ def test_several_frontends_share_the_ports_and_are_scraped_apart() -> None:
         assert args[f"frontend-{number}"] == [*shared, f"--listen=127.0.0.1:{9102 + number}"]
 
 
-def test_two_brokers_share_the_lead_and_everybody_knows_both() -> None:
+def test_two_brokers_share_the_lead_and_all_processes_have_both_endpoints() -> None:
     pool = PoolOptions(
         listen=(Address("127.0.0.1", 8000),), run_dir=Path("/r"), workers=2, brokers=2, metrics_port=9100
     )
@@ -290,7 +290,7 @@ def test_an_address_in_use_is_one_sentence(taken: Address, tmp_path: Path) -> No
 def test_a_run_directory_in_use_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as broker:
         broker.bind(str(tmp_path / "control.ipc"))
-        check_alone(tmp_path)  # a socket that a dead broker left behind
+        check_alone(tmp_path)  # a socket that a dead broker left
         broker.listen()
         result = CliRunner().invoke(serve, ["--run-dir", str(tmp_path)])
     assert result.exit_code == 2
@@ -331,7 +331,7 @@ def test_ready_means_200(answer: bytes, ready: bool) -> None:
     assert answered is ready
 
 
-def test_nobody_there_is_not_ready() -> None:
+def test_a_closed_port_is_not_ready() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound but not listening: refused
         assert not asyncio.run(answers_ready(Address(*bound.getsockname())))

@@ -1,4 +1,4 @@
-"""The side-by-side peer: its wire and its goals by tables; the real server where it is installed. Times nothing."""
+"""The peer sherpa-onnx: its protocol and the goals by tables; the real server if it is installed. Measures no times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from asr_dialects import client
 from asr_ops.bench import audio, schedule, statistics, websocket
 
 PEER = Path(__file__).resolve().parents[2] / "ops/bench/peers/sherpa"
-sys.path.insert(0, str(PEER))  # scripts beside each other, in no package
+sys.path.insert(0, str(PEER))  # scripts in one folder, not a package
 
 import run  # noqa: E402
 import sherpa_load  # noqa: E402
@@ -36,8 +36,8 @@ installed = pytest.mark.skipif(not INSTALLED, reason="sherpa-onnx is not install
 # ---- the wire ----
 
 
-def said(text: str, *, is_final: bool = False, is_eof: bool = False) -> dict[str, Any]:
-    """A message as the server sends it, without what is not read."""
+def result(text: str, *, is_final: bool = False, is_eof: bool = False) -> dict[str, Any]:
+    """A message as the server sends it, without fields that are not read."""
     return {"text": text, "tokens": [], "timestamps": [], "segment": 0, "is_final": is_final, "is_eof": is_eof}
 
 
@@ -60,9 +60,9 @@ def test_both_servers_are_sent_the_same_audio() -> None:
 @pytest.mark.parametrize(
     ("message", "meaning"),
     [
-        (said("la"), client.NOTHING),
-        (said("la", is_final=True), client.NOTHING),
-        (said("la la", is_final=True, is_eof=True), client.Meaning("la la", final=True, ended=True)),
+        (result("la"), client.NOTHING),
+        (result("la", is_final=True), client.NOTHING),
+        (result("la la", is_final=True, is_eof=True), client.Meaning("la la", final=True, ended=True)),
     ],
 )
 def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: client.Meaning) -> None:
@@ -71,8 +71,8 @@ def test_a_session_is_over_with_is_eof(message: dict[str, Any], meaning: client.
 
 @pytest.mark.parametrize("done_first", [False, True])
 def test_done_may_come_before_the_last_text(done_first: bool) -> None:
-    """As it does under load."""
-    last = json.dumps(said("", is_final=True, is_eof=True)).encode()
+    """Under load, `Done!` arrives before the last text."""
+    last = json.dumps(result("", is_final=True, is_eof=True)).encode()
     messages = [sherpa_wire.DONE, last] if done_first else [last, sherpa_wire.DONE]
     wire = b"".join(bytes([0x80 | websocket.TEXT, 126]) + len(one).to_bytes(2, "big") + one for one in messages)
 
@@ -90,10 +90,10 @@ def test_done_may_come_before_the_last_text(done_first: bool) -> None:
 
 
 class Transport(asyncio.Transport):
-    """Takes everything, sends nothing."""
+    """Accepts all data and sends nothing."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return ... if name == "sslcontext" else default  # so that no socket is asked for
+        return ... if name == "sslcontext" else default  # so that no socket is requested
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -159,7 +159,7 @@ def test_goals_that_are_met_missed_and_not_measured() -> None:
     assert verdicts([pair(400, good)], frame_ms=20) == [None, None, True, True]
 
 
-def test_who_did_not_serve_everybody_met_nothing() -> None:
+def test_a_run_with_failed_sessions_meets_no_goal() -> None:
     assert verdicts([replace(pair(400, figures(0.5)), ours=figures(0.5, served=399))]) == [None] * 4
 
 
@@ -252,7 +252,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 
 @installed
-def test_a_server_that_does_not_start_says_why() -> None:
+def test_a_server_that_does_not_start_gives_the_reason() -> None:
     result = CliRunner().invoke(run.main, ["--sessions=1", "--peer-arg=--no-such-option=1"])
     assert result.exit_code == 2
     assert "no-such-option" in result.output

@@ -88,7 +88,7 @@ def test_shows_workers_frontends_and_totals(broker: Broker, tmp_path: Path) -> N
     assert "5 of 16 slots taken · up 1 h 02 min · since then 71 sessions, 2 refused, 1 lost" in result.stdout
 
 
-def test_an_empty_pool_says_what_is_missing(broker: Broker, tmp_path: Path) -> None:
+def test_an_empty_pool_shows_what_is_missing(broker: Broker, tmp_path: Path) -> None:
     broker.answer = wire.encode(m.Status(9.0, (), (), 0, 0, 0))
     output = status(tmp_path).stdout
     assert "No worker is registered" in output

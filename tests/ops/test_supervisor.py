@@ -53,7 +53,7 @@ def ready(core: Supervisor) -> Supervisor:
 
 
 def restart_delay(core: Supervisor, name: str, now: float) -> float:
-    """End a child, wait for its restart, say how long that took."""
+    """End a child and wait for its restart. Returns the delay."""
     assert isinstance(core.handle(ChildEnded(name, -9), now)[0], Warn)
     restart_at = core.next_deadline()
     assert restart_at is not None
@@ -115,7 +115,7 @@ def test_exit_code_2_after_ready_is_a_crash_like_any_other(ready: Supervisor) ->
 
 def test_stops_frontends_then_workers_then_the_broker(core: Supervisor) -> None:
     assert core.handle(StopAsked(), 5.0) == [TerminateChild("frontend")]
-    assert core.handle(ChildEnded("worker-2", -9), 5.1) == []  # not its turn, but gone all the same
+    assert core.handle(ChildEnded("worker-2", -9), 5.1) == []  # it ends before its turn
     assert core.handle(ChildEnded("frontend", 0), 5.2) == [TerminateChild("worker-1")]
     assert core.handle(ChildEnded("worker-1", 0), 5.3) == [TerminateChild("broker")]
     assert core.handle(ChildEnded("broker", 0), 5.4) == [Exit(0)]
@@ -189,7 +189,7 @@ def _note_starts(commands: list[Command], running: set[str]) -> None:
 
 
 def _stop(core: Supervisor, running: set[str], now: float) -> None:
-    """Ask for the end, end what is terminated: one Exit follows, and it is the last command."""
+    """Request the stop and end the terminated children: exactly one Exit follows, as the last command."""
     commands = core.handle(StopAsked(), now)
     for command in commands:
         core.check()

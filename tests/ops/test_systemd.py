@@ -1,4 +1,4 @@
-"""The units as they are installed: systemd's own tools find nothing, examples are valid, limits fit to each other."""
+"""The units as they are installed: systemd's own tools find no fault, examples are valid, and limits are consistent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXPOSURE_252 = {
     "asr-worker@cuda1.service": 1.7,
     "asr-worker@card0.service": 1.7,
 }
-"""What systemd 252 says, and the README with it. Other versions weigh settings differently."""
+"""The exposures that systemd 252 prints and the README lists. Other versions weigh settings differently."""
 EXPOSURE_MAX = 3.0
 UNIT_FILES = ("asr-broker.service", "asr-frontend@.service", "asr-worker@.service")
 MAINS = {
@@ -39,7 +39,7 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 
 def install(root: Path, *, umask: int = 0o022, **variables: str) -> None:
-    """`make install-systemd` into a folder, with programs that are no more than executable."""
+    """`make install-systemd` into a folder, with programs that are only empty executables."""
     settings = {"DESTDIR": str(root), "BINDIR": str(root / "bin"), "SYSTEMD_VERSION": "252", **variables}
     (root / "bin").mkdir(exist_ok=True)
     for program in ("asr-broker", "asr-frontend", "asr-worker"):
@@ -57,16 +57,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def analyze(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """systemd-analyze on the installed units, with those of the system beneath."""
+    """Run systemd-analyze on the installed units, together with the system's units."""
     env = os.environ | {"SYSTEMD_UNIT_PATH": f"{root / UNITS}:", "SYSTEMD_COLORS": "0"}
     command = ["systemd-analyze", *args]
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=root, check=False, timeout=60)
 
 
 def version() -> int:
-    """Of systemd-analyze."""
-    said = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
-    return int(re.findall(r"\d+", said)[0])
+    """The version of systemd-analyze."""
+    expected = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(re.findall(r"\d+", expected)[0])
 
 
 def settings_of(path: Path) -> dict[str, str]:
@@ -81,8 +81,8 @@ def settings_of(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("unit", EXPOSURE_252)
 def test_verify_finds_nothing_in_our_units(root: Path, unit: str) -> None:
     result = analyze(root, "verify", "--man=no", "--recursive-errors=no", unit)
-    said = (result.stdout + result.stderr).splitlines()
-    assert [line for line in said if "asr-" in line] == []
+    expected = (result.stdout + result.stderr).splitlines()
+    assert [line for line in expected if "asr-" in line] == []
 
 
 @needs_systemd
@@ -148,7 +148,7 @@ def test_settings_that_are_there_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((SYSTEMD / "etc").glob("*.toml")), ids=lambda path: path.name)
 @pytest.mark.parametrize("uncommented", [False, True])
 def test_examples_are_valid(path: Path, uncommented: bool, tmp_path: Path) -> None:
-    """Also with everything in them that is only proposed."""
+    """They are also valid with all commented settings enabled."""
     text = path.read_text()
     proposed = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
     taken = set(re.findall(r"^(\w+) = ", text, flags=re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The spoken digits the training scripts hear: the split, the seeds, and labels that fit the audio."""
+"""The spoken digits of the training scripts: the split, the seeds, and labels that match the audio."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def hertz(pcm: np.ndarray) -> float:
-    """The loudest frequency."""
+    """The strongest frequency."""
     spectrum = np.abs(np.fft.rfft(pcm * np.hanning(len(pcm)), 1 << 16))
     return float(np.argmax(spectrum)) * RATE_HZ / (1 << 16)
 
@@ -46,7 +46,7 @@ def take_of(recording: Recording) -> int:
 
 
 def row(speakers: int = 2) -> list[Recording]:
-    """Recordings without files: digit d is 0.25 s of a tone of its own."""
+    """Recordings without files: digit d is 0.25 s of a tone whose frequency identifies it."""
     return [
         Recording(digit, f"s{who}", tone(300 + 150 * digit + 20 * who, 0.25))
         for digit in range(10)
@@ -55,11 +55,11 @@ def row(speakers: int = 2) -> list[Recording]:
 
 
 def test_unseen_recordings_never_train(folder: Path) -> None:
-    unseen, heard = digits.recordings(folder, unseen=True), digits.recordings(folder, unseen=False)
+    unseen, others = digits.recordings(folder, unseen=True), digits.recordings(folder, unseen=False)
     assert len(unseen) == 10 * 2 * 5
-    assert len(heard) == 10 * 2 * 2
+    assert len(others) == 10 * 2 * 2
     assert {take_of(one) for one in unseen} == set(range(5))
-    assert {take_of(one) for one in heard} == {5, 6}
+    assert {take_of(one) for one in others} == {5, 6}
 
 
 def test_recordings_of_some_speakers_at_16_khz(folder: Path) -> None:
@@ -78,8 +78,8 @@ def test_silence_is_trimmed_and_soft_ends_are_kept() -> None:
 def test_a_seed_gives_the_same_strings_again() -> None:
     first, again, other = (Strings(row(), seed, voices=row(3)) for seed in (7, 7, 8))
     for _ in range(20):
-        (audio, said), (audio_again, said_again) = next(first), next(again)
-        assert said == said_again
+        (audio, expected), (audio_again, said_again) = next(first), next(again)
+        assert expected == said_again
         assert np.array_equal(audio, audio_again)
     assert [next(other)[1] for _ in range(20)] != [next(first)[1] for _ in range(20)]
 
@@ -89,26 +89,26 @@ def test_strings_are_finite_and_of_every_length(most: int) -> None:
     strings = Strings(row(), 0, voices=row(3), digits_max=most)
     lengths = set()
     for _ in range(150):
-        audio, said = next(strings)
-        lengths.add(len(said))
+        audio, expected = next(strings)
+        lengths.add(len(expected))
         assert audio.dtype == np.float32
         assert np.isfinite(audio).all()
         assert 0 < float(np.abs(audio).max()) <= 1.0
         # 0.25 s a digit, at most 0.13 s cut off, the fastest speech 1.33 x 1.07 as fast.
-        assert len(audio) >= 0.12 * RATE_HZ * len(said) / 1.43
+        assert len(audio) >= 0.12 * RATE_HZ * len(expected) / 1.43
     assert lengths == set(range(1, most + 1))
 
 
-def test_labels_are_what_is_heard_where_nothing_is_augmented() -> None:
-    """Between its silences a clean string holds the recordings as they are, in the order of its labels."""
+def test_labels_match_the_audio_of_clean_strings() -> None:
+    """Between its silences, a clean string contains the unchanged recordings, in the order of its labels."""
     known = row(1)
     strings = Strings(known, 3, digits_max=6, augment=False)
     for _ in range(10):
-        audio, said = next(strings)
+        audio, expected = next(strings)
         at = 0
-        for digit in said:
+        for digit in expected:
             pcm = known[digit].pcm
-            inner = pcm[100:-100]  # without the 3 ms in and out
+            inner = pcm[100:-100]  # without the fades of 3 ms
             window = np.lib.stride_tricks.sliding_window_view(audio[at:], len(inner))
             matches = np.flatnonzero((window == inner).all(axis=1))
             assert len(matches)
@@ -117,26 +117,26 @@ def test_labels_are_what_is_heard_where_nothing_is_augmented() -> None:
 
 def test_unaugmented_gaps_are_digital_silence() -> None:
     strings = Strings(row(), 5, augment=False)
-    audio, said = next(strings)
-    assert np.count_nonzero(audio) <= 0.25 * RATE_HZ * len(said)
+    audio, expected = next(strings)
+    assert np.count_nonzero(audio) <= 0.25 * RATE_HZ * len(expected)
     assert not audio[: int(0.05 * RATE_HZ)].any()
 
 
 def test_unseen_strings_are_clean_and_seeded(folder: Path) -> None:
     one, again = (digits.unseen_strings(folder, 5, seed=2, speakers={"ann"}) for _ in range(2))
     assert len(one) == 5
-    for (audio, said), (audio_again, said_again) in zip(one, again, strict=True):
-        assert said == said_again
+    for (audio, expected), (audio_again, said_again) in zip(one, again, strict=True):
+        assert expected == said_again
         assert np.array_equal(audio, audio_again)
         assert not audio[:100].any()
 
 
 def test_voices_come_from_the_cache_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = [Recording(3, "espeak en-us+f1 50 150", tone(440, 0.1)), Recording(4, "flite slt", tone(880, 0.2))]
-    monkeypatch.setattr(voices, "speak", lambda: spoken)
+    monkeypatch.setattr(voices, "synthesise", lambda: spoken)
     cache = tmp_path / "new" / "voices.npz"
     made = voices.voices(cache)
-    monkeypatch.setattr(voices, "speak", lambda: pytest.fail("spoken twice"))
+    monkeypatch.setattr(voices, "synthesise", lambda: pytest.fail("spoken twice"))
     again = voices.voices(cache)
     for found in (made, again):
         assert [(one.digit, one.speaker) for one in found] == [(one.digit, one.speaker) for one in spoken]
@@ -150,22 +150,22 @@ def test_every_voice_by_rule_has_a_name_of_its_own() -> None:
 
 
 def test_half_of_the_neural_voices_are_native() -> None:
-    """A native voice says all ten words in one of the first three ways; the others pick each word's way at random."""
+    """A native voice uses one of the first three pronunciations throughout; the others choose one for each word."""
     rng = np.random.default_rng(0)
     native = [[ways[index] for ways in voices._PRONUNCIATIONS] for index in range(3)]
-    said = [voices._pronunciation(rng) for _ in range(400)]
-    assert all(word in ways for one in said for word, ways in zip(one, voices._PRONUNCIATIONS, strict=True))
-    assert np.mean([one in native for one in said]) == pytest.approx(0.5, abs=0.08)
+    expected = [voices._pronunciation(rng) for _ in range(400)]
+    assert all(word in ways for one in expected for word, ways in zip(one, voices._PRONUNCIATIONS, strict=True))
+    assert np.mean([one in native for one in expected]) == pytest.approx(0.5, abs=0.08)
 
 
-def test_a_large_engine_is_heard_as_often_as_the_root_of_its_size_has_it() -> None:
-    """Sixteen voices that only say zero to four beside one that says the others: 4 to 1."""
+def test_an_engines_frequency_is_the_root_of_its_size() -> None:
+    """Sixteen voices have only zero to four, one has the other digits: their frequencies are 4 to 1."""
     many = [Recording(one.digit, f"rule {one.speaker}", one.pcm) for one in row(16) if one.digit < 5]
     few = [Recording(one.digit, "network 1", one.pcm) for one in row(1) if one.digit >= 5]
     strings = Strings(row(1), 0, voices=[*many, *few], voice_share=1.0, digits_max=1, augment=False)
-    said = [next(strings)[1][0] for _ in range(500)]
-    # Sizes count words: 80 and 5.
-    assert np.mean(np.array(said) < 5) == pytest.approx(0.8, abs=0.05)
+    expected = [next(strings)[1][0] for _ in range(500)]
+    # An engine's size is its number of words: 80 and 5.
+    assert np.mean(np.array(expected) < 5) == pytest.approx(0.8, abs=0.05)
 
 
 def test_a_cut_takes_little_from_both_ends_and_leaves_short_sounds_alone() -> None:
@@ -201,7 +201,7 @@ def test_a_vocal_tract_of_the_same_length_changes_nothing() -> None:
 
 
 def test_a_shorter_vocal_tract_keeps_the_pitch_and_lifts_the_formants() -> None:
-    """Pulses of 100 Hz through one resonance at 1 kHz: the harmonics stay, the hump moves up."""
+    """Pulses of 100 Hz through one resonance at 1 kHz: the harmonics stay, and the resonance moves up."""
     rng = np.random.default_rng(0)
     pulses = np.zeros(RATE_HZ, np.float32)
     pulses[::160] = 1

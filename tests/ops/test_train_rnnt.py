@@ -1,4 +1,4 @@
-"""What the RNN-T's training does after it: the price of silence."""
+"""After the RNN-T's training: changing the blank's logit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rnnt_judge import as_card_input, in_torch  # noqa: E402
 
 
 def tokens(offset: float) -> list[int]:
-    """Of one clip of four digits or so."""
+    """The tokens of a clip of about four digits, with `offset` added to the blank's logit."""
     found = rnnt.checkpoint.load(ROOT / "ops" / "models" / "digits-rnnt.pt")
     clip = load(sorted((ROOT / "tests" / "data" / "digits").glob("*.flac"))[0])
-    heard = in_torch(rnnt.with_blank(found, offset))(as_card_input(np.pad(clip, 8000)))
-    return [token for _, token in heard]
+    found_tokens = in_torch(rnnt.with_blank(found, offset))(as_card_input(np.pad(clip, 8000)))
+    return [token for _, token in found_tokens]
 
 
-def test_the_dearer_silence_is_the_more_is_said() -> None:
+def test_a_lower_blank_logit_gives_more_tokens() -> None:
     assert tokens(1e4) == []
     plain = tokens(0.0)
     assert plain

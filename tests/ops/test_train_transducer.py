@@ -1,4 +1,4 @@
-"""The two transducer losses against a sum over every path, written out."""
+"""The two transducer losses, compared with an explicit sum over every path."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_tdt_loss_is_the_sum_over_every_path() -> None:
 
 
 def test_rnnt_loss_is_the_sum_over_every_path() -> None:
-    """An RNN-T is a TDT whose blank always jumps one frame and whose labels none."""
+    """An RNN-T is a TDT whose blank always has duration 1 and whose labels have duration 0."""
     torch.manual_seed(1)
     logits = torch.randn(3, 6, 4, 5, dtype=torch.float64) * 2
     tokens = log_softmax(logits.numpy())

@@ -43,7 +43,7 @@ class Ring:
         """The index of the first frame of session number `session`: the entries are spread evenly over the ring."""
         return session * len(self.wire) // sessions
 
-    def spoken(self, entry: int, frames: int) -> Pcm16:
+    def session_samples(self, entry: int, frames: int) -> Pcm16:
         """All samples of a session that begins at frame `entry` and sends `frames` frames."""
         return self.pcm[np.arange(entry, entry + frames) % len(self.wire)].reshape(-1)
 

@@ -51,21 +51,21 @@ async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> LoadResult:
     """Like `load.run`. Raises SetupError if WebRTC is not installed."""
     began_s = await at_begin()
     numbers = range(len(plan.starts_us))
-    sessions = await asyncio.gather(*(_speak(plan, number, began_s) for number in numbers))
+    sessions = await asyncio.gather(*(_run_session(plan, number, began_s) for number in numbers))
     await at_end()
     frame_s = plan.frame_us / 1_000_000
     return LoadResult(sessions, array("d", (late for session in sessions for late in _lateness_s(session, frame_s))))
 
 
-async def _speak(plan: Plan, number: int, began_s: float) -> SessionRecord:
+async def _run_session(plan: Plan, number: int, began_s: float) -> SessionRecord:
     await asyncio.sleep(began_s + plan.starts_us[number] / 1_000_000 - clock())
     session = SessionRecord(connecting_s=clock())
-    recorder, spoken = SessionRecorder(session), DIALECTS[plan.dialect].session(None)
-    frames = plan.ring.spoken(plan.entries[number], plan.frames).reshape(plan.frames, -1)
+    recorder, dialect = SessionRecorder(session), DIALECTS[plan.dialect].session(None)
+    frames = plan.ring.session_samples(plan.entries[number], plan.frames).reshape(plan.frames, -1)
     try:
         async with webrtc.open_channel(plan.url, None) as channel:
             recorder.connected()
-            await converse(channel, spoken, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, recorder)
+            await converse(channel, dialect, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, recorder)
     except SetupError:
         raise
     except AsrError as error:

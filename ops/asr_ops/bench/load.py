@@ -48,7 +48,7 @@ async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> LoadResult:
         await opening
         began_s = await at_begin()
     async with disturbance.around(plan, dialect) as asides:
-        lateness_s = await _speak(plan, connections, began_s)
+        lateness_s = await _send_paced(plan, connections, began_s)
         await opening
         if over := [connection.over for connection in connections]:
             await asyncio.wait(over, timeout=END_TIMEOUT_S)
@@ -93,7 +93,7 @@ def _check_answered(plan: Plan, connections: Sequence[BenchConnection]) -> None:
 # ---- Sending ----
 
 
-async def _speak(plan: Plan, connections: Sequence[BenchConnection], began_s: float) -> array[float]:
+async def _send_paced(plan: Plan, connections: Sequence[BenchConnection], began_s: float) -> array[float]:
     """Write each frame at its due time to the sessions that still run. Returns each frame's lateness in seconds."""
     lateness_s = array("d")
     wire, entries, last, burst = plan.ring.wire, plan.entries, plan.frames - 1, 0

@@ -207,7 +207,7 @@ def _aside(aside: Aside) -> dict[str, object]:
 def _session(session: SessionFigures) -> dict[str, object]:
     """A session's figures without points in time, which have no meaning outside the process that measured them."""
     content = asdict(session)
-    for moment in ("began_s", "spoken_s", "partial_at_s"):
+    for moment in ("began_s", "last_sent_s", "partial_at_s"):
         del content[moment]
     return content | {"partial_lag_ms": _spread(session.partial_lag_ms)}
 

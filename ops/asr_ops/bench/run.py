@@ -109,8 +109,8 @@ async def measure(options: BenchOptions, speech: audio.Ring) -> report.BenchRepo
 
 
 def _memory_after_s(options: BenchOptions) -> float:
-    spoken_s = options.duration_s / options.pace * MEMORY_AT
-    return AHEAD_S + max(options.ramp_s, spoken_s) if options.ramp_s else spoken_s
+    last_sent_s = options.duration_s / options.pace * MEMORY_AT
+    return AHEAD_S + max(options.ramp_s, last_sent_s) if options.ramp_s else last_sent_s
 
 
 def _plans(options: BenchOptions, speech: audio.Ring, address: str) -> list[Plan]:
@@ -197,4 +197,4 @@ def _expected(options: BenchOptions, plan: Plan, number: int, session: statistic
     Not every dialect reports the engine's name. Without it, the engine is the one that the bench started.
     """
     engine = session.engine or (options.engine if options.url is None else None)
-    return fake.transcript(plan.ring.spoken(plan.entries[number], plan.frames)) if engine == FAKE else None
+    return fake.transcript(plan.ring.session_samples(plan.entries[number], plan.frames)) if engine == FAKE else None

@@ -92,7 +92,7 @@ class SessionFigures:
     """Seconds of audio that were sent."""
     began_s: float | None
     """The start of its audio, in seconds of the clock that all sessions share."""
-    spoken_s: float | None
+    last_sent_s: float | None
     """The time at which its last frame was sent."""
     ready_ms: float | None
     refused_ms: float | None
@@ -153,23 +153,23 @@ def measure(session: SessionRecord, frame_samples: int, expected: str | None, pa
     """
     frame_s, sent = frame_samples / SAMPLE_RATE, session.sent_s
     ready = session.ready_s is not None
-    spoken = bool(sent) and ready
-    began_s = sent[0] - frame_s / pace if spoken else 0.0
+    sent_audio = bool(sent) and ready
+    began_s = sent[0] - frame_s / pace if sent_audio else 0.0
     texts = [arrival for arrival, _ in (*session.partials, *session.finals)]
-    served = spoken and session.end_s is not None
+    served = sent_audio and session.end_s is not None
     end_s = session.end_s if served else None
     last_s = _last_text(session, sent[-1], end_s) if end_s is not None else None
-    lags = list(_lags(session, frame_samples)) if spoken else []
+    lags = list(_lags(session, frame_samples)) if sent_audio else []
     rtf = (end_s - began_s) / (len(sent) * frame_s) if end_s is not None else None
     return SessionFigures(
         outcome="served" if served else session.fault or "no end",
         exact=None if expected is None or not ready else session.text == expected,
         audio_s=len(sent) * frame_s,
-        began_s=began_s if spoken else None,
-        spoken_s=sent[-1] if spoken else None,
+        began_s=began_s if sent_audio else None,
+        last_sent_s=sent[-1] if sent_audio else None,
         ready_ms=_ms(session.ready_s, session.connecting_s),
         refused_ms=None if ready else _ms(session.fault_s, session.connecting_s),
-        first_partial_ms=_ms(min(texts), began_s) if spoken and texts else None,
+        first_partial_ms=_ms(min(texts), began_s) if sent_audio and texts else None,
         partial_lag_ms=tuple(lag_ms for _, lag_ms in lags),
         partial_at_s=tuple(arrival for arrival, _ in lags),
         final_ms=_ms(last_s, sent[-1]) if served else None,
@@ -204,9 +204,9 @@ def overall(sessions: Sequence[SessionFigures]) -> dict[str, Spread]:
 def totals(sessions: Sequence[SessionFigures]) -> Totals:
     """The totals of the sessions that were served; all zero if none was."""
     spans = [
-        (session.began_s, session.spoken_s + session.end_ms / 1000, session.audio_s)
+        (session.began_s, session.last_sent_s + session.end_ms / 1000, session.audio_s)
         for session in sessions
-        if session.began_s is not None and session.spoken_s is not None and session.end_ms is not None
+        if session.began_s is not None and session.last_sent_s is not None and session.end_ms is not None
     ]
     begins, ends, lengths = zip(*spans, strict=True) if spans else ((0.0,), (0.0,), (0.0,))
     audio_s, elapsed_s = sum(lengths), max(ends) - min(begins)

@@ -40,5 +40,5 @@ def _met(session: SessionFigures) -> Iterator[tuple[str, float, float]]:
         yield "first_partial_ms", session.began_s + session.first_partial_ms / 1000, session.first_partial_ms
     for at_s, lag_ms in zip(session.partial_at_s, session.partial_lag_ms, strict=True):
         yield "partial_lag_ms", at_s, lag_ms
-    if session.spoken_s is not None and session.final_ms is not None:
-        yield "final_ms", session.spoken_s + session.final_ms / 1000, session.final_ms
+    if session.last_sent_s is not None and session.final_ms is not None:
+        yield "final_ms", session.last_sent_s + session.final_ms / 1000, session.final_ms

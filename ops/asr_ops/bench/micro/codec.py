@@ -16,19 +16,19 @@ from asr_proto.messages import Partial
 
 CODECS = {dialect.name: dialect.codec for dialect in DIALECTS if dialect.codec is not None}
 RESAMPLED, RATE = "native 44.1 kHz", 44_100
-"""The project's own dialect once more, with audio that is resampled."""
+"""The project's own dialect again, with audio at another rate, which the codec resamples."""
 NAMES = (*CODECS, RESAMPLED)
 BYTES = {RESAMPLED: 1764}
-"""Of 20 ms, where they are not 640."""
+"""Bytes in 20 ms of audio, if they are not 640."""
 
 
 def costs() -> list[Cost]:
-    """Two for each dialect."""
+    """Two costs for each dialect: receiving and sending."""
     return [cost for name in NAMES for cost in (_receiving(name), _sending(name))]
 
 
 def conversation(name: str) -> Codec:
-    """One whose session is ready."""
+    """A codec whose session is ready."""
     dialect = "native" if name == RESAMPLED else name
     client = CLIENTS[dialect]
     codec = CODECS[dialect](Request(client.path_for(None), client.query_for(None)))
@@ -40,7 +40,7 @@ def conversation(name: str) -> Codec:
 
 
 def _first(name: str) -> list[Message]:
-    """What a client sends before its audio."""
+    """The client's messages before its audio."""
     return [native.start({"sample_rate": RATE})] if name == RESAMPLED else CLIENTS[name].opening(None)
 
 
@@ -55,13 +55,13 @@ def _receiving(name: str) -> Cost:
 
 
 def _sending(name: str) -> Cost:
-    codec, spoken = conversation(name), _spoken()
+    codec, results = conversation(name), _results()
     if name == "caiman":  # it has no partials, but a response for every 60 ms of audio
-        return measure(f"{name} send", lambda: codec.send(next(spoken)[1]), 1, 1000 / 60)
-    return measure(f"{name} send", lambda: codec.send(next(spoken)[0]), 1, PARTIALS_PER_S)
+        return measure(f"{name} send", lambda: codec.send(next(results)[1]), 1, 1000 / 60)
+    return measure(f"{name} send", lambda: codec.send(next(results)[0]), 1, PARTIALS_PER_S)
 
 
-def _spoken() -> Iterator[tuple[Partial, e.Progress]]:
+def _results() -> Iterator[tuple[Partial, e.Progress]]:
     """Partials with changing texts. A codec may send nothing for an unchanged text."""
     for number in count(1):
         end = number * 3 * FRAME_SAMPLES

@@ -137,5 +137,5 @@ def _figures(server: Server, what: plan.Plan, watch: _Watch, done: plan.LoadResu
 def _measured(
     server: Server, what: plan.Plan, number: int, session: statistics.SessionRecord
 ) -> statistics.SessionFigures:
-    expected = server.text(what.ring.spoken(what.entries[number], what.frames))
+    expected = server.text(what.ring.session_samples(what.entries[number], what.frames))
     return statistics.measure(session, what.ring.frame_samples, expected)

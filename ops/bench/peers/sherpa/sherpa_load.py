@@ -22,7 +22,7 @@ async def run(plan: Plan, at_begin: load.AtBegin, at_end: load.AtEnd) -> LoadRes
     """Like `load.run`, with its functions for opening and pacing. Raises AsrError if no server answers."""
     connections = [SherpaConnection(DIALECT) for _ in plan.starts_us]
     await load._open_all(plan, connections)
-    lateness_s = await load._speak(plan, connections, await at_begin())
+    lateness_s = await load._send_paced(plan, connections, await at_begin())
     await asyncio.wait([one.over for one in connections], timeout=load.END_TIMEOUT_S)
     await at_end()
     for one in connections:

@@ -33,7 +33,7 @@ def payload(pcm: Pcm16) -> bytes:
 
 
 def read(fields: Mapping[str, Any]) -> Meaning:
-    """What a JSON message means for the figures that are compared."""
+    """The part of a JSON message that the compared figures need."""
     return Meaning(fields["text"], final=True, ended=True) if fields["is_eof"] else NOTHING
 
 
