@@ -1,8 +1,8 @@
-"""A process whose options depend on --engine: the options of the process and of the engine's configuration.
+"""A process whose options depend on its --engine: those of the process, and those of the engine's configuration.
 
-The command line is parsed twice: first only to find the engine, then with that engine's options. An option of another
-engine is refused on the command line. In a variable or a config file it is ignored, because workers with different
-engines may share those.
+The command line is parsed twice: first only to find the engine, then with that engine's options. Options of the other
+engines are known, too: on the command line they are refused, in a variable or a config file they are left alone, since
+workers of several engines may share those.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from asr_workers.engines import registry
 ENGINE = "asr_workers.engine"
 """Key under which a context holds the name of the chosen engine."""
 NOT_CHOSEN_YET = ""
-"""The engine's name during the first parse. No option belongs to it, so no engine's option is checked."""
+"""In its place while the engine is looked for: then every engine's options are those of others, and are not checked."""
 LEFT_ALONE = "asr_workers.left_alone"
-"""Key under which a context holds the names of the ignored settings of other engines."""
+"""Key under which a context holds settings of other engines that it ignored."""
 
 
 def chosen(ctx: click.Context) -> str:
-    """The name of the engine whose options this context has."""
+    """The name of the engine whose options a context has."""
     return str(ctx.meta.get(ENGINE, registry.DEFAULT))
 
 
@@ -63,9 +63,9 @@ class EngineProcess(settings.Process):
         super().format_epilog(ctx, formatter)
 
     def _engine(self, ctx: click.Context, args: list[str]) -> str:
-        """The engine that the command line, the environment or a config file names. All other settings are ignored.
+        """The engine that the command line, the environment or a config file names; nothing else of them is looked at.
 
-        A config file that cannot be read is reported by the second parse.
+        A config file that cannot be used is reported when the whole command line is parsed.
         """
         probe = click.Context(self, ctx.parent, ctx.info_name, **self.context_settings)
         probe.meta[ENGINE] = NOT_CHOSEN_YET
@@ -78,10 +78,10 @@ class EngineProcess(settings.Process):
 
 
 class OthersOption(click.Option):
-    """An option of another engine, which this worker's engine does not have."""
+    """An option that this worker's engine does not have, but another engine has."""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """The value unchecked: only the option's own engine can check it."""
+        """As it is: only its own engine can check it."""
         return value
 
 
@@ -94,7 +94,7 @@ def _refuse(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def others_options(own: Sequence[click.Option]) -> Iterator[click.Option]:
-    """The options of all engines, without those that the chosen engine has (`own`)."""
+    """Every option that engines have beside these of the chosen one."""
     names, known = {option.name for option in own}, {spelled for option in own for spelled in option.opts}
     for other in registry.ENGINES:
         for option in registry.find(other).options():

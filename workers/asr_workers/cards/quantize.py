@@ -1,8 +1,4 @@
-"""Weights at 8 bit: one scale for a row, or one exponent for each block of 8 values.
-
-The second is block floating point (Wilkinson 1963, Rounding Errors in Algebraic Processes), as used for networks by
-Drumond et al. 2018 (arXiv:1804.01526).
-"""
+"""Weights at 8 bit: one scale for a row, or an exponent for each block of 8 (block floating point)."""
 
 from __future__ import annotations
 
