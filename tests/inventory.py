@@ -1,7 +1,7 @@
 """`make inventory`: which of the five systems' features (tests/inventory.toml) have a test that names them.
 
-A test names a feature in a docstring or a marker: `CAI-08`, a list `CAI-19, CAI-20`, or a range `CAI-18 to CAI-31`,
-`CAI-18..31`. Prints the features of one issue that no test names, and ends with exit code 1 if there are any.
+A test names a feature in its docstring or a marker: `CAI-08`, a list `CAI-19, CAI-20`, or a range `CAI-18 to CAI-31`,
+`CAI-18..31`. The command prints the features of one issue that no test names. Its exit code is 1 if there are any.
 
     python -m tests.inventory [ISSUE]       [dialects]
 """
@@ -35,13 +35,13 @@ class Feature:
 
 
 def features(path: Path = TABLE) -> dict[str, Feature]:
-    """The table, by id."""
+    """The features of the table by their ids."""
     rows = tomllib.loads(path.read_text(encoding="utf-8"))
     return {name: Feature(name, tuple(row["issue"].split()), row["what"], row["where"]) for name, row in rows.items()}
 
 
 def named_in(text: str) -> Iterator[str]:
-    """Every id that the text names."""
+    """All ids in the text."""
     for system, first, last in RANGE.findall(text):
         for number in range(int(first), int(last or first) + 1):
             yield f"{system}-{number:02}"
@@ -51,14 +51,14 @@ def found_in_tests(folder: Path = TESTS) -> dict[str, set[str]]:
     """Test files by the ids that their tests name."""
     found: dict[str, set[str]] = {}
     for path in sorted(folder.rglob("test_*.py")):
-        for text in _said_by_tests(ast.parse(path.read_text(encoding="utf-8"))):
+        for text in _texts_of_tests(ast.parse(path.read_text(encoding="utf-8"))):
             for name in named_in(text):
                 found.setdefault(name, set()).add(str(path.relative_to(folder)))
     return found
 
 
-def _said_by_tests(module: ast.Module) -> Iterator[str]:
-    """Docstrings of tests, and their markers; an id that is only data does not count."""
+def _texts_of_tests(module: ast.Module) -> Iterator[str]:
+    """The docstrings and markers of tests. An id in other code does not count."""
     for node in ast.walk(module):
         if isinstance(node, NAMED) and node.name.lower().startswith("test"):
             yield ast.get_docstring(node) or ""
@@ -71,7 +71,7 @@ def untested(issue: str, table: Mapping[str, Feature], tests: Mapping[str, set[s
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code."""
+    """Run the command; return the exit code."""
     issue = arguments[0] if arguments else "dialects"
     if issue not in ISSUES:
         print(f"no such issue: {issue} (there are {', '.join(ISSUES)})", file=sys.stderr)
@@ -80,8 +80,8 @@ def main(arguments: list[str]) -> int:
     missing = untested(issue, table, tests)
     for feature in missing:
         print(f"{feature.id}  {feature.what}  ({feature.where})")
-    asked = sum(issue in feature.issues for feature in table.values())
-    print(f"{issue}: {asked - len(missing)} of {asked} features have a test")
+    wanted = sum(issue in feature.issues for feature in table.values())
+    print(f"{issue}: {wanted - len(missing)} of {wanted} features have a test")
     return 1 if missing else 0
 
 

@@ -1,6 +1,6 @@
 """Authentication of peers on other hosts: the broker's tcp listeners with CURVE, and its allow-list of public keys.
 
-Keys are files and are read again when they change (`poll`, about once a second). libzmq asks about a key by ZAP
+Keys are files and are read again when they change (`poll`, about once a second). libzmq checks a key by ZAP
 (ZeroMQ RFC 27) and only during the handshake (CurveZMQ, RFC 26). It takes the server's key pair when a socket binds.
 So a change of the files means:
 
@@ -8,8 +8,8 @@ So a change of the files means:
 - The server pair is new: a further listener with it accepts all new connections to the same port. Connections made
   through the old listener stay; unbinding the old listener would end them.
 
-With an empty or unreadable list no peer connects; a damaged key file excludes only its own key. This module makes no
-decision about sessions.
+With an empty or unreadable list no peer can connect. A damaged key file excludes only the key in it. This module has no
+rule about sessions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ZAP_VERSION = b"1.0"
 BACKLOG = 1024
 UNKNOWN = "unknown"
 NAMELESS_MAX = 3
-"""Failures without an address in a row before one of them is reported as it is."""
+"""In a row of failures without an address, the one with this number is logged as from an unknown address."""
 EVENTS = FAILURES | zmq.EVENT_ACCEPTED
 """The events of a listening socket that `HandshakeMonitor` needs, besides disconnects."""
 FAULTS = {
@@ -167,7 +167,8 @@ class HandshakeMonitor:
         failure, self._failure = self._failure, None
         if not failure:
             return
-        # A connection may be gone before it is looked at. Peers dial again: an address is worth a second or two.
+        # A connection may be closed before its address is read. Peers connect again within a second or two, so the log
+        # line waits for a failure whose address is known.
         self._nameless = self._nameless + 1 if address == UNKNOWN else 0
         if self._nameless in range(1, NAMELESS_MAX):
             return
@@ -184,7 +185,7 @@ class _Listener:
         self._pairs: list[Pair] = []
 
     def open(self, pair: Pair) -> None:
-        """Accept new connections with this pair. Raises SetupError, and then nothing has changed."""
+        """Accept new connections with this pair. If it raises SetupError, nothing has changed."""
         if self._pairs[-1:] == [pair]:
             return
         listener = _listen(self._endpoint, again=bool(self._pairs))
@@ -221,11 +222,11 @@ def _listen(endpoint: str, *, again: bool) -> socket.socket:
 
 
 def _steer(listener: socket.socket, index: int) -> None:
-    """Have the kernel give all new connections of a shared port to its listener number `index`."""
+    """Make the kernel give all new connections of a shared port to its listener number `index`. Raises OSError."""
     if sys.platform != "linux":
         raise OSError("only Linux steers connections between listeners")
     program = array("B", struct.pack("HBBI", BPF_RETURN_CONSTANT, 0, 0, index))
-    header = struct.pack("HP", 1, program.buffer_info()[0])  # one instruction, and where it lies
+    header = struct.pack("HP", 1, program.buffer_info()[0])  # one instruction, and its address
     listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, header)
 
 
@@ -238,7 +239,7 @@ def _allowed(file: Path) -> tuple[bytes, str] | None:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Changes when the file does."""
+    """A value that changes when the file changes; None when there is no file."""
     try:
         info = path.stat()
     except OSError:
@@ -250,7 +251,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def disconnect(descriptor: int) -> None:
-    """End a connection, for which libzmq has no call. One that has ended already is left alone."""
+    """End a connection; libzmq has no call for this. Does nothing if the connection has already ended."""
     with suppress(OSError), _borrowed(descriptor) as connection:
         connection.shutdown(socket.SHUT_RDWR)
 
@@ -266,5 +267,5 @@ def peer_address(descriptor: int) -> str:
 
 
 def _borrowed(descriptor: int) -> socket.socket:
-    """A second descriptor of the connection: closing it leaves libzmq's alone."""
+    """A second descriptor of the connection. Closing it does not close the descriptor of libzmq."""
     return socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)

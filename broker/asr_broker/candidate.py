@@ -3,9 +3,9 @@
 Registrations are kept in every role. Only *adopted* peers are passed to `Routing`: while this broker leads, the workers
 that vote for it, and all frontends. Every other peer gets `Standby`. So a standby has no worker on which to grant.
 
-- When this broker wins, it adopts all: each peer gets `Welcome` and holds nothing, as after a start of the broker.
-- When it loses, it drops all: each peer gets `Standby`, and no lease is left.
-- When a worker votes for another broker, it has dropped its sessions: their leases are lost, as if the worker had died.
+- When this broker wins, it adopts these peers: each gets `Welcome` and drops its sessions, as after a broker's start.
+- When it loses, it drops all peers: each gets `Standby`, and no lease is left.
+- A worker that votes for another broker has dropped its sessions: their leases are lost, as if the worker had died.
 - While this broker is lapsed, messages that would grant a lease wait. All others are handled: a worker that votes for
   another broker drops what does not come from its leader.
 """
@@ -18,12 +18,12 @@ from msgspec import structs
 
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.leadership import Leadership, Role
-from asr_broker.peers import NO_LOAD, Counts, Lease
+from asr_broker.peers import NO_LOAD, BrokerCounts, Lease
 from asr_broker.routing import Routing
 from asr_proto import messages as m
 
 HOLDING = (Role.LEADING, Role.LAPSED)
-"""The roles in which there are leases."""
+"""The roles in which a broker may have leases."""
 
 
 class Candidate:
@@ -50,7 +50,7 @@ class Candidate:
         return self.leadership.leads(now)
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> BrokerCounts:
         return self.routing.counts
 
     @property
@@ -60,7 +60,7 @@ class Candidate:
     # ---- The four verbs ----
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """Take one event; return the commands. Time is handled first: a broker that stood still leads no more."""
+        """Take one event; return the commands. Time is handled first: the lead may have expired during a stall."""
         commands = self._lead(list(self.leadership.tick(now)), now) if now >= self.leadership.next_deadline() else []
         if isinstance(event, Gone):
             return [*commands, *self._gone(event, now)]
@@ -71,7 +71,7 @@ class Candidate:
         return [*commands, *self._from_frontend(event, now)]
 
     def tick(self, now: float) -> list[Command]:
-        """Claims to send, votes that expired, and what is due in `Routing`."""
+        """Send due claims, count votes that expired, and do what is due in `Routing`."""
         claims: list[Command] = list(self.leadership.tick(now))
         return self._lead([*claims, *self.routing.tick(now)], now)
 
@@ -158,7 +158,7 @@ class Candidate:
     # ---- Adopting and dropping ----
 
     def _lead(self, commands: list[Command], now: float) -> list[Command]:
-        """Adopt or drop peers as the role demands now; `commands` go first."""
+        """Adopt or drop peers according to the current role; return `commands` and then those commands."""
         # A peer that routing has evicted must register again before it is adopted again.
         for peer in self._adopted - self.routing.workers.keys() - self.routing.frontends.keys():
             self._adopted.discard(peer)
@@ -206,4 +206,4 @@ class Candidate:
 
 
 Core = Routing | Candidate
-"""What the shell runs: without another broker, or with one."""
+"""The core that the shell runs: `Routing` for a single broker, `Candidate` for one that shares its pool."""

@@ -14,29 +14,39 @@ from asr_process.supervised import watch_parent
 
 @settings.command("asr-broker")
 @click.option(
-    "--frontends", type=settings.ENDPOINT, help="Where frontends connect.  [default: ipc://RUN_DIR/frontends.ipc]"
+    "--frontends",
+    type=settings.ENDPOINT,
+    help="Endpoint to which frontends connect.  [default: ipc://RUN_DIR/frontends.ipc]",
 )
-@click.option("--workers", type=settings.ENDPOINT, help="Where workers connect.  [default: ipc://RUN_DIR/workers.ipc]")
 @click.option(
-    "--control", type=settings.LOCAL_ENDPOINT, help="Where `asr status` asks.  [default: ipc://RUN_DIR/control.ipc]"
+    "--workers",
+    type=settings.ENDPOINT,
+    help="Endpoint to which workers connect.  [default: ipc://RUN_DIR/workers.ipc]",
+)
+@click.option(
+    "--control",
+    type=settings.LOCAL_ENDPOINT,
+    help="Endpoint to which `asr status` connects.  [default: ipc://RUN_DIR/control.ipc]",
 )
 @click.option(
     "--curve-key",
     type=click.Path(path_type=Path),
-    help="Key pair for tcp endpoints (NAME.key_secret, made with `asr-keys new`); read again when it changes.",
+    help="File with the broker's key pair for tcp endpoints (NAME.key_secret, made with `asr-keys new`). The broker "
+    "reads it again when it changes.",
 )
 @click.option(
     "--curve-allow",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Public keys (*.key) of the workers and frontends that may connect by tcp; read again when it changes.",
+    help="Folder with the public keys (*.key) of the workers and frontends that may connect by tcp. The broker reads "
+    "it again when it changes.",
 )
 @settings.insecure_option
 @click.option(
     "--shared-lead",
     is_flag=True,
-    help="Another broker shares the pool: lead only while most workers vote for this one, stand by otherwise. "
-    "Give workers and frontends both with --broker.",
+    help="Share the pool with another broker: this broker leads only while most workers vote for it, and stands by "
+    "otherwise. Workers and frontends need one --broker option for each of the two brokers.",
 )
 @click.option("--metrics", type=settings.ADDRESS, help="Serve Prometheus metrics on HOST:PORT.")
 @click.option(
@@ -49,7 +59,8 @@ from asr_process.supervised import watch_parent
     "--grace-s",
     type=click.FloatRange(min=0),
     default=Timing().grace_s,
-    help="How long a session waits for a client whose connection broke. A new session may take its slot meanwhile.",
+    help="Seconds for which a session waits for its client after the client's connection broke. A new session may take "
+    "the slot before that.",
 )
 def main(
     run_dir: Path,
@@ -64,11 +75,11 @@ def main(
     lease_s: float,
     grace_s: float,
 ) -> None:
-    """Pin each session to a worker and forward what passes between them.
+    """Pin each session to a worker and forward messages between frontends and workers.
 
     One broker serves a pool: start it first, then any number of asr-worker (one per device) and asr-frontend, all with
-    the same --run-dir. It keeps nothing on disk and never looks into audio. For peers on other hosts, --workers and
-    --frontends take tcp://HOST:PORT with --curve-key and --curve-allow.
+    the same --run-dir. The broker stores nothing on disk and does not decode audio. For peers on other hosts, --workers
+    and --frontends take tcp://HOST:PORT with --curve-key and --curve-allow.
     """
     config = BrokerConfig(
         frontends=frontends or settings.frontends_endpoint(run_dir),

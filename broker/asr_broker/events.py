@@ -1,4 +1,4 @@
-"""What happens to a broker's core, and what it wants done: two closed families. Pure."""
+"""The events that a broker's core receives and the commands that it returns: two closed families. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from asr_proto import messages as m
 
-# ---- Events: what happened ----
+# ---- Events ----
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Gone:
 Event = FromFrontend | FromWorker | Gone
 
 
-# ---- Commands: what the shell must do ----
+# ---- Commands: messages that the shell must send ----
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """Which broker leads, where several share a pool: counts the votes of the workers. Pure: time is an argument.
 
-- A broker that wants to lead sends every worker a Claim of a term, again and again. A worker votes for one broker at a
+- A broker that wants to lead sends every worker a Claim of a term, every CLAIM_S. A worker votes for one broker at a
   time, for LEASE_S on its own clock, and sends its vote to every broker. So each broker sees which one leads.
 - The broker counts a vote from the time when it sent the claim. It stops leading before the vote can go elsewhere.
 - A broker begins to lead with the votes of more than half of the workers and goes on with those of half. Two such sets
   always share a worker.
-- A leader whose votes expire, but go to no other broker, has *lapsed*. It grants nothing, and within LAPSE_S it may win
-  the votes back in the same term. So when all workers stall, no session moves.
+- A leader whose votes expire, but go to no other broker, has *lapsed*. It grants nothing. Within LAPSE_S it may win the
+  votes back in the same term. So no session moves when all workers stall for a moment.
 - A worker that disconnects while a broker leads no longer counts. One that disconnects while none leads counts until it
   comes back: it may serve another leader beyond a broken network. Where exactly half of the workers are gone, they
   count as dead after FORGET_S.
@@ -41,12 +41,12 @@ CLAIM_S = 0.2
 ROUND_S = 0.3
 """A broker that has not won after claiming for this long withdraws."""
 START_S = 0.3
-"""Longest pause before the first claim, so that brokers that start together do not split the votes."""
+"""Longest pause before the first claim. The pause is random, so brokers that start together do not split the votes."""
 LAPSE_S = 1.0
 """How long a lapsed leader may win its votes back."""
 FORGET_S = 10.0
 """When half of the workers have been gone or hung for this long, the other half may elect a leader."""
-NOBODY = 0
+NO_BROKER = 0
 
 
 class Role(Enum):
@@ -60,7 +60,7 @@ class RoleEvent(Enum):
     """The events of LEADERSHIP: what makes a broker change its role."""
 
     CLAIM = "claim"
-    """No broker leads, and the workers are enough to win."""
+    """No broker leads, and enough workers are registered to win."""
     WIN = "win"
     """This broker has the votes to lead."""
     OTHER_LEADS = "other-leads"
@@ -88,7 +88,7 @@ LEADERSHIP: TransitionTable[Role, RoleEvent] = TransitionTable(
         },
     },
 )
-"""FOLLOWING may WIN: a vote for the last claim may arrive after the broker gave up, and is valid for a while."""
+"""FOLLOWING may WIN: a vote for the last claim may arrive after the broker gave up, and still be valid."""
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Voter:
     name: str
     joined_at: float
     vote: m.Vote | None = None
-    boot: int = NOBODY
+    boot: int = NO_BROKER
     until: float = -math.inf
     voted_at: float | None = None
     """When its last vote arrived."""
@@ -117,25 +117,26 @@ class Departed:
 
 
 class Leadership:
-    """The role of one broker. `random` is uniform in [0, 1): it breaks ties between brokers."""
+    """The role of one broker. `random` returns a number in [0, 1), which breaks ties between brokers."""
 
     def __init__(self, boot: int, now: float, random: Callable[[], float]) -> None:
         self.boot = boot
         self._machine = StateMachine(LEADERSHIP)
         self.term = 0
-        self.leader = NOBODY
+        self.leader = NO_BROKER
         """The broker that has the votes to lead, as far as this one sees."""
         self._random = random
         self._voters: dict[bytes, Voter] = {}
         self._departed: dict[bytes, Departed] = {}
         self._term_seen = 0
         self._contested = False
-        """Whether a worker may have voted for another broker in our term or later: it rejects a claim of our term."""
+        """Whether a worker may have voted for another broker in this broker's term or later. It rejects a claim of this
+        term, so the next claim needs a later one."""
         self._number = 0
         self._sent: dict[int, float] = {}
-        """When each claim was sent whose votes may still be valid, by its number."""
+        """By number: when each claim was sent whose votes may still be valid."""
         self._claim_at = now + random() * START_S
-        """When to send the next claim, or the first."""
+        """When to send the next claim."""
         self._until = math.inf
         """When a claiming or lapsed broker gives up."""
         self._deadline = now
@@ -158,7 +159,7 @@ class Leadership:
         """A worker's connection has ended."""
         self._count(now)
         voter = self._voters.pop(peer, None)
-        if voter is not None and self.leader == NOBODY:
+        if voter is not None and self.leader == NO_BROKER:
             self._departed[peer] = Departed(voter.name, now)
         return self._advance(now)
 
@@ -205,20 +206,20 @@ class Leadership:
     # ---- Counting ----
 
     def _elected(self, now: float) -> int:
-        """The broker with the votes of more than half, or the leader while it has those of half.
+        """The broker with the votes of more than half of the workers, or the leader while it has the votes of half.
 
-        Two brokers that began with different workers may come to half each: then the lower number leads.
+        Two brokers that began with different workers may have half each: then the broker with the lower `boot` leads.
         """
         votes = Counter(voter.boot for voter in self._voters.values() if voter.until > now)
-        # A new worker counts against the leader from its first vote on, or after LEASE_S: none is deposed by newcomers.
+        # A new worker counts from its first vote on, or after LEASE_S: its registration alone deposes no leader.
         settled = [one for one in self._voters.values() if one.voted_at is not None or now - one.joined_at >= LEASE_S]
         halves = [boot for boot, count in votes.items() if 2 * count >= len(settled) + len(self._departed)]
         if self.leader in halves:
             return min(halves)
-        return next((boot for boot, count in votes.items() if 2 * count > self._total(now)), NOBODY)
+        return next((boot for boot, count in votes.items() if 2 * count > self._total(now)), NO_BROKER)
 
     def _total(self, now: float) -> int:
-        """Of how many workers more than half must vote. Hung workers do not count, up to half of all."""
+        """The number of workers of which more than half must vote. Hung workers do not count, up to half of all."""
         total = len(self._voters) + len(self._departed)
         hung = [one for one in self._voters.values() if now - one.last_message_at > FORGET_S]
         return total - len(hung) if 2 * (len(self._voters) - len(hung)) >= total else total
@@ -237,8 +238,8 @@ class Leadership:
         event = self._event(now)
         if event is not None:
             self._fire(event, now)
-        if self.leader not in (NOBODY, self.boot):
-            self._claim_at = now  # when this leader loses its votes, claim at once
+        if self.leader not in (NO_BROKER, self.boot):
+            self._claim_at = now  # when this leader loses its votes, the claim is sent without a pause
         claims: list[ToWorker] = []
         if self.role is not Role.FOLLOWING and self._claim_at <= now:
             claims = self._claim_all(now)
@@ -288,7 +289,7 @@ class Leadership:
         return ToWorker(peer, m.Claim(self.term, self.boot, self._number))
 
     def _next(self, now: float) -> float:
-        """When the next thing is due. What is overdue waits for an event."""
+        """The next time in the future at which something is due. What is overdue waits for an event."""
         times = [self._claim_at, self._until]
         times += [voter.until for voter in self._voters.values()]
         times += [voter.joined_at + LEASE_S for voter in self._voters.values() if voter.voted_at is None]

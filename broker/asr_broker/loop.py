@@ -31,7 +31,7 @@ from asr_broker.authentication import Authenticator, HandshakeMonitor
 from asr_broker.candidate import Candidate, Core
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToWorker
 from asr_broker.leadership import Leadership, Role
-from asr_broker.metrics import BrokerCollector, Snapshot
+from asr_broker.metrics import BrokerCollector, BrokerSnapshot
 from asr_broker.peers import DEFAULT_TIMING, Timing
 from asr_broker.routing import Routing
 from asr_process import curve
@@ -45,10 +45,11 @@ from asr_proto.errors import DecodeError, SetupError, cannot_listen
 log = structlog.get_logger()
 
 TURN_MESSAGES_MAX = 256
-"""Messages taken from one socket before the others get their turn."""
+"""Messages read from one socket before the other sockets are read."""
 PUBLISH_S = 1.0
+"""Interval at which the metrics are published and the key files checked."""
 
-# Plain integers: pyzmq's own are enums, and combining those costs more than sending a part.
+# Plain integers: pyzmq's flags are enums, and combining these costs more than sending a part.
 NOW = int(zmq.DONTWAIT)
 MORE_NOW = int(zmq.DONTWAIT | zmq.SNDMORE)
 
@@ -61,12 +62,12 @@ class BrokerConfig:
     workers: str
     control: str
     keys: curve.BrokerKeys | None = None
-    """For the tcp endpoints; None leaves them open."""
+    """Keys for the tcp endpoints. None: any peer may connect."""
     metrics: str | None = None
     """HOST:PORT of the Prometheus endpoint, or None."""
     timing: Timing = DEFAULT_TIMING
     shared_lead: bool = False
-    """Whether another broker shares the pool. Then this one leads only while the workers vote for it."""
+    """Whether another broker shares the pool. If so, this broker leads only while the workers vote for it."""
 
 
 class RouterSocket:
@@ -217,7 +218,7 @@ class Broker:
             self._log_role(self.core)
         if self._publish_at <= now:
             self._publish_at = now + PUBLISH_S
-            self._collector.latest = Snapshot.of(self.core, now)
+            self._collector.latest = BrokerSnapshot.of(self.core, now)
             self._poll_keys()
         return readable
 
@@ -270,7 +271,10 @@ class Broker:
     def _perform(
         self, commands: list[Command], received: m.Message | None = None, part: zmq.Frame | None = None
     ) -> None:
-        """Send the messages of `commands`: the only way out. The `received` one is sent as the `part` it came in."""
+        """Send the messages of `commands`. No other method sends messages of the core.
+
+        If a command forwards the message `received`, its bytes are sent unchanged: they are in `part`.
+        """
         queue = deque(commands)
         while queue:
             command = queue.popleft()
@@ -282,7 +286,7 @@ class Broker:
                 queue.extend(self.core.handle(Gone(command.peer), time.monotonic()))
 
     def _answer(self) -> None:
-        """To the last part; what is before it (an envelope, a Hello) returns as it came."""
+        """Answer the last part of a control message. The answer repeats the parts before it (an envelope, a Hello)."""
         peer, *parts = self._control.recv_multipart()
         if answer := self._status(parts):
             with suppress(zmq.Again):
@@ -337,7 +341,8 @@ def _bind(sock: zmq.Socket[Any], endpoint: str) -> None:
 
 
 def _lock(control: str) -> IO[bytes] | None:
-    """A second broker that binds an ipc path takes it over silently, so a lock on a file beside it comes first."""
+    """Lock a file beside the control endpoint. Without it, a second broker that binds the same ipc path would take it
+    over without an error. Raises SetupError when another broker holds the lock."""
     if not control.startswith("ipc://"):
         return None
     path = Path(control.removeprefix("ipc://") + ".lock")

@@ -10,18 +10,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from asr_broker.candidate import Core
-from asr_broker.peers import Counts
+from asr_broker.peers import BrokerCounts
 from asr_proto.messages import Status
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class BrokerSnapshot:
     status: Status
-    counts: Counts
+    counts: BrokerCounts
     leases: int
 
     @classmethod
-    def of(cls, core: Core, now: float) -> Snapshot:
+    def of(cls, core: Core, now: float) -> BrokerSnapshot:
         return cls(core.status(now), replace(core.counts), len(core.leases))
 
 
@@ -29,7 +29,7 @@ class BrokerCollector(Collector):
     """Turns the latest snapshot into metric families."""
 
     def __init__(self) -> None:
-        self.latest: Snapshot | None = None
+        self.latest: BrokerSnapshot | None = None
 
     def collect(self) -> Iterator[Metric]:
         latest = self.latest

@@ -20,7 +20,7 @@ UTILISATION_MAX = 0.7
 MEASURED_BUSY_MIN = 0.3
 """A worker's step times are a measurement only when it spends at least this share of its time in steps."""
 COST_DECAY = 0.995
-"""Factor on the cost of a chunk at each heartbeat without a measurement: a bad time does not count for ever."""
+"""Factor on the cost of a chunk at each heartbeat without a measurement, so that an old high cost fades."""
 LATE_MS_MAX = 250.0
 """A worker whose chunks go into their steps later than this (95th percentile) gets no new session."""
 
@@ -36,23 +36,25 @@ class Timing:
     lease_s: float = 10.0
     """A lease that is not renewed for this long is released."""
     grace_s: float = 30.0
-    """How long the lease of a session whose client is gone waits for its return."""
+    """How long a lease is kept for a client that is gone and may resume its session."""
     release_s: float = 1.0
-    """Release is repeated this often until it is answered."""
+    """Interval at which Release is repeated until it is answered."""
     hang_s: float = 1.5
-    """A worker that has work is evicted after this long without a step, or four times its engine's longest step."""
+    """A worker that has work is evicted after this long without a step, or after four times its engine's `step_s_p99`
+    where that is longer."""
     silent_s: float = 10.0
     """A worker is evicted after this long without a message; after a quarter of it, it gets no new session."""
     sweep_s: float = 0.25
+    """Interval at which the deadlines of leases and workers are checked."""
     stall_s: float = 0.5
-    """A sweep so much later than due means that the broker itself stood still."""
+    """A sweep that runs so much later than it was due shows that the broker itself had stalled."""
 
 
 DEFAULT_TIMING = Timing()
 
 
 @dataclass(slots=True)
-class Worker:
+class WorkerRecord:
     """One registered worker. Its free slots are a stack: the warmest slot is used first."""
 
     peer: bytes
@@ -61,10 +63,10 @@ class Worker:
     free: list[int]
     last_message_at: float
     waiting_since: float | None = None
-    """Since when it has had work and reported no step."""
+    """When it first had work without reporting a step. None: it has no work."""
     leases: set[int] = field(default_factory=set)
     detached: dict[int, None] = field(default_factory=dict)
-    """Leases in state DETACHED, the longest detached first."""
+    """Leases in state DETACHED, in the order in which they were detached."""
     load: m.Load = NO_LOAD
     chunk_ms: float = 0.0
     """Milliseconds that one more chunk adds to a step; 0 until the worker was busy enough to measure it."""
@@ -80,7 +82,7 @@ class Worker:
 
     @property
     def overloaded(self) -> bool:
-        """Whether one more session would make the others wait: its chunks cost too much, or chunks are late already."""
+        """Whether one more session would make the others wait: its chunks would not fit, or chunks are late already."""
         live = len(self.leases) - len(self.detached)
         chunk_ms = self.spec.chunk_samples * 1000 / SAMPLE_RATE
         is_full = (live + 1) * self.chunk_ms > UTILISATION_MAX * chunk_ms
@@ -108,7 +110,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Frontend:
+class FrontendRecord:
     """One registered frontend, with the leases of its sessions."""
 
     peer: bytes
@@ -142,7 +144,7 @@ class LeaseEvent(Enum):
     RECLAIM = "reclaim"
     """The slot passes to another session."""
     CLOSED = "closed"
-    """The worker has wiped the slot. Workers may do so unasked."""
+    """The worker has wiped the slot. It may do so without a Release."""
     WORKER_LOST = "worker-lost"
 
 
@@ -200,7 +202,7 @@ class Lease(StateMachine[LeaseState, LeaseEvent]):
 
 
 @dataclass(slots=True)
-class Counts:
+class BrokerCounts:
     """Totals since the start."""
 
     sessions: int = 0

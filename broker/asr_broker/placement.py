@@ -12,7 +12,7 @@ NO_WORKER_RETRY_S = 2.0
 AT_CAPACITY_RETRY_S = 1.0
 
 
-class Place(Protocol):
+class PlaceableWorker(Protocol):
     """The facts about a worker on which the choice depends."""
 
     @property
@@ -23,7 +23,7 @@ class Place(Protocol):
     def slots_free(self) -> int: ...
     @property
     def slots_detached(self) -> int:
-        """Slots of clients that are gone and may come back. A new session takes one where no slot is free."""
+        """Number of slots whose clients are gone and may come back. A new session takes one when no slot is free."""
 
     @property
     def draining(self) -> bool: ...
@@ -32,7 +32,7 @@ class Place(Protocol):
         """Whether one more session would make the others wait."""
 
 
-P = TypeVar("P", bound=Place)
+P = TypeVar("P", bound=PlaceableWorker)
 
 
 def supports(spec: Spec, language: str) -> bool:
@@ -41,7 +41,7 @@ def supports(spec: Spec, language: str) -> bool:
 
 
 def place(places: Iterable[P], model: str, language: str, *, moving: bool = False) -> P:
-    """The worker with the smallest share of its slots taken; ties go to the first name.
+    """The worker with the smallest share of its slots taken; of equals, the one whose name sorts first.
 
     A session that is `moving` was accepted before, so it may go to an overloaded worker. An empty `model` means the
     model of the worker that registered first. Raises BadRequest (unknown-model, unsupported-language), AtCapacity, or

@@ -1,13 +1,13 @@
-"""The broker's core: which peers are registered, and which lease pins which session to which slot. Pure: events in,
-commands out.
+"""The broker's core: which peers are registered, and which lease pins which session to which slot. Pure: it receives
+events and returns commands.
 
 Rules
 - A lease is granted on a free slot, under a number that is never used again. Its states are the table `peers.LEASE`.
   The slot stays taken until the worker has wiped it (Closed), is gone, or gets another lease for the same slot.
 - `Release` is repeated until `Closed` arrives, and a lease that its frontend does not renew is released: a lost Close
   leaks no slot.
-- A peer is one process on one connection. When the connection ends, the peer counts as dead and the messages under way
-  are lost, so its sessions move or end. If the process is alive, it registers again and holds nothing.
+- A peer is one process on one connection. When the connection ends, the peer counts as dead and the messages in transit
+  are lost, so its sessions move or end. If the process is still alive, it registers again and has no session.
 - A bundle is forwarded whole when its destination is registered. The broker answers Stale for each lease in the header
   that is not current between these two peers. The destination drops frames of leases that it does not hold.
 """
@@ -20,14 +20,14 @@ from asr_broker.events import Command, Event, FromFrontend, FromWorker, ToFronte
 from asr_broker.peers import (
     DEFAULT_TIMING,
     SERVED,
-    Counts,
-    Frontend,
+    BrokerCounts,
+    FrontendRecord,
     Lease,
     LeaseEvent,
     LeaseState,
     Pair,
     Timing,
-    Worker,
+    WorkerRecord,
 )
 from asr_broker.placement import place
 from asr_proto import messages as m
@@ -35,19 +35,19 @@ from asr_proto.errors import AsrError, ServiceError
 
 
 class Routing:
-    """The whole state of a broker. `boot` is random, below 2**31, and new at every start."""
+    """The whole state of a broker. `boot` is random, from 1 to 2**31 - 1, and new at every start."""
 
     def __init__(self, boot: int, now: float, timing: Timing = DEFAULT_TIMING) -> None:
         assert 0 < boot < 2**31
         self.boot, self.timing = boot, timing
-        self.workers: dict[bytes, Worker] = {}
-        self.frontends: dict[bytes, Frontend] = {}
+        self.workers: dict[bytes, WorkerRecord] = {}
+        self.frontends: dict[bytes, FrontendRecord] = {}
         self.leases: dict[int, Lease] = {}
         self._pairs: dict[Pair, set[int]] = {}
-        """The leases between a frontend and a worker: those that their bundles may name."""
+        """By frontend and worker: the leases that bundles between these two may name."""
         self._resumable: dict[str, int] = {}
-        """The lease of each session that a client may resume: in state RESUMABLE or DETACHED."""
-        self.counts = Counts()
+        """By session: the lease that a client may resume, in state RESUMABLE or DETACHED."""
+        self.counts = BrokerCounts()
         self._announced = self._pool(now)
         self._next_lease = boot << 32
         self._sweep_at = now + timing.sweep_s
@@ -64,7 +64,7 @@ class Routing:
         return self._fence(event.peer, now)
 
     def tick(self, now: float) -> list[Command]:
-        """Expired leases, repeated releases, workers that hang."""
+        """Release expired leases, repeat unanswered releases, evict workers that hang."""
         if now < self._sweep_at:
             return []
         if now - self._sweep_at > self.timing.stall_s:
@@ -76,7 +76,7 @@ class Routing:
         return [*commands, *self._announce(now)] if is_changed else commands
 
     def _extend_deadlines(self, now: float) -> None:
-        """This broker stood still: messages that arrived meanwhile are unread, so no peer is late yet."""
+        """This broker stalled. Messages that arrived in that time are not read yet, so no peer counts as late."""
         for worker in self.workers.values():
             worker.last_message_at = now
             worker.waiting_since = now if worker.waiting_since is not None else None
@@ -151,10 +151,10 @@ class Routing:
 
     def _register_frontend(self, peer: bytes, message: m.RegisterFrontend, now: float) -> list[Command]:
         gone = self._evict(peer, now)
-        self.frontends[peer] = Frontend(peer, message.name)
+        self.frontends[peer] = FrontendRecord(peer, message.name)
         return [*gone, ToFrontend(peer, self._welcome()), ToFrontend(peer, self._pool(now))]
 
-    def _open(self, frontend: Frontend, message: m.Open, body: bytes | None, now: float) -> list[Command]:
+    def _open(self, frontend: FrontendRecord, message: m.Open, body: bytes | None, now: float) -> list[Command]:
         commands: list[Command] = []
         held = self.leases.get(frontend.leases.get(message.session, -1))
         if held is not None:
@@ -189,7 +189,14 @@ class Routing:
         ]
 
     def _grant(
-        self, frontend: Frontend, worker: Worker, slot: int, session: str, epoch: int, is_resumable: bool, now: float
+        self,
+        frontend: FrontendRecord,
+        worker: WorkerRecord,
+        slot: int,
+        session: str,
+        epoch: int,
+        is_resumable: bool,
+        now: float,
     ) -> Lease:
         self._next_lease += 1
         lease = Lease(self._next_lease, session, epoch, slot, worker.peer, frontend.peer, now + self.timing.lease_s)
@@ -204,8 +211,8 @@ class Routing:
 
     # ---- Clients that come back ----
 
-    def _reclaim(self, worker: Worker, now: float) -> list[Command]:
-        """Where no slot is free, free that of the longest detached lease. The worker wipes it before its next open."""
+    def _reclaim(self, worker: WorkerRecord, now: float) -> list[Command]:
+        """If no slot is free, free that of the lease detached first. The worker wipes it before it opens it again."""
         if worker.free:
             return []
         lease = self.leases[next(iter(worker.detached))]
@@ -214,13 +221,13 @@ class Routing:
         worker.free.append(lease.slot)
         return [ToWorker(worker.peer, m.Release(lease.lease))]
 
-    def _detach(self, frontend: Frontend, message: m.Detach, now: float) -> None:
+    def _detach(self, frontend: FrontendRecord, message: m.Detach, now: float) -> None:
         lease = self.leases.get(message.lease)
         if lease is not None and lease.frontend == frontend.peer and lease.can(LeaseEvent.DETACH):
             self._suspend(lease, now)
 
     def _suspend(self, lease: Lease, now: float) -> None:
-        """No frontend serves this session now. Its worker keeps the session and stores its results meanwhile."""
+        """No frontend serves this session now. Its worker keeps the session and stores its finals."""
         lease.fire(LeaseEvent.DETACH, now)
         lease.due_at = now + self.timing.grace_s
         self.workers[lease.worker].detached[lease.lease] = None
@@ -230,7 +237,7 @@ class Routing:
         """Send Lost to the frontend that serves the session, if one does: its client is at another frontend."""
         return [ToFrontend(lease.frontend, m.Lost(lease.lease, m.RESUMED))] if lease.state in SERVED else []
 
-    def _resume(self, frontend: Frontend, message: m.Resume, body: bytes | None, now: float) -> list[Command]:
+    def _resume(self, frontend: FrontendRecord, message: m.Resume, body: bytes | None, now: float) -> list[Command]:
         held = self.leases.get(self._resumable.get(message.session, -1))
         if held is None:
             self.counts.refused += 1
@@ -251,7 +258,7 @@ class Routing:
             return []
         return self._release(lease, now)
 
-    def _renew(self, frontend: Frontend, message: m.FrontendHeartbeat, now: float) -> list[Command]:
+    def _renew(self, frontend: FrontendRecord, message: m.FrontendHeartbeat, now: float) -> list[Command]:
         commands: list[Command] = [ToFrontend(frontend.peer, self._pool(now))]
         for held in message.leases:
             lease = self.leases.get(held)
@@ -286,10 +293,10 @@ class Routing:
     def _register_worker(self, peer: bytes, message: m.RegisterWorker, now: float) -> list[Command]:
         gone = self._evict(peer, now)
         free = list(range(message.spec.slots - 1, -1, -1))
-        self.workers[peer] = Worker(peer, message.name, message.spec, free, now)
+        self.workers[peer] = WorkerRecord(peer, message.name, message.spec, free, now)
         return [*gone, ToWorker(peer, self._welcome()), *self._announce(now)]
 
-    def _closed(self, worker: Worker, message: m.Closed, now: float) -> None:
+    def _closed(self, worker: WorkerRecord, message: m.Closed, now: float) -> None:
         lease = self.leases.get(message.lease)
         if lease is not None and lease.worker == worker.peer:
             worker.free.append(lease.slot)
@@ -297,7 +304,7 @@ class Routing:
 
     # ---- Bundles ----
 
-    def _forward_in(self, frontend: Frontend, bundle: m.Bundle, body: bytes | None, now: float) -> list[Command]:
+    def _forward_in(self, frontend: FrontendRecord, bundle: m.Bundle, body: bytes | None, now: float) -> list[Command]:
         stale = self._not_current(bundle.leases, (frontend.peer, bundle.to))
         commands: list[Command] = [ToFrontend(frontend.peer, self._stale(lease)) for lease in stale]
         worker = self.workers.get(bundle.to)
@@ -308,7 +315,7 @@ class Routing:
             commands.append(ToWorker(bundle.to, bundle, body))
         return commands
 
-    def _forward_out(self, worker: Worker, bundle: m.Bundle, body: bytes | None) -> list[Command]:
+    def _forward_out(self, worker: WorkerRecord, bundle: m.Bundle, body: bytes | None) -> list[Command]:
         stale = self._not_current(bundle.leases, (bundle.to, worker.peer))
         commands: list[Command] = [ToWorker(worker.peer, self._stale(lease)) for lease in stale]
         if bundle.to in self.frontends and len(stale) < len(bundle.leases):
@@ -317,7 +324,7 @@ class Routing:
         return commands
 
     def _not_current(self, leases: tuple[int, ...], pair: Pair) -> list[int]:
-        """The leases that are not current between these two peers. One call covers the usual case, none."""
+        """The leases that are not current between these two peers. In the usual case, none, this is one call of C."""
         current = self._pairs.get(pair) or set()
         return [] if current.issuperset(leases) else [lease for lease in leases if lease not in current]
 
@@ -349,7 +356,7 @@ class Routing:
         return [ToFrontend(lease.frontend, m.Lost(lease.lease, reason))] if lease.state in SERVED else []
 
     def _fence(self, peer: bytes, now: float, reason: str = "worker-lost") -> list[Command]:
-        """Evict a peer. If it is alive after all, Unregistered makes it register again with nothing held."""
+        """Evict a peer. If it is still alive, Unregistered makes it drop its sessions and register again."""
         if peer in self.workers:
             return [*self._evict_worker(self.workers[peer], now, reason), ToWorker(peer, m.Unregistered())]
         if peer in self.frontends:
@@ -363,7 +370,7 @@ class Routing:
             return self._evict_frontend(self.frontends.pop(peer), now)
         return []
 
-    def _evict_frontend(self, frontend: Frontend, now: float) -> list[Command]:
+    def _evict_frontend(self, frontend: FrontendRecord, now: float) -> list[Command]:
         commands: list[Command] = []
         for lease in [self.leases[held] for held in frontend.leases.values()]:
             if lease.can(LeaseEvent.DETACH):
@@ -372,7 +379,7 @@ class Routing:
                 commands += self._release(lease, now)
         return commands
 
-    def _evict_worker(self, worker: Worker, now: float, reason: str = "worker-lost") -> list[Command]:
+    def _evict_worker(self, worker: WorkerRecord, now: float, reason: str = "worker-lost") -> list[Command]:
         commands: list[Command] = []
         for lease in [self.leases[held] for held in sorted(worker.leases)]:
             if lease.state is not LeaseState.RELEASING:
@@ -382,7 +389,7 @@ class Routing:
         return [*commands, *self._announce(now)]
 
     def _end(self, lease: Lease, event: LeaseEvent, now: float) -> None:
-        """Remove the lease. `event` leads to ENDED; what becomes of its slot is up to the caller."""
+        """Remove the lease; `event` must lead to ENDED. The caller decides what happens to the slot."""
         lease.fire(event, now)
         self._withdraw(lease)
         del self.leases[lease.lease]
@@ -412,7 +419,7 @@ class Routing:
         spec = self.workers[lease.worker].spec
         return m.Pinned(lease.session, lease.epoch, lease.lease, lease.worker, spec)
 
-    def _accepting(self, now: float) -> list[Worker]:
+    def _accepting(self, now: float) -> list[WorkerRecord]:
         return [worker for worker in self.workers.values() if worker.accepts(now, self.timing)]
 
     def _pool(self, now: float) -> m.Pool:

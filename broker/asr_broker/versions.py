@@ -1,4 +1,4 @@
-"""Whether a peer and this broker have a protocol version in common, and what to answer if not. Pure."""
+"""Whether a peer and this broker have a protocol version in common, and the answer if they have none. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OTHER_FIELDS = "its protocol version is that of the broker, but its messages hav
 
 
 def rejection(parts: Sequence[bytes | memoryview], error: DecodeError | None = None) -> m.Rejected | None:
-    """The answer to a registration or status request that is not accepted; None where there is nothing to answer.
+    """The answer to a registration or status request that is not accepted; None if it is accepted, or is neither.
 
-    `parts`: the whole message. `error`: why its first part cannot be read, if it cannot.
+    `parts`: all parts of the message. `error`: why its first part cannot be read; None if it was read.
     """
     hello = wire.decode_hello(parts)
     return _rejection(hello, error) if hello else _of_one_version(parts, error)
@@ -23,13 +23,14 @@ def rejection(parts: Sequence[bytes | memoryview], error: DecodeError | None = N
 
 def _rejection(hello: m.Hello, error: DecodeError | None) -> m.Rejected | None:
     if hello.version < m.PROTOCOL_VERSION_MIN or hello.version_min > m.PROTOCOL_VERSION:
-        theirs, ours = _range(hello.version_min, hello.version), _range(m.PROTOCOL_VERSION_MIN, m.PROTOCOL_VERSION)
-        return m.Rejected("version-mismatch", f"its protocol version is {theirs}, the broker's is {ours}")
+        peers, own = _range(hello.version_min, hello.version), _range(m.PROTOCOL_VERSION_MIN, m.PROTOCOL_VERSION)
+        return m.Rejected("version-mismatch", f"its protocol version is {peers}, the broker's is {own}")
     return m.Rejected(error.slug, f"the broker cannot read its message: {error}"[:DETAIL_MAX]) if error else None
 
 
 def _of_one_version(parts: Sequence[bytes | memoryview], error: DecodeError | None) -> m.Rejected | None:
-    """To a peer from before Hello. It reads messages of the exact length only: its own must have the length of ours."""
+    """The answer to a peer of a release before Hello. It reads no message that is longer or shorter than its own, so
+    its request must have exactly this release's fields."""
     for part in parts:
         if (version := wire.decode_version(part)) is not None:
             rejected = _rejection(m.Hello(version, version, ""), error)

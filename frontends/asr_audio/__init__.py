@@ -1,4 +1,4 @@
-"""Audio on its way in, for the server and for clients alike: files, and what a client sent in its order.
+"""Incoming audio, for the server and for clients: audio files, and the ordered entries of a session.
 
-Of the project it imports only asr_proto.
+Of this project's packages it imports only asr_proto.
 """

@@ -1,6 +1,6 @@
-"""What a client has said, in its order: pieces of audio, and flushes and the stop between them. Pure.
+"""What a client has sent, in order: pieces of audio, with flushes and the stop between them. Pure.
 
-A frontend's journal keeps these for a move to another worker, a client's replay for a return to the service.
+A frontend's journal keeps these entries to move a session to another worker; a client's replay, to reconnect.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from asr_proto.audio import BYTES_PER_SAMPLE
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """PCM16 from `first_sample` on."""
+    """PCM16LE audio that starts at sample `first_sample` of the session."""
 
     first_sample: int
     pcm: bytes
@@ -29,7 +29,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A flush, or the end of audio when `marker` is None."""
+    """A flush at sample `at_sample`, or the end of audio if `marker` is None."""
 
     at_sample: int
     marker: str | None

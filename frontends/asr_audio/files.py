@@ -1,7 +1,7 @@
 """Sound files as frames of 16 kHz mono PCM16: WAV, FLAC, MP3, Ogg (Vorbis, Opus), any rate, any number of channels.
 
-A file is decoded as it is sent, a second at a time: an hour of audio never lies in memory. The content decides the
-format, not the name. This module must not know who wants the audio.
+A file is decoded while it is sent, one second at a time, so long files need little memory. The content decides the
+format, not the file's name.
 """
 
 from __future__ import annotations
@@ -24,24 +24,27 @@ MISSING_SHARE_MAX = 0.05
 """Share of the announced length that may be missing: lengths of MP3 files are estimates."""
 
 RATE_MIN, RATE_MAX, CHANNELS_MAX = 1_000, 768_000, 64
-"""What a header may claim: decoding allocates by it, whatever the file really holds."""
+"""Limits for a header's sample rate (Hz) and channels: the decoder allocates memory by these numbers."""
 BLOCK_VALUES_MAX = 4_000_000
 """Samples of all channels decoded at a time."""
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # the library is not typed
-    """A sound file that is only read forwards: the library seeks after each read, and an MP3 decoder that seeks
-    loses the bits of the next frames (clicks and silence at each block)."""
+    """A sound file that is only read forwards.
+
+    The library seeks after each read of a seekable file. An MP3 decoder that seeks loses the bits of the next frames
+    (clicks and silence at each block).
+    """
 
     def seekable(self) -> bool:
         return False
 
 
 class AudioFile:
-    """A sound file, opened: its length is known, its samples are not read yet. Use it in a `with` block."""
+    """An open sound file: its length is known, its samples are not read yet. Use it in a `with` block."""
 
     def __init__(self, source: str | Path | bytes) -> None:
-        """A path, or the content itself. Raises AudioError for what is missing, empty or no audio."""
+        """Open a path, or the content itself. Raises AudioError for a source that is missing, empty or no audio."""
         self._sound = _sound(io.BytesIO(source)) if isinstance(source, bytes) else _open(Path(source))
         if self._sound.frames == 0:
             self._sound.close()
@@ -57,7 +60,7 @@ class AudioFile:
         return float(self._sound.frames / self._sound.samplerate)
 
     def frames(self, frame_ms: int) -> Iterator[bytes]:
-        """PCM16LE, 16 kHz, mono, in frames of that length, the last one shorter. Raises AudioError at damage."""
+        """PCM16LE frames, 16 kHz mono, of `frame_ms`; the last may be shorter. Raises AudioError for a damaged file."""
         frame_bytes = SAMPLE_RATE * frame_ms // 1000 * BYTES_PER_SAMPLE
         return _cut((from_float32(samples).tobytes() for samples in self._resampled()), frame_bytes)
 
@@ -80,7 +83,7 @@ class AudioFile:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
     def _decoded(self) -> Iterator[Float32]:
-        """Mono float32 [samples] at the file's rate, about a second at a time."""
+        """Mono float32 [samples] at the file's rate, at most one second at a time."""
         decoded = 0
         while len(samples := self._read()):
             decoded += len(samples)
@@ -119,7 +122,7 @@ def _sound(source: int | io.BytesIO) -> soundfile.SoundFile:
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:
-    """What the decoder says, as the end of a sentence."""
+    """The decoder's error text, as the end of a sentence."""
     text = str(error.error_string).strip().removeprefix("Error : ").rstrip(".")
     return text[:1].lower() + text[1:]
 

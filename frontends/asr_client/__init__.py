@@ -5,8 +5,8 @@
     async with asr_client.connect("ws://127.0.0.1:8000") as session: ...   # asyncio
     with asr_client.connect_sync("ws://127.0.0.1:8000") as session: ...    # threads
 
-Importing it stays light: decoding of files, the microphone and the terminal are modules of their own
-(`microphone`, `transcribe`) that a program imports when it needs them.
+Importing this package is fast: code for audio files, the microphone and the terminal is in separate modules
+(`microphone`, `transcribe`), which a program imports when it needs them.
 """
 
 from asr_client.errors import (

@@ -1,6 +1,7 @@
 """The commands `asr client` and `asr warmup`: one session in any dialect, and its figures.
 
-They take the flags of the sample clients of the five systems. This module must not know how a dialect is spoken.
+They accept the flags of the sample clients of the five systems. This module contains nothing about the protocol of
+any dialect.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SPEED_MIN, SPEED_MAX = 1.0, 10.0
 TONE_S = 3.0
 TONES_HZ = (180.0, 310.0)
 TEXT_SHOWN = 60
-"""Characters of a text without --full-text."""
+"""Longest text shown without --full-text, in characters."""
 EXIT_SERVICE_FAILED, EXIT_UNUSABLE, EXIT_NO_SERVER, EXIT_INTERRUPTED = 1, 2, 3, 130
 ROWS = (
     ("Wall", "wall_s", "s"),
@@ -47,8 +48,8 @@ DECIMALS = {"s": 3, "ms": 1, "x": 2, "": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line, checked."""
+class ClientOptions:
+    """The validated options of `asr client` and `asr warmup`."""
 
     server: str
     url: str | None
@@ -66,27 +67,31 @@ class Options:
     as_json: bool
 
     def address(self) -> str:
-        """The URL of the dialect. Raises InvalidUrl."""
+        """The URL to connect to in this dialect. Raises InvalidUrl."""
         return self.dialect.url(self.url or self.server, secure=self.secure, path=self.path, model=self.model)
 
 
 def _speed(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    """Slower than real time is real time; faster than the limit is refused, as the Yap scripts have it."""
+    """Raise a speed below real time to real time; reject one above SPEED_MAX. The Yap scripts do the same."""
     if math.isnan(value) or value > SPEED_MAX:
         raise click.BadParameter(f"at most {SPEED_MAX:g} times real time")
     return max(SPEED_MIN, value)
 
 
 def _options(speed: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options of both commands; they differ in how fast they send."""
+    """The options of both commands; `speed` is the default of --rtf."""
     decorators = [
-        click.option("--server", metavar="HOST:PORT", default=SERVER, help="The service."),
-        click.option("--url", envvar="ASR_URL", show_envvar=True, help="The same as a URL, with a path or without."),
+        click.option("--server", metavar="HOST:PORT", default=SERVER, help="Address of the service."),
+        click.option(
+            "--url", envvar="ASR_URL", show_envvar=True, help="URL of the service, instead of --server; path optional."
+        ),
         click.option("--secure", is_flag=True, help="Connect with TLS."),
-        click.option("--dialect", type=click.Choice(list(DIALECTS)), default="native", help="What to speak."),
-        click.option("--path", metavar="/PATH", help="Where the dialect is served.  [default: its own path]"),
-        click.option("--model", help="Ask for this model, where the dialect can."),
-        click.option("--api-key", envvar="ASR_API_KEY", show_envvar=True, help="For a service that asks for one."),
+        click.option("--dialect", type=click.Choice(list(DIALECTS)), default="native", help="Protocol to use."),
+        click.option("--path", metavar="/PATH", help="Path of the dialect.  [default: the dialect's usual path]"),
+        click.option("--model", help="Request this model, if the dialect supports it."),
+        click.option(
+            "--api-key", envvar="ASR_API_KEY", show_envvar=True, help="API key, for a service that requires one."
+        ),
         click.option(
             "--rtf",
             "speed",
@@ -96,10 +101,12 @@ def _options(speed: float) -> Callable[[Callable[..., None]], Callable[..., None
             metavar="SPEED",
             help=f"How fast to send, relative to real time: 1 to {SPEED_MAX:g}.",
         ),
-        click.option("--frame-ms", type=click.IntRange(10, 1000), default=20, metavar="MS", help="Length of a frame."),
+        click.option(
+            "--frame-ms", type=click.IntRange(10, 1000), default=20, metavar="MS", help="Length of a frame, in ms."
+        ),
         click.option("--full-text", is_flag=True, help=f"Show the whole text, not only {TEXT_SHOWN} characters."),
         click.option("--print-partials", is_flag=True, help="Show the text whenever it changes."),
-        click.option("--debug", is_flag=True, help="Say on stderr when what happened."),
+        click.option("--debug", is_flag=True, help="Write the events of the session with their times to stderr."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table."),
     ]
 
@@ -118,7 +125,7 @@ CONTEXT = {"show_default": True, "max_content_width": 100}
 @click.option("--file", type=click.Path(path_type=Path), required=True, help="WAV, FLAC, MP3 or Ogg; any sample rate.")
 @_options(speed=1.0)
 def client(**options: Any) -> None:
-    """Speak a file to a running service, in any dialect, and print the text and the session's figures.
+    """Send an audio file to a running service, in any dialect, and print the text and the session's figures.
 
     \b
     Examples:
@@ -129,7 +136,7 @@ def client(**options: Any) -> None:
     \b
     Exit codes:
       0  the text is complete
-      1  the service failed or refused the session
+      1  the service failed or rejected the session
       2  wrong usage, or a file that cannot be read
       3  no server answers
     """
@@ -137,21 +144,21 @@ def client(**options: Any) -> None:
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--file", type=click.Path(path_type=Path), help="Speak this file.  [default: a tone of 3 s]")
+@click.option("--file", type=click.Path(path_type=Path), help="Send this file.  [default: a tone of 3 s]")
 @_options(speed=10.0)
 def warmup(**options: Any) -> None:
-    """Warm a running service up, and see that it answers: as `asr client`, ten times as fast as real time.
+    """Warm up a running service and check that it answers: `asr client` at ten times real time.
 
-    Without a file a tone is sent; whether it has words does not matter. Exit codes are those of `asr client`.
+    Without a file a tone is sent; an empty text counts as success. Exit codes are those of `asr client`.
     """
     sys.exit(_main("asr warmup", **options))
 
 
 def _main(command: str, *, dialect: str, **given: Any) -> int:
-    """The exit code."""
-    options = Options(dialect=DIALECTS[dialect], **given)
+    """Run one session and print it. Returns the exit code."""
+    options = ClientOptions(dialect=DIALECTS[dialect], **given)
     try:
-        run = asyncio.run(_speak(options))
+        run = asyncio.run(_run_session(options))
     except ConnectionFailed as error:
         click.echo(f"{command}: {error.detail}; start one with 'make serve' or 'asr serve'", err=True)
         return EXIT_NO_SERVER
@@ -164,7 +171,7 @@ def _main(command: str, *, dialect: str, **given: Any) -> int:
     return 0
 
 
-async def _speak(options: Options) -> Run:
+async def _run_session(options: ClientOptions) -> Run:
     url = options.address()
     frames = _frames(options.file, options.dialect.frame_ms(options.frame_ms, options.speed))
     if options.debug:
@@ -183,7 +190,7 @@ async def _speak(options: Options) -> Run:
 
 
 def _frames(path: Path | None, frame_ms: int) -> list[bytes]:
-    """All frames: decoding must not be measured. Raises AudioError."""
+    """All frames, decoded before the session starts so that decoding is not measured. Raises AudioError."""
     if path is None:
         return cut(from_float32(tone(TONE_S)).tobytes(), frame_ms)
     try:
@@ -194,7 +201,7 @@ def _frames(path: Path | None, frame_ms: int) -> list[bytes]:
 
 
 def tone(duration_s: float) -> Float32:
-    """Two sine tones in the range of a voice, [samples] at 16 kHz."""
+    """Two sine tones in the range of a voice: float32 [samples] at 16 kHz."""
     times = np.arange(int(duration_s * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE
     waves = [np.sin(2 * np.pi * hertz * times) for hertz in TONES_HZ]
     mixed: Float32 = (0.2 * np.sum(waves, axis=0)).astype(np.float32)
@@ -202,7 +209,7 @@ def tone(duration_s: float) -> Float32:
 
 
 def cut(pcm: bytes, frame_ms: int) -> list[bytes]:
-    """PCM16LE in frames of that length; the last one may be shorter."""
+    """Split PCM16LE into frames of `frame_ms`; the last frame may be shorter."""
     size = SAMPLE_RATE * frame_ms // 1000 * BYTES_PER_SAMPLE
     return [pcm[start : start + size] for start in range(0, len(pcm), size)]
 
@@ -210,9 +217,9 @@ def cut(pcm: bytes, frame_ms: int) -> list[bytes]:
 # ---- Output ----
 
 
-def _show(run: Run, options: Options) -> None:
+def _show(run: Run, options: ClientOptions) -> None:
     if options.debug:
-        for line in _story(run):
+        for line in _timeline(run):
             click.echo(line, err=True)
     found = figures(run)
     if options.as_json:
@@ -223,7 +230,7 @@ def _show(run: Run, options: Options) -> None:
         click.echo(f"{name:<20} {_shown(getattr(found, field), unit)}")
 
 
-def _story(run: Run) -> list[str]:
+def _timeline(run: Run) -> list[str]:
     events = [
         (run.connected_s, "connected"),
         (run.first_audio_s, "first audio sent"),
@@ -246,5 +253,5 @@ def _shown(value: float | None, unit: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """At most TEXT_SHOWN characters, the last ones: they are the newest."""
+    """The last TEXT_SHOWN characters, which are the newest."""
     return text if len(text) <= TEXT_SHOWN else f"...{text[-TEXT_SHOWN:]}"

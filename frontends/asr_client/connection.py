@@ -1,8 +1,8 @@
-"""One connection to `/v1/stream`: a WebSocket from handshake to close that carries a session, or a part of one.
+"""One WebSocket connection to `/v1/stream`, from handshake to close. It carries one session, or a part of one.
 
-A server that withholds its reads answers no pings, so none are sent; TCP keep-alive notices a host that has gone while
-nothing is being sent, and the acks that stay away notice it otherwise.
-This module must not know what is sent again, or when another connection is tried.
+The client sends no pings, because a server that pauses its reads (back-pressure) does not answer them. TCP keep-alive
+detects a lost host while nothing is sent; missing acks detect it while audio is sent.
+This module does not decide what is sent again or when another connection is tried.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from asr_dialects import native
 from asr_proto.errors import DecodeError
 
 MESSAGE_BYTES_MAX = 1 << 20
-"""Largest message taken from the server: a final with all its words stays far below."""
+"""Largest message accepted from the server; a final with all its words is far smaller."""
 CLOSE_TIMEOUT_S = 2.0
 GOING_AWAY = 1001
 
 
 class Broken(ConnectionLost):
-    """The connection ended without anyone ending the session: it waits on the server for another one."""
+    """The connection ended but the session did not: the server keeps the session for another connection."""
 
 
-class Connection:
-    """`await Connection.open(...)`, then `start`, then any number of `send` and `receive`, and `close`."""
+class StreamConnection:
+    """Call `await StreamConnection.open(...)`, then `start`, then any number of `send` and `receive`, then `close`."""
 
     def __init__(self, websocket: ClientConnection) -> None:
         self._websocket = websocket
         self._must_leave = False
 
     @classmethod
-    async def open(cls, url: str, api_key: str | None, timeout_s: float) -> Connection:
-        """Raises ConnectionFailed, ServerError."""
+    async def open(cls, url: str, api_key: str | None, timeout_s: float) -> StreamConnection:
+        """Open the WebSocket. Raises ConnectionFailed, ServerError."""
         return cls(await open_connection(url, api_key, timeout_s))
 
     async def start(self, fields: native.Start, timeout_s: float) -> Ready:
-        """Send `start` with these fields and wait for its answer."""
+        """Send `start` with these fields and wait for `ready`. Raises ConnectionLost, ServerError and DecodeError."""
         await self.send(native.start(fields))
         try:
             async with asyncio.timeout(timeout_s):
@@ -54,14 +54,14 @@ class Connection:
         return event
 
     async def send(self, message: str | bytes) -> None:
-        """Waits while the server does not read. Raises ConnectionLost."""
+        """Send a text or binary message; waits while the server does not read. Raises ConnectionLost."""
         try:
             await self._websocket.send(message)
         except ConnectionClosed as error:
             raise self._lost(error) from None
 
     async def receive(self) -> Event:
-        """The next event of a type that is known. Raises ServerError, ConnectionLost and DecodeError."""
+        """The next event; unknown message types are skipped. Raises ServerError, ConnectionLost and DecodeError."""
         while True:
             try:
                 message = parse(await self._websocket.recv())
@@ -74,8 +74,8 @@ class Connection:
                 return message
 
     async def close(self) -> None:
-        """End it, at once if it is broken. May be called again."""
-        # The library's own timeout does not cover a close frame that waits behind audio which nobody reads.
+        """Close the connection, without waiting if it is broken. May be called again."""
+        # The library's own timeout does not cover a close frame queued after audio that the server does not read.
         try:
             await asyncio.wait_for(self._websocket.close(), CLOSE_TIMEOUT_S)
         except TimeoutError:
@@ -85,11 +85,11 @@ class Connection:
         await self._websocket.wait_closed()
 
     def abort(self) -> None:
-        """Let go of it without a word, so that the server keeps the session."""
+        """Drop the connection without a close frame, so that the server keeps the session."""
         self._websocket.transport.abort()
 
     def _ended(self, error: ServerError) -> ServerError | Broken:
-        """A server that has asked us to leave says so again when it ends the connection: the session waits."""
+        """Broken if the server sent `goaway` before and now closes with `going-away`: the session can be resumed."""
         is_asked_to_leave = self._must_leave and error.code == "going-away"
         return Broken(error.detail, GOING_AWAY) if is_asked_to_leave else error
 
@@ -104,7 +104,7 @@ class Connection:
 
 
 async def open_connection(url: str, api_key: str | None, timeout_s: float) -> ClientConnection:
-    """A WebSocket. Raises ConnectionFailed when nobody answers, ServerError when who answers refuses."""
+    """A WebSocket. Raises ConnectionFailed when no server answers, ServerError when the server rejects the client."""
     try:
         websocket = await open_websocket(
             url,
@@ -117,9 +117,9 @@ async def open_connection(url: str, api_key: str | None, timeout_s: float) -> Cl
         )
     except InvalidStatus as error:
         body = (error.response.body or b"").decode(errors="replace").strip()
-        raise ServerError(f"http-{error.response.status_code}", body or "the server refused the connection") from error
+        raise ServerError(f"http-{error.response.status_code}", body or "the server rejected the connection") from error
     except InvalidHandshake as error:
-        raise ServerError("no-websocket", f"what answers at {url} speaks no WebSocket") from error
+        raise ServerError("no-websocket", f"the server at {url} does not support WebSocket") from error
     except TimeoutError as error:
         raise ConnectionFailed(url, f"no answer within {timeout_s:g} s") from error
     except OSError as error:
@@ -130,7 +130,7 @@ async def open_connection(url: str, api_key: str | None, timeout_s: float) -> Cl
 
 
 def _keep_alive(tcp: socket.socket) -> None:
-    """Let the kernel notice within about 30 s that the other host is gone; it answers where a busy server would not."""
+    """Enable TCP keep-alive: the kernel detects a lost host within about 30 s, also while the server is busy."""
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, option):

@@ -1,7 +1,7 @@
-"""One session for the user, over several connections and, where the server has lost it, several of its sessions. Pure.
+"""One session for the user, over several connections and, if the server lost its session, several server sessions.
 
-It knows what must be said again (`Replay`) and shifts what the server says: times, samples, utterances and sequence
-numbers go on where they were. This module must not know about sockets or clocks.
+It keeps what must be sent again (`Replay`) and shifts the numbers in the server's messages, so that times, samples,
+utterances and sequence numbers continue. Pure: no sockets, no clocks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Hypothesis = TypeVar("Hypothesis", Partial, Final)
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where the server's numbers begin in the user's session. `seq` is new with every connection."""
+    """Offsets from the server's numbers to those of the user's session. `seq` changes with every connection."""
 
     sample: int = 0
     utterance: int = 0
@@ -28,35 +28,36 @@ class _Origin:
 
 
 class Continuity:
-    """`sample_rate` is that of the client's audio; `kept_s` of it is kept at most, see `Replay`."""
+    """`sample_rate` is that of the client's audio, in Hz; at most `kept_s` seconds of it are kept, see `Replay`."""
 
     def __init__(self, sample_rate: int, kept_s: float) -> None:
         self.replay = Replay(int(kept_s * sample_rate))
         self.finals = 0
         self._rate = sample_rate
         self._session: str | None = None
-        """The server's session that can be resumed."""
+        """Id of the server's session that can be resumed."""
         self._origin = _Origin()
         self._seq = 0
-        self._says_commits = True
-        """False while the server has not said from where audio behind the last final must be kept."""
+        self._has_commits = True
+        """False after a final without `committed`: it is then unknown which audio must be sent again."""
 
     # ---- Connections ----
 
     def resume(self) -> native.Resume | None:
-        """The field `resume` of `start`; None to begin a session."""
+        """The field `resume` of `start`; None to begin a new session."""
         if self._session is None:
             return None
         return {"session": self._session, "finals": self.finals - self._origin.utterance}
 
     def lost(self) -> None:
-        """The server has no such session any more: the next one begins anew."""
+        """The server has lost the session: the next connection begins a new one."""
         self._session = None
 
     def begin(self, ready: Ready) -> bool:
-        """A connection is ready: from where it is told, and whether the server has gone on with its session.
+        """Set where this connection's audio begins. Returns whether the server resumed its session.
 
-        A server that does not know `resume` begins a session instead. Raises ConnectionLost and DecodeError.
+        A server that does not support `resume` begins a new session instead. Raises ConnectionLost if the audio to
+        repeat is unknown, DecodeError if the server requests audio that it has confirmed before.
         """
         self._session = ready.session
         if ready.from_sample is None:
@@ -67,8 +68,8 @@ class Continuity:
         return True
 
     def _begin_anew(self) -> None:
-        if not self._says_commits:
-            raise ConnectionLost("the session could not be resumed, and the server did not say what to repeat")
+        if not self._has_commits:
+            raise ConnectionLost("the session could not be resumed, and the server did not report what to repeat")
         self._origin = _Origin(self.replay.committed, self.finals, self._seq)
         self._begin_at(self.replay.committed)
 
@@ -76,12 +77,12 @@ class Continuity:
         try:
             self.replay.begin(sample)
         except ValueError as error:
-            raise DecodeError(f"the server wants again what it had confirmed: {error}") from None
+            raise DecodeError(f"the server requests audio that it had confirmed: {error}") from None
 
     # ---- Events ----
 
-    def heard(self, event: Event) -> list[Event]:
-        """What the user sees of a message. Raises DecodeError for a final that is not the next one."""
+    def received(self, event: Event) -> list[Event]:
+        """The events for the user that a server message causes. Raises DecodeError for a final out of order."""
         match event:
             case Partial():
                 return [self._shifted(event)]
@@ -100,14 +101,14 @@ class Continuity:
         if final.utterance != self.finals:
             raise DecodeError(f"the server sent the final of utterance {final.utterance}, {self.finals} is next")
         self.finals += 1
-        self._says_commits = final.committed is not None
+        self._has_commits = final.committed is not None
         before = self._passed(final.committed or 0)
         self.replay.commit(final.committed or 0)
         return [*before, final]
 
     def _on_ack(self, ack: Ack) -> list[Event]:
         shifted = Ack(ack.samples + self._origin.sample, ack.committed + self._origin.sample)
-        self._says_commits = True
+        self._has_commits = True
         before = self._passed(shifted.committed)
         self.replay.commit(shifted.committed)
         return [*before, shifted]

@@ -1,6 +1,6 @@
-"""How a server is reached, and reached again after a connection broke: what is tried, how often, and for how long.
+"""Connecting to a server, and reconnecting after a connection broke: which errors are retried, how often, how long.
 
-This module must not know what a session has said or heard.
+This module does not handle the audio or the events of a session.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from asr_client.connection import Broken, Connection
+from asr_client.connection import Broken, StreamConnection
 from asr_client.errors import ConnectionFailed, ConnectionLost, ServerError
 from asr_client.events import Ready
 from asr_dialects import native
@@ -17,12 +17,12 @@ from asr_proto.errors import SERVICE_SLUGS, AsrError
 
 DELAY_S_MIN, DELAY_S_MAX = 0.1, 2.0
 PASSING_CODES = SERVICE_SLUGS | {"no-websocket", "http-429"}
-"""Refusals that say nothing of this client; a server that dies in the handshake speaks no WebSocket."""
+"""Errors that may pass, because the client did not cause them. A server that dies in the handshake: no-websocket."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dialer:
-    """The address of a server and what every `start` says."""
+class StreamDialer:
+    """The address of a server and the fields of every `start`."""
 
     url: str
     api_key: str | None
@@ -30,9 +30,9 @@ class Dialer:
     open_timeout_s: float
     ready_timeout_s: float
 
-    async def dial(self, resume: native.Resume | None = None) -> tuple[Connection, Ready]:
-        """A connection that is ready, with the answer to its start."""
-        connection = await Connection.open(self.url, self.api_key, self.open_timeout_s)
+    async def dial(self, resume: native.Resume | None = None) -> tuple[StreamConnection, Ready]:
+        """A connection that is ready, with the server's answer to `start`. Raises as StreamConnection does."""
+        connection = await StreamConnection.open(self.url, self.api_key, self.open_timeout_s)
         try:
             fields: native.Start = {**self.start, "resume": resume} if resume else self.start
             return connection, await connection.start(fields, self.ready_timeout_s)
@@ -42,10 +42,10 @@ class Dialer:
 
 
 class Outage:
-    """From the break of a connection until the server is heard again: what it broke with, and how patient we are.
+    """The time from a connection's break until the server sends an event again; it lasts at most `limit_s` seconds.
 
-    A connection that is ready and breaks before the server has said anything more ends no outage. So a session that
-    kills every server that takes it is given up.
+    A new connection that becomes ready and breaks before any further event does not end the outage. So the client
+    gives up a session that crashes every server it reaches.
     """
 
     def __init__(self, cause: Broken, limit_s: float, now: float) -> None:
@@ -55,7 +55,7 @@ class Outage:
         self._delay_s = 0.0
 
     async def end(self, dial: Callable[[], Awaitable[Ready]]) -> Ready:
-        """Try until it succeeds. Raises ConnectionLost when the time is up, and at once what no patience cures."""
+        """Dial until it succeeds. Raises ConnectionLost when the time is up, and immediately a permanent error."""
         try:
             async with asyncio.timeout_at(self.began_at + self._limit_s):
                 while True:
@@ -68,14 +68,14 @@ class Outage:
             raise ConnectionLost(f"{self._cause.detail}; it did not come back within {self._limit_s:g} s") from None
 
     def _next_delay_s(self) -> float:
-        """None before the first try."""
+        """Delay before the next try, in seconds: 0 before the first, then doubled from DELAY_S_MIN to DELAY_S_MAX."""
         delay_s = self._delay_s
         self._delay_s = min(DELAY_S_MAX, max(DELAY_S_MIN, 2 * delay_s))
         return delay_s
 
 
 def _passing(error: AsrError) -> AsrError:
-    """The error, if it may be over soon; otherwise it is raised."""
+    """Return the error if a retry may succeed; otherwise raise it."""
     if isinstance(error, ServerError):
         is_passing = error.code in PASSING_CODES or error.code.startswith("http-5")
     else:

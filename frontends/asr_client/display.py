@@ -1,11 +1,11 @@
-"""What `asr transcribe` shows: one class a situation, chosen once by `choose`.
+"""The output of `asr transcribe`: one class for each situation; `choose` selects it once.
 
     JsonLines      --json: one object a file
-    PlainText      stdout is no terminal: an utterance a line, or "FILE: text" a line for several files
-    LiveText       a terminal, one source: the utterance so far in grey, turned into a line when it is final
+    PlainText      stdout is no terminal: one line for each utterance, or "FILE: text" lines for several files
+    LiveText       a terminal, one source: the utterance so far in grey, replaced by a line when it is final
     ProgressText   a terminal, several files: a bar below the lines "FILE: text"
 
-This module must not know about sessions or files; it is told what happened.
+This module opens no sessions and no files; its methods are called when something happens.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from asr_proto.errors import AsrError
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is being transcribed: a file's name and length; the length of a recording is 0 until it has ended."""
+    """A file or recording: its name and its length in seconds; the length of a recording is 0 until it ends."""
 
     name: str
     duration_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """A source was transcribed to its end in `elapsed_s` seconds."""
+class SourceDone:
+    """A source that was transcribed to its end in `elapsed_s` seconds."""
 
     source: Source
     transcript: Transcript
@@ -46,15 +46,15 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """A source could not be transcribed."""
+class SourceFailed:
+    """A source that could not be transcribed."""
 
     source: Source
     error: AsrError
 
 
 class Display:
-    """Base of the displays: shows nothing. A `with` block around the whole run."""
+    """Base of the displays: shows nothing. Use it in a `with` block around the whole run."""
 
     def __enter__(self) -> Display:
         return self
@@ -64,48 +64,48 @@ class Display:
     ) -> None:
         pass
 
-    def heard(self, source: Source, event: Event) -> None:
-        """The service has said something about this source."""
+    def on_event(self, source: Source, event: Event) -> None:
+        """The service has sent an event for this source."""
 
-    def done(self, outcome: Done) -> None:
-        """The source is finished."""
+    def done(self, outcome: SourceDone) -> None:
+        """The source is transcribed."""
 
-    def failed(self, outcome: Failed) -> None:
-        """The source is given up."""
+    def failed(self, outcome: SourceFailed) -> None:
+        """The source could not be transcribed."""
 
     def complain(self, sentence: str) -> None:
-        """Say on stderr what went wrong."""
+        """Write an error to stderr."""
         click.echo(sentence, err=True)
 
 
 class JsonLines(Display):
-    """One JSON object a file on stdout, also for a file that failed."""
+    """One JSON object for each file on stdout, also for a file that failed."""
 
-    def done(self, outcome: Done) -> None:
+    def done(self, outcome: SourceDone) -> None:
         click.echo(json.dumps(_as_json(outcome), ensure_ascii=False))
 
-    def failed(self, outcome: Failed) -> None:
+    def failed(self, outcome: SourceFailed) -> None:
         error = {"code": outcome.error.slug, "message": outcome.error.detail}
         click.echo(json.dumps({"file": outcome.source.name, "error": error}, ensure_ascii=False))
 
 
 class PlainText(Display):
-    """Lines on stdout and nothing else, each written at once."""
+    """Lines on stdout and nothing else, each written immediately."""
 
     def __init__(self, several: bool) -> None:
         self._several = several
 
-    def heard(self, source: Source, event: Event) -> None:
+    def on_event(self, source: Source, event: Event) -> None:
         if isinstance(event, Final) and event.text and not self._several:
             click.echo(event.text)
 
-    def done(self, outcome: Done) -> None:
+    def done(self, outcome: SourceDone) -> None:
         if self._several:
             click.echo(f"{outcome.source.name}: {outcome.transcript.text}")
 
 
 class LiveText(Display):
-    """The words as they come, for one source on a terminal."""
+    """The words as they arrive, for one source on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -121,7 +121,7 @@ class LiveText(Display):
         self._live.update(Text())
         self._live.stop()
 
-    def heard(self, source: Source, event: Event) -> None:
+    def on_event(self, source: Source, event: Event) -> None:
         if isinstance(event, Partial):
             self._live.update(Text(event.text, style="dim"))
         elif isinstance(event, Final) and event.text:
@@ -136,7 +136,7 @@ class LiveText(Display):
 
 
 class ProgressText(Display):
-    """A bar over all files; a file counts by the share of its audio that the service has taken."""
+    """One progress bar for all files; each counts by the share of its audio that the service has accepted."""
 
     def __init__(self, console: Console, files: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -154,19 +154,19 @@ class ProgressText(Display):
     ) -> None:
         self._progress.stop()
 
-    def heard(self, source: Source, event: Event) -> None:
+    def on_event(self, source: Source, event: Event) -> None:
         if isinstance(event, Ack):
             self._shares[source.name] = min(1.0, event.samples / SAMPLE_RATE / source.duration_s)
             self._update()
         elif isinstance(event, Reconnected):
             self._progress.console.print(Text(f"{source.name}: ", style="dim").append(_reconnected(event)))
 
-    def done(self, outcome: Done) -> None:
+    def done(self, outcome: SourceDone) -> None:
         line = Text.assemble((f"{outcome.source.name}: ", "cyan"), outcome.transcript.text)
         self._progress.console.print(line, soft_wrap=True)
         self._finish(outcome.source)
 
-    def failed(self, outcome: Failed) -> None:
+    def failed(self, outcome: SourceFailed) -> None:
         self._finish(outcome.source)
 
     def complain(self, sentence: str) -> None:
@@ -182,7 +182,7 @@ class ProgressText(Display):
 
 
 def _complain_above(console: Console, sentence: str) -> None:
-    """On the terminal that the live lines are drawn on, only the console may write."""
+    """Write through the console if stderr is a terminal: a direct write would damage the live lines."""
     if sys.stderr.isatty():
         console.print(Text(sentence, style="red"), soft_wrap=True)
     else:
@@ -203,7 +203,7 @@ def choose(as_json: bool, files: int) -> Display:
     return ProgressText(console, files) if files > 1 else LiveText(console)
 
 
-def _as_json(outcome: Done) -> dict[str, Any]:
+def _as_json(outcome: SourceDone) -> dict[str, Any]:
     ready = outcome.transcript.ready
     return {
         "file": outcome.source.name,

@@ -1,15 +1,15 @@
-"""What can go wrong for a client, as a tree: each leaf is something a program would do something different about.
+"""The client's errors as a tree: a program may handle each leaf differently.
 
     AsrError
-    ├── DecodeError           (asr_proto) the server sent what is no message of the dialect
-    ├── AudioError            (asr_proto) the audio cannot be had: no file, not audio, damaged, no microphone
+    ├── DecodeError           (asr_proto) the server sent something that is no message of the dialect
+    ├── AudioError            (asr_proto) the audio cannot be read: no file, not audio, damaged, no microphone
     └── ClientError
-        ├── InvalidUrl        the address cannot be meant
-        ├── ConnectionFailed  nobody answers there: start a server, or correct the address
-        ├── ServerError       the server refused or ended the session and said why: `code`, `retry_after_s`
+        ├── InvalidUrl        the address is no URL of a server
+        ├── ConnectionFailed  no server answers there: start one, or correct the address
+        ├── ServerError       the server rejected or ended the session, with its reason: `code`, `retry_after_s`
         └── ConnectionLost    the connection ended before the session did
 
-This module must not know how any of them is shown to people.
+This module does not format errors for people.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from asr_proto.errors import AsrError
 
 
 class ClientError(AsrError):
-    """Base of what this package raises."""
+    """Base of the errors of this package."""
 
     slug = "client-error"
 
@@ -40,7 +40,7 @@ class ConnectionFailed(ClientError):
 
 
 class ServerError(ClientError):
-    """The server says that the session is over. `code` is a stable slug; `retry_after_s` is in seconds, if given."""
+    """The server ended the session with an error. `code` is a stable slug; `retry_after_s` is in seconds, if given."""
 
     slug = "server-error"
 
@@ -52,7 +52,7 @@ class ServerError(ClientError):
 
 
 class ConnectionLost(ClientError):
-    """The connection ended without `end` or `error`. `close_code` is the WebSocket's, None if there was none."""
+    """The connection ended without `end` or `error`. `close_code` is the WebSocket close code, None without one."""
 
     slug = "connection-lost"
 

@@ -1,6 +1,6 @@
-"""What a session reports, as values: the server's messages (see `asr_dialects.native_events`) and `Reconnected`.
+"""The events of a session, as values: the server's messages (see `asr_dialects.native_events`) and `Reconnected`.
 
-This module must not know about sockets or sessions: it can be used on a recorded conversation.
+The parser needs no socket and no session, so it also reads a recorded conversation.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """The connection had broken `gap_s` ago; the session goes on over another one. Nothing to do, nothing is lost.
+    """The connection broke `gap_s` seconds ago; the session continues over a new one, and nothing is lost.
 
-    This is no message of the server. `resumed`: the server had kept the session; otherwise it began a new one with the
-    audio that was not confirmed, which is shown as the continuation that it is.
+    Not a message of the server; the program need not react. `resumed`: the server had kept the session. Otherwise the
+    client began a new one with the unconfirmed audio, and its results continue the numbers of the old one.
     """
 
     resumed: bool
@@ -43,9 +43,9 @@ Event = Ready | Partial | Final | Flushed | Ack | Migrating | GoAway | Reconnect
 
 
 def parse(message: str | bytes) -> Event | ServerError | None:
-    """The event in one JSON text frame; a ServerError (not raised) for `error`; None for a type that is not known.
+    """The event in one JSON text frame; a ServerError (returned, not raised) for `error`; None for an unknown type.
 
-    Raises DecodeError for what is not JSON, not an object, or lacks a field of its type.
+    Raises DecodeError for a frame that is not JSON, is no object, or lacks a required field.
     """
     event = native_events.parse(message)
     return ServerError(event.code, event.message, event.retry_after_s) if isinstance(event, Failure) else event

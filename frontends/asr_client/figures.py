@@ -1,6 +1,6 @@
-"""The figures of one spoken session, in the words of the systems that this project replaces. Pure.
+"""The figures of one session, with the names that the replaced systems use. Pure.
 
-    wall_s                from the start of connecting to the moment when the text was known to be complete
+    wall_s                from the start of connecting to the moment when the text was complete
     audio_s               length of the audio sent
     rtf, xrt              wall / audio, audio / wall
     partials              how often the text changed
@@ -10,8 +10,8 @@
     post_send_final_s     from the last audio sent to the complete text; finalize_ms is the same in milliseconds
     delta_to_audio_ms     wall - audio
 
-A figure that the session cannot have is None: a silent one has no first word. This module must not know dialects,
-sockets or clocks.
+A figure that does not exist is None: a silent session has no first word. This module uses no dialects, sockets or
+clocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The whole text, as it was `at_s` seconds after the start of connecting."""
+    """The whole text of the session at `at_s`, in seconds since the start of connecting."""
 
     at_s: float
     text: str
@@ -37,19 +37,19 @@ class Run:
     first_audio_s: float
     last_audio_s: float
     final_s: float
-    """When nothing was missing any more."""
+    """When the text was complete."""
     said: tuple[Said, ...]
-    """Every text that differed from the one before it."""
+    """Every text that differed from the previous one."""
 
     @property
     def text(self) -> str:
-        """All that was understood."""
+        """The text of the whole session."""
         return self.said[-1].text if self.said else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Explained in the module's docstring."""
+    """The figures that the module's docstring defines."""
 
     wall_s: float
     audio_s: float
@@ -83,7 +83,10 @@ def figures(run: Run) -> Figures:
 
 
 def percentile(values: Sequence[float], q: float) -> float:
-    """The value at index round(q * (n - 1)) of the sorted values, as the five systems' benches take it."""
+    """The value at index round(q * (n - 1)) of the sorted values, as in the five systems' benches.
+
+    Raises ValueError for no values or a `q` outside of 0..1.
+    """
     if not values or not 0 <= q <= 1:
         raise ValueError(f"no percentile {q} of {len(values)} values")
     return sorted(values)[round(q * (len(values) - 1))]

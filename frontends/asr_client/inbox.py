@@ -1,10 +1,10 @@
-"""Events that have arrived and are not read yet.
+"""The queue of received events that the program has not read yet.
 
-The session always reads what the server sends, whatever the program does: a program that sends an hour of audio before
-it looks at the first event must not stop the server from writing, or both would wait for ever. So events pile up here.
-The policy when there are many: a partial that a later one supersedes, and an older ack, are dropped; finals, flushed
-markers and the end never are. What stays is bounded by the audio that was sent.
-This module must not know about sockets. One event loop, no threads.
+The session always reads what the server sends. A program may send an hour of audio before it reads the first event;
+if the session did not read meanwhile, server and client would wait for each other for ever. So events collect here.
+When there are many, superseded partials and older acks are dropped; finals, flushed markers and the end are never
+dropped. The rest is bounded by the amount of audio sent.
+This module uses no sockets. One event loop, no threads.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from asr_client.events import Ack, Event, Partial
 from asr_proto.errors import AsrError
 
 PENDING_EVENTS_MAX = 256
-"""Pending events from which superseded ones are dropped."""
+"""Number of unread events above which superseded ones are dropped."""
 
 
 class Inbox:
-    """A queue of events that ends once, in order or with an error."""
+    """A queue of events that is closed once, normally or with an error."""
 
     def __init__(self) -> None:
         self.failure: AsrError | None = None
@@ -34,25 +34,25 @@ class Inbox:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing follows what is here."""
+        """Whether no more events will be added."""
         return self._closed
 
     def put(self, event: Event) -> None:
-        """Append; never waits."""
+        """Append an event; never waits."""
         self._events.append(event)
         if len(self._events) > self._compact_at:
             self._drop_superseded()
         self._changed.set()
 
     def close(self, failure: AsrError | None = None) -> None:
-        """Nothing follows. The first close counts; events that wait can still be had."""
+        """Add no more events. The first call counts; events in the queue can still be read."""
         if not self._closed:
             self._closed = True
             self.failure = failure
         self._changed.set()
 
     async def get(self) -> Event | None:
-        """The next event; after the last one the failure is raised, or None is the answer of an orderly end."""
+        """The next event; None after the last one of a session that ended normally. Otherwise raises the failure."""
         while not self._events:
             if self._closed:
                 if self.failure is not None:
@@ -63,7 +63,7 @@ class Inbox:
         return self._events.popleft()
 
     def _drop_superseded(self) -> None:
-        """Keep the latest partial and the latest ack; wait until the rest has doubled before looking again."""
+        """Keep only the latest partial and the latest ack; do this again when the queue has doubled."""
         kept: deque[Event] = deque()
         seen: set[type] = set()
         for event in reversed(self._events):

@@ -1,8 +1,8 @@
 """The microphone as frames of 16 kHz mono PCM16, through the optional extra `mic` (sounddevice over PortAudio).
 
-PortAudio calls back in a thread of its own; the frames are handed to the event loop and wait there. Words must not get
+PortAudio calls back in its own thread; the frames are passed to the event loop and queued there. Speech must not be
 lost silently: when the service falls too far behind, recording ends with an error.
-This module must not know who listens, and importing it must work without the extra.
+This module does not use the frames, and it can be imported without the extra.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import AudioError
 
 BACKLOG_S_MAX = 60.0
-"""Seconds of speech that may wait for the service."""
+"""Longest queue of recorded audio that is not sent yet, in seconds."""
 
 
 class Microphone:
     """The default microphone of this machine, recording while `frames` is iterated."""
 
     def __init__(self, frame_ms: int) -> None:
-        """Raises AudioError where the extra or the PortAudio library is missing."""
+        """Raises AudioError if the extra or the PortAudio library is missing."""
         self._device = _sounddevice()
         self._frame_samples = SAMPLE_RATE * frame_ms // 1000
         self._frames_max = int(BACKLOG_S_MAX * 1000 / frame_ms)
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     def stop(self) -> None:
-        """End the recording: what was said so far is still handed out."""
+        """End the recording; `frames` still yields the frames recorded so far."""
         self._waiting.put_nowait(None)
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """PCM16LE frames as they are recorded, until `stop`. Raises AudioError for no device, or a backlog."""
+        """PCM16LE frames as they are recorded, until `stop`. Raises AudioError without a device or for a backlog."""
         with self._open(asyncio.get_running_loop()):
             while (frame := await self._waiting.get()) is not None:
                 if self._waiting.qsize() > self._frames_max:

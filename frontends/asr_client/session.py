@@ -6,13 +6,13 @@
         async for event in session:      # Partial, Final, Flushed, Ack, Migrating, GoAway, Reconnected, End
             print(event)
 
-Back-pressure: the server withholds its reads when it is behind, and `send` then waits. Its events are read all the
-time, whether the program asks for them or not (see `inbox`).
+Back-pressure: the server stops reading when it falls behind, and `send` then waits. The session reads the server's
+events all the time, also while the program does not read them (see `inbox`).
 
-A connection that breaks is replaced: what the server has not confirmed is kept and said again (see `continuity`), and
-the verbs wait meanwhile. Two tasks serve a connection: one hears, and lives as long as the session; one tells it what
-the verbs have left in the replay.
-This module must not know where audio comes from or how text is shown.
+A connection that breaks is replaced: unconfirmed audio and flushes are kept and sent again (see `continuity`), and the
+methods wait meanwhile. Two tasks serve a connection: one receives events and runs as long as the session; one sends the
+entries that the methods have added to the replay.
+This module does not read audio sources or show text.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 from asr_audio.entries import Entry, Mark, Piece
-from asr_client.connection import Broken, Connection
+from asr_client.connection import Broken, StreamConnection
 from asr_client.continuity import Continuity
-from asr_client.dialer import Dialer, Outage
+from asr_client.dialer import Outage, StreamDialer
 from asr_client.errors import ConnectionLost, InvalidUrl, ServerError
 from asr_client.events import End, Event, Ready, Reconnected
 from asr_client.inbox import Inbox
@@ -34,17 +34,17 @@ from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import AsrError
 
 FRAME_BYTES_MAX = 32_768
-"""Largest frame sent, about a second at 16 kHz: longer audio is cut, so that no server finds a message too large."""
+"""Largest frame sent, about a second at 16 kHz: longer audio is split, so that every server accepts the message."""
 RESUME_S = 30.0
-"""How long a server keeps a session whose connection broke."""
+"""How long a server keeps a session whose connection broke, in seconds."""
 KEPT_S_MAX = 120.0
-"""Audio kept for another connection. A server confirms more every few seconds; should it not, `send` waits."""
+"""Longest audio kept to be sent again, in seconds. Servers confirm audio every few seconds; otherwise `send` waits."""
 SILENT_S = 15.0
-"""A server says something every second. One that is silent for this long is on a connection that leads nowhere."""
+"""Longest time without a message, in seconds, before the connection counts as broken: servers send one every second."""
 
 
 def stream_url(url: str) -> str:
-    """The WebSocket URL meant by `host:port`, `ws://host`, `http://host` and the like; raises InvalidUrl."""
+    """The WebSocket URL for `host:port`, `ws://host`, `http://host` and the like; raises InvalidUrl."""
     try:
         parts = urlsplit(url if "://" in url else f"ws://{url}")
         valid = bool(parts.hostname) and parts.port != 0
@@ -71,12 +71,12 @@ async def connect(
     ready_timeout_s: float = 30.0,
     resume_s: float = RESUME_S,
 ) -> AsyncIterator[Session]:
-    """Open a session and wait until it is ready; leaving the block closes the connection, finished or not.
+    """Open a session and wait until it is ready; the end of the block closes the connection, also before the end.
 
-    `sample_rate` is that of the audio that will be sent, in Hz. A URL without a path gets `/v1/stream`. `api_key` is
-    sent as a Bearer token. `look_ahead_ms`: how much audio behind a word the model may wait for, where it leaves the
-    choice. For `resume_s` after a connection broke another one is tried; 0 does without.
-    Raises InvalidUrl, ConnectionFailed, ServerError (refused), ConnectionLost, DecodeError.
+    `sample_rate` is that of the audio to send, in Hz. A URL without a path gets `/v1/stream`. `api_key` is sent as a
+    Bearer token. `look_ahead_ms`: how much audio after a word the model may wait for, if the model offers the choice.
+    After a connection broke, the session reconnects for up to `resume_s` seconds; 0 turns this off.
+    Raises InvalidUrl, ConnectionFailed, ServerError (rejected), ConnectionLost, DecodeError.
     """
     start: native.Start = {"sample_rate": sample_rate, "partials": partials}
     if model is not None:
@@ -85,7 +85,8 @@ async def connect(
         start["language"] = language
     if look_ahead_ms is not None:
         start["look_ahead_ms"] = look_ahead_ms
-    session = Session(Dialer(stream_url(url), api_key, start, open_timeout_s, ready_timeout_s), sample_rate, resume_s)
+    dialer = StreamDialer(stream_url(url), api_key, start, open_timeout_s, ready_timeout_s)
+    session = Session(dialer, sample_rate, resume_s)
     try:
         await session._open()
         yield session
@@ -94,48 +95,51 @@ async def connect(
 
 
 class Session:
-    """An open session. Iterate over it for its events, in one task; the verbs may be called from others.
+    """An open session. Iterate over it for its events, in one task; other tasks may call its methods.
 
-    Iteration stops after End. It raises ServerError when the server ends the session and ConnectionLost when the
-    connection ends first and no other one is had in time, after the events that came before; a verb that meets the
-    end of the session raises the same. What a verb said before it was cancelled may be said nevertheless.
+    Iteration stops after End. After all received events, it raises ServerError if the server ended the session, and
+    ConnectionLost if the connection ended first and the session could not reconnect in time. A method called after
+    the end of the session raises the same error. Audio of a cancelled `send` may still be sent.
     """
 
     ready: Ready
     """The server's first answer to `start`."""
 
-    def __init__(self, dialer: Dialer, sample_rate: int, resume_s: float) -> None:
+    def __init__(self, dialer: StreamDialer, sample_rate: int, resume_s: float) -> None:
         self._dialer = dialer
         self._resume_s = resume_s
         self._continuity = Continuity(sample_rate, KEPT_S_MAX)
         self._replay = self._continuity.replay
         self._inbox = Inbox()
-        self._connection: Connection | None = None
+        self._connection: StreamConnection | None = None
         self._life: asyncio.Task[None] | None = None
         self._outage: Outage | None = None
-        self._written = 0
-        """Entries of the replay that have left: `send` returns when its own have."""
+        self._sent = 0
+        """Number of replay entries sent so far: `send` returns when its own entries are among them."""
         self._changed = asyncio.Event()
 
     # Out
 
     async def send(self, pcm: bytes | bytearray | memoryview) -> None:
-        """Send audio: PCM16LE mono at the session's sample rate, any length. Waits while the server is behind."""
+        """Send audio: PCM16LE mono at the session's sample rate, any length. Waits while the server is behind.
+
+        Raises as iteration does; so do the other methods.
+        """
         audio = memoryview(pcm).cast("B")
         for start in range(0, len(audio), FRAME_BYTES_MAX):
             self._raise_if_over()
             await self._until(lambda: self._replay.has_room)
             self._replay.add_audio(bytes(audio[start : start + FRAME_BYTES_MAX]))
-            await self._said()
+            await self._until_sent()
 
     async def flush(self, marker: str) -> None:
-        """End the utterance here; `Flushed(marker)` comes when all text of the audio sent so far has come."""
+        """End the utterance here; `Flushed(marker)` follows all text of the audio sent so far."""
         self._raise_if_over()
         self._replay.add_flush(marker)
-        await self._said()
+        await self._until_sent()
 
     async def keepalive(self) -> None:
-        """Keep a session open that has no audio to send."""
+        """Keep the session open while there is no audio to send."""
         self._raise_if_over()
         connection = self._connected()
         try:
@@ -144,15 +148,15 @@ class Session:
             await self._until(lambda: self._connection is not connection)
 
     async def stop(self) -> None:
-        """No more audio: the remaining finals follow, then End."""
+        """End the audio: the remaining finals follow, then End."""
         self._raise_if_over()
         self._replay.add_stop()
-        await self._said()
+        await self._until_sent()
 
     # In
 
     async def receive(self) -> Event | None:
-        """The next event, None after the end. Raises as iteration does."""
+        """The next event, None after End. Raises as iteration does."""
         return await self._inbox.get()
 
     def __aiter__(self) -> Session:
@@ -167,7 +171,7 @@ class Session:
     # The session's own life
 
     async def close(self) -> None:
-        """Close the connection, finished or not; the server drops a session that was not stopped."""
+        """Close the connection, also before the end; the server drops a session that was not stopped."""
         if self._life is not None:
             if not self._inbox.is_closed:
                 self._life.cancel()
@@ -200,20 +204,20 @@ class Session:
 
     async def _converse(self) -> bool:
         """Serve this connection: True at the end of the session, False when another connection follows."""
-        telling = asyncio.create_task(self._tell(self._connected()))
+        sending = asyncio.create_task(self._send_entries(self._connected()))
         try:
-            await self._hear(self._connected())
+            await self._receive_events(self._connected())
             return True
         except Broken as error:
             broken = error
         finally:
-            telling.cancel()
-            await asyncio.wait([telling])
+            sending.cancel()
+            await asyncio.wait([sending])
         await self._reconnect(broken)
         return False
 
-    async def _hear(self, connection: Connection) -> None:
-        """Fill the inbox up to the end of the session."""
+    async def _receive_events(self, connection: StreamConnection) -> None:
+        """Put received events into the inbox until the session ends."""
         event: Event | None = None
         while not isinstance(event, End):
             try:
@@ -222,23 +226,23 @@ class Session:
             except TimeoutError:
                 raise Broken(f"the server was silent for {SILENT_S:g} s") from None
             self._outage = None
-            for shown in self._continuity.heard(event):
+            for shown in self._continuity.received(event):
                 self._inbox.put(shown)
             self._changed.set()
 
-    async def _tell(self, connection: Connection) -> None:
-        """Send what is in the replay, from where this connection begins. That it has ended is heard elsewhere."""
+    async def _send_entries(self, connection: StreamConnection) -> None:
+        """Send the replay's entries. Returns when the connection is lost: `_receive_events` raises the error."""
         while True:
-            await self._until(lambda: self._replay.told < self._replay.added)
+            await self._until(lambda: self._replay.sent < self._replay.added)
             entry = self._replay.next()
-            told = self._replay.told
+            sent = self._replay.sent
             try:
-                await _say(connection, entry)
+                await _send_entry(connection, entry)
             except ConnectionLost:
                 return
             if not self._resume_s:
                 self._replay.forget()
-            self._wrote(told)
+            self._mark_sent(sent)
 
     # Another connection
 
@@ -249,7 +253,7 @@ class Session:
         gap_s = asyncio.get_running_loop().time() - self._outage.began_at
         resumed = self._continuity.begin(ready)
         self._inbox.put(Reconnected(resumed, round(gap_s, 3)))
-        self._wrote(self._replay.told)
+        self._mark_sent(self._replay.sent)
 
     async def _dial_again(self, broken: Broken) -> Ready:
         if not self._resume_s:
@@ -259,7 +263,7 @@ class Session:
         return await self._outage.end(self._dial)
 
     async def _dial(self) -> Ready:
-        """A connection for this session, or for a new one where the server has lost it."""
+        """Connect to resume the session; if the server has lost it, to begin a new one."""
         resume = self._continuity.resume()
         try:
             self._connection, ready = await self._dialer.dial(resume)
@@ -272,23 +276,23 @@ class Session:
 
     # Waiting
 
-    def _connected(self) -> Connection:
-        """The connection, broken or not."""
+    def _connected(self) -> StreamConnection:
+        """The current connection, which may be broken."""
         assert self._connection is not None
         return self._connection
 
-    async def _said(self) -> None:
-        """Wait until all that was said so far has left."""
-        said = self._replay.added
+    async def _until_sent(self) -> None:
+        """Wait until all entries added so far are sent."""
+        added = self._replay.added
         self._changed.set()
-        await self._until(lambda: self._written >= said)
+        await self._until(lambda: self._sent >= added)
 
-    def _wrote(self, told: int) -> None:
-        self._written = max(self._written, told)
+    def _mark_sent(self, entries: int) -> None:
+        self._sent = max(self._sent, entries)
         self._changed.set()
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
-        """Wait for it; raises what ended the session if that comes first."""
+        """Wait until the condition holds; raises the session's error if the session ends first."""
         while not is_so():
             self._raise_if_over()
             self._changed.clear()
@@ -299,7 +303,7 @@ class Session:
             raise self._inbox.failure or ConnectionLost("the session is over")
 
 
-async def _say(connection: Connection, entry: Entry) -> None:
+async def _send_entry(connection: StreamConnection, entry: Entry) -> None:
     match entry:
         case Piece():
             await connection.send(entry.pcm)

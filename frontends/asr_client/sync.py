@@ -1,4 +1,4 @@
-"""The same session for programs without asyncio: every verb blocks.
+"""The session of `session.py` for programs without asyncio: every method blocks.
 
     with connect("ws://127.0.0.1:8000") as session:
         session.send(pcm)
@@ -6,8 +6,8 @@
         for event in session:
             print(event)
 
-The session lives on an event loop in a thread of its own, so events are taken over while the program does other
-things, and one thread may send while another iterates. This module must not know anything about the dialect.
+The session runs on an event loop in a separate thread. So events are received while the program does other things,
+and one thread may send while another iterates. This module contains nothing about the dialect.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def connect(
 
 
 class SyncSession:
-    """An open session with blocking verbs; iterate over it for its events. Errors are those of `Session`."""
+    """An open session with blocking methods; iterate over it for its events. Errors are those of `Session`."""
 
     def __init__(self, session: Session, loop: _LoopThread) -> None:
         self._session = session
@@ -79,19 +79,19 @@ class SyncSession:
         self._loop.call(self._session.send(pcm))
 
     def flush(self, marker: str) -> None:
-        """End the utterance here; `Flushed(marker)` comes when all text of the audio sent so far has come."""
+        """End the utterance here; `Flushed(marker)` follows all text of the audio sent so far."""
         self._loop.call(self._session.flush(marker))
 
     def keepalive(self) -> None:
-        """Keep a session open that has no audio to send."""
+        """Keep the session open while there is no audio to send."""
         self._loop.call(self._session.keepalive())
 
     def stop(self) -> None:
-        """No more audio: the remaining finals follow, then End."""
+        """End the audio: the remaining finals follow, then End."""
         self._loop.call(self._session.stop())
 
     def close(self) -> None:
-        """Close the connection, finished or not."""
+        """Close the connection, also before the end."""
         self._loop.call(self._session.close())
 
     def __iter__(self) -> SyncSession:
@@ -114,7 +114,7 @@ class _LoopThread:
         return self
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run it on the loop and wait; if the wait is interrupted (Ctrl+C), the work is cancelled."""
+        """Run the coroutine on the loop and wait for it; an interrupted wait (Ctrl+C) cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -131,7 +131,7 @@ class _LoopThread:
 
 
 async def _cancel_the_others() -> None:
-    """End what interrupted calls have left on this loop."""
+    """Cancel the tasks that interrupted calls have left on this loop."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -1,7 +1,7 @@
-"""The command `asr transcribe`: sound files or the microphone, through a running service, to text.
+"""The command `asr transcribe`: turns sound files or the microphone into text, with a running service.
 
-It is also the example of a client: everything it does goes through the public parts of this package. This module must
-not know how the service works; it knows exit codes, options and what to tell people when something is missing.
+It is also the example of a client: it uses only the public parts of this package. This module handles options, exit
+codes and error messages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from asr_audio.files import AudioFile
-from asr_client.display import Display, Done, Failed, Source, choose
+from asr_client.display import Display, Source, SourceDone, SourceFailed, choose
 from asr_client.errors import ConnectionFailed, InvalidUrl, ServerError
 from asr_client.events import Ack, Event
 from asr_client.microphone import Microphone
@@ -35,8 +35,8 @@ EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """The command line, checked."""
+class TranscribeSettings:
+    """The validated options of `asr transcribe`."""
 
     url: str
     api_key: str | None
@@ -63,21 +63,21 @@ def _check_url(_context: click.Context, _parameter: click.Parameter, value: str)
     show_envvar=True,
     default="ws://127.0.0.1:8000",
     callback=_check_url,
-    help="The service. Without a path, /v1/stream is meant.",
+    help="URL of the service. The default path is /v1/stream.",
 )
-@click.option("--api-key", envvar="ASR_API_KEY", show_envvar=True, help="For a service that asks for one.")
+@click.option("--api-key", envvar="ASR_API_KEY", show_envvar=True, help="API key, for a service that requires one.")
 @click.option("--mic", is_flag=True, help="Transcribe the microphone until Ctrl+C. Needs the extra 'mic'.")
-@click.option("--model", help="Ask for this model instead of the service's default one.")
-@click.option("--language", help="The language that is spoken, such as en.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a file, with times.")
-@click.option("--no-partials", is_flag=True, help="Ask for finished utterances only.")
+@click.option("--model", help="Request this model instead of the service's default one.")
+@click.option("--language", help="Language of the audio, such as en.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file, with times.")
+@click.option("--no-partials", is_flag=True, help="Request finished utterances only.")
 @click.option(
     "--rtf",
     "speed",
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SPEED",
-    help="How fast to send files, relative to real time: 1 as if spoken now, 2 twice as fast, 0 as fast as possible.",
+    help="How fast to send files, relative to real time: 1 is real time, 2 is twice as fast, 0 is as fast as possible.",
 )
 @click.option(
     "--frame-ms", type=click.IntRange(10, 1000), default=100, metavar="MS", help="Milliseconds of audio in one frame."
@@ -101,27 +101,27 @@ def transcribe(
 ) -> None:
     """Transcribe sound files, or the microphone, with a running service.
 
-    FILE is WAV, FLAC, MP3 or Ogg, of any sample rate and number of channels. The text goes to stdout: an utterance a
-    line, or "FILE: text" for several files. On a terminal the words appear while they are recognised.
+    FILE is WAV, FLAC, MP3 or Ogg, of any sample rate and number of channels. The text goes to stdout: one line for
+    each utterance, or "FILE: text" for several files. On a terminal the words appear while they are recognised.
 
     \b
     Examples:
       asr transcribe talk.mp3
       asr transcribe --json *.wav > talks.jsonl
-      asr transcribe --rtf 1 talk.wav               as if it were spoken now
+      asr transcribe --rtf 1 talk.wav               in real time
       asr transcribe --url ws://speech.example:8000 talk.flac
       asr transcribe --mic
 
     \b
     Exit codes:
       0  everything was transcribed
-      1  the service failed or refused a session
+      1  the service failed or rejected a session
       2  wrong usage, or a file that cannot be read (the other files are transcribed)
       3  no server answers
     """
     if mic == bool(files):
         raise click.UsageError("Give sound files or --mic, one of the two.")
-    settings = Settings(url, api_key, speed, frame_ms, model, language, not no_partials, concurrency)
+    settings = TranscribeSettings(url, api_key, speed, frame_ms, model, language, not no_partials, concurrency)
     display = choose(as_json, len(files))
     try:
         with display:
@@ -134,21 +134,21 @@ def transcribe(
     sys.exit(code)
 
 
-async def _transcribe_files(files: Sequence[Path], settings: Settings, display: Display) -> int:
-    """The exit code. A service that failed counts more than a file that cannot be read."""
+async def _transcribe_files(files: Sequence[Path], settings: TranscribeSettings, display: Display) -> int:
+    """Returns the exit code: a failure of the service takes precedence over a file that cannot be read."""
     waiting = iter(files)
-    outcomes: list[Done | Failed] = []
+    outcomes: list[SourceDone | SourceFailed] = []
 
     async def work() -> None:
         for path in waiting:
             outcomes.append(await _transcribe_file(path, settings, display))
 
     await asyncio.gather(*(work() for _ in range(settings.concurrency)))
-    failures = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+    failures = [outcome.error for outcome in outcomes if isinstance(outcome, SourceFailed)]
     return max((_exit_code(error) for error in failures), key=[0, EXIT_UNUSABLE, EXIT_SERVICE_FAILED].index, default=0)
 
 
-async def _transcribe_file(path: Path, settings: Settings, display: Display) -> Done | Failed:
+async def _transcribe_file(path: Path, settings: TranscribeSettings, display: Display) -> SourceDone | SourceFailed:
     source = Source(str(path))
     try:
         with AudioFile(path) as audio:
@@ -158,11 +158,11 @@ async def _transcribe_file(path: Path, settings: Settings, display: Display) -> 
     except ConnectionFailed:
         raise
     except AsrError as error:
-        return _give_up(Failed(source, error), display)
+        return _give_up(SourceFailed(source, error), display)
 
 
-async def _record(settings: Settings, display: Display) -> int:
-    """The exit code. Ctrl+C ends the recording; what was said before it is still transcribed."""
+async def _record(settings: TranscribeSettings, display: Display) -> int:
+    """Returns the exit code. Ctrl+C ends the recording; the audio before it is still transcribed."""
     source = Source("microphone")
     try:
         microphone = Microphone(settings.frame_ms)
@@ -171,13 +171,13 @@ async def _record(settings: Settings, display: Display) -> int:
     except ConnectionFailed:
         raise
     except AsrError as error:
-        return _exit_code(_give_up(Failed(source, error), display).error)
+        return _exit_code(_give_up(SourceFailed(source, error), display).error)
     return 0
 
 
 @contextmanager
 def _on_interrupt(microphone: Microphone) -> Iterator[None]:
-    """The first Ctrl+C stops the recording, a second one the program."""
+    """The first Ctrl+C stops the recording, the second one stops the program."""
     loop = asyncio.get_running_loop()
 
     def stop(_signal: int, _frame: object) -> None:
@@ -191,15 +191,17 @@ def _on_interrupt(microphone: Microphone) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-async def _transcribe(source: Source, frames: AsyncIterator[bytes], settings: Settings, display: Display) -> Done:
+async def _transcribe(
+    source: Source, frames: AsyncIterator[bytes], settings: TranscribeSettings, display: Display
+) -> SourceDone:
     started = time.perf_counter()
     samples = 0
 
-    def heard(event: Event) -> None:
+    def on_event(event: Event) -> None:
         nonlocal samples
         if isinstance(event, Ack):
             samples = event.samples
-        display.heard(source, event)
+        display.on_event(source, event)
 
     async with connect(
         settings.url,
@@ -208,14 +210,14 @@ async def _transcribe(source: Source, frames: AsyncIterator[bytes], settings: Se
         partials=settings.partials,
         api_key=settings.api_key,
     ) as session:
-        transcript = await upload(session, frames, heard)
-    heard_all = source if source.duration_s else replace(source, duration_s=samples / SAMPLE_RATE)
-    outcome = Done(heard_all, transcript, time.perf_counter() - started)
+        transcript = await upload(session, frames, on_event)
+    complete = source if source.duration_s else replace(source, duration_s=samples / SAMPLE_RATE)
+    outcome = SourceDone(complete, transcript, time.perf_counter() - started)
     display.done(outcome)
     return outcome
 
 
-def _give_up(outcome: Failed, display: Display) -> Failed:
+def _give_up(outcome: SourceFailed, display: Display) -> SourceFailed:
     display.failed(outcome)
     hint = ""
     if isinstance(outcome.error, ServerError) and outcome.error.retry_after_s is not None:

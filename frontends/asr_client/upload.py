@@ -1,7 +1,6 @@
 """From audio to a transcript: send the frames of any source and collect the finals, at the same time.
 
-Both `asr transcribe` and the word error rate measurement use it. This module must not know where the frames come from
-or how events are shown.
+Both `asr transcribe` and the word error rate measurement use it. This module reads no audio source and shows no events.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ def _ignore(_event: Event) -> None:
 async def upload(
     session: Session, frames: AsyncIterable[bytes], on_event: Callable[[Event], object] = _ignore
 ) -> Transcript:
-    """Send the frames (PCM16LE), stop, and read up to the end; `on_event` sees every event as it comes.
+    """Send the frames (PCM16LE), stop, and read up to the end; `on_event` is called with every event on arrival.
 
-    Raises what the session raises and what the frames raise; the caller closes the session.
+    Raises the errors of the session and of `frames`; the caller closes the session.
     """
     sending = asyncio.create_task(_send(session, frames))
     reading = asyncio.create_task(_read(session, on_event))
@@ -65,9 +64,9 @@ async def _read(session: Session, on_event: Callable[[Event], object]) -> tuple[
 
 
 async def paced(frames: Iterable[bytes], frame_s: float, speed: float) -> AsyncIterator[bytes]:
-    """The frames, each when it would have been spoken at `speed` times real time; 0 does not wait at all.
+    """Yield the frames at `speed` times real time; 0 does not wait at all. `frame_s` is a frame's length in seconds.
 
-    Each frame's time is counted from the first one, so that delays do not add up.
+    Each frame's time is counted from the start, so that delays do not add up.
     """
     clock = asyncio.get_running_loop().time
     start = clock()

@@ -1,1 +1,1 @@
-"""The older systems' environment variables as settings of this project. It imports only the error tree of asr_proto."""
+"""Reads the older systems' environment variables as settings of this project. Imports only the errors of asr_proto."""

@@ -1,10 +1,11 @@
-"""Variables of the five systems that this project replaces, as settings of its processes.
+"""Translates variables of the five systems that this project replaces into settings of its processes.
 
-Weaker than a process's own variables, stronger than config files, so AMIRA's order holds: environment > config.yaml >
-config.toml > defaults. ops/compat/environment.md lists every variable, those without a meaning here too. What this
-module must not know: click, and which options a process has; the caller takes what it can use.
+A process's own variables win over these variables, and these win over config files. So AMIRA's order holds:
+environment > config.yaml > config.toml > defaults. ops/compat/environment.md lists every variable, also those that
+have no meaning here. This module must not know click, nor which options a process has: the caller selects the options
+that its process has.
 
-    python -m asr_compat.aliases [yaml|toml]     this environment, written as a config file of this project
+    python -m asr_compat.aliases [yaml|toml]     writes this environment as a config file of this project
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PROCESSES = ("broker", "worker", "frontend", "serve")
 AMIRA_FILE = "AMIRA_CONFIG_FILE"
 AMIRA_PREFIX = "AMIRA_"
 LEGACY = ("SERVER_HOST", "SERVER_PORT")
-"""AMIRA's names without its prefix that have a meaning here."""
+"""AMIRA's variables without its prefix that have a meaning here."""
 ANY_HOST, YAP_PORT, AMIRA_PORT = "0.0.0.0", "8000", "8057"
 BYTES_PER_S = 32_000
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -38,7 +39,7 @@ OTHER_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "off":
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A setting and the variables that it came from, for messages."""
+    """A setting's value and the variables that gave it. Error messages name the variables."""
 
     value: Value
     variables: tuple[str, ...]
@@ -50,13 +51,13 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """The first of the variables that is set gives the option of these processes."""
+    """An option of some processes and the older variables for it. The first variable that is set gives its value."""
 
     processes: tuple[str, ...]
     option: str
     variables: tuple[str, ...]
     read: Callable[[str, str], str | None] = lambda _variable, value: value
-    """The setting's value out of the variable's name and value; None where it has no meaning here."""
+    """Converts (variable's name, variable's value) to the setting's value. None: the value has no meaning here."""
 
     def find(self, environment: Environment) -> Given | None:
         for variable in self.variables:
@@ -67,33 +68,36 @@ class Alias:
 
 
 def _seconds_of_bytes(variable: str, value: str) -> str:
-    """Audio in bytes as audio in seconds."""
+    """Convert a number of audio bytes to seconds. Raises SetupError unless `value` is an integer."""
     try:
         return f"{int(value) / BYTES_PER_S:g}"
     except ValueError:
-        raise SetupError(f"{variable}: {value!r} is no number of bytes") from None
+        raise SetupError(f"{variable}: {value!r} is not a number of bytes") from None
 
 
 def _seconds_of_ms(variable: str, value: str) -> str:
     try:
         return f"{int(value) / 1000:g}"
     except ValueError:
-        raise SetupError(f"{variable}: {value!r} is no number of milliseconds") from None
+        raise SetupError(f"{variable}: {value!r} is not a number of milliseconds") from None
 
 
 def _context(_variable: str, value: str) -> str | None:
-    """Whatever is not two numbers was the default there."""
+    """The attention context. The older server took its default for any value that is not two numbers: None here."""
     left, _, right = value.strip("[] ").partition(",")
     return value if left.strip().isdigit() and right.strip().isdigit() else None
 
 
 def _precision(_variable: str, value: str) -> str:
-    """Whatever it did not know was fp16 there."""
+    """The precision. The older server took fp16 for any unknown value."""
     return value if value in PRECISIONS else "fp16"
 
 
 def _level(_variable: str, value: str) -> str | None:
-    """The level for everything, out of `INFO` or `info,some::module=debug`; other programs read RUST_LOG too."""
+    """The level for all modules, from `INFO` or `info,some::module=debug`. None if it is unknown.
+
+    An unknown level is no error, because other programs read RUST_LOG too.
+    """
     levels = [part.strip().lower() for part in value.split(",") if "=" not in part]
     return (LEVELS | OTHER_LEVELS).get(levels[0]) if levels else None
 
@@ -127,7 +131,7 @@ ALIASES = (
 
 
 def aliases(process: str, environment: Environment) -> dict[str, Given]:
-    """What the older systems' variables say, by option of this process. Raises SetupError."""
+    """The settings that the older variables give this process, by option. Raises SetupError for an invalid number."""
     found = {alias.option: alias.find(environment) for alias in ALIASES if process in alias.processes}
     if process in ("frontend", "serve"):
         found["listen"] = _listen(environment)
@@ -135,12 +139,12 @@ def aliases(process: str, environment: Environment) -> dict[str, Given]:
 
 
 def _listen(environment: Environment) -> Given | None:
-    """Every old port that is asked for: one frontend serves all dialects on each."""
-    asked = [
+    """The addresses of all older systems whose variables are set. One frontend serves all dialects on each address."""
+    addresses = [
         _address(environment, ("ASR_HOST",), ("ASR_PORT",), YAP_PORT),
         _address(environment, ("AMIRA_SERVER_HOST", "SERVER_HOST"), ("AMIRA_SERVER_PORT", "SERVER_PORT"), AMIRA_PORT),
     ]
-    given = [one for one in asked if one is not None]
+    given = [one for one in addresses if one is not None]
     if not given:
         return None
     values = list(dict.fromkeys(str(one.value) for one in given))
@@ -150,7 +154,7 @@ def _listen(environment: Environment) -> Given | None:
 def _address(
     environment: Environment, hosts: tuple[str, ...], ports: tuple[str, ...], default_port: str
 ) -> Given | None:
-    """HOST:PORT out of two variables, of which one may be missing."""
+    """HOST:PORT from two variables. Either may be missing; None if both are."""
     host = next((name for name in hosts if environment.get(name)), None)
     port = next((name for name in ports if environment.get(name)), None)
     variables = tuple(name for name in (host, port) if name is not None)
@@ -165,24 +169,27 @@ def _address(
 
 
 def environment_of(environ: Environment) -> dict[str, str]:
-    """The environment, with the settings of the file that AMIRA_CONFIG_FILE names beneath it. Raises SetupError."""
+    """The environment, completed by the settings of the file that AMIRA_CONFIG_FILE names. The environment wins.
+
+    Raises SetupError if the file cannot be read or parsed.
+    """
     named = environ.get(AMIRA_FILE)
     if not named:
         return dict(environ)
-    beneath = {f"{AMIRA_PREFIX}{name.upper()}": value for name, value in _flat(Path(named)).items()}
+    from_file = {f"{AMIRA_PREFIX}{name.upper()}": value for name, value in _flat(Path(named)).items()}
     legacy = {f"{AMIRA_PREFIX}{name}": environ[name] for name in LEGACY if environ.get(name)}
-    return beneath | legacy | dict(environ)
+    return from_file | legacy | dict(environ)
 
 
 def _flat(path: Path) -> dict[str, str]:
-    """The settings of a file in AMIRA's form: names and plain values, no sections."""
+    """The settings of a file in AMIRA's form: names and plain values, without sections. Raises SetupError."""
     try:
         text = path.read_text(encoding="utf-8")
         parsed = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except OSError as error:
         raise SetupError(f"{AMIRA_FILE}: cannot read {path}: {error.strerror}") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise SetupError(f"{AMIRA_FILE}: cannot understand {path}: {' '.join(str(error).split())}") from error
+        raise SetupError(f"{AMIRA_FILE}: cannot parse {path}: {' '.join(str(error).split())}") from error
     if not isinstance(parsed or {}, dict) or any(isinstance(value, dict | list) for value in (parsed or {}).values()):
         raise SetupError(f"{AMIRA_FILE}: {path} has sections; name a file of this project with ASR_CONFIG instead")
     return {str(name): _plain(value) for name, value in (parsed or {}).items() if value is not None}
@@ -196,7 +203,7 @@ def _plain(value: Any) -> str:
 
 
 def sections(environment: Environment) -> dict[str, dict[str, Value]]:
-    """All that the older variables say, by process, as a config file has it."""
+    """All settings that the older variables give, by process and option, as in a config file."""
     found = {process: aliases(process, environment) for process in PROCESSES}
     return {
         process: {option: given.value for option, given in settings.items()}
@@ -206,11 +213,12 @@ def sections(environment: Environment) -> dict[str, dict[str, Value]]:
 
 
 def to_yaml(settings: dict[str, dict[str, Value]]) -> str:
+    """The settings as YAML text; empty without settings."""
     return yaml.safe_dump(settings, sort_keys=True) if settings else ""
 
 
 def to_toml(settings: dict[str, dict[str, Value]]) -> str:
-    """A JSON string, and a list of them, are TOML too."""
+    """The settings as TOML text. JSON strings and lists of them are valid TOML."""
     lines = []
     for process, options in sorted(settings.items()):
         lines.append(f"[{process}]")
@@ -219,7 +227,7 @@ def to_toml(settings: dict[str, dict[str, Value]]) -> str:
 
 
 def main(arguments: list[str], environ: Environment) -> int:
-    """Write the config file to stdout; the exit code."""
+    """Write the config file to stdout. Returns the exit code: 2 for wrong arguments or an invalid setting."""
     formats = {"yaml": to_yaml, "toml": to_toml}
     form = arguments[0] if arguments else "yaml"
     if len(arguments) > 1 or form not in formats:

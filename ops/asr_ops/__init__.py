@@ -1,1 +1,1 @@
-"""Running it: the `asr` command with serve, status and transcribe."""
+"""The `asr` command: runs a pool, shows its status, measures it. Also the commands `asr-keys` and `asr_ops.wer`."""

@@ -1,4 +1,4 @@
-"""`asr`: the one command that people type. Loads a subcommand only when it is the one asked for."""
+"""The command `asr`. It imports a subcommand's module only when that subcommand runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import click
 COMMANDS = {
     "serve": ("asr_ops.serve:serve", "Serve speech recognition on this machine."),
     "transcribe": ("asr_client.transcribe:transcribe", "Turn a file or the microphone into text, live."),
-    "client": ("asr_client.client_command:client", "Speak a file in any dialect and print the session's figures."),
-    "warmup": ("asr_client.client_command:warmup", "Warm a running service up, and see that it answers."),
+    "client": ("asr_client.client_command:client", "Send a file in any dialect and print the session's figures."),
+    "warmup": ("asr_client.client_command:warmup", "Warm up a running service and check that it answers."),
     "key": ("asr_ops.key:key", "Make an API key for a client."),
-    "bench": ("asr_ops.bench.command:bench", "Measure how long speakers wait and what serving them costs."),
+    "bench": ("asr_ops.bench.command:bench", "Measure latencies under load and what serving costs."),
     "status": ("asr_ops.status:status", "Show the workers, frontends and sessions of a running pool."),
 }
 
 
 class Lazy(click.Group):
-    """A group that knows its commands' names and purposes without importing them."""
+    """A group that lists its commands' names and purposes without importing their modules."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -39,12 +39,12 @@ class Lazy(click.Group):
 @click.command(cls=Lazy, name="asr")
 @click.version_option(package_name="asr-pool", prog_name="asr")
 def main() -> None:
-    """Streaming speech recognition for many speakers at once.
+    """Streaming speech recognition for many speakers at the same time.
 
     \b
-        asr serve                    start everything on this machine
-        asr transcribe speech.wav    see its words appear
-        asr status                   see who is being served, by what
+        asr serve                    start a whole pool on this machine
+        asr transcribe speech.wav    print its words as they are recognised
+        asr status                   show the workers, frontends and sessions
     """
 
 

@@ -1,4 +1,4 @@
-"""`asr key`: a new API key. Only its digest is kept, so the key is shown once."""
+"""`asr key` makes an API key. The key file stores only its SHA-256 digest, so the key is printed only once."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ KEY_BYTES = 32
 
 @click.command("key")
 @click.argument("name")
-@click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="Add it to this key file.")
+@click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="Add the key's digest to this key file.")
 def key(name: str, file: Path | None) -> None:
-    """Make an API key for the client NAME and print it, once.
+    """Make an API key for the client NAME and print it. It cannot be printed again.
 
-    A frontend started with --keys FILE asks its clients for a key of that file and notices a change within seconds.
-    Deleting a line takes the key back.
+    A frontend started with --keys FILE accepts only clients with a key of that file. It reads a changed file within
+    seconds. To revoke a key, delete its line.
 
     \b
         asr key alice --file keys.txt
         asr serve --keys keys.txt
     """
     if name.split() != [name] or "#" in name:
-        raise click.BadParameter("a name is one word without #", param_hint="NAME")
+        raise click.BadParameter("a name must be one word without #", param_hint="NAME")
     made = secrets.token_urlsafe(KEY_BYTES)
     line = f"{name} {hashlib.sha256(made.encode()).hexdigest()}"
     if file:
@@ -37,7 +37,7 @@ def key(name: str, file: Path | None) -> None:
 
 
 def _append(file: Path, line: str) -> None:
-    """The file is readable by its owner only."""
+    """Append the line. A new file is readable by its owner only."""
     try:
         with open(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8") as keys:
             keys.write(line + "\n")

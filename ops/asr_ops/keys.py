@@ -1,13 +1,12 @@
-"""`asr-keys`: the keys of links between hosts, as files. Nothing here talks to a pool.
+"""`asr-keys` makes and manages the CURVE key files for links between hosts. It does not connect to a pool.
 
-The processes read the files again by themselves (asr_broker.authentication, asr_process.curve).
+Running processes read changed files again (asr_broker.authentication, asr_process.curve).
 """
 
 from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,15 +18,7 @@ ALPHABET = frozenset(string.ascii_letters + string.digits + "._-")
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-class Refusing(click.Group):
-    """A group whose commands refuse with one sentence."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with settings.refusals_as_sentences("asr-keys"):
-            return super().invoke(ctx)
-
-
-@click.group("asr-keys", cls=Refusing)
+@click.group("asr-keys", cls=settings.ProgramGroup)
 def main() -> None:
     """Keys for brokers, workers and frontends on several hosts.
 
@@ -40,22 +31,22 @@ def main() -> None:
 
 @main.command("new")
 @click.argument("folder", type=FOLDER, metavar="DIR")
-@click.option("--name", required=True, help="Whose key it is: the files are NAME.key and NAME.key_secret.")
-@click.option("--replace", is_flag=True, help="Put the new pair in the place of the old one.")
+@click.option("--name", required=True, help="The process that owns the key. Writes NAME.key and NAME.key_secret.")
+@click.option("--replace", is_flag=True, help="Replace an existing pair.")
 def new(folder: Path, name: str, *, replace: bool) -> None:
-    """Make a key pair in DIR, on the host that uses it: the secret half never travels."""
+    """Make a key pair in DIR. Run it on the host that uses the pair, so that the secret key never leaves that host."""
     if not name or not set(name) <= ALPHABET or name.startswith("."):
         raise click.BadParameter("a name has letters, digits, dots, dashes and underscores", param_hint="--name")
     public, secret = certificates.make_pair(folder, name, replace=replace)
-    click.echo(f"{secret}: keep it here, for --curve-key")
-    click.echo(f"{public}: hand it to the other side")
+    click.echo(f"{secret}: keep it on this host, for --curve-key")
+    click.echo(f"{public}: copy it to the other host")
 
 
 @main.command("allow")
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.argument("keys", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="PUBLIC...")
 def allow(folder: Path, keys: tuple[Path, ...]) -> None:
-    """Put public keys, or folders of them, into the allow-list DIR. The broker notices within two seconds."""
+    """Copy public keys, or folders of them, into the allow-list DIR. The broker reads it again within two seconds."""
     for key in keys:
         for file in _public_files(key):
             click.echo(f"allowed {certificates.copy_public(file, folder)}")
@@ -65,7 +56,10 @@ def allow(folder: Path, keys: tuple[Path, ...]) -> None:
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def revoke(folder: Path, names: tuple[str, ...]) -> None:
-    """Take names off the allow-list DIR. The broker cuts their connections within two seconds; sessions move."""
+    """Remove names from the allow-list DIR.
+
+    The broker closes their connections within two seconds. Their sessions move to other workers.
+    """
     for name in names:
         path = folder / f"{name.removesuffix(PUBLIC)}{PUBLIC}"
         try:
@@ -78,7 +72,7 @@ def revoke(folder: Path, names: tuple[str, ...]) -> None:
 @main.command("show")
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="PATH...")
 def show(paths: tuple[Path, ...]) -> None:
-    """Print the public keys of files and folders, and check that secrets are kept: never the secrets themselves."""
+    """Print the public keys of files and folders, and check the permissions of secret keys. Secrets are not printed."""
     for path in paths:
         for file in _all_files(path):
             if file.suffix == SECRET:

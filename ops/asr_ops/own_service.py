@@ -1,4 +1,4 @@
-"""An `asr serve` for the time of a measurement, in a directory and on a port of its own."""
+"""Runs an `asr serve` during a measurement, with a temporary run directory and on a free port."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ READY = b"ready: "
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Where it answers, and its supervisor's process."""
+    """A running `asr serve`."""
 
     url: str
     pid: int
+    """Process id of the supervisor, the parent of all its processes."""
 
 
 @asynccontextmanager
 async def serving(arguments: Sequence[str]) -> AsyncIterator[Service]:
-    """Runs while the block does; what it logs is shown only if it does not start."""
+    """Run `asr serve` with these arguments while the block runs.
+
+    Raises SetupError, with the service's log, if it is not ready within START_S_MAX seconds.
+    """
     with tempfile.TemporaryDirectory(prefix="asr-own-") as run_dir, open(Path(run_dir) / "serve.log", "w+b") as log:
         command = [_asr(), "serve", f"--listen=127.0.0.1:{_free_port()}", f"--run-dir={run_dir}", *arguments]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=log)
@@ -48,7 +52,7 @@ def _asr() -> str:
     beside = Path(sys.executable).with_name("asr")
     command = str(beside) if beside.exists() else shutil.which("asr")
     if command is None:
-        raise SetupError("no command asr beside this Python: install the project, or give --url")
+        raise SetupError("the command asr is not installed beside this Python: install the project, or give --url")
     return command
 
 
@@ -58,7 +62,7 @@ def _free_port() -> int:
 
 
 async def _ready(lines: asyncio.StreamReader) -> str | None:
-    """The URL behind `ready: `, or None if the service ends or takes too long."""
+    """The URL in the line `ready: URL`, or None if the service ends or takes too long."""
     try:
         async with asyncio.timeout(START_S_MAX):
             async for line in lines:
@@ -70,7 +74,10 @@ async def _ready(lines: asyncio.StreamReader) -> str | None:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """In order, then by force; its output is read meanwhile, so that it cannot wait for us."""
+    """Terminate the process, and kill it after STOP_S_MAX seconds.
+
+    Its output is read in the meantime, because a full pipe would block it.
+    """
     if process.returncode is None:
         process.terminate()
     try:

@@ -1,8 +1,8 @@
-"""`asr serve`: a broker, workers and a frontend on this machine, as one command.
+"""`asr serve` runs a broker, workers and frontends on this machine as one command.
 
-The shell around asr_ops.supervisor: real processes, signals and the clock. Decides nothing about restarts and knows
-nothing of sessions. A child gets a session of its own, so that a terminal's Ctrl+C reaches only us, and a stdin that
-ends when we do (asr_process.supervised).
+This is the shell around asr_ops.supervisor: processes, signals and the clock. It makes no decision about restarts and
+must not know the sessions that the pool serves. Each child runs in its own process session, so that a terminal's Ctrl+C
+reaches only this process. Each child's stdin closes when this process ends (asr_process.supervised).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROBE_TIMEOUT_S = 1.0
 CAIMAN_PORT = 3030
 STDERR = 2
 CANNOT_START = 127
-"""The return code that shells give to a program that could not be started."""
+"""The exit code that POSIX shells give to a program that cannot be started."""
 
 log = structlog.get_logger()
 
@@ -52,66 +52,71 @@ log = structlog.get_logger()
     type=settings.ADDRESS,
     multiple=True,
     default=["127.0.0.1:8000"],
-    help="Where clients connect; repeatable. 0.0.0.0:8000 lets other machines in.",
+    help="The address for clients; repeatable. 0.0.0.0:8000 accepts clients on other machines.",
 )
 @click.option(
-    "--workers", type=click.IntRange(0, 64), default=1, metavar="N", help="Worker processes, each with its own model."
+    "--workers",
+    type=click.IntRange(0, 64),
+    default=1,
+    metavar="N",
+    help="Number of worker processes. Each loads the model.",
 )
 @click.option(
     "--frontends",
     type=click.IntRange(1, 64),
     default=1,
     metavar="N",
-    help="Frontend processes that share the ports; one takes some hundred sessions of 20 ms frames.",
+    help="Number of frontend processes, which share the ports. One serves some hundred sessions of 20 ms frames.",
 )
 @click.option(
     "--brokers",
     type=click.IntRange(1, 2),
     default=1,
     metavar="N",
-    help="2 for a broker and a standby, which takes over within a second when the other is lost.",
+    help="2 starts a standby broker too. It takes over within a second when the leader is lost.",
 )
-@click.option("--engine", metavar="NAME", show_default="moonshine", help="What the workers recognise speech with.")
+@click.option("--engine", metavar="NAME", show_default="moonshine", help="The workers' engine.")
 @click.option(
     "--device",
     multiple=True,
-    help="What the workers run on, such as cpu or cuda:0; repeatable: the workers take them in turn.",
+    help="The workers' device, such as cpu or cuda:0. Repeatable: the workers use the devices in turn.",
 )
 @click.option(
-    "--slots", type=click.IntRange(1), metavar="N", show_default="the engine's own", help="Sessions per worker at once."
+    "--slots", type=click.IntRange(1), metavar="N", show_default="the engine's own", help="Most sessions of a worker."
 )
 @click.option(
     "--update-ms",
     type=click.IntRange(1),
     metavar="MS",
-    help="Shortest time between two partials of a speaker, for workers of the engine moonshine.",
+    help="Shortest time between two partials of a session, in milliseconds. Only for the engine moonshine.",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65000),
     default=0,
     metavar="PORT",
-    help="Prometheus metrics on 127.0.0.1: the broker on this port, workers, then frontends, on the next; 0 is off.",
+    help="Prometheus metrics on 127.0.0.1: the broker on this port, then workers, then frontends, on the next ports. "
+    "0 is off.",
 )
 @click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate chain (PEM).")
-@click.option("--tls-key", metavar="FILE", help="The certificate's private key, where it is a file of its own.")
-@click.option("--keys", metavar="FILE", help="Ask clients for an API key of this file (made with `asr key`).")
+@click.option("--tls-key", metavar="FILE", help="The certificate's private key, if it is in a separate file.")
+@click.option("--keys", metavar="FILE", help="Accept only clients with an API key of this file (made with `asr key`).")
 @click.option(
-    "--broker-arg", multiple=True, metavar="ARG", help="Pass this on to asr-broker, as in --broker-arg=--x=1."
+    "--broker-arg", multiple=True, metavar="ARG", help="Pass this argument to asr-broker, as in --broker-arg=--x=1."
 )
 @click.option(
     "--worker-arg",
     multiple=True,
     metavar="ARG",
-    help="Pass this on to each asr-worker, as in --worker-arg=--threads=2.",
+    help="Pass this argument to each asr-worker, as in --worker-arg=--threads=2.",
 )
-@click.option("--frontend-arg", multiple=True, metavar="ARG", help="Pass this on to asr-frontend.")
+@click.option("--frontend-arg", multiple=True, metavar="ARG", help="Pass this argument to each asr-frontend.")
 @click.pass_context
 def serve(ctx: click.Context, /, **options: Any) -> None:
-    """Serve speech recognition on this machine: a broker, workers and frontends in one go.
+    """Serve speech recognition on this machine: start a broker, workers and frontends.
 
-    Prints `ready: ws://HOST:PORT` when speech is being taken. A process that ends is started again. Ctrl+C ends
-    everything in order; Ctrl+C again, at once.
+    Prints `ready: ws://HOST:PORT` when clients can send audio. A process that ends is started again. Ctrl+C stops the
+    processes in order; a second Ctrl+C kills them.
 
     \b
         asr serve                                   the embedded English model on the CPU
@@ -132,7 +137,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _shared_args(ctx: click.Context) -> tuple[str, ...]:
-    """What every child is told of our own settings, so that all read the same files and log alike."""
+    """The arguments that every child gets, so that all processes read the same config files and log in the same way."""
     shared: settings.Shared = ctx.obj
     args = [f"--config={path}" for path in shared.config]
     for name, value in (("log_level", shared.log_level), ("log_format", shared.log_format)):
@@ -146,7 +151,7 @@ def _shared_args(ctx: click.Context) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
-    """The settings of `asr serve`; what is None or empty is left to the children's own settings."""
+    """The settings of `asr serve`. For a value that is None or empty, the child's own setting applies."""
 
     listen: tuple[Address, ...]
     run_dir: Path
@@ -168,7 +173,7 @@ class PoolOptions:
 
 
 def children(pool: PoolOptions) -> list[Child]:
-    """The broker or the two that share the pool, the workers, the frontends."""
+    """The broker (or the two that share the pool), then the workers, then the frontends."""
     return [
         *(_broker(pool, number) for number in range(pool.brokers)),
         *(_worker(pool, number) for number in range(pool.workers)),
@@ -185,13 +190,13 @@ def _broker(pool: PoolOptions, number: int) -> Child:
         "control": settings.control_endpoint(pool.run_dir, number + 1),
     }
     args = ["--shared-lead", *(f"--{side}={endpoint}" for side, endpoint in at.items())]
-    # The standby's metrics come after everybody's, so that the others' stay where they are with one broker.
+    # The standby's metrics port comes last, so that the other ports are the same with one broker and with two.
     offset = 0 if number == 0 else 1 + pool.workers + pool.frontends
     return _child(pool, f"broker-{number + 1}", "broker", [*args, *_metrics(pool, offset), *pool.broker_arg])
 
 
 def _brokers(pool: PoolOptions, endpoint: Callable[[Path, int], str]) -> list[str]:
-    """Where the others find them, unless it is where they look by themselves."""
+    """The arguments with the brokers' endpoints; none for one broker, which has the default endpoint."""
     numbers = range(1, pool.brokers + 1) if pool.brokers > 1 else ()
     return [f"--broker={endpoint(pool.run_dir, number)}" for number in numbers]
 
@@ -206,7 +211,7 @@ def _frontend(pool: PoolOptions, number: int) -> Child:
     name = f"frontend-{number + 1}"
     args += ["--reuse-port", f"--name={name}"]
     if pool.metrics_port:
-        # On the shared ports a scrape would reach any of them.
+        # A scrape of a shared port would reach any of the frontends.
         args.append(f"--listen=127.0.0.1:{pool.metrics_port + 1 + pool.workers + number}")
     return _child(pool, name, "frontend", [*args, *pool.frontend_arg])
 
@@ -230,13 +235,13 @@ def _child(pool: PoolOptions, name: str, role: supervisor.Role, args: Sequence[s
     return Child(name, role, (sys.executable, "-m", module, run_dir, *pool.shared_args, *args))
 
 
-# ---- What must be free, and what must answer ----
+# ---- Checks of ports, of the run directory and of readiness ----
 
 
 def check_free(address: Address) -> None:
-    """Raise SetupError if something listens there already: its answers would be taken for our frontend's."""
+    """Raise SetupError if another process listens at this address: the readiness check would accept its answers."""
     if address.port == 0:
-        raise SetupError("--listen needs a port of its own: clients could not know which one 0 became")
+        raise SetupError("--listen needs a fixed port: with port 0, clients cannot know which port is in use")
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -248,13 +253,16 @@ def check_free(address: Address) -> None:
 
 
 def check_alone(run_dir: Path) -> None:
-    """Raise SetupError if a broker answers there: our workers would join its pool before our broker could refuse."""
+    """Raise SetupError if a broker listens in `run_dir`.
+
+    Our workers would register with it before our own broker could report the conflict.
+    """
     if listening(run_dir):
         raise SetupError(f"another broker is running in {run_dir}: stop it, or name another directory with --run-dir")
 
 
 def announcement(pool: PoolOptions) -> str:
-    """What is printed when a session would succeed; on CAIMAN-ASR's port also what its server prints."""
+    """The text to print when the pool is ready. On CAIMAN-ASR's port it includes the line that its server prints."""
     lines = [f"ready: {'wss' if pool.tls_cert else 'ws'}://{pool.listen[0]}"]
     if any(address.port == CAIMAN_PORT for address in pool.listen):
         lines.append(f"Server started on port {CAIMAN_PORT}")
@@ -262,7 +270,7 @@ def announcement(pool: PoolOptions) -> str:
 
 
 async def answers_ready(address: Address, *, tls: bool = False) -> bool:
-    """Does the frontend there answer GET /ready with 200? Whom its certificate names does not matter here."""
+    """Whether the frontend at this address answers GET /ready with 200. Its certificate is not verified."""
     context = ssl.create_default_context() if tls else None
     if context:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -284,7 +292,7 @@ async def answers_ready(address: Address, *, tls: bool = False) -> bool:
 
 
 class Shell:
-    """Performs what the supervisor decides, until it says Exit."""
+    """Performs the supervisor's commands until Exit."""
 
     def __init__(self, children: Sequence[Child], probe: Callable[[], Awaitable[bool]], announcement: str) -> None:
         self._core = supervisor.Supervisor(children)
@@ -296,7 +304,7 @@ class Shell:
         self._exit_code: int | None = None
 
     async def run(self) -> int:
-        """Start the children, supervise them, end them. Returns the exit code; no child is left."""
+        """Start, supervise and stop the children. Returns the exit code; no child runs afterwards."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, self._events.put_nowait, supervisor.StopAsked())
@@ -310,14 +318,14 @@ class Shell:
 
     async def _turn(self) -> None:
         event = await self._next_event()
-        if isinstance(event, supervisor.Ended):
+        if isinstance(event, supervisor.ChildEnded):
             self._forget(event.name)
         if event is not None:
             self._perform(self._core.handle(event, time.monotonic()))
         self._perform(self._core.tick(time.monotonic()))
 
     async def _next_event(self) -> supervisor.Event | None:
-        """What happens next, or None when the core's deadline comes first."""
+        """The next event, or None when the core's deadline passes first."""
         deadline = self._core.next_deadline()
         timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
@@ -328,17 +336,17 @@ class Shell:
     def _perform(self, commands: Sequence[supervisor.Command]) -> None:
         for command in commands:
             match command:
-                case supervisor.Start(child):
+                case supervisor.StartChild(child):
                     self._start(child)
-                case supervisor.Terminate(name):
+                case supervisor.TerminateChild(name):
                     self._signal(name, signal.SIGTERM)
-                case supervisor.Kill(name):
+                case supervisor.KillChild(name):
                     self._signal(name, signal.SIGKILL)
                 case supervisor.Probe():
                     self._probing = asyncio.create_task(self._run_probe())
                 case supervisor.Announce():
                     click.echo(self._announcement)
-                case supervisor.Report(sentence):
+                case supervisor.Warn(sentence):
                     log.warning(sentence)
                 case supervisor.Exit(code):
                     self._exit_code = code
@@ -357,7 +365,7 @@ class Shell:
             )
         except OSError as error:
             log.error("cannot start a process", child=child.name, reason=str(error))
-            self._events.put_nowait(supervisor.Ended(child.name, CANNOT_START))
+            self._events.put_nowait(supervisor.ChildEnded(child.name, CANNOT_START))
             return
         self._processes[child.name] = process
         arguments = (child.name, process, asyncio.get_running_loop())
@@ -365,11 +373,11 @@ class Shell:
 
     def _await_end(self, name: str, process: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
         returncode = process.wait()
-        with suppress(RuntimeError):  # the loop is closed: nobody waits for this any more
-            loop.call_soon_threadsafe(self._events.put_nowait, supervisor.Ended(name, returncode))
+        with suppress(RuntimeError):  # the loop is closed, so no task waits for this event
+            loop.call_soon_threadsafe(self._events.put_nowait, supervisor.ChildEnded(name, returncode))
 
     def _forget(self, name: str) -> None:
-        """The child is gone; so is whatever it had started itself."""
+        """Remove a child that ended, and kill the processes that it left running."""
         process = self._processes.pop(name, None)
         if process is not None:
             _kill_group(process)
@@ -385,7 +393,7 @@ class Shell:
             process.send_signal(signum)
 
     def _clean_up(self) -> None:
-        """Only after an error of ours, or with a child that cannot be killed, is anything left to do here."""
+        """Kill the children that still run: there are some only after an error here, or if a child cannot be killed."""
         if self._probing is not None:
             self._probing.cancel()
         for process in self._processes.values():

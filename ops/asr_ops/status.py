@@ -1,6 +1,6 @@
-"""`asr status`: what a running pool is doing, asked of its broker's control socket and printed for people or as JSON.
+"""`asr status` requests the state of a running pool from its broker's control socket. Prints tables or JSON.
 
-A view only: it changes nothing, and the broker owes it no more than one answer per request.
+It changes nothing in the pool. The broker sends one answer for each request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NO_ANSWER = 3
 
 
 class NoAnswer(AsrError):
-    """Nobody is there, or nobody who understands us."""
+    """No broker answered, or the answer could not be decoded."""
 
     slug = "no-answer"
 
@@ -43,20 +43,20 @@ class NoAnswer(AsrError):
     is_flag=False,
     flag_value=1.0,
     metavar="[SECONDS]",
-    help="Ask again and again, every second unless you say otherwise. Ctrl+C ends it.",
+    help="Refresh every SECONDS, by default every second. Ctrl+C ends it.",
 )
 @click.option(
-    "--timeout-s", type=click.FloatRange(0), default=2.0, show_default=True, help="Longest wait for an answer."
+    "--timeout-s", type=click.FloatRange(0), default=2.0, show_default=True, help="Longest wait for an answer, in s."
 )
 @click.pass_context
 def status(ctx: click.Context, /, run_dir: Path, *, as_json: bool, watch: float | None, timeout_s: float) -> None:
     """Show the workers, frontends and sessions of a running pool.
 
-    Exit code 3 means that no broker answers. Where two share the pool, the one that leads comes first.
+    Exit code 3 means that no broker answers. If two brokers share the pool, the leader is printed first.
 
     \b
         asr status
-        asr status --watch            a live view, once a second
+        asr status --watch            refreshes once a second
         asr status --json | jq .workers
     """
     try:
@@ -72,7 +72,7 @@ def status(ctx: click.Context, /, run_dir: Path, *, as_json: bool, watch: float 
 
 
 def listening(run_dir: Path) -> list[str]:
-    """The control endpoints there at which a broker listens."""
+    """The control endpoints in `run_dir` at which a broker listens."""
     endpoints = [settings.control_endpoint(run_dir, number) for number in range(1, BROKERS_MAX + 1)]
     return [endpoint for endpoint in endpoints if _listens(endpoint.removeprefix("ipc://"))]
 
@@ -87,38 +87,41 @@ def _listens(path: str) -> bool:
 
 
 def ask_all(run_dir: Path, timeout_s: float) -> list[Status]:
-    """The answers of all brokers of the pool, the leader's first. Raises NoAnswer when there is none."""
-    answers, silence = [], None
+    """The answers of all brokers of the pool, the leader's first. Raises NoAnswer if no broker answers."""
+    answers, failure = [], None
     for endpoint in listening(run_dir) or [settings.control_endpoint(run_dir)]:
         try:
             answers.append(ask(endpoint, timeout_s))
         except NoAnswer as error:
-            silence = error
-    if silence and not answers:
-        raise silence
+            failure = error
+    if failure and not answers:
+        raise failure
     return sorted(answers, key=lambda answer: not answer.leads)
 
 
 def ask(endpoint: str, timeout_s: float) -> Status:
-    """The broker's answer to one StatusRequest. Raises NoAnswer."""
+    """The broker's answer to one StatusRequest.
+
+    Raises NoAnswer if none arrives within `timeout_s`, or if it is not a Status.
+    """
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(endpoint)
         dealer.send_multipart([wire.encode_hello("asr status"), wire.encode(StatusRequest(PROTOCOL_VERSION))])
         if not dealer.poll(int(timeout_s * 1000)):
             raise NoAnswer(f"no broker answers at {endpoint}: is `asr serve` running, with the same --run-dir?")
-        return _understood(dealer.recv_multipart()[-1], endpoint)
+        return _decoded(dealer.recv_multipart()[-1], endpoint)
 
 
-def _understood(data: bytes, endpoint: str) -> Status:
+def _decoded(data: bytes, endpoint: str) -> Status:
     try:
         answer = wire.decode(data)
     except DecodeError as error:
-        raise NoAnswer(f"the broker at {endpoint} speaks another version: {error}") from error
+        raise NoAnswer(f"the broker at {endpoint} has another protocol version: {error}") from error
     if isinstance(answer, Status):
         return answer
     reason = answer.detail if isinstance(answer, Rejected) else type(answer).__name__
-    raise NoAnswer(f"the broker at {endpoint} refuses to answer: {reason}")
+    raise NoAnswer(f"the broker at {endpoint} rejected the request: {reason}")
 
 
 def _print(answers: Sequence[Status], *, as_json: bool) -> None:
@@ -130,7 +133,7 @@ def _print(answers: Sequence[Status], *, as_json: bool) -> None:
 
 
 def _watch(run_dir: Path, every_s: float, timeout_s: float) -> None:
-    """Until Ctrl+C. A broker that goes away is shown as such, and asked again."""
+    """Refresh the view until Ctrl+C. While no broker answers, the view shows why, and requests go on."""
     with Live(screen=True, auto_refresh=False) as live:
         while True:
             try:
@@ -141,11 +144,11 @@ def _watch(run_dir: Path, every_s: float, timeout_s: float) -> None:
             time.sleep(every_s)
 
 
-# ---- What people see ----
+# ---- Tables ----
 
 
 def tables(answer: Status, *standbys: Status) -> RenderableType:
-    """The pool as tables: workers, frontends, totals; a line for each broker that stands by."""
+    """The pool as tables: workers, frontends, totals, and a line for each standby broker."""
     view = [_workers(answer), "", _frontends(answer), "", _totals(answer)]
     if not answer.leads:
         view.insert(0, "No broker leads: sessions are refused until most workers vote for one.\n")
@@ -154,12 +157,12 @@ def tables(answer: Status, *standbys: Status) -> RenderableType:
 
 def _standby(answer: Status) -> str:
     known = f"{len(answer.workers)} workers and {len(answer.frontends)} frontends"
-    return f"a standby is up {_duration(answer.uptime_s)} and knows {known}"
+    return f"a standby broker is up {_duration(answer.uptime_s)} with {known} registered"
 
 
 def _workers(answer: Status) -> RenderableType:
     if not answer.workers:
-        return "No worker is registered: sessions are refused until one is."
+        return "No worker is registered: sessions are refused until one registers."
     table = _table("worker", "model", "device")
     for heading in ("sessions", "RTF", "step ms\np50 / p99", "busy", "waiting\nchunks"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -169,7 +172,7 @@ def _workers(answer: Status) -> RenderableType:
 
 
 def _table(name: str, *headings: str) -> Table:
-    """In a narrow terminal, texts are folded rather than cut."""
+    """A table whose texts wrap in a narrow terminal."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(name, no_wrap=True)
     for heading in headings:
@@ -192,7 +195,7 @@ def _row(worker: WorkerStatus) -> list[str]:
 
 
 def _model(spec: Spec) -> str:
-    """Its name; beneath, which weights these are, under which licence, and what windows that overlap cost."""
+    """The model's name, then the weights' checksum and licence, then the encode factor if it is above 1."""
     weights = ", ".join(filter(None, (spec.checksum, spec.license)))
     factor = f"encodes {spec.encode_factor:.1f} times" if spec.encode_factor > 1 else ""
     return "\n".join(filter(None, (spec.model, weights, factor)))
@@ -200,7 +203,7 @@ def _model(spec: Spec) -> str:
 
 def _frontends(answer: Status) -> RenderableType:
     if not answer.frontends:
-        return "No frontend is registered: clients cannot connect until one is."
+        return "No frontend is registered: clients cannot connect until one registers."
     table = _table("frontend")
     table.add_column("sessions", justify="right")
     for frontend in sorted(answer.frontends, key=lambda one: one.name):

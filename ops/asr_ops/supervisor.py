@@ -1,6 +1,6 @@
-"""When `asr serve` starts, restarts and stops its child processes, and when it calls itself ready.
+"""Decides when `asr serve` starts, restarts and stops its child processes, and when it announces that it is ready.
 
-Decisions only: no processes, no clock. `handle` and `tick` return commands; asr_ops.serve performs them.
+Pure: no processes, no clock. `handle` and `tick` return commands; asr_ops.serve performs them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Literal
 
 Role = Literal["broker", "worker", "frontend"]
 STOP_ORDER: tuple[Role, ...] = ("frontend", "worker", "broker")
-"""Clients are told first; the broker goes when nobody needs it."""
+"""The order in which roles stop: frontends inform their clients first, and the broker serves the others to the end."""
 
 RESTART_S_MIN = 0.2
 RESTART_S_MAX = 5.0
 HEALTHY_S = 10.0
-"""A child that lived this long is restarted without delay's memory of earlier ends."""
+"""After a run of this many seconds, a child's next restart delay is RESTART_S_MIN again."""
 PROBE_S = 0.1
 STOP_S = 10.0
-"""How long all children together may take to end in order."""
+"""Seconds until children that have not ended after SIGTERM are killed. One limit for all children together."""
 KILLED_S = 5.0
-"""How long a killed child may take to disappear: one stuck in a driver never does."""
+"""Seconds to wait for killed children to end. A child that is blocked in a device driver may never end."""
 SETUP_ERROR = 2
 """Exit code of a process that cannot start as configured."""
 
@@ -43,8 +43,8 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A child is gone. `returncode` is negative for a signal, as in subprocess."""
+class ChildEnded:
+    """A child process ended. `returncode` is negative for a signal, as in subprocess."""
 
     name: str
     returncode: int
@@ -52,50 +52,51 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """The answer to Probe: do the frontends take sessions?"""
+    """The answer to Probe."""
 
     ready: bool
+    """Whether the frontends accept sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
-    """Ctrl+C or a signal that means the same. Asked twice, it means at once."""
+    """Ctrl+C or a stop signal. The second one kills the children immediately."""
 
 
-Event = Begin | Ended | Probed | StopAsked
+Event = Begin | ChildEnded | Probed | StopAsked
 
 
 # ---- What to do ----
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartChild:
     child: Child
 
 
 @dataclass(frozen=True, slots=True)
-class Terminate:
+class TerminateChild:
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class KillChild:
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Ask a frontend whether it is ready; answered by Probed."""
+    """Request a frontend's readiness. The shell answers with Probed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """The pool is ready, for the first time."""
+    """Print that the pool is ready. Issued once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A sentence for whoever watches."""
+class Warn:
+    """Log a warning."""
 
     sentence: str
 
@@ -105,7 +106,7 @@ class Exit:
     code: int
 
 
-Command = Start | Terminate | Kill | Probe | Announce | Report | Exit
+Command = StartChild | TerminateChild | KillChild | Probe | Announce | Warn | Exit
 
 
 @dataclass(slots=True)
@@ -116,12 +117,12 @@ class _Watched:
     started_at: float = 0.0
     restart_at: float | None = None
     delay_s: float = RESTART_S_MIN
-    """Before the next restart."""
+    """Seconds from the child's next end to its restart."""
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """The state machine: starting, ready, stopping. Children are started in the order given."""
+    """The state machine: starting, ready, stopping. Starts the children in the order of `children`."""
 
     children: Iterable[Child]
     _watched: dict[str, _Watched] = field(init=False)
@@ -138,7 +139,7 @@ class Supervisor:
         match event:
             case Begin():
                 return self._begin(now)
-            case Ended(name, returncode):
+            case ChildEnded(name, returncode):
                 return self._ended(self._watched[name], returncode, now)
             case Probed(ready):
                 return self._probed(ready, now)
@@ -154,9 +155,9 @@ class Supervisor:
             commands.append(Probe())
         if _due(self._give_up_at, now):
             self._give_up_at = None
-            commands += [Report(f"{_names(self._running())} cannot be killed and is left behind"), Exit(1)]
+            commands += [Warn(f"{_names(self._running())} cannot be killed and still runs"), Exit(1)]
         if _due(self._kill_at, now):
-            commands.append(Report(f"{_names(self._running())} did not end within {STOP_S:g} s: killed"))
+            commands.append(Warn(f"{_names(self._running())} did not end within {STOP_S:g} s: killed"))
             commands += self._kill_all(now)
         return commands
 
@@ -183,9 +184,9 @@ class Supervisor:
         self._probe_at = now + PROBE_S
         return [self._start(watched, now) for watched in self._watched.values()]
 
-    def _start(self, watched: _Watched, now: float) -> Start:
+    def _start(self, watched: _Watched, now: float) -> StartChild:
         watched.running, watched.started_at, watched.restart_at = True, now, None
-        return Start(watched.child)
+        return StartChild(watched.child)
 
     def _probed(self, ready: bool, now: float) -> list[Command]:
         if self._state != "starting":
@@ -204,13 +205,13 @@ class Supervisor:
             return self._stop_next()
         name = watched.child.name
         if self._state == "starting" and returncode == SETUP_ERROR:
-            return [Report(f"{name} cannot start as configured (exit code 2)"), *self._stop(SETUP_ERROR, now)]
+            return [Warn(f"{name} cannot start as configured (exit code 2)"), *self._stop(SETUP_ERROR, now)]
         if now - watched.started_at >= HEALTHY_S:
             watched.delay_s = RESTART_S_MIN
         delay_s = watched.delay_s
         watched.restart_at = now + delay_s
         watched.delay_s = min(2 * delay_s, RESTART_S_MAX)
-        return [Report(f"{name} ended {_how(returncode)}: starting it again in {delay_s:g} s")]
+        return [Warn(f"{name} ended {_how(returncode)}: starting it again in {delay_s:g} s")]
 
     # ---- Stopping ----
 
@@ -222,7 +223,7 @@ class Supervisor:
         return self._stop_next()
 
     def _stop_next(self) -> list[Command]:
-        """Terminate the first roles that still run; when none does, the end."""
+        """Terminate the children of the first role in STOP_ORDER that still run. If none run, exit."""
         for role in STOP_ORDER:
             running = [watched for watched in self._running() if watched.child.role == role]
             if running:
@@ -230,16 +231,16 @@ class Supervisor:
         self._kill_at = self._give_up_at = None
         return [Exit(self._exit_code)]
 
-    def _terminate(self, watched: _Watched) -> Terminate:
+    def _terminate(self, watched: _Watched) -> TerminateChild:
         watched.terminated = True
-        return Terminate(watched.child.name)
+        return TerminateChild(watched.child.name)
 
     def _kill_all(self, now: float) -> list[Command]:
         self._kill_at, self._give_up_at = None, now + KILLED_S
         self._exit_code = self._exit_code or 1
         for watched in self._watched.values():
             watched.terminated = True
-        return [Kill(watched.child.name) for watched in self._running()]
+        return [KillChild(watched.child.name) for watched in self._running()]
 
     def _running(self) -> Iterator[_Watched]:
         return (watched for watched in self._watched.values() if watched.running)

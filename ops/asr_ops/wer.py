@@ -1,11 +1,12 @@
-"""Word error rate of a running service on recorded speech: `python -m asr_ops.wer DIR`.
+"""Measures the word error rate of a running service on recorded speech: `python -m asr_ops.wer DIR`.
 
-DIR/manifest.jsonl names the clips, one JSON object a line: {"path", "text", "duration_s", "kind"}. Every clip goes
-through the whole service as a client would send it, in small frames, so what is measured is what users get: engine,
-batching, endpointing and the dialect together. Both texts are normalised as Whisper's evaluation does it (lower case,
-no punctuation, numbers as digits) before words are compared.
+DIR/manifest.jsonl lists the clips, one JSON object a line: {"path", "text", "duration_s", "kind"}. Every clip is sent
+through the whole service in small frames, as a client sends it. So the rate includes the engine, batching, endpointing
+and the dialect. The word error rate is (substitutions + deletions + insertions) / words of the reference, from the
+alignment with the fewest errors (Levenshtein 1966), computed by jiwer. Both texts are normalised first, as in Whisper's
+evaluation (Radford et al. 2022, arXiv:2212.04356, appendix C): lower case, no punctuation, numbers as digits.
 
-Without --url it starts `asr serve` for the measurement. This module must not know how the service recognises anything.
+Without --url it starts `asr serve` for the measurement. This module must not know how the service recognises speech.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from asr_ops.own_service import serving
 from asr_proto.errors import AsrError, SetupError
 
 READ_SENTENCES = ("speechbrain", "librivox_ps", "ljspeech", "harvard")
-"""The kinds that are sentences read aloud in a quiet room: the row by which releases are compared."""
+"""The kinds with sentences read aloud in a quiet room. Their row, `read sentences`, is compared between releases."""
 SUMMARY_ROWS = ("read sentences", "total")
 TWO_CITIES = "two_cities"
 TWO_CITIES_TEXT = """
@@ -42,14 +43,14 @@ going direct to Heaven, we were all going direct the other way - in short, the p
 period, that some of its noisiest authorities insisted on its being received, for good or for evil, in the superlative
 degree of comparison only.
 """
-"""What is read in two_cities.wav, a sample of the moonshine-voice wheel: Dickens, 1859."""
+"""The text read in two_cities.wav, a sample of the moonshine-voice wheel: Dickens, A Tale of Two Cities, 1859."""
 
 Normalise = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording and what is said in it."""
+    """A recording and its reference text."""
 
     path: Path
     text: str
@@ -58,7 +59,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One clip, or the sum of several: words of the reference, and words that are wrong, missing or added."""
+    """Counts of one clip or of several: words of the reference, and words that are wrong, missing or added."""
 
     clips: int
     words: int
@@ -66,27 +67,27 @@ class Score:
 
     @property
     def wer_percent(self) -> float:
-        """Errors for each hundred words; 0 where there are no words."""
+        """Word error rate in percent; 0 if there are no words."""
         return 100.0 * self.errors / self.words if self.words else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A clip, scored; the texts are normalised."""
+    """The score of one clip. Both texts are normalised."""
 
     clip: Clip
     reference: str
-    heard: str
+    hypothesis: str
     score: Score
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--url", help="A running service. Without it, `asr serve` is started for the measurement.")
-@click.option("--kinds", metavar="A,B", help=f"Only these kinds; {TWO_CITIES} is the wheel's own sample.")
+@click.option("--url", help="Measure this running service. Without it, `asr serve` is started for the measurement.")
+@click.option("--kinds", metavar="A,B", help=f"Measure only these kinds. {TWO_CITIES} is the sample of the wheel.")
 @click.option("--frame-ms", type=click.IntRange(10, 1000), default=20, metavar="MS", help="Milliseconds in a frame.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the texts of every clip.")
-@click.option("--max-wer", type=float, metavar="PERCENT", help="Exit with 1 if the read sentences have more than this.")
+@click.option("--max-wer", type=float, metavar="PERCENT", help="Exit with 1 if the read sentences have a higher rate.")
 def main(
     *, directory: Path, url: str | None, kinds: str | None, frame_ms: int, as_json: bool, max_wer: float | None
 ) -> None:
@@ -107,7 +108,7 @@ def main(
 
 
 def _verdict(rows: dict[str, Score], max_wer: float | None) -> int:
-    """The exit code for a limit in percent; a limit without read sentences is not kept either."""
+    """The exit code for a limit in percent: 1 if the rate is higher, or if no read sentences were measured."""
     if max_wer is None:
         return 0
     score = rows.get("read sentences")
@@ -122,7 +123,7 @@ def _verdict(rows: dict[str, Score], max_wer: float | None) -> int:
 
 
 def read_manifest(directory: Path) -> list[Clip]:
-    """The clips of DIR/manifest.jsonl; paths are relative to DIR. Raises SetupError for what is no manifest."""
+    """The clips of DIR/manifest.jsonl; paths are relative to DIR. Raises SetupError if it is missing or invalid."""
     manifest = directory / "manifest.jsonl"
     try:
         entries = [json.loads(line) for line in manifest.read_text("utf-8").splitlines() if line.strip()]
@@ -130,11 +131,11 @@ def read_manifest(directory: Path) -> list[Clip]:
     except OSError as error:
         raise SetupError(f"{manifest}: {(error.strerror or str(error)).lower()}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise SetupError(f"{manifest}: a line is no object with path, text and kind ({error})") from error
+        raise SetupError(f"{manifest}: a line is not an object with path, text and kind ({error})") from error
 
 
 def two_cities() -> list[Clip]:
-    """The sample of the moonshine-voice wheel, where that is installed. The package itself is not imported."""
+    """The sample of the moonshine-voice wheel; empty if it is not installed. The package is not imported."""
     spec = find_spec("moonshine_voice")
     if spec is None or spec.origin is None:
         return []
@@ -143,7 +144,7 @@ def two_cities() -> list[Clip]:
 
 
 def chosen(clips: Sequence[Clip], kinds: str | None) -> list[Clip]:
-    """The clips of these kinds (comma-separated), all without; raises SetupError for a kind that there is not."""
+    """The clips of these comma-separated kinds; all clips for None. Raises SetupError for an unknown kind."""
     known = {clip.kind for clip in clips}
     wanted = {kind.strip() for kind in kinds.split(",")} if kinds else known
     if unknown := wanted - known:
@@ -156,17 +157,17 @@ def chosen(clips: Sequence[Clip], kinds: str | None) -> list[Clip]:
 
 async def _measure(clips: Sequence[Clip], url: str | None, frame_ms: int, normalise: Normalise) -> list[Result]:
     if url is not None:
-        return await _hear_all(clips, stream_url(url), frame_ms, normalise)
+        return await _recognise_all(clips, stream_url(url), frame_ms, normalise)
     async with serving(()) as started:
-        return await _hear_all(clips, started.url, frame_ms, normalise)
+        return await _recognise_all(clips, started.url, frame_ms, normalise)
 
 
-async def _hear_all(clips: Sequence[Clip], url: str, frame_ms: int, normalise: Normalise) -> list[Result]:
-    """One after the other: no clip's text depends on how busy the service is with others."""
-    return [score(clip, await _hear(clip, url, frame_ms), normalise) for clip in clips]
+async def _recognise_all(clips: Sequence[Clip], url: str, frame_ms: int, normalise: Normalise) -> list[Result]:
+    """Recognise one clip after the other, so that no text depends on the load by other clips."""
+    return [score(clip, await _recognise(clip, url, frame_ms), normalise) for clip in clips]
 
 
-async def _hear(clip: Clip, url: str, frame_ms: int) -> str:
+async def _recognise(clip: Clip, url: str, frame_ms: int) -> str:
     try:
         with AudioFile(clip.path) as audio:
             async with connect(url, partials=False) as session:
@@ -177,9 +178,9 @@ async def _hear(clip: Clip, url: str, frame_ms: int) -> str:
     return transcript.text
 
 
-def score(clip: Clip, heard: str, normalise: Normalise) -> Result:
-    """Compare word by word (jiwer's alignment) after normalising both texts."""
-    reference, hypothesis = normalise(clip.text), normalise(heard)
+def score(clip: Clip, recognised: str, normalise: Normalise) -> Result:
+    """Normalise both texts, align their words with jiwer and count the errors."""
+    reference, hypothesis = normalise(clip.text), normalise(recognised)
     found = _dev_extra("jiwer").process_words(reference, hypothesis)
     errors = found.substitutions + found.deletions + found.insertions
     return Result(clip, reference, hypothesis, Score(1, found.hits + found.substitutions + found.deletions, errors))
@@ -198,11 +199,11 @@ def _dev_extra(module: str) -> Any:
         raise SetupError("measuring needs the extra 'dev': pip install 'asr-pool[dev]'") from error
 
 
-# ---- Showing ----
+# ---- Output ----
 
 
 def summary(results: Sequence[Result]) -> dict[str, Score]:
-    """A row per kind in the order of the clips, then `read sentences` if there are any, then `total`."""
+    """A row for each kind in the order of the clips, then `read sentences` if there are any, then `total`."""
     kinds = list(dict.fromkeys(result.clip.kind for result in results))
     rows = {kind: _sum(result for result in results if result.clip.kind == kind) for kind in kinds}
     read = [result for result in results if result.clip.kind in READ_SENTENCES]
@@ -237,7 +238,7 @@ def _print_json(rows: dict[str, Score], results: Sequence[Result]) -> None:
             "path": str(result.clip.path),
             "kind": result.clip.kind,
             "reference": result.reference,
-            "heard": result.heard,
+            "heard": result.hypothesis,
             "words": result.score.words,
             "errors": result.score.errors,
         }

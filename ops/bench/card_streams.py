@@ -1,10 +1,11 @@
-"""How many streams the engine `card` serves in real time on a card that only keeps time: batcher, engine and card.
+"""Measures how many streams the engine `card` serves in real time, with a simulated card that only keeps time.
 
     python ops/bench/card_streams.py MODEL.carm [--streams 2000] [--no-state-resets] [--seconds 30]
 
-Streams begin at random places of a chunk (and, with state resets, of 12 s, so that their overlaps spread). A latency
-runs from when a chunk's last sample was said to when what it says is there. The processor time is of this process, with
-the card's own thread and the making of the streams: where it comes near the wall time, latencies tell of the machine.
+It runs batcher, engine and card in this process. Streams begin at random phases of a chunk (with state resets: of 12 s,
+so that their overlaps spread). A latency is the time from a chunk's last sample to its result. The processor time is
+that of this process, including the card's thread and the simulation of the streams. If it is near the wall time, the
+machine limits the latencies.
 """
 
 from __future__ import annotations
@@ -31,29 +32,30 @@ IDLE_S = 0.0005
 
 @dataclass(slots=True)
 class Streams:
-    """Speakers in real time, and what became of their chunks."""
+    """Simulated streams in real time, and the latencies of their chunks."""
 
     next_s: np.ndarray[tuple[int], np.dtype[np.float64]]
-    """When each has said its next chunk."""
-    said: list[deque[float]]
-    """When those chunks were said that were not given yet."""
+    """Time at which each stream's next chunk is complete, in seconds; shape [streams]."""
+    waiting: list[deque[float]]
+    """For each stream, the completion times of chunks that were not given to the engine yet."""
     given: dict[int, float] = field(default_factory=dict)
+    """Completion time of the chunk that the engine has, by slot."""
     latencies_s: list[float] = field(default_factory=list)
 
-    def speak(self, batcher: Batcher, now: float) -> None:
-        """Every chunk that was said by now."""
+    def submit_due(self, batcher: Batcher, now: float) -> None:
+        """Queue every chunk that is complete by now."""
         while len(due := np.flatnonzero(self.next_s <= now)):
             for slot in due.tolist():
-                self.said[slot].append(float(self.next_s[slot]))
+                self.waiting[slot].append(float(self.next_s[slot]))
                 if slot not in self.given:
                     batcher.submit(slot, now)
             self.next_s[due] += STEP_S
 
-    def heard(self, engine: CardEngine, batcher: Batcher, now: float) -> None:
-        """What a step has brought."""
+    def record(self, engine: CardEngine, batcher: Batcher, now: float) -> None:
+        """Record the latencies of chunks that the engine has finished, and submit their streams' next chunks."""
         for slot in [slot for slot in self.given if slot not in engine.in_flight()]:
             self.latencies_s.append(now - self.given.pop(slot))
-            if self.said[slot]:
+            if self.waiting[slot]:
                 batcher.submit(slot, now)
 
 
@@ -87,7 +89,7 @@ def main(model: Path, streams: int, state_resets: bool, seconds: float, card_opt
 
 
 def _serve(engine: CardEngine, speakers: Streams, measured_from: float, seconds: float) -> float:
-    """Runs until `seconds` after `measured_from`; the processor time since then."""
+    """Serve until `seconds` after `measured_from`. Returns the processor time since then, in seconds."""
     batcher = Batcher(engine.spec.slots, STEP_S)
     pcm = np.random.default_rng(2).integers(-3000, 3000, (61, 960)).astype(np.int16)
     steps, cpu_from = 0, 0.0
@@ -95,17 +97,17 @@ def _serve(engine: CardEngine, speakers: Streams, measured_from: float, seconds:
         if not cpu_from and now >= measured_from:
             speakers.latencies_s.clear()
             cpu_from = time.process_time()
-        speakers.speak(batcher, now)
+        speakers.submit_due(batcher, now)
         chunks = []
         for slot in batcher.pick():
-            speakers.given[slot] = speakers.said[slot].popleft()
+            speakers.given[slot] = speakers.waiting[slot].popleft()
             chunks.append(Chunk(slot, pcm[(slot + steps) % len(pcm)]))
         if not chunks and not engine.pending():
             time.sleep(IDLE_S)
             continue
         steps += 1
         engine.step(chunks, now)
-        speakers.heard(engine, batcher, time.monotonic())
+        speakers.record(engine, batcher, time.monotonic())
     return time.process_time() - cpu_from
 
 

@@ -1,10 +1,10 @@
-"""How fast the card simulator is, whether its precisions agree, and how a card at its capacity behaves.
+"""Measures the card simulator: its speed, the agreement of its precisions, and the latencies of a card at capacity.
 
-    python ops/bench/cards.py speed [--arch base] [--batch 16]   real-time streams per core, against torch
-    python ops/bench/cards.py agree MODEL.pt AUDIO...            tokens of int8 and bfp16 against torch's
-    python ops/bench/cards.py timing [--streams 2000]            latencies of a card that only keeps time
+    python ops/bench/cards.py speed [--arch base] [--batch 16]   real-time streams per core, compared with torch
+    python ops/bench/cards.py agree MODEL.pt AUDIO...            tokens of each precision, compared with torch's
+    python ops/bench/cards.py timing [--streams 2000]            latencies of a simulated card that only keeps time
 
-Speeds are of processor time, one thread: other work on the machine changes them little.
+Speeds are computed from processor time of one thread, which other work on the machine changes little.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ARCHITECTURES = {
     "large": CarmConfig(240, 1536, 2, 6, 2, 768, 2, 1024, 17408, 400, "large"),
 }
 TOKENS_PER_STEP = 0.3
-"""Five tokens a second, about what speech has. The random models emit one exactly where they are told to."""
+"""Tokens per step: five tokens a second, about as many as in speech. The random models emit this many."""
 STEP_S = 0.06
 PATIENCE_MS = 60_000
 
@@ -52,12 +52,12 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one step of a model takes, at least."""
+    """The least work of one step of a model."""
 
     multiply_adds: float
-    """Of one slot."""
+    """Multiply-adds for one slot."""
     weight_bytes: float
-    """At 8 bit, read once for all slots."""
+    """Bytes of the 8 bit weights, which are read once for all slots."""
 
 
 def work_of(config: CarmConfig) -> Work:
@@ -72,15 +72,15 @@ def work_of(config: CarmConfig) -> Work:
 
 
 def random_model(config: CarmConfig) -> Rnnt:
-    """Emits a token when the predictor has heard none, blank when it has: so one token after every reset."""
+    """A random model that emits one token after every reset: a token while the predictor has none, blank after it."""
     torch.manual_seed(1)
     model = Rnnt(config).eval()
     with torch.inference_mode():
         embeddings = model.prediction.embed.weight
         embeddings.copy_(embeddings[:1] + 0.01 * embeddings)
         start = model.predict(None)[0][0, 0]
-        told = model.predict(torch.tensor([[0]]), model.predict(None)[1])[0][0, 0]
-        away = (told - start) / (told - start).square().sum()
+        after = model.predict(torch.tensor([[0]]), model.predict(None)[1])[0][0, 0]
+        away = (after - start) / (after - start).square().sum()
         model.joint_enc.weight[0] = 0.0
         model.joint_enc.bias[0] = 0.0
         model.joint_pred.weight[0] = away
@@ -94,7 +94,7 @@ def random_model(config: CarmConfig) -> Rnnt:
 
 
 class TorchBatch:
-    """The same network on torch: LSTMs and joint over the batch, greedy decoding with those that still emit."""
+    """The same network on torch: LSTMs and joint over the batch, and greedy decoding of the slots that still emit."""
 
     def __init__(self, model: Rnnt, batch: int) -> None:
         self._model = model
@@ -107,7 +107,7 @@ class TorchBatch:
 
     @torch.inference_mode()
     def step(self, frames: torch.Tensor, resets: torch.Tensor) -> int:
-        """Frames [batch, 2, 240]; the slots in `resets` begin anew afterwards. How many tokens there were."""
+        """Run one step on frames [batch, 2, 240], then reset the slots in `resets`. Returns the number of tokens."""
         encoded, self._encoder = self._model.encode(frames, self._encoder)
         encoded = self._model.joint_enc(encoded[:, 0])
         tokens, active = 0, torch.arange(self._batch)
@@ -128,7 +128,7 @@ class TorchBatch:
 
 
 def measured(step: Callable[[int], int], seconds: float) -> tuple[float, float]:
-    """Processor seconds and tokens of one step, after three to warm up."""
+    """Processor seconds and tokens of one step, on average, after three steps of warm-up."""
     for number in range(3):
         step(number)
     begun, steps, tokens = time.process_time(), 0, 0
@@ -139,7 +139,7 @@ def measured(step: Callable[[int], int], seconds: float) -> tuple[float, float]:
 
 
 def resets_of(number: int, batch: int) -> NDArray[np.bool_]:
-    """Which slots begin anew after this step, and so have a token in the next."""
+    """Which slots are reset after this step, and so emit a token in the next; shape [batch]."""
     chosen: NDArray[np.bool_] = np.random.default_rng(number).random(batch) < TOKENS_PER_STEP
     return chosen
 
@@ -148,8 +148,8 @@ def card_step(card: Card, batch: int, pcm: NDArray[np.int16]) -> Callable[[int],
     slots = np.arange(batch)
 
     def step(number: int) -> int:
-        heard = pcm[(number * 7 + slots) % len(pcm)]
-        card.submit_arrays(slots, np.full(batch, number), heard, resets_of(number, batch))
+        chunks = pcm[(number * 7 + slots) % len(pcm)]
+        card.submit_arrays(slots, np.full(batch, number), chunks, resets_of(number, batch))
         tokens, left = 0, batch
         while left:
             completions = card.poll_arrays(PATIENCE_MS)
@@ -170,9 +170,9 @@ def torch_step(model: Rnnt, batch: int) -> Callable[[int], int]:
 @click.option("--arch", "archs", multiple=True, type=click.Choice(list(ARCHITECTURES)), default=["testing", "base"])
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1, 1000), default=[1, 16, 64, 256])
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(carm.PRECISIONS), default=carm.PRECISIONS)
-@click.option("--seconds", default=2.0, help="Processor time of a measurement.")
+@click.option("--seconds", default=2.0, help="Processor time of a measurement, in seconds.")
 def speed(archs: tuple[str, ...], batches: tuple[int, ...], precisions: tuple[Precision, ...], seconds: float) -> None:
-    """Real-time streams per core of random models, against torch in fp32 and against what int8 could do at most."""
+    """Real-time streams per core of random models, compared with torch in fp32 and with the processor's int8 limit."""
     torch.set_num_threads(1)
     most = limits.measured()
     CONSOLE.print(
@@ -226,7 +226,7 @@ def _row(
 ) -> None:
     limit = "" if share is None else f"{share:.0%}"
     streams = batch * STEP_S / step_s
-    assert 0.1 < (tokens + 1) / (batch * TOKENS_PER_STEP + 1) < 10, "the model does not emit what it was told to"
+    assert 0.1 < (tokens + 1) / (batch * TOKENS_PER_STEP + 1) < 10, "the model does not emit TOKENS_PER_STEP"
     table.add_row(arch, engine, str(batch), f"{1e3 * step_s:.2f}", f"{streams:.1f}", f"{gain:.1f}x", limit)
 
 
@@ -237,7 +237,7 @@ def _row(
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 def agree(model: Path, audio: tuple[Path, ...]) -> None:
-    """Tokens of the simulator in each precision against torch's, as a share of torch's tokens that are the same."""
+    """Compare the simulator's tokens in each precision with torch's. The agreement is 1 - errors / torch's tokens."""
     torch.set_num_threads(1)
     loaded = checkpoint.load(model)
     network = Rnnt(loaded.sizes).eval()
@@ -263,7 +263,7 @@ def agree(model: Path, audio: tuple[Path, ...]) -> None:
 
 
 def _recording(path: Path) -> NDArray[np.int16]:
-    """[chunks, 960], padded with a quarter of a second of silence."""
+    """A recording as int16 chunks [chunks, 960] at 16 kHz, padded with at least a quarter of a second of silence."""
     sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = soxr.resample(sound.mean(axis=1), rate, 16000)
     pcm = np.clip(mono * 32768, -32768, 32767).astype(np.int16)
@@ -285,7 +285,7 @@ def _card_tokens(card: Card, pcm: NDArray[np.int16]) -> list[int]:
 
 
 def _distance(a: list[int], b: list[int]) -> int:
-    """Levenshtein."""
+    """The edit distance of two token sequences (Levenshtein 1966; the algorithm of Wagner and Fischer 1974)."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         before, row[0] = row[0], i
@@ -302,7 +302,7 @@ def _distance(a: list[int], b: list[int]) -> int:
 @click.option("--arch", type=click.Choice(["base", "large"]), default="base")
 @click.option("--seconds", default=10.0)
 def timing(streams: int, arch: str, seconds: float) -> None:
-    """Latencies from a chunk's due time to its polled completion: streams in real time, at random phases."""
+    """Latencies from a chunk's due time to its polled completion, for streams in real time at random phases."""
     card = CardLibrary().open(0, f"mode=timing,arch={arch}")
     for slot in range(streams):
         card.open(slot)

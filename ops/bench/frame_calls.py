@@ -20,14 +20,15 @@ from typing import Any
 
 import click
 import uvloop
-from asr_frontends.codecs import native
 from websockets.frames import Frame, Opcode
 
+from asr_dialects.native import PATH
 from asr_frontends.codec import Request
+from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers.connection import Connection
+from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
-from asr_frontends.servers.websocket import EXTENSION
 from asr_frontends.session import Limits
 from asr_process import curve
 from asr_proto import messages as m
@@ -37,7 +38,7 @@ FRAME = Frame(Opcode.BINARY, bytes(640)).serialize(mask=True)
 SPEC = m.Spec("fake", "fake", ("en",), 1, 960, 1.0, "none")
 ROUNDS = 400
 REQUEST = (
-    f"GET {native.PATH} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    f"GET {PATH} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     "sec-websocket-version: 13\r\nsec-websocket-key: YXNyIGJlbmNoIGNsaWVudA==\r\n\r\n"
 )
 
@@ -159,7 +160,7 @@ async def run(*, modules: bool) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        codec = native.NativeCodec(Request(native.PATH))
+        codec = NativeCodec(Request(PATH))
         await Connection(codec, frontend, scope["extensions"][EXTENSION]).run()
 
     sock = listen("127.0.0.1:0")

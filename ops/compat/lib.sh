@@ -1,9 +1,9 @@
-# Sourced by every script here: where the project lies, how a service is started, and how exactly that one is ended.
+# Sourced by every script here. Finds the project, starts a service and stops exactly that service.
 #
-#   VENV_PATH        the virtual environment            [.venv of the project]
-#   ASR_STATE_DIR    process ids and logs lie here      [~/.local/state/asr-pool]
-#   ASR_LISTEN       HOST:PORT instead of the document's
-#   ASR_SERVE_ENGINE the engine instead of the document's
+#   VENV_PATH        the virtual environment                [.venv of the project]
+#   ASR_STATE_DIR    folder of process ids and logs         [~/.local/state/asr-pool]
+#   ASR_LISTEN       HOST:PORT in place of the document's
+#   ASR_SERVE_ENGINE the engine in place of the document's
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -11,17 +11,17 @@ COMPAT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd -- "$COMPAT/../.." && pwd)
 VENV=${VENV_PATH:-$ROOT/.venv}
 STATE=${ASR_STATE_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/asr-pool}
-DRAIN_S=45 # workers may take 30 s to end their sessions
+DRAIN_S=45 # workers may need 30 s to end their sessions
 
-say() { printf '%s\n' "$*" >&2; }
+note() { printf '%s\n' "$*" >&2; }
 
-# refuse SENTENCE [CODE]
+# refuse SENTENCE [CODE]: print the sentence and exit.
 refuse() {
-    say "$(basename -- "$0"): $1"
+    note "$(basename -- "$0"): $1"
     exit "${2:-1}"
 }
 
-# A program of the virtual environment, or of the PATH.
+# Print the path of a program in the virtual environment, or else in PATH.
 program() {
     if [[ -x $VENV/bin/$1 ]]; then
         printf '%s\n' "$VENV/bin/$1"
@@ -35,18 +35,18 @@ install_project() {
     make -C "$ROOT" "VENV=$VENV" "PYTHON=${PYTHON_BIN:-python3}" "$VENV/.installed"
 }
 
-# install_extra NAME
+# install_extra NAME: install an optional dependency of the project.
 install_extra() {
     "$VENV/bin/python" -m pip install --quiet -e "${ROOT}[$1]"
 }
 
-# The options that select this engine where it is usable; a note and nothing where it is not.
+# Print the option that selects this engine if it is usable. Otherwise print a note, and the embedded model is used.
 engine_options() {
     [[ -z ${ASR_SERVE_ENGINE:-} ]] || return 0
     if is_usable "$1"; then
         printf '%s\n' "--engine=$1"
     else
-        say "the engine '$1' is not usable here (asr-worker --list-engines says why): the embedded model answers"
+        note "the engine '$1' is not usable here (asr-worker --list-engines prints why): the embedded model is used"
     fi
 }
 
@@ -56,7 +56,7 @@ is_usable() {
     [[ $("$worker" --list-engines) =~ (^|$'\n')"$1"\ +usable ]]
 }
 
-# What tells a process from a later one with the same number: when it began. Fails for one that has ended.
+# Print a process's start time, which distinguishes it from a later process with the same id. Fails if it has ended.
 identity() {
     local stat
     if [[ -r /proc/$1/stat ]]; then
@@ -71,7 +71,7 @@ identity() {
     fi
 }
 
-# The process id of a service that was started here and still runs.
+# Print the process id of a service that was started by these scripts and still runs. Fails if there is none.
 running() {
     local pid began
     [[ -r $STATE/$1.pid ]] || return 1
@@ -91,7 +91,7 @@ refuse_second() {
     fi
 }
 
-# serve NAME OPTION...: become `asr serve`.
+# serve NAME OPTION...: replace this script's process by `asr serve`.
 serve() {
     local name=$1 command
     shift
@@ -101,7 +101,8 @@ serve() {
     exec "$command" serve "$@"
 }
 
-# serve_detached NAME LOG OPTION...: start `asr serve` in a session of its own, so that Ctrl+C here does not reach it.
+# serve_detached NAME LOG OPTION...: start `asr serve` in a new process session, which this terminal's Ctrl+C does not
+# reach.
 serve_detached() {
     local name=$1 log=$2 command python
     shift 2
@@ -114,24 +115,24 @@ serve_detached() {
     disown
 }
 
-# stop NAME: end the service that was started here under this name, and nothing else.
+# stop NAME: stop the service that these scripts started under this name, and no other process.
 stop() {
     local pid
     if ! pid=$(running "$1"); then
         rm -f -- "$STATE/$1.pid"
-        say "$1 is not running"
+        note "$1 is not running"
         return 0
     fi
     kill -TERM "$pid"
     if ! ended "$1" "$DRAIN_S"; then
-        kill -TERM "$pid" # the second time it ends at once
+        kill -TERM "$pid" # the second SIGTERM kills its processes
         ended "$1" 10 || refuse "$1 (process $pid) does not end"
     fi
     rm -f -- "$STATE/$1.pid"
-    say "$1 has ended"
+    note "$1 has ended"
 }
 
-# ended NAME SECONDS
+# ended NAME SECONDS: wait until the service has ended. Fails after SECONDS.
 ended() {
     local tries=$(($2 * 10))
     while running "$1" >/dev/null; do
@@ -140,27 +141,27 @@ ended() {
     done
 }
 
-# With --nuke-venv, remove the virtual environment of the project; nothing outside it is ever removed.
+# Stop the service. With --nuke-venv, also remove the project's virtual environment, and nothing outside it.
 stop_and_clean() {
     local name=$1 nuke=""
     shift
     while (($#)); do
         case $1 in
         --nuke-venv) nuke=1 ;;
-        *) refuse "unknown option $1 (there is --nuke-venv)" 2 ;;
+        *) refuse "unknown option $1 (the only option is --nuke-venv)" 2 ;;
         esac
         shift
     done
     stop "$name"
     if [[ -n $nuke ]]; then
-        [[ -f $VENV/pyvenv.cfg ]] || refuse "$VENV is no virtual environment"
+        [[ -f $VENV/pyvenv.cfg ]] || refuse "$VENV is not a virtual environment"
         rm -rf -- "$VENV"
-        say "$VENV is removed"
+        note "$VENV is removed"
     fi
 }
 
-# talk COMMAND DIALECT SERVER OPTION...: `asr client`, `asr warmup` or `asr bench` in this dialect.
-talk() {
+# run_client COMMAND DIALECT SERVER OPTION...: run `asr client`, `asr warmup` or `asr bench` in this dialect.
+run_client() {
     local what=$1 dialect=$2 server=$3 command
     shift 3
     command=$(program asr)

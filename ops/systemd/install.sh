@@ -1,16 +1,16 @@
 #!/bin/sh
-# Install the units and what belongs to them: `make install-systemd DESTDIR= PREFIX=/usr/local BINDIR= DEVICES=8`.
-# Files in /etc/asr that are there already stay as they are.
+# Install the units and their files: `make install-systemd DESTDIR= PREFIX=/usr/local BINDIR= DEVICES=8`.
+# Existing files in /etc/asr are not overwritten.
 set -eu
-# Also under root's own umask of 077: user asr reads what is installed here.
+# User asr must be able to read the installed files, even if root's umask is 077.
 umask 022
 cd "$(dirname "$0")"
 DESTDIR=${DESTDIR:-}
 PREFIX=${PREFIX:-/usr/local}
 BINDIR=${BINDIR:-$PREFIX/bin}
-# Cards, and GPUs, that get the drop-in of their kind: card0 up to card7.
+# Number of cards, and of GPUs, that get the drop-in of their kind: card0 to card7, cuda0 to cuda7.
 DEVICES=${DEVICES:-8}
-# Of the system that runs the units; older ones than 254 do not know what backoff.conf says.
+# systemd's version on the system that runs the units. Versions before 254 do not support backoff.conf.
 SYSTEMD_VERSION=${SYSTEMD_VERSION:-$(systemctl --version 2>/dev/null | awk 'NR == 1 { print $2 + 0 }')}
 
 units=$PREFIX/lib/systemd/system

@@ -1,6 +1,6 @@
-"""Random changes of voice, room, line and noise for training audio; numpy alone, float32 [n] at 16 kHz in and out.
+"""Random changes of voice, room, line and noise for training audio: float32 [n] at 16 kHz in and out.
 
-Every function takes the generator it draws from, so a seed gives the same sound again.
+Every function draws from the random generator that it is given, so the same seed gives the same audio.
 """
 
 from collections.abc import Callable
@@ -19,21 +19,24 @@ def chance(rng: np.random.Generator, probability: float) -> bool:
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """A factor between `low` and `high`, as likely below 1 as above it when they are each other's inverse."""
+    """A random factor between `low` and `high`, uniform in its logarithm."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def speed(audio: Audio, factor: float) -> Audio:
-    """Play `factor` times as fast: tempo, pitch and formants move together; linear interpolation will do for speech."""
+    """Play `factor` times as fast, so that tempo, pitch and formants all change (Ko et al. 2015, Interspeech).
+
+    Samples are interpolated linearly, which is sufficient for speech.
+    """
     count = max(1, round(len(audio) / factor))
     at = np.arange(count, dtype=np.float32) * factor
     return np.asarray(np.interp(at, np.arange(len(audio), dtype=np.float32), audio), np.float32)
 
 
 def vocal_tract(audio: Audio, factor: float) -> Audio:
-    """Move the formants up by `factor` and leave pitch and tempo alone, as a shorter vocal tract would.
+    """Move the formants up by `factor`, like a shorter vocal tract. Pitch and tempo stay.
 
-    Each spectrum is divided by its smooth envelope (the low cepstrum) and multiplied by the stretched one.
+    Each spectrum is divided by its smooth envelope (from the low cepstrum) and multiplied by the stretched envelope.
     """
     window = np.sqrt(np.hanning(_WINDOW + 1)[:-1]).astype(np.float32)
     frames = max(1, -(-len(audio) // _HOP)) + 1
@@ -49,7 +52,7 @@ def vocal_tract(audio: Audio, factor: float) -> Audio:
     low = np.minimum(at.astype(int), bins - 2)
     part = at - low
     moved = envelope[:, low] * (1 - part) + envelope[:, low + 1] * part
-    # At most 20 dB: where a recording is band-limited there is nothing to lift but rounding noise.
+    # At most 20 dB: outside the band of a band-limited recording there is only rounding noise to amplify.
     spectrum *= np.exp(np.clip(moved - envelope, -4.0, 2.3))
     blocks = np.fft.irfft(spectrum).astype(np.float32) * window
     whole = np.zeros_like(padded)
@@ -59,13 +62,13 @@ def vocal_tract(audio: Audio, factor: float) -> Audio:
 
 
 def cut(audio: Audio, rng: np.random.Generator) -> Audio:
-    """Lose up to 60 ms of the beginning and 100 ms of the end, as a recording begun late and ended early."""
+    """Cut off up to 60 ms at the beginning and 100 ms at the end, as in a recording that starts late and ends early."""
     start, end = (int(rng.uniform(0, most_s) * RATE_HZ) for most_s in (0.06, 0.1))
     return audio[start : len(audio) - end] if len(audio) - start - end > 0.12 * RATE_HZ else audio
 
 
 def distort(audio: Audio, rng: np.random.Generator) -> Audio:
-    """Drive a microphone up to 24 dB too far: each sample through tanh, not quite around its middle."""
+    """Overdrive a microphone by up to 24 dB: apply tanh with a small random offset to each sample."""
     loudest = max(1e-4, float(np.abs(audio).max()))
     drive = np.float32(10 ** (rng.uniform(0, 24) / 20) / loudest)
     offset = np.float32(rng.uniform(-0.3, 0.3))
@@ -73,7 +76,7 @@ def distort(audio: Audio, rng: np.random.Generator) -> Audio:
 
 
 def line(audio: Audio, rng: np.random.Generator) -> Audio:
-    """A random microphone and line: a tilt, three bumps, at times a telephone's band and a small room."""
+    """A random microphone and line: a spectral tilt, three peaks or dips, at times a telephone band or a small room."""
     size = 1 << (len(audio) + RATE_HZ // 2 - 1).bit_length()
     spectrum = np.fft.rfft(audio, size)
     hertz = np.fft.rfftfreq(size, 1 / RATE_HZ).astype(np.float32)
@@ -93,7 +96,7 @@ def line(audio: Audio, rng: np.random.Generator) -> Audio:
 
 
 def _room(rng: np.random.Generator) -> Audio:
-    """An impulse response: the direct sound, then noise that dies away within 0.1 to 0.5 s."""
+    """The impulse response of a room: the direct sound, then noise that decays within 0.1 to 0.5 s."""
     seconds = rng.uniform(0.1, 0.5)
     count = int(seconds * RATE_HZ)
     tail = rng.standard_normal(count) * np.exp(-6.9 * np.arange(count) / count)

@@ -1,8 +1,8 @@
-"""Spoken digits for the training scripts: recordings, and endless strings made of them and of synthetic voices.
+"""Spoken digits for training: recordings, and endless strings of digits made of them and of synthetic voices.
 
-Recordings are a folder of wav files `DIGIT_SPEAKER_TAKE.wav`, as the Free Spoken Digit Dataset names them. Takes 0 to 4
-of every digit and speaker are the *unseen* recordings: they judge a model and never train one. So do all recordings of
-the data set's other speakers: they stay *unheard*.
+Recordings are WAV files `DIGIT_SPEAKER_TAKE.wav` in one folder, named as in the Free Spoken Digit Dataset. Takes 0 to 4
+of every digit and speaker are the *unseen* recordings. They are used only to evaluate a model, never to train one. The
+same holds for all recordings of the data set's other speakers.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -16,13 +16,13 @@ from augment import RATE_HZ, Audio, add_noise, chance, coloured, cut, distort, l
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 UNSEEN_TAKES = range(5)
-HEARD = ("george", "jackson", "lucas", "nicolas")
-"""The speakers that models are trained on."""
+TRAINING_SPEAKERS = ("george", "jackson", "lucas", "nicolas")
+"""The speakers whose recordings train models."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """One spoken digit: `digit` 0 to 9, who spoke it, and float32 [n] at 16 kHz."""
+    """One spoken digit: the digit from 0 to 9, its speaker, and float32 [n] at 16 kHz."""
 
     digit: int
     speaker: str
@@ -30,7 +30,7 @@ class Recording:
 
 
 def recordings(directory: Path, unseen: bool, speakers: Collection[str] | None = None) -> list[Recording]:
-    """The folder's unseen recordings, or all others; of `speakers` only, if given. Sorted by file name."""
+    """The folder's unseen recordings, or all others; only those of `speakers`, if given. Sorted by file name."""
     found = []
     for path in sorted(directory.glob("*.wav")):
         digit, speaker, take = path.stem.split("_")
@@ -40,13 +40,16 @@ def recordings(directory: Path, unseen: bool, speakers: Collection[str] | None =
 
 
 def load(path: Path) -> Audio:
-    """The first channel of a sound file, float32 [n] at 16 kHz, silence at both ends cut off."""
+    """The first channel of a sound file as float32 [n] at 16 kHz, without silence at both ends."""
     pcm, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     return trim(np.asarray(soxr.resample(pcm[:, 0], rate_hz, RATE_HZ), np.float32))
 
 
 def trim(pcm: Audio, floor_db: float = -40.0, margin_s: float = 0.03) -> Audio:
-    """Cut off both ends that stay `floor_db` below the loudest 10 ms, less a margin: soft s and f must survive."""
+    """Cut off both ends as far as they stay `floor_db` below the loudest 10 ms.
+
+    A margin is kept, so that soft s and f are not cut.
+    """
     hop = RATE_HZ // 100
     power = np.add.reduceat(pcm**2, np.arange(0, len(pcm), hop))
     loud = np.flatnonzero(power > power.max() * 10 ** (floor_db / 10))
@@ -57,13 +60,13 @@ def trim(pcm: Audio, floor_db: float = -40.0, margin_s: float = 0.03) -> Audio:
 
 
 class Strings:
-    """An endless, seeded iterator of (audio float32 [n] at 16 kHz, the digits in it).
+    """An endless, seeded iterator of (audio float32 [n] at 16 kHz, its digits).
 
-    A string is 1 to `digits_max` digits, mostly of one speaker, with random gaps. `voices` are further recordings that
-    `voice_share` of the strings draw on (kept apart because their speakers outnumber the real ones); the engines among
-    them, the first words of `speaker`, come as often as the roots of their sizes have it. `repeat_share` of the digits
-    repeat the one before, beside those that chance repeats. Without `augment` the recordings are only put in a row, as
-    they are, between digital silences.
+    A string has 1 to `digits_max` digits, mostly of one speaker, with random gaps. `voices` are synthetic recordings;
+    `voice_share` of the strings use them (a separate share, because there are more synthetic than real speakers). The
+    first word of a voice's `speaker` is its engine; an engine's frequency is proportional to the square root of its
+    number of recordings. `repeat_share` of the digits repeat the digit before, in addition to repetitions by chance.
+    Without `augment`, the recordings are only concatenated, with digital silence between them.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class Strings:
         return (self._change(audio) if self._augment else audio), [recording.digit for recording in row]
 
     def _row(self, group: list[dict[int, list[Recording]]]) -> list[Recording]:
-        """Recordings of one speaker, or of two taking turns at random in a tenth of the augmented strings."""
+        """Recordings of one speaker. In a tenth of the augmented strings, two speakers alternate at random."""
         rng = self._rng
         speakers = [group[rng.integers(len(group))] for _ in range(2 if self._augment and chance(rng, 0.1) else 1)]
         row: list[Recording] = []
@@ -118,7 +121,7 @@ class Strings:
         return row
 
     def _pause(self, least_s: float, most_s: float) -> Audio:
-        """Silence; now and then a long one, for a model must stay silent for seconds too."""
+        """Silence. With `augment`, some are long, so that a model learns to emit nothing for seconds."""
         if self._augment and chance(self._rng, 0.03):
             most_s = 3.0
         return np.zeros(int(self._rng.uniform(least_s, most_s) * RATE_HZ), np.float32)
@@ -129,7 +132,7 @@ class Strings:
                 pcm = cut(pcm, self._rng)
             gain = np.float32(10 ** (self._rng.uniform(-4, 4) / 20))
             pcm = speed(pcm, log_uniform(self._rng, 0.93, 1.07)) * gain
-        # 3 ms in and out: an edge in the middle of a wave would click.
+        # Fade in and out over 3 ms: an abrupt edge would click.
         ramp = np.ones(len(pcm), np.float32)
         count = min(48, len(pcm) // 2)
         ramp[:count] = np.linspace(0, 1, count)
@@ -137,7 +140,7 @@ class Strings:
         return pcm * ramp
 
     def _change(self, audio: Audio) -> Audio:
-        """One voice, room, line, noise and level for the whole string."""
+        """Change voice, room, line, noise and level of the whole string."""
         rng = self._rng
         if chance(rng, 0.8):
             audio = speed(audio, log_uniform(rng, 0.75, 1.33))
@@ -151,12 +154,12 @@ class Strings:
             audio = add_noise(audio, rng, self._babble)
         audio = audio * np.float32(10 ** (rng.uniform(-30, -1) / 20) / max(1e-4, float(np.abs(audio).max())))
         if chance(rng, 0.7):
-            # The floor of a sound card: silence that is not all zeros.
+            # The noise floor of a sound card, so that silence is not all zeros.
             audio = audio + coloured(len(audio), rng, 0.0) * np.float32(10 ** (rng.uniform(-96, -60) / 20))
         return audio
 
     def _babble(self, count: int) -> Audio:
-        """Three to six voices at once, float32 [count]."""
+        """Three to six voices at the same time, float32 [count]."""
         rng = self._rng
         mixed = np.zeros(count, np.float32)
         for _ in range(rng.integers(3, 7)):
@@ -173,7 +176,7 @@ class Strings:
 def unseen_strings(
     directory: Path, count: int, seed: int, speakers: Collection[str] | None = None, digits_max: int = 10
 ) -> list[tuple[Audio, list[int]]]:
-    """`count` clean strings of the unseen recordings, to judge a model with."""
+    """`count` clean strings of unseen recordings, for evaluating a model."""
     strings = Strings(recordings(directory, True, speakers), seed, digits_max=digits_max, augment=False)
     return [next(strings) for _ in range(count)]
 

@@ -1,4 +1,4 @@
-"""Word error of a digits model on strings of unseen recordings, by NeMo on whole strings or by an engine as it streams.
+"""Word error of a digits model on strings of unseen recordings: NeMo on whole strings, or a streaming engine.
 
 python ops/train/judge.py ops/models/digits-fastconformer.nemo --digits DIR --context 70 1
 python ops/train/judge.py ops/models/digits-fastconformer.nemo --digits DIR --context 70 1 --engine fastconformer
@@ -24,13 +24,13 @@ from asr_workers.engines.parakeet.engine import ParakeetEngine
 Recognise = Callable[[Sequence[Audio]], list[str]]
 
 
-def word_error(said: Sequence[Sequence[int]], texts: Sequence[str]) -> float:
-    """Word errors over words said."""
-    return float(jiwer.wer([" ".join(WORDS[digit] for digit in row) for row in said], list(texts)))
+def word_error(spoken: Sequence[Sequence[int]], texts: Sequence[str]) -> float:
+    """The word error rate of `texts`, from 0: errors divided by the number of spoken digits."""
+    return float(jiwer.wer([" ".join(WORDS[digit] for digit in row) for row in spoken], list(texts)))
 
 
 def by_nemo(model: Path, context: tuple[int, int] | None) -> Recognise:
-    """NeMo's own greedy decoding of whole strings."""
+    """Recognise whole strings with NeMo's own greedy decoding."""
     from nemo.collections.asr.models import ASRModel  # noqa: PLC0415 (seconds: not for --help)
 
     network = ASRModel.restore_from(str(model), map_location="cpu")
@@ -40,7 +40,7 @@ def by_nemo(model: Path, context: tuple[int, int] | None) -> Recognise:
 
 
 def by_engine(name: str, model: Path, context: tuple[int, int] | None) -> Recognise:
-    """A worker's engine with its defaults, each string a session of its own."""
+    """Recognise with a worker's engine and its default settings. Each string is one session."""
     engine: Engine
     if name == "parakeet":
         engine = ParakeetEngine(ParakeetConfig(model=str(model), slots=1))
@@ -66,12 +66,14 @@ def _streamed(engine: Engine, audio: Audio) -> str:
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--digits", "directory", required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--speaker", "speakers", multiple=True, help="these only; all of the folder by default")
+@click.option("--speaker", "speakers", multiple=True, help="only these speakers; all of the folder by default")
 @click.option("--context", "contexts", type=(int, int), multiple=True, help="attention context of a streaming model")
 @click.option(
-    "--engine", type=click.Choice(["fastconformer", "parakeet"]), help="stream through it; else NeMo, offline"
+    "--engine",
+    type=click.Choice(["fastconformer", "parakeet"]),
+    help="stream through this engine; without it, NeMo, offline",
 )
-@click.option("--digits-max", default=10, show_default=True, help="a string's most digits")
+@click.option("--digits-max", default=10, show_default=True, help="most digits in a string")
 @click.option("--count", default=300, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(
@@ -84,7 +86,7 @@ def main(
     count: int,
     seed: int,
 ) -> None:
-    """Print the word error of MODEL, one line a context."""
+    """Print the word error of MODEL, one line for each context."""
     torch.set_num_threads(1)
     rows = unseen_strings(directory, count, seed, speakers or None, digits_max)
     words = sum(len(digits) for _, digits in rows)

@@ -1,4 +1,4 @@
-"""Train a small NeMo model on spoken digits: batches of strings, the loop, and the command line of both scripts."""
+"""Trains a small NeMo model on spoken digits: batches, training loop, and the command-line options of both scripts."""
 
 import math
 import random
@@ -16,23 +16,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name every torch program uses)
 from augment import Audio
-from digits import HEARD, WORDS, Strings, recordings, unseen_strings
+from digits import TRAINING_SPEAKERS, WORDS, Strings, recordings, unseen_strings
 from judge import word_error
 from nemo_small import WIDTH, pad, save, start_from, tokenizer, transcribe
 from torch import Tensor
 from voices import voices
 
-# Share of the training at which strings of up to so many digits begin: short ones are cheap and teach the words.
-# A model that goes on from another knows them.
+# (share of the training at which the stage begins, most digits in a string). Short strings take little time and teach
+# the words. A model that starts from another one needs fewer of them.
 STAGES: Sequence[tuple[float, int]] = ((0.0, 2), (0.1, 3), (0.3, 5), (0.85, 10))
 GO_ON: Sequence[tuple[float, int]] = ((0.0, 5), (0.6, 10))
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What to train on: the recordings' folder, the cache of synthetic voices, speakers to judge by, a first model.
+    """The training data: the recordings' folder, the cache of synthetic voices, and the model to start from.
 
-    `keep_encoder` leaves the encoder as that model has it.
+    `leave_out` are speakers that only evaluate the model. `keep_encoder` keeps the first model's encoder unchanged.
     """
 
     directory: Path
@@ -44,16 +44,21 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how fast to train."""
+    """Length, learning rate and batch size of the training."""
 
     steps: int
     minutes: float
     seed: int
     rate_max: float
+    """Highest learning rate."""
     batch: int = 32
+    """Strings in a batch."""
     warm_up: int = 100
+    """Steps in which the learning rate rises to its maximum."""
     word_steps: int = 400
+    """Most steps of learning single words, for each source."""
     words_right: float = 0.8
+    """Share of right words at which learning single words ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +72,10 @@ class Batch:
 
 
 def batches(strings: Iterator[tuple[Audio, list[int]]], token_of: Sequence[int], size: int) -> Iterator[Batch]:
-    """Endless batches of strings of about the same length: four at a time are drawn, sorted and shuffled."""
+    """Endless batches of strings of similar length.
+
+    The strings of four batches are drawn together and sorted by length; the batches are then shuffled.
+    """
     rng = np.random.default_rng(0)
     while True:
         drawn = sorted((next(strings) for _ in range(4 * size)), key=lambda string: len(string[0]))
@@ -82,9 +90,11 @@ def _batch(strings: Sequence[tuple[Audio, list[int]]], token_of: Sequence[int]) 
 
 
 def scale_subsampling(model: Any, batch: Batch) -> None:
-    """Scale each layer of the sub-sampling so that its outputs on `batch` have mean 0 and deviation 1.
+    """Scale each layer of the sub-sampling so that its outputs on `batch` have mean 0 and standard deviation 1.
 
-    As NeMo starts it, each layer loses most of its input below its biases, and a short training never finds it again.
+    With NeMo's initial weights, the biases exceed most of each layer's input, and a short training does not recover
+    the lost information. This is a layer-sequential initialisation like that of Mishkin and Matas 2015
+    (arXiv:1511.06422).
     """
 
     def scaled(layer: Any, inputs: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -103,11 +113,11 @@ def scale_subsampling(model: Any, batch: Batch) -> None:
         scaled(model.encoder.pre_encode.out, inputs.transpose(1, 2).flatten(2), (0, 1))
 
 
-def learn_words(model: Any, sources: Sequence[Iterator[Batch]], plan: Plan, tell: Callable[[str], None]) -> None:
-    """Teach the encoder to tell single words apart, by the maximum of its outputs over time; easy `sources` first.
+def learn_words(model: Any, sources: Sequence[Iterator[Batch]], plan: Plan, report: Callable[[str], None]) -> None:
+    """Train the encoder to classify single words by the maximum of its outputs over time; easy `sources` come first.
 
-    A transducer that starts from nothing first learns when to emit and for long not what: this is the shorter way. The
-    model is in its evaluation mode: dropout and masks would hide what little there is to see at first.
+    Without this, a transducer first learns when to emit tokens, and only much later which tokens. The model is in
+    evaluation mode, because dropout and masks would hide the weak signal at the beginning.
     """
     head = torch.nn.Linear(WIDTH, len(WORDS) + 1)
     parameters = [*model.encoder.parameters(), *head.parameters()]
@@ -126,7 +136,7 @@ def learn_words(model: Any, sources: Sequence[Iterator[Batch]], plan: Plan, tell
             optimizer.step()
             right.append(float((scores.argmax(1) == batch.tokens[:, 0]).float().mean()))
             if step % 25 == 24:
-                tell(f"words {step + 1}  right {np.mean(right[-25:]):.0%}")
+                report(f"words {step + 1}  right {np.mean(right[-25:]):.0%}")
                 if np.mean(right[-25:]) > plan.words_right:
                     break
 
@@ -134,8 +144,8 @@ def learn_words(model: Any, sources: Sequence[Iterator[Batch]], plan: Plan, tell
 def logits(model: Any, encoded: Tensor, batch: Batch) -> Tensor:
     """The joint network's scores [B, T, U + 1, V] of one batch.
 
-    In half of the batches up to 30 other words have gone before: a prediction network that never saw more words than
-    the longest string holds counts them, and falls silent there in a longer session.
+    In half of the batches, up to 30 random words precede the tokens. Without them, the prediction network would count
+    words: trained on short strings only, it emits nothing after the longest string's number of words.
     """
     count = random.randint(1, 30) if random.random() < 0.5 else 0
     before = torch.randint(1, len(WORDS) + 1, (len(batch.tokens), count))
@@ -150,13 +160,13 @@ def fit(
     loss_of: Callable[[Batch], Tensor],
     stages: Sequence[tuple[float, Iterator[Batch]]],
     plan: Plan,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     checkpoint: Callable[[], None],
 ) -> None:
-    """Train `model` in place: AdamW, a warm-up, then a cosine to zero at the last step or the last minute.
+    """Train `model` in place with AdamW: a warm-up, then a cosine decay of the learning rate to zero.
 
-    `stages` are (share of the training at which it begins, batches). Progress is the larger of both shares, so a slow
-    machine ends at the same low rate as a fast one, after fewer steps.
+    `stages` are (share of the training at which the stage begins, its batches). Progress is the larger of the shares of
+    steps and of minutes, so a slow machine ends at the same low rate as a fast one, after fewer steps.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.rate_max, betas=(0.9, 0.98), weight_decay=1e-3)
     started = time.monotonic()
@@ -177,7 +187,7 @@ def fit(
         recent.append(float(loss))
         if step % 50 == 49:
             minutes = (time.monotonic() - started) / 60
-            tell(f"step {step + 1}  {minutes:.1f} min  {done:.0%}  rate {rate:.1e}  loss {np.mean(recent):.3f}")
+            report(f"step {step + 1}  {minutes:.1f} min  {done:.0%}  rate {rate:.1e}  loss {np.mean(recent):.3f}")
             recent.clear()
         if step % 500 == 499:
             checkpoint()
@@ -186,20 +196,20 @@ def fit(
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options both scripts take; the command gets `data`, `plan` and `out`."""
+    """Add the options of both scripts. The command gets `data`, `plan` and `out`."""
 
     @click.option("--digits", "directory", required=True, type=click.Path(exists=True, path_type=Path))
     @click.option("--out", required=True, type=click.Path(path_type=Path))
     @click.option("--voices", "cache", default="build/voices.npz", type=click.Path(path_type=Path), help="cache file")
     @click.option("--steps", default=3500, show_default=True)
-    @click.option("--minutes", default=85.0, show_default=True, help="stop here, whatever the steps")
+    @click.option("--minutes", default=85.0, show_default=True, help="stop after this many minutes")
     @click.option("--seed", default=0, show_default=True)
     @click.option("--rate", default=7e-4, show_default=True, help="highest learning rate")
-    @click.option("--leave-out", multiple=True, help="a speaker to judge by and never to train on")
+    @click.option("--leave-out", multiple=True, help="a speaker that evaluates the model and never trains it")
     @click.option(
         "--init", type=click.Path(exists=True, path_type=Path), help="start from this model where shapes match"
     )
-    @click.option("--keep-encoder", is_flag=True, help="train what follows the encoder alone")
+    @click.option("--keep-encoder", is_flag=True, help="train only what follows the encoder")
     @wraps(command)
     def wrapped(
         directory: Path,
@@ -223,11 +233,11 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
 def train(
     build: Callable[[Path], Any], loss_of: Callable[[Any, Batch], Tensor], data: Data, plan: Plan, out: Path
 ) -> None:
-    """Train the model `build(tokenizer folder)` makes; save it to `out` and tell its word error every 500 steps."""
+    """Train the model that `build(tokenizer folder)` makes. Save it and print its word error every 500 steps."""
     random.seed(plan.seed)  # NeMo draws attention contexts and masks from it
     torch.manual_seed(plan.seed)
     torch.set_num_threads(1)
-    heard = recordings(data.directory, unseen=False, speakers=set(HEARD) - set(data.leave_out))
+    real = recordings(data.directory, unseen=False, speakers=set(TRAINING_SPEAKERS) - set(data.leave_out))
     spoken = voices(data.cache)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer(Path(folder))
@@ -236,13 +246,13 @@ def train(
         token_of = [model.tokenizer.text_to_ids(word)[0] for word in WORDS]
 
         def source(most: int) -> Iterator[Batch]:
-            # A transducer learns late that a word may follow itself: it meets more of that than chance would have.
+            # A transducer learns late that a word can follow itself, so strings have more repetitions than by chance.
             seed, repeats = plan.seed + most, 0.15
-            changed = Strings(heard, seed, voices=spoken, voice_share=0.5, digits_max=most, repeat_share=repeats)
-            plain = Strings(heard, seed, digits_max=most, repeat_share=repeats, augment=False)
+            changed = Strings(real, seed, voices=spoken, voice_share=0.5, digits_max=most, repeat_share=repeats)
+            plain = Strings(real, seed, digits_max=most, repeat_share=repeats, augment=False)
             return batches(chain.from_iterable(zip(changed, changed, plain, strict=True)), token_of, plan.batch)
 
-        judged = [unseen_strings(data.directory, 60, 1, {one.speaker for one in heard})]
+        judged = [unseen_strings(data.directory, 60, 1, {one.speaker for one in real})]
         if data.leave_out:
             judged.append(unseen_strings(data.directory, 60, 1, data.leave_out))
 
@@ -258,7 +268,7 @@ def train(
             click.echo(f"{start_from(model, data.init)} tensors from {data.init.name}")
             stages = GO_ON
         else:
-            plain = batches(Strings(heard, plan.seed, digits_max=1, augment=False), token_of, plan.batch)
+            plain = batches(Strings(real, plan.seed, digits_max=1, augment=False), token_of, plan.batch)
             scale_subsampling(model, next(plain))
             learn_words(model, [plain, source(1)], plan, click.echo)
         fit(

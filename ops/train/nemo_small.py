@@ -1,4 +1,4 @@
-"""The small NeMo models: the configuration they share, their tokenizer of ten words, decoding, and a small file."""
+"""The small NeMo models: shared configuration, the tokenizer of ten words, decoding, and saving in half precision."""
 
 import io
 import shutil
@@ -19,7 +19,7 @@ WEIGHTS = "model_weights.ckpt"
 
 
 def common(folder: Path) -> dict[str, Any]:
-    """What every configuration says alike; `folder` holds the tokenizer."""
+    """The part that all configurations share. `folder` holds the tokenizer."""
     return {
         "sample_rate": 16000,
         "log_prediction": False,
@@ -34,7 +34,7 @@ def common(folder: Path) -> dict[str, Any]:
 
 
 def preprocessor(normalize: str) -> dict[str, Any]:
-    """80 log-mel bands of 25 ms every 10 ms, no dither and no padding, so that streaming can match."""
+    """80 log-mel bands of 25 ms every 10 ms, without dither and padding, so that streaming gives the same features."""
     return {
         "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
         "sample_rate": 16000,
@@ -52,9 +52,10 @@ def preprocessor(normalize: str) -> dict[str, Any]:
 
 
 def spec_augment(mask_value: float) -> dict[str, Any]:
-    """Bands are masked freely, time hardly: a mask as long as a word would hide it while its label stays.
+    """SpecAugment (Park et al. 2019, arXiv:1904.08779) with wide masks in frequency and short masks in time.
 
-    `mask_value` is a quiet log-mel value where features are not normalized: their 0 would be loud.
+    A time mask as long as a word would hide the word but not its label. `mask_value` must be a quiet log-mel value if
+    features are not normalized, because 0 would be loud.
     """
     return {
         "_target_": "nemo.collections.asr.modules.SpectrogramAugmentation",
@@ -67,7 +68,7 @@ def spec_augment(mask_value: float) -> dict[str, Any]:
 
 
 def encoder() -> dict[str, Any]:
-    """Four FastConformer layers of 144, eight-fold sub-sampling."""
+    """Four FastConformer layers of width 144, with eight-fold sub-sampling."""
     return {
         "_target_": "nemo.collections.asr.modules.ConformerEncoder",
         "feat_in": 80,
@@ -103,7 +104,7 @@ def decoder() -> dict[str, Any]:
 
 
 def joint(durations: int = 0) -> dict[str, Any]:
-    """The joint network, with outputs for `durations` jump lengths."""
+    """The joint network, with `durations` additional outputs for a TDT model."""
     extra = {"num_extra_outputs": durations} if durations else {}
     return {
         "_target_": "nemo.collections.asr.modules.RNNTJoint",
@@ -115,7 +116,7 @@ def joint(durations: int = 0) -> dict[str, Any]:
 
 
 def tokenizer(folder: Path) -> None:
-    """Write a sentencepiece model in which each digit word is one token, and the vocab.txt NeMo wants beside it."""
+    """Write a sentencepiece model in which each digit word is one token, and the vocab.txt that NeMo needs."""
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([" ".join(WORDS)] * 10),
         model_prefix=str(folder / "tokenizer"),
@@ -136,7 +137,7 @@ def pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def transcribe(model: Any, audios: Sequence[Audio], batch: int = 32) -> list[str]:
-    """The model's own greedy words for each audio float32 [n]."""
+    """The texts of NeMo's greedy decoding, one for each audio float32 [n]."""
     texts: list[str] = []
     model.eval()
     with torch.inference_mode():
@@ -149,13 +150,13 @@ def transcribe(model: Any, audios: Sequence[Audio], batch: int = 32) -> list[str
 
 
 def save(model: Any, path: Path) -> None:
-    """Write `model` as a .nemo whose parameters are half precision: half the size, and it loads back as float32.
+    """Write `model` as a .nemo with parameters in half precision. The file has half the size and loads as float32.
 
-    The feature extractor's tables keep full precision, so that other feature extractors can match them, and so do
-    running statistics, whose range is not theirs to choose.
+    The feature extractor's tables keep full precision, so that other feature extractors can match them. Running
+    statistics keep full precision too, because they may exceed the range of half precision.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    model.cfg.tokenizer.dir = ""  # it is gone by the time the file is read, and the file holds what it held
+    model.cfg.tokenizer.dir = ""  # a temporary folder; the .nemo contains its files
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder, "whole.nemo"), Path(folder, "small.nemo")
         model.save_to(str(whole))
@@ -173,7 +174,7 @@ def save(model: Any, path: Path) -> None:
 
 
 def start_from(model: Any, path: Path) -> int:
-    """Take over every tensor that another .nemo has under the same name and of the same shape; how many."""
+    """Copy every tensor of another .nemo that has the same name and shape here. Returns their number."""
     with tarfile.open(path) as file:
         (member,) = [one for one in file.getmembers() if one.name.endswith(WEIGHTS)]
         content = file.extractfile(member)

@@ -1,4 +1,4 @@
-"""Train the card engine's small RNN-T on spoken digits, and judge it.
+"""Train the card engine's small RNN-T (Graves 2012, arXiv:1211.3711) on spoken digits, and measure its word error.
 
 python ops/train/rnnt.py train --digits DIR --voices voices.npz --out ops/models/digits-rnnt.pt
 python ops/train/rnnt.py judge --digits DIR ops/models/digits-rnnt.pt
@@ -17,8 +17,8 @@ import click
 import numpy as np
 import sentencepiece
 import torch
-from digits import HEARD, WORDS, Audio, Recording, Strings, recordings, unseen_strings
-from rnnt_judge import as_heard, in_torch, long_strings, on_card, with_resets, word_error
+from digits import TRAINING_SPEAKERS, WORDS, Audio, Recording, Strings, recordings, unseen_strings
+from rnnt_judge import as_card_input, in_torch, long_strings, on_card, with_resets, word_error
 from rnnt_loss import transducer_loss
 from torch import Tensor, nn
 from voices import voices
@@ -61,12 +61,15 @@ def word_pieces() -> bytes:
 
 
 def log_mel(audio: Audio) -> features.Floats:
-    """[t, 80], not normalised, t a multiple of 6."""
-    return features.log_mel(as_heard(audio), features.silence(SIZES.window_samples))[0]
+    """Log-mel features [t, 80], not normalised. t is a multiple of 6."""
+    return features.log_mel(as_card_input(audio), features.silence(SIZES.window_samples))[0]
 
 
 def statistics(strings: Strings, count: int = 150) -> tuple[features.Floats, features.Floats]:
-    """Mean and variance [80] of the log-mel values, with dither: digital silence would outweigh speech."""
+    """Mean and variance [80] of the log-mel values of `count` strings.
+
+    Dither is added, because the very low values of digital silence would outweigh speech.
+    """
     rng = np.random.default_rng(0)
     audio = (audio for audio, _ in islice(strings, count))
     mels = np.concatenate([log_mel(a + 1e-5 * rng.standard_normal(len(a), np.float32)) for a in audio])
@@ -74,9 +77,9 @@ def statistics(strings: Strings, count: int = 150) -> tuple[features.Floats, fea
 
 
 class Batches:
-    """Batches of strings of similar length; a string comes about six times, masked differently each time.
+    """Batches of strings of similar length. A string is used about six times, masked differently each time.
 
-    Strings with the same digit twice in a row come more often: those are what is learnt last.
+    Strings with the same digit twice in a row are drawn more often, because they are learnt last.
     """
 
     def __init__(self, tokens: list[int], seed: int) -> None:
@@ -85,7 +88,7 @@ class Batches:
         self._pool: list[Example] = []
 
     def words(self, spoken: list[Recording]) -> Iterator[list[Example]]:
-        """Endless batches of single recordings as they are."""
+        """Endless batches of single recordings, without changes."""
         examples = [(log_mel(word.pcm), [self._tokens[word.digit]]) for word in spoken]
         while True:
             chosen = sorted(self._rng.integers(len(examples), size=8 * BATCH), key=lambda i: len(examples[i][0]))
@@ -93,23 +96,26 @@ class Batches:
                 yield [examples[index] for index in chosen[start : start + BATCH]]
 
     def forget(self) -> None:
-        """Draw nothing again of what was drawn before."""
+        """Empty the pool, so that no earlier string is drawn again."""
         self._pool = []
 
     def draw(self, strings: Iterator[tuple[Audio, list[int]]]) -> Iterator[list[Example]]:
-        """Eight batches: 40 of the 256 strings are new."""
+        """Eight batches. 40 of their 256 strings are new, and the others come from the pool of earlier strings."""
         fresh = []
         for audio, digits in islice(strings, FRESH):
             fresh.append((log_mel(audio), [self._tokens[digit] for digit in digits]))
         self._pool = (self._pool + fresh)[-POOL:]
-        weights = np.array([1.0 + 2 * sum(left == right for left, right in pairwise(said)) for _, said in self._pool])
+        weights = np.array([1.0 + 2 * sum(left == right for left, right in pairwise(row)) for _, row in self._pool])
         again = self._rng.choice(len(self._pool), size=8 * BATCH - FRESH, p=weights / weights.sum())
         chosen = sorted(fresh + [self._pool[index] for index in again], key=lambda example: len(example[0]))
         for start in self._rng.permutation(8) * BATCH:
             yield chosen[start : start + BATCH]
 
     def mask(self, mels: features.Floats) -> features.Floats:
-        """Hide two bands of at most 14 bins and, at times, short spans behind the mean."""
+        """Set two bands of at most 14 bins and some short spans of time to the mean, 0.
+
+        This is SpecAugment (Park et al. 2019, arXiv:1904.08779) without time warping, and with short time masks.
+        """
         rng = self._rng
         masked = mels.copy()
         for _ in range(2):
@@ -133,7 +139,7 @@ def collate(mels: list[features.Floats], tokens: list[list[int]]) -> tuple[Tenso
 
 
 class Trainer:
-    """The model, its average, and what one step of training does."""
+    """The model, the moving average of its weights, and the training steps."""
 
     def __init__(self, start: RnntCheckpoint, seed: int) -> None:
         torch.manual_seed(seed)
@@ -147,7 +153,7 @@ class Trainer:
         self._state: EncoderState | None = None
 
     def name(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], lr: float) -> float:
-        """One update of the encoder alone, on single words: which one is it? Both losses learn slowly without it."""
+        """One update of the encoder only: classify single words. Without it, both losses decrease very slowly."""
         frames, tokens, steps, _ = batch
         with torch.autocast("cpu", torch.bfloat16):
             encoded, _ = self.model.encode(frames)
@@ -158,7 +164,10 @@ class Trainer:
         return float(loss.detach())
 
     def step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], lr: float, is_long: bool) -> float:
-        """One update. With `is_long`, half of the batches continue behind other audio and other words."""
+        """One update with the transducer loss and an auxiliary CTC loss. Returns the loss per token.
+
+        With `is_long`, half of the batches continue after other audio and other words, as in a long session.
+        """
         frames, tokens, steps, lengths = batch
         history = torch.zeros(BATCH, 0, dtype=torch.long)
         state = None
@@ -191,7 +200,7 @@ class Trainer:
 
 
 def beginning(strings: Strings, seed: int) -> RnntCheckpoint:
-    """Random weights, the forget gates open, with the statistics of these strings."""
+    """Random weights with open forget gates, and the statistics of these strings."""
     torch.manual_seed(seed)
     model = Rnnt(SIZES)
     for name, weights in model.named_parameters():
@@ -203,23 +212,22 @@ def beginning(strings: Strings, seed: int) -> RnntCheckpoint:
 
 
 def with_blank(found: RnntCheckpoint, offset: float) -> RnntCheckpoint:
-    """The same model with `offset` added to the blank's score, before the softmax."""
+    """The same model with `offset` added to the blank's logit."""
     bias = found.tensors["joint_net.2.bias"].clone()
     bias[-1] += offset
     return replace(found, tensors={**found.tensors, "joint_net.2.bias": bias})
 
 
 def mixed(changed: Strings, clean: Strings) -> Iterator[tuple[Audio, list[int]]]:
-    """Every third string as it was recorded: most of what is heard later is not as bad as the changes make it."""
+    """Every third string is clean, because most audio in use is less distorted than the augmented strings."""
     for index in count():
         yield next(changed if index % 3 else clean)
 
 
 class Run:
-    """One training from its beginning to its end: clean words, clean strings, then all.
+    """One training from beginning to end: clean words, then clean strings, then all strings.
 
-    Both losses stay for very long where every word is as likely as any other, unless the encoder has learnt from clean
-    words what to listen for.
+    Without the clean words, both losses stay for very long at the value where every word is equally likely.
     """
 
     def __init__(self, start: RnntCheckpoint, judged: list[tuple[Audio, list[int]]], out: Path, seed: int) -> None:
@@ -231,21 +239,21 @@ class Run:
         self._began = time.monotonic()
 
     def name_words(self, words: list[Recording], rate: float) -> None:
-        """Single recordings as they are."""
+        """Train the encoder on single recordings without changes."""
         for batch in islice(self._batches.words(words), NAMING_STEPS):
             lr = rate * min(1.0, (self._trainer.steps + 1) / 30)
             self._report(self._trainer.name(self._ready(batch, masked=False), lr), lr)
 
-    def hear_strings(self, strings: Strings, rate: float) -> None:
-        """Recordings as they are in a row."""
+    def train_clean(self, strings: Strings, rate: float) -> None:
+        """Train on clean strings."""
         while self._trainer.steps < NAMING_STEPS + CLEAN_STEPS:
             for batch in self._batches.draw(strings):
                 self._report(self._trainer.step(self._ready(batch, masked=False), rate, is_long=False), rate)
         self.write()
         self._batches.forget()
 
-    def recognise(self, strings: Iterator[tuple[Audio, list[int]]], rate: float, steps: int, minutes: float) -> None:
-        """Everything, until so many steps are done or so much time has passed; the rate falls to a hundredth."""
+    def train_all(self, strings: Iterator[tuple[Audio, list[int]]], rate: float, steps: int, minutes: float) -> None:
+        """Train on all strings, for `steps` steps or `minutes`. The rate decays along a cosine to a hundredth."""
         done = 0.0
         while done < 1:
             for batch in self._batches.draw(strings):
@@ -256,21 +264,21 @@ class Run:
                     self.write()
 
     def balance(self, strings: Iterator[tuple[Audio, list[int]]]) -> None:
-        """Make silence dearer, as far as that lowers the word error on 150 of `strings`; save.
+        """Lower the blank's logit by the offset that gives the lowest word error on 150 of `strings`, and save.
 
-        Who has heard much that no one could make out says nothing where he is not sure.
+        A model trained on much unintelligible audio emits blank too often where it is uncertain.
         """
         averaged = self._averaged()
-        heard = list(islice(strings, 150))
+        judged = list(islice(strings, 150))
         errors = {}
         for offset in (0.0, 0.5, 1.0, 1.5):
-            dearer = with_blank(averaged, -offset)
-            errors[offset] = word_error(dearer, in_torch(dearer), heard)
+            lowered = with_blank(averaged, -offset)
+            errors[offset] = word_error(lowered, in_torch(lowered), judged)
             print(f"blank {-offset}: word error {errors[offset]:.2f} %", flush=True)
         self.write(-min(errors, key=errors.__getitem__))
 
     def write(self, blank: float = 0.0) -> None:
-        """Judge the averaged weights, with `blank` added to the blank's score, and save them."""
+        """Measure the word error of the averaged weights, with `blank` added to the blank's logit, and save them."""
         found = with_blank(self._averaged(), blank)
         error = word_error(found, in_torch(found), self._judged)
         checkpoint.save(self._out, found, step=self._trainer.steps, best_wer=error / 100)
@@ -296,13 +304,13 @@ class Run:
 
 
 FOLDER = click.option(
-    "--digits", "folder", type=click.Path(exists=True, path_type=Path), required=True, help="Recordings."
+    "--digits", "folder", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of the recordings."
 )
 
 
 @click.group()
 def main() -> None:
-    """Train or judge the digits RNN-T."""
+    """Train the digits RNN-T, or measure its word error."""
     torch.set_num_threads(1)
 
 
@@ -310,13 +318,13 @@ def main() -> None:
 @FOLDER
 @click.option("--voices", "cache", type=click.Path(path_type=Path), required=True, help="Cache of synthetic voices.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--init", type=click.Path(exists=True, path_type=Path), help="Go on from this checkpoint.")
+@click.option("--init", type=click.Path(exists=True, path_type=Path), help="Start from this checkpoint.")
 @click.option("--steps", default=6000, show_default=True)
-@click.option("--minutes", default=math.inf, help="Anneal and end within this time.")
+@click.option("--minutes", default=math.inf, help="Decay the rate and end within this time.")
 @click.option("--rate", default=1e-3, show_default=True, help="The highest learning rate.")
 @click.option("--voice-share", default=0.5, show_default=True, help="Share of strings spoken by synthetic voices.")
 @click.option("--seed", default=1, show_default=True)
-@click.option("--leave-out", help="Train without this speaker and judge on their unseen recordings.")
+@click.option("--leave-out", help="Train without this speaker, and measure on their unseen recordings.")
 def train(
     folder: Path,
     cache: Path,
@@ -329,27 +337,27 @@ def train(
     seed: int,
     leave_out: str | None,
 ) -> None:
-    """Train on the recordings and on synthetic voices; the checkpoint is written every 200 steps and at the end."""
-    heard = recordings(folder, unseen=False, speakers=set(HEARD) - {leave_out})
+    """Train on the recordings and on synthetic voices. The checkpoint is written every 200 steps and at the end."""
+    real = recordings(folder, unseen=False, speakers=set(TRAINING_SPEAKERS) - {leave_out})
     spoken = voices(cache)
-    clean = Strings(heard, seed, digits_max=4, augment=False)
-    full = Strings(heard, seed + 1, voices=spoken, voice_share=voice_share, digits_max=7)
+    clean = Strings(real, seed, digits_max=4, augment=False)
+    full = Strings(real, seed + 1, voices=spoken, voice_share=voice_share, digits_max=7)
     start = checkpoint.load(init) if init else beginning(full, seed)
-    run = Run(start, unseen_strings(folder, 150, 5, [leave_out] if leave_out else HEARD), out, seed)
+    run = Run(start, unseen_strings(folder, 150, 5, [leave_out] if leave_out else TRAINING_SPEAKERS), out, seed)
     if not init:
-        run.name_words(heard, rate)
-        run.hear_strings(clean, rate)
-    run.recognise(mixed(full, Strings(heard, seed + 2, augment=False)), rate, steps, minutes)
+        run.name_words(real, rate)
+        run.train_clean(clean, rate)
+    run.train_all(mixed(full, Strings(real, seed + 2, augment=False)), rate, steps, minutes)
     run.balance(full)
 
 
 @main.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @FOLDER
-@click.option("--speaker", "speakers", multiple=True, help="Judge on these speakers only.")
+@click.option("--speaker", "speakers", multiple=True, help="Only these speakers.")
 @click.option("--strings", "strings_total", default=300, show_default=True)
-@click.option("--seconds", default=0.0, help="Instead of strings, audio of this length, with state resets.")
-@click.option("--card", "precision", type=click.Choice(PRECISIONS), help="On the simulator instead of in torch.")
+@click.option("--seconds", default=0.0, help="Use audio of this length in seconds, with state resets.")
+@click.option("--card", "precision", type=click.Choice(PRECISIONS), help="Use the card simulator, not torch.")
 @click.option("--seed", default=7, show_default=True)
 def judge(
     model: Path,
@@ -360,7 +368,7 @@ def judge(
     precision: Precision | None,
     seed: int,
 ) -> None:
-    """Word error on strings of recordings that were never trained on."""
+    """Print the word error on strings of unseen recordings."""
     found = checkpoint.load(model)
     recognise = on_card(found, precision) if precision else in_torch(found)
     if seconds:

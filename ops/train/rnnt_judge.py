@@ -1,4 +1,4 @@
-"""Word error of an RNN-T on strings of digits: in torch, or compiled and on the card's simulator."""
+"""Word error of an RNN-T on strings of digits: in torch, or compiled on the card simulator."""
 
 import tempfile
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from asr_workers.engines.rnnt.features import CHUNK_SAMPLES, RATE_HZ, Floats, wh
 from asr_workers.engines.rnnt.model import RnntStream
 
 Tokens = list[tuple[int, int]]
-"""(encoder step, token) in their order."""
+"""(encoder step, token), in the order of emission."""
 Recognise = Callable[[Floats], Tokens]
 
 
-def as_heard(audio: Audio) -> Floats:
-    """Audio as a card gets it: 16-bit samples in whole chunks, float32 in -1..1."""
+def as_card_input(audio: Audio) -> Floats:
+    """Audio as a card gets it: rounded to 16 bit and padded to whole chunks, float32 from -1 to 1."""
     return whole_chunks(np.clip(np.round(audio * 32768), -32768, 32767).astype(np.float32) / 32768)
 
 
 def in_torch(found: RnntCheckpoint) -> Recognise:
-    """The reference model."""
+    """Recognise with the reference model in torch."""
     model = found.model()
 
     def recognise(pcm: Floats) -> Tokens:
@@ -37,7 +37,7 @@ def in_torch(found: RnntCheckpoint) -> Recognise:
 
 
 def on_card(found: RnntCheckpoint, precision: Precision) -> Recognise:
-    """The simulator, with the model compiled to `precision`."""
+    """Recognise with the card simulator and the model compiled to `precision`."""
     card = CardLibrary(None).open(0, "threads=1")
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model.carm")
@@ -48,17 +48,17 @@ def on_card(found: RnntCheckpoint, precision: Precision) -> Recognise:
 
 def _through(card: Card, chunks: np.ndarray) -> Tokens:
     card.open(0)
-    heard: Tokens = []
+    tokens: Tokens = []
     for tag, chunk in enumerate(chunks):
         card.submit([(0, tag, chunk)])
         for completion in card.poll(10_000):
-            heard += [(completion.step, token) for token in completion.tokens]
+            tokens += [(completion.step, token) for token in completion.tokens]
     card.close(0)
-    return heard
+    return tokens
 
 
 def with_resets(recognise: Recognise) -> Recognise:
-    """Audio of 15 s or more in overlapping segments that each begin anew."""
+    """Recognise audio of 15 s or more in overlapping segments, each with fresh states (state resets)."""
     rule = ResetRule()
 
     def in_segments(pcm: Floats) -> Tokens:
@@ -74,14 +74,14 @@ def with_resets(recognise: Recognise) -> Recognise:
 
 
 def word_error(found: RnntCheckpoint, recognise: Recognise, strings: list[tuple[Audio, list[int]]]) -> float:
-    """In percent."""
+    """The word error rate in percent."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=found.sentencepiece)
-    texts = [pieces.decode([token for _, token in recognise(as_heard(audio))]) for audio, _ in strings]
+    texts = [pieces.decode([token for _, token in recognise(as_card_input(audio))]) for audio, _ in strings]
     return 100 * jiwer.wer([" ".join(WORDS[digit] for digit in digits) for _, digits in strings], texts)
 
 
 def long_strings(folder: Path, count: int, seconds: float, seed: int) -> list[tuple[Audio, list[int]]]:
-    """Clean strings of unseen recordings in a row, at least `seconds` long, the speakers taking turns."""
+    """`count` rows of clean strings of unseen recordings, each at least `seconds` long and of one speaker in turn."""
     unseen = recordings(folder, unseen=True)
     speakers = sorted({recording.speaker for recording in unseen})
     rows = []
@@ -89,10 +89,10 @@ def long_strings(folder: Path, count: int, seconds: float, seed: int) -> list[tu
         own = [recording for recording in unseen if recording.speaker == speakers[number % len(speakers)]]
         strings = Strings(own, seed + number, augment=False)
         parts: list[Audio] = []
-        said: list[int] = []
+        spoken: list[int] = []
         while sum(map(len, parts)) < seconds * RATE_HZ:
             audio, digits = next(strings)
             parts.append(audio)
-            said += digits
-        rows.append((np.concatenate(parts), said))
+            spoken += digits
+        rows.append((np.concatenate(parts), spoken))
     return rows

@@ -1,16 +1,21 @@
-"""The transducer loss in plain torch, vectorised over time: one pass for each token of the longest text."""
+"""The transducer loss (Graves 2012, arXiv:1211.3711, section 2.4) in torch.
+
+The paper's recursion for alpha is vectorised over time: one pass for each token of the longest text.
+"""
 
 import torch
 from torch import Tensor
 
 
 def transducer_loss(logits: Tensor, tokens: Tensor, steps: Tensor, lengths: Tensor) -> Tensor:
-    """Mean negative log probability of `tokens` for a batch.
+    """Mean negative log probability of `tokens` over a batch.
 
-    `logits` [batch, t, u + 1, classes] (blank last), `tokens` [batch, u] (any value behind the end), `steps` and
-    `lengths` [batch]: how much of t and u belongs to each row. alpha[t, u] is the log probability of having emitted u
-    tokens by time t. For a fixed u it is a running sum over time of what came from u - 1, discounted by the blanks
-    since; in double precision, because those sums of blanks grow long.
+    `logits` has shape [batch, t, u + 1, classes] with the blank last. `tokens` has shape [batch, u], with any values
+    after the end. `steps` and `lengths` [batch] are the valid lengths of t and u in each row.
+
+    alpha[t, u] is the log probability of having emitted u tokens by time t. For a fixed u, it is a cumulative sum over
+    time of the paths from u - 1, each times the probability of the blanks since then. Sums are in double precision,
+    because cumulative sums of many blanks lose precision.
     """
     log_probs = logits.log_softmax(-1).double()
     blanks = log_probs[..., -1]

@@ -1,4 +1,4 @@
-"""Train a small token-and-duration transducer (TDT, offline FastConformer) on spoken digits, and save it as a .nemo.
+"""Train a small token-and-duration transducer (TDT, an offline FastConformer) on spoken digits, and save it as a .nemo.
 
 python ops/train/tdt.py --digits DIR --out ops/models/digits-tdt.nemo
 """
@@ -18,7 +18,7 @@ _SIGMA = 0.02
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """NeMo's configuration: the published offline recipe, full attention and per-feature normalization."""
+    """NeMo's configuration: the published offline recipe, with full attention and normalization per feature."""
     shared = common(folder)
     shared["model_defaults"] |= {"tdt_durations": DURATIONS, "num_tdt_durations": len(DURATIONS)}
     return shared | {
@@ -59,7 +59,7 @@ def build(folder: Path) -> Any:
 @click.command()
 @options
 def main(data: Data, plan: Plan, out: Path) -> None:
-    """Train, save OUT (every 500 steps and last), and tell the word error on unseen recordings."""
+    """Train, save OUT every 500 steps and at the end, and print the word error on unseen recordings."""
     train(build, loss_of, data, plan, out)
 
 

@@ -1,7 +1,7 @@
-"""The loss of a token-and-duration transducer: one recursion over time, all utterances and labels at once.
+"""The loss of a token-and-duration transducer (TDT; Xu et al. 2023, arXiv:2304.06795, section 3).
 
-Scores are logits [B, T, U + 1, V] of which the last token is blank. Sums run in float64: the trick that makes the label
-axis one cumulative sum subtracts numbers that grow with U.
+One recursion over time, vectorised over utterances and labels. Logits have shape [B, T, U + 1, V] with blank as the
+last token. Sums are in float64, because the cumulative sum along the label axis subtracts numbers that grow with U.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,10 @@ _NEVER = -1e4
 def tdt_loss(
     logits: Tensor, durations: Sequence[int], labels: Tensor, frames: Tensor, lengths: Tensor, sigma: float = 0.0
 ) -> Tensor:
-    """Mean loss of a token-and-duration transducer: the last `len(durations)` logits choose how far a token jumps.
+    """Mean loss over a batch. The last `len(durations)` logits are those of the durations, the others of the tokens.
 
-    `sigma` lowers every token's score, so that few long jumps beat many short ones.
+    `labels` has shape [B, U]; `frames` and `lengths` [B] are the valid lengths of T and U. `sigma` is subtracted from
+    every token's log probability (logit under-normalisation), so that paths with few long durations are preferred.
     """
     scores = F.log_softmax(logits[..., : -len(durations)].double(), -1) - sigma
     jumps = F.log_softmax(logits[..., -len(durations) :].double(), -1)
@@ -28,13 +29,16 @@ def tdt_loss(
 
 
 def _labels(scores: Tensor, labels: Tensor) -> Tensor:
-    """The score [B, T, U] of the label that is next at each position."""
+    """The score [B, T, U] of the next label at each position."""
     index = labels[:, None, :, None].expand(-1, scores.shape[1], -1, 1)
     return scores[:, :, :-1].gather(-1, index).squeeze(-1)
 
 
 def _loss(stay: Tensor, move: Tensor, durations: Sequence[int], frames: Tensor, lengths: Tensor) -> Tensor:
-    """Sum over all paths. `stay` [B, T, U + 1, J] is blank with each duration, `move` [B, T, U, J] the next label."""
+    """Mean negative log probability, summed over all paths.
+
+    `stay` [B, T, U + 1, J] are the scores of blank with each duration, `move` [B, T, U, J] those of the next label.
+    """
     batch, time, width, _ = stay.shape
     rows: list[Tensor] = []
     ends: list[Tensor] = []
@@ -47,7 +51,7 @@ def _loss(stay: Tensor, move: Tensor, durations: Sequence[int], frames: Tensor, 
             if 0 < duration <= t:
                 before = rows[t - duration]
                 ways.append(before + stay[:, t - duration, :, jump])
-                # Only blank may end an utterance: at the first frame after it no label has a path.
+                # Only blank can end an utterance: no label has a path to the first frame after it.
                 after = before[:, :-1] + move[:, t - duration, :, jump]
                 ways.append(torch.cat([never, torch.where((frames > t)[:, None], after, _NEVER)], 1))
         row = torch.logsumexp(torch.stack(ways), 0)
@@ -59,6 +63,6 @@ def _loss(stay: Tensor, move: Tensor, durations: Sequence[int], frames: Tensor, 
 
 
 def _within(row: Tensor, move: Tensor) -> Tensor:
-    """Paths [B, U + 1] that take any number of zero-length labels `move` [B, U] inside one frame."""
+    """Scores [B, U + 1] after any number of labels of duration zero, with scores `move` [B, U], in one frame."""
     gone = F.pad(move.cumsum(1), (1, 0))
     return torch.logcumsumexp(row - gone, 1) + gone

@@ -1,8 +1,8 @@
-"""The ten words in many synthetic voices: more mouths than a folder of recordings has.
+"""Synthesises the ten words with many voices, because a folder of recordings has few speakers.
 
-Each kind of machine is wrong in its own way: espeak-ng speaks by rule, flite and Pico join units of recorded speech, a
-neural network (Piper) speaks of its own, half of the time as people do who learnt English later, and Asterisk's
-announcer was recorded word by word. Programs and packages: see README.md.
+The engines differ in method, and so in their errors: espeak-ng synthesises by rule, flite and Pico join units of
+recorded speech, and Piper is a neural network, half of the time with pronunciations of people who learnt English as a
+second language. Asterisk's announcer was recorded word by word. README.md lists the programs and packages.
 """
 
 # ruff: noqa: RUF001 (phonetic letters look like others)
@@ -23,7 +23,7 @@ import soxr
 from augment import RATE_HZ, Audio
 from digits import WORDS, Recording, load, trim
 
-# (digit, voice, sound, its rate in Hz); the first word of a voice is its engine.
+# (digit, voice, samples, sample rate in Hz). The first word of a voice is its engine.
 Spoken = tuple[int, str, npt.ArrayLike, int]
 
 _ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-us-nyc", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
@@ -34,9 +34,9 @@ _VARIANTS = (
     *("edward", "Gene", "Henrique", "Jacky", "john", "Lee", "linda", "marcelo", "max", "Michael", "miguel", "Mike"),
     *("pablo", "paul", "quincy", "rob", "robert", "sandro", "shelby", "steph", "travis", "victor", "zac", "anika"),
 )
-# Mean pitch in Hz each flite voice was recorded near.
+# Approximate mean pitch of each flite voice, in Hz.
 _FLITE = {"kal": 105, "kal16": 105, "awb": 130, "rms": 100, "slt": 175}
-# Pico reads each language by its own rules: the words as its speakers would have to write them.
+# Number of voices for each Pico language, and the words in a spelling that sounds English by that language's rules.
 _ENGLISH = " ".join(WORDS)
 _PICO = {
     "en-US": (14, _ENGLISH),
@@ -46,8 +46,8 @@ _PICO = {
     "it-IT": (5, "ziro uan tu tri for faiv sics seven eit nain"),
     "es-ES": (5, "siro uan tu zri for faiv sics seven eit nain"),
 }
-# For each digit two American and one British pronunciation, then five of learners.
-_SAID = (
+# Pronunciations of each digit: two American, one British, then five of learners.
+_PRONUNCIATIONS = (
     ("zˈiɹoʊ", "zˈɪɹoʊ", "zˈɪəɹəʊ", "zˈɪɹo", "sˈiɹo", "zˈɛɹo", "zˈiro", "dzˈɛro"),
     ("wˈʌn", "wˈʌn", "wˈʌn", "wˈɑn", "wˈan", "vˈan", "wˈɒn", "wˈɐn"),
     ("tˈu", "tˈu", "tˈuː", "tˈu", "tˈʊ", "tʰˈu", "tˈu", "tˈuə"),
@@ -63,7 +63,7 @@ _PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison/digits")
 
 
 def voices(cache: Path) -> list[Recording]:
-    """The ten words in every voice: spoken on the first call (minutes), read from `cache` (.npz) after it."""
+    """The ten words in every voice. The first call synthesises them, in minutes; later calls read `cache` (.npz)."""
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         _save(cache, speak())
@@ -76,7 +76,7 @@ def voices(cache: Path) -> list[Recording]:
 
 
 def _save(cache: Path, spoken: Sequence[Recording]) -> None:
-    # Written aside and moved: two trainings may share a cache.
+    # Written to a temporary file and renamed, because two trainings may share a cache.
     with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as file:
         np.savez(
             file,
@@ -89,7 +89,7 @@ def _save(cache: Path, spoken: Sequence[Recording]) -> None:
 
 
 def speak() -> list[Recording]:
-    """Every word of every voice, float32 [n] at 16 kHz, silence at both ends cut off, the loudest sample at 0.5."""
+    """Synthesise every word with every voice: float32 [n] at 16 kHz, trimmed, with the loudest sample at 0.5."""
     onnxruntime.set_seed(0)
     return [
         Recording(digit, voice, _level(trim(np.asarray(soxr.resample(np.asarray(pcm, np.float32), rate_hz, RATE_HZ)))))
@@ -112,7 +112,7 @@ def _by_rule() -> Iterator[Spoken]:
 
 
 def _commands() -> Iterator[tuple[str, list[str]]]:
-    """Each voice of espeak-ng and flite and the command that speaks a word with it."""
+    """Each voice of espeak-ng and flite, and the command that synthesises a word with it."""
     rng = np.random.default_rng(0)
     for accent in _ACCENTS:
         for variant in rng.permutation(_VARIANTS)[:40]:
@@ -134,8 +134,8 @@ def _pico() -> Iterator[Spoken]:
         for number in range(count):
             pitch, speed = float(np.exp(rng.uniform(np.log(0.6), np.log(1.35)))), float(rng.uniform(0.75, 1.4))
             for digit, word in enumerate(words.split()):
-                said = engine.speak(word + ".", voice=language, speed=speed, pitch=pitch)
-                yield digit, f"pico {language} {number}", np.frombuffer(said, np.int16) / 32768, 16_000
+                pcm = engine.speak(word + ".", voice=language, speed=speed, pitch=pitch)
+                yield digit, f"pico {language} {number}", np.frombuffer(pcm, np.int16) / 32768, 16_000
 
 
 def _prompts() -> Iterator[Spoken]:
@@ -151,16 +151,19 @@ def _piper() -> Iterator[Spoken]:
     for number in range(24):
         stretch, noise, noise_of_durations = rng.uniform((0.8, 0.4, 0.4), (1.4, 1.0, 1.1))
         scales = np.array([noise, stretch, noise_of_durations], np.float32)
-        for digit, said in enumerate(_pronunciation(rng)):
-            inner = chain.from_iterable(ids["_"] + ids[letter] for letter in said + ".")
+        for digit, phonemes in enumerate(_pronunciation(rng)):
+            inner = chain.from_iterable(ids["_"] + ids[letter] for letter in phonemes + ".")
             row = np.array([[*ids["^"], *inner, *ids["_"], *ids["$"]]], np.int64)
             inputs = {"input": row, "input_lengths": np.array([row.size], np.int64), "scales": scales}
             yield digit, f"piper {number}", network.run(None, inputs)[0].ravel(), 22_050
 
 
 def _pronunciation(rng: np.random.Generator) -> list[str]:
-    """How one speaker says the ten words: half of them in one of the three native ways, half in any way each."""
+    """One speaker's pronunciations of the ten words.
+
+    Half of the speakers use one of the three native pronunciations throughout; the others any one for each word.
+    """
     if rng.random() < 0.5:
         native = int(rng.integers(3))
-        return [ways[native] for ways in _SAID]
-    return [ways[rng.integers(len(ways))] for ways in _SAID]
+        return [ways[native] for ways in _PRONUNCIATIONS]
+    return [ways[rng.integers(len(ways))] for ways in _PRONUNCIATIONS]

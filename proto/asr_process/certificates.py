@@ -1,7 +1,6 @@
-"""CURVE keys on disk: pyzmq's own certificates, NAME.key with a public key and NAME.key_secret with a pair.
+"""CURVE keys on disk, as pyzmq's certificates: NAME.key holds a public key, NAME.key_secret a key pair.
 
-A secret that others can read is refused rather than used. What this module must not know: sockets, and what a key is
-for.
+A secret key file that other users can read is rejected. This module uses no sockets.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Both halves in Z85, forty characters each."""
+    """A key pair; each key is 40 characters of Z85 (ZeroMQ RFC 32)."""
 
     public: bytes
     secret: bytes = field(repr=False)
@@ -37,7 +36,7 @@ class Pair:
 
 
 def load_pair(path: Path) -> Pair:
-    """The pair in NAME.key_secret. Raises SetupError, also when others can read the file."""
+    """The pair in NAME.key_secret. Raises SetupError, also if other users can read the file."""
     if _mode(path) & 0o077:
         raise SetupError(f"{path} can be read by others: chmod 600 {path}, or make a new key if they may have done so")
     public, secret = _load(path)
@@ -47,7 +46,7 @@ def load_pair(path: Path) -> Pair:
 
 
 def load_public(path: Path) -> bytes:
-    """The public key in NAME.key. Raises SetupError; a secret has no business where public keys lie."""
+    """The public key in NAME.key. Raises SetupError, also if the file holds a secret key."""
     public, secret = _load(path)
     if secret is not None:
         raise SetupError(f"{path} holds a secret key: name the {PUBLIC} file, and keep the secret where it was made")
@@ -55,12 +54,12 @@ def load_public(path: Path) -> bytes:
 
 
 def public_keys(folder: Path) -> Iterator[Path]:
-    """The certificates of a folder, by name; nothing where there is no such folder."""
+    """The public key files in a folder, sorted by name; none if the folder does not exist."""
     return iter(sorted(folder.glob(f"*{PUBLIC}")))
 
 
 def load_publics(path: Path) -> list[bytes]:
-    """The public key in a file, or all of a folder. Raises SetupError when there is none."""
+    """The public key in a file, or all public keys in a folder. Raises SetupError if there is none."""
     keys = [load_public(file) for file in (public_keys(path) if path.is_dir() else (path,))]
     if not keys:
         raise SetupError(f"{path} holds no {PUBLIC} file")
@@ -76,14 +75,14 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
         raise SetupError(f"{path} is no key file: make one with `asr-keys new`") from error
     for key in (public, secret):
         if key is not None and not _is_key(key):
-            raise SetupError(f"{path} is damaged: a key has forty characters of Z85")
+            raise SetupError(f"{path} is damaged: a key has 40 characters of Z85")
     return public, secret
 
 
 def _is_key(key: bytes) -> bool:
     try:
         return len(z85.decode(key)) == KEY_BYTES
-    except (ValueError, KeyError, struct.error):  # of another length, of other characters, beyond 32 bits
+    except (ValueError, KeyError, struct.error):  # wrong length, wrong characters, more than 32 bits
         return False
 
 
@@ -98,7 +97,10 @@ def _mode(path: Path) -> int:
 
 
 def make_pair(folder: Path, name: str, *, replace: bool = False) -> tuple[Path, Path]:
-    """A new pair as NAME.key and NAME.key_secret; readers see the old files or the new ones. Raises SetupError."""
+    """Write a new pair as NAME.key and NAME.key_secret. Returns both paths. Raises SetupError.
+
+    Each file is replaced atomically.
+    """
     public, secret = folder / f"{name}{PUBLIC}", folder / f"{name}{SECRET}"
     for path in (public, secret):
         if not replace and path.exists():
@@ -107,18 +109,18 @@ def make_pair(folder: Path, name: str, *, replace: bool = False) -> tuple[Path, 
         new_public, new_secret = zmq.auth.create_certificates(made, name)
         Path(new_secret).chmod(0o600)
         Path(new_public).chmod(0o644)
-        # The secret last: who sees it has the public key to hand out.
+        # The secret key last: if it exists, its public key exists too.
         os.replace(new_public, public)
         os.replace(new_secret, secret)
     return public, secret
 
 
 def copy_public(source: Path, folder: Path) -> Path:
-    """Put a public key into a folder under its own name. Raises SetupError."""
+    """Copy a public key into a folder, under the same file name. Raises SetupError."""
     load_public(source)
     target = folder / source.name
     if target.suffix != PUBLIC:
-        raise SetupError(f"{source} must be called NAME{PUBLIC}: other names are not looked at")
+        raise SetupError(f"{source} must be called NAME{PUBLIC}: files with other names are not read")
     with _written(folder) as made:
         copy = made / source.name
         shutil.copyfile(source, copy)
@@ -129,7 +131,7 @@ def copy_public(source: Path, folder: Path) -> Path:
 
 @contextmanager
 def _written(folder: Path) -> Iterator[Path]:
-    """A place that only we can read, on the file system of the folder, which is made if need be."""
+    """A private temporary folder on the same file system as `folder`, which is created if it does not exist."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as made:

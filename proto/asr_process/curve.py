@@ -1,8 +1,8 @@
-"""Links between hosts: which endpoints need CURVE, how their sockets are set, and the end that connects.
+"""Links between hosts: which endpoints need CURVE (ZeroMQ RFC 26), their socket options, and the connecting end.
 
 The broker is the CURVE server of every link (asr_broker.authentication); workers and frontends are its clients. After
-a refused handshake libzmq may give up for good. So the `Dialer` connects again, with the keys that the files hold then:
-a key that is allowed or replaced later needs no restart.
+a rejected handshake libzmq may never try again. So the `Dialer` connects again and reads the key files again: a key
+that is allowed or replaced later needs no restart.
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ from asr_proto.wire import BODY_BYTES_MAX
 log = structlog.get_logger()
 
 QUEUE_MESSAGES_MAX = 20_000
-"""High-water mark towards one peer; a peer that lets this much pile up is taken for dead."""
+"""High-water mark of the queue to one peer, in messages; a peer with a full queue counts as dead."""
 HEARTBEAT_MS = 1000
 SILENT_MS = 3000
-"""A partition sends no reset. ZeroMQ's pings are answered by its I/O threads, however busy a process is, so a link
-that is silent for this long has no network; five lost packets in a row would look the same."""
+"""Longest silence on a link before it counts as broken, in milliseconds: a network partition sends no TCP reset.
+
+ZeroMQ's I/O threads answer its pings even in a busy process, so silence means that the network is down. Five lost
+packets in a row look the same.
+"""
 CONNECT_MS = 2000
-"""Longest wait for one TCP connect: the system's own retries double their pauses, and would miss the healing."""
+"""Longest wait for one TCP connect, in milliseconds.
+
+The kernel doubles the pauses between its retries, so it would reconnect late after a partition ends.
+"""
 REDIAL_S = 0.5
-"""After a refusal, at least; links are looked at once a second."""
+"""Shortest pause between a rejected handshake and the next connect, in seconds; links are polled once a second."""
 
 FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
@@ -44,16 +50,16 @@ FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAI
 
 @dataclass(frozen=True, slots=True)
 class PeerKeys:
-    """What a worker or frontend shows, and whom it expects: read again at each dialling."""
+    """The key files of a worker or frontend. They are read again before each connect."""
 
     own: Path
     server: Path
-    """The broker's public key, or a folder of them, which are tried in turn."""
+    """The broker's public key file, or a folder of such files, which are tried in turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerAt:
-    """Where a broker listens, and the keys for it."""
+    """A broker's endpoint and the keys for it."""
 
     endpoint: str
     keys: PeerKeys | None = None
@@ -61,14 +67,14 @@ class BrokerAt:
 
 @dataclass(frozen=True, slots=True)
 class BrokerKeys:
-    """The broker's pair and the folder of public keys that may connect: read again when they change."""
+    """The broker's key pair and the folder of the public keys that may connect. Both are read again on changes."""
 
     own: Path
     allow: Path
 
 
 def peer_keys(endpoint: str, own: Path | None, server: Path | None, *, insecure: bool) -> PeerKeys | None:
-    """The keys for an endpoint; None for a link that needs none. Raises SetupError."""
+    """The keys for an endpoint; None if the link needs none. Raises SetupError."""
     keys = _both(own, server, "--curve-key and --curve-server-key")
     check_guarded(endpoint, keyed=keys is not None, insecure=insecure, options="--curve-key and --curve-server-key")
     if keys is None or not is_tcp(endpoint):
@@ -81,12 +87,12 @@ def peer_keys(endpoint: str, own: Path | None, server: Path | None, *, insecure:
 def brokers_at(
     endpoints: Iterable[str], own: Path | None, server: Path | None, *, insecure: bool
 ) -> tuple[BrokerAt, ...]:
-    """The brokers that a process connects to, each with the keys that its link needs. Raises SetupError."""
+    """The brokers that a process connects to, each with the keys for its link. Raises SetupError."""
     return tuple(BrokerAt(endpoint, peer_keys(endpoint, own, server, insecure=insecure)) for endpoint in endpoints)
 
 
 def broker_keys(own: Path | None, allow: Path | None) -> BrokerKeys | None:
-    """The broker's keys, if it has any. Raises SetupError. An empty or missing allow-list is one: it lets nobody in."""
+    """The broker's keys, None without options. Raises SetupError. An empty or missing allow folder allows no peer."""
     keys = _both(own, allow, "--curve-key and --curve-allow")
     if keys is None:
         return None
@@ -95,19 +101,19 @@ def broker_keys(own: Path | None, allow: Path | None) -> BrokerKeys | None:
 
 
 def check_guarded(endpoint: str, *, keyed: bool, insecure: bool, options: str) -> None:
-    """Raise SetupError for a link that leaves this machine in the clear, unless that is wanted."""
+    """Raise SetupError for an unencrypted link to other machines, unless `insecure` allows it."""
     if keyed or settings.is_local(endpoint):
         return
     if not insecure:
         raise SetupError(
             f"{endpoint} leaves this machine: give {options} (made with asr-keys), "
-            "or --insecure where the network itself is guarded"
+            "or --insecure if the network itself is protected"
         )
-    log.warning("this link leaves the machine without keys: everybody there may connect", endpoint=endpoint)
+    log.warning("this link leaves the machine without keys: anyone on the network may connect", endpoint=endpoint)
 
 
 def is_tcp(endpoint: str) -> bool:
-    """Keys are for tcp; an ipc path is guarded by its directory."""
+    """Only tcp links use keys; the directory's permissions protect an ipc path."""
     return endpoint.startswith("tcp://")
 
 
@@ -123,7 +129,7 @@ def _both(first: Path | None, second: Path | None, options: str) -> tuple[Path, 
 
 
 def tune(socket: zmq.Socket[Any], endpoint: str) -> None:
-    """Bound what piles up, and notice a dead network on tcp links; to be called before connect or bind."""
+    """Limit the socket's queue and message size, and detect a dead network on tcp. Call it before connect or bind."""
     socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES_MAX)
     socket.setsockopt(zmq.MAXMSGSIZE, BODY_BYTES_MAX)
     if not is_tcp(endpoint):
@@ -137,7 +143,7 @@ def tune(socket: zmq.Socket[Any], endpoint: str) -> None:
 
 
 class Dialer:
-    """The connecting end of a link, which knows why it is not up and says so. To be polled every second or so."""
+    """The connecting end of a link. It logs why the link is down. Call `poll` about every second."""
 
     def __init__(self, socket: zmq.Socket[Any], endpoint: str, keys: PeerKeys | None = None) -> None:
         self._socket, self._endpoint, self._keys = socket, endpoint, keys
@@ -148,14 +154,14 @@ class Dialer:
         self._public = b""
         tune(socket, endpoint)
         self.monitor = _monitor(socket, endpoint)
-        """Readable when there is something for `poll`."""
+        """Monitor socket: readable when `poll` has events to handle."""
         self._open = True
         self._dial()
 
     def poll(self, now: float) -> list[bool]:
-        """Look at what became of the connection, and dial again when it was refused.
+        """Handle the monitor's events, and connect again after a rejected handshake.
 
-        Returns True for each time it came up since the last call, False for each time it broke.
+        Returns one value for each change since the last call: True for a connection that came up, False for one lost.
         """
         changes = []
         for event in self._events():
@@ -173,7 +179,7 @@ class Dialer:
         return changes
 
     def close(self) -> None:
-        """Let go of the monitor; the socket is its owner's to close."""
+        """Close the monitor. The owner of the socket closes the socket."""
         if self._open:
             self._open = False
             self._socket.disable_monitor()
@@ -188,20 +194,20 @@ class Dialer:
         if self._redial_at == math.inf:
             self._redial_at = now + REDIAL_S
             self._failures += 1
-        # Of several keys one at most is the broker's: only when all have been tried is there something to tell.
+        # At most one of several server keys is the broker's: it is an error only after all were tried.
         if self._failures >= self._candidates and self._seldom.due(event["event"], now):
             reason = _reason(event, keyed=self._keys is not None)
             log.error(reason, broker=self._endpoint, our_key=self._public.decode() or None)
 
     def _unanswered(self, now: float) -> None:
-        """A broker that restarts is away for a moment; that is not worth a line."""
+        """Log a broker that does not answer, but not during a short restart."""
         self._unanswered_since = min(self._unanswered_since, now)
         if now - self._unanswered_since > SILENT_MS / 1000 and self._seldom.due("unanswered", now):
-            log.warning("nobody answers at the broker's address", broker=self._endpoint)
+            log.warning("no answer at the broker's address", broker=self._endpoint)
 
     def _succeeded(self) -> None:
         if self._failures:
-            log.info("the broker lets us in", broker=self._endpoint)
+            log.info("the broker accepts our key", broker=self._endpoint)
         self._failures, self._redial_at, self._unanswered_since, self._seldom = 0, math.inf, math.inf, Seldom()
 
     def _redial(self) -> None:
@@ -215,7 +221,7 @@ class Dialer:
             self._connect()
 
     def _dial(self) -> None:
-        """Connect with the keys as they are now. Raises SetupError."""
+        """Read the key files and connect. Raises SetupError."""
         if self._keys is not None:
             pair, servers = certificates.load_pair(self._keys.own), certificates.load_publics(self._keys.server)
             self._candidates, self._public = len(servers), pair.public
@@ -231,7 +237,7 @@ class Dialer:
 
 
 def _monitor(socket: zmq.Socket[Any], endpoint: str) -> zmq.Socket[Any]:
-    """On an ipc link nothing can be refused, and a broker that is away needs no line."""
+    """The socket's monitor. On an ipc link no handshake is rejected, and a missing broker is not logged."""
     refusals = FAILURES | zmq.EVENT_CONNECT_RETRIED if is_tcp(endpoint) else 0
     monitor: zmq.Socket[Any] = socket.get_monitor_socket(
         refusals | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
@@ -240,7 +246,7 @@ def _monitor(socket: zmq.Socket[Any], endpoint: str) -> zmq.Socket[Any]:
 
 
 def _reason(event: dict[str, Any], *, keyed: bool) -> str:
-    """What a failed handshake means at the connecting end."""
+    """The log line for a failed handshake at the connecting end."""
     if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return "the broker refuses our key: allow it there with `asr-keys allow`"
     if event["value"] == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:

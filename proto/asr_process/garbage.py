@@ -1,19 +1,19 @@
-"""The garbage collector, told what a server's memory is like: few cycles, and many objects that stay."""
+"""Tunes Python's garbage collector for a server's memory: few cycles, many long-lived objects."""
 
 from __future__ import annotations
 
 import gc
 
 THRESHOLDS = (20_000, 20, 50)
-"""Objects that a collection waits for (CPython: 700), and how many of one kind come before the next larger kind.
+"""The three thresholds of `gc.set_threshold`; CPython's default for the first is 700 objects.
 
-Journals hold tens of thousands of pieces for about a second each. With CPython's numbers, walking through them takes a
-tenth of the time of a frontend's sessions, with these half of that.
+Journals hold tens of thousands of pieces for about a second each. With CPython's thresholds, scanning them takes a
+tenth of the time of a frontend's sessions; with these thresholds, half as much.
 """
 
 
 def settle() -> None:
-    """Call it when everything that stays is there: modules, models, sockets."""
+    """Exclude the objects that exist now from later collections: call it when modules, models and sockets exist."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)

@@ -1,6 +1,6 @@
-"""How every process logs: one line per event on stderr, with time, level and the process's name.
+"""Logging for every process: one line per event on stderr, with time, level and the process's name.
 
-Libraries that log through the standard module come out in the same form. Knows no event of any one process.
+Libraries that log through the standard `logging` module appear in the same form.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from structlog.typing import Processor, WrappedLogger
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
 REPEAT_S = 30.0
+"""Shortest time between two log lines with the same cause, in seconds."""
 CAUSES_MAX = 256
+"""Most causes that are remembered; further causes are not logged."""
 
 
 class Seldom:
-    """Whether a cause is worth a line in the log: once in REPEAT_S. After CAUSES_MAX causes in that time, none is."""
+    """Limits repeated log lines: one line for each cause in REPEAT_S, and at most CAUSES_MAX causes in that time."""
 
     def __init__(self) -> None:
         self._again_at: dict[Any, float] = {}
 
     def due(self, cause: Any, now: float) -> bool:
-        """True for the line that is to be written now."""
+        """Whether to log `cause` now, by the caller's clock in seconds."""
         self._again_at = {known: at for known, at in self._again_at.items() if at > now}
         if cause in self._again_at or len(self._again_at) >= CAUSES_MAX:
             return False
@@ -35,7 +37,7 @@ class Seldom:
 
 
 def set_up(process: str, *, level: str = "info", output: str = "console") -> None:
-    """From here on `structlog.get_logger()` and `logging` write to stderr. Call once, before the first event."""
+    """Set up `structlog` and `logging` to write to stderr. Call it once, before the first event."""
     number = getattr(logging, level.upper())
     steps = _steps(process)
     structlog.configure(
@@ -70,6 +72,6 @@ def _steps(process: str) -> list[Processor]:
 def _rendering(output: str) -> list[Processor]:
     if output == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    # The default traceback shows local variables: what people said does not belong in a log.
+    # The default traceback shows local variables, which may hold transcripts: these must not be logged.
     plain = structlog.dev.plain_traceback
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]

@@ -1,4 +1,4 @@
-"""Prometheus exposition for the processes that serve no HTTP of their own."""
+"""A Prometheus endpoint for processes that have no HTTP server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asr_proto.errors import cannot_listen
 
 
 class MetricsServer:
-    """`GET /metrics` on HOST:PORT, answered by a thread from what `collector` holds. Raises SetupError."""
+    """Serves `GET /metrics` on HOST:PORT from a thread; `collector` supplies the metrics. Raises SetupError."""
 
     def __init__(self, address: str, collector: Collector) -> None:
         host, _, port = address.rpartition(":")

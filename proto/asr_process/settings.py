@@ -1,7 +1,7 @@
-"""What the command lines of all processes share: where settings come from, where sockets lie, how a refusal looks.
+"""The shared parts of all command lines: sources of settings, paths of sockets, form of error messages.
 
-Command line > environment > config.yaml > config.toml > defaults, all through click's own machinery: a process declares
-plain click options and nothing else. Knows no setting of any one process.
+Precedence: command line > environment > config.yaml > config.toml > defaults. Click implements all of it: a process
+declares plain click options and nothing else.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from asr_proto.errors import NotYet, SetupError
 
 SECTIONS = ("broker", "worker", "frontend", "serve")
 CONFIG_DIRS = (Path("/etc/asr-pool"), Path())
-"""Where config files are looked for when none is named, weakest first."""
+"""Folders that are searched for config files if --config is not given, lowest precedence first."""
 SHARED_RUN_DIR = Path("/run/asr-pool")
-FALLBACK_PARENT = Path("/tmp")  # the same for every process of a user, whatever its TMPDIR
+FALLBACK_PARENT = Path("/tmp")  # not TMPDIR: it must be the same for every process of a user
 IPC_PATH_BYTES_MAX = 100
-"""Linux allows 107 bytes for the path of a Unix socket, other systems 103."""
+"""Longest path of a Unix socket, in bytes: Linux allows 107, other systems 103."""
 
 
 # ---- Programs ----
 
 
 class Program(click.Command):
-    """A command whose SetupErrors reach people as `program: sentence`, with their exit code and no traceback."""
+    """A command whose SetupErrors are shown as `program: sentence`, with their exit code and no traceback."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -45,6 +45,14 @@ class Program(click.Command):
         shown = info_name if parent else self.name  # also when run as `python -m`
         with refusals_as_sentences(self.name or ""):
             return super().make_context(shown, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with refusals_as_sentences(self.name or ""):
+            return super().invoke(ctx)
+
+
+class ProgramGroup(click.Group):
+    """A group of commands whose SetupErrors are shown as those of a Program."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with refusals_as_sentences(self.name or ""):
@@ -61,14 +69,14 @@ class Shared:
 
 
 class Process(Program):
-    """A program with a section in the config files, variables of its own (ASR_WORKER_...) and a log."""
+    """A program with a section in the config files, environment variables (ASR_WORKER_...) and a log."""
 
     def __init__(self, name: str, **attrs: Any) -> None:
         self.section = name.replace("-", " ").split()[-1]
         self.prefix = f"ASR_{self.section.upper()}"
         epilog = (
             f"Every option can also be set as {self.prefix}_<OPTION>, or under `{self.section}:` in config.yaml or "
-            "config.toml (looked for here and in /etc/asr-pool). The command line wins, then the environment."
+            "config.toml (in this folder or in /etc/asr-pool). The command line wins, then the environment."
         )
         context = {"auto_envvar_prefix": self.prefix, "show_default": True, "max_content_width": 100}
         super().__init__(name, context_settings=context, epilog=epilog, **attrs)
@@ -83,9 +91,10 @@ class Process(Program):
 
 
 def command(name: str) -> Callable[[Callable[..., None]], Process]:
-    """Make a function with click options the process `name` ("asr-worker"): its section is the name's last word.
+    """Decorator: turn a function with click options into the process `name`, such as "asr-worker".
 
-    The function also receives `run_dir`; --config and the log options are dealt with before it is called.
+    Its config section is the last word of the name. The function also receives `run_dir`; --config and the log options
+    are applied before it is called.
     """
     return click.command(name, cls=Process)
 
@@ -116,7 +125,7 @@ class _Postponement(_Refusal):
 
 
 def _own_variable_first(prefix: str, param: click.Parameter) -> None:
-    """Where an option has aliases for its variable, our own name for it comes first."""
+    """If an option has aliases for its environment variable, put its ASR_ name first."""
     if param.envvar and param.name:
         aliases = [param.envvar] if isinstance(param.envvar, str) else param.envvar
         param.envvar = [f"{prefix}_{param.name.upper()}", *aliases]
@@ -164,26 +173,28 @@ def _run_dir() -> dict[str, Any]:
         "metavar": "DIR",
         "envvar": "ASR_RUN_DIR",
         "show_default": "/run/asr-pool, $XDG_RUNTIME_DIR/asr-pool or /tmp/asr-pool-UID",
-        "help": "Where the processes of one pool meet: their sockets lie here.",
+        "help": "Folder for the sockets between the processes of one pool.",
     }
 
 
 def run_dir_option(function: Callable[..., None]) -> Callable[..., None]:
-    """--run-dir for a command that is no Process."""
+    """Decorator that adds --run-dir to a command that is no Process."""
     return click.option("--run-dir", **_run_dir())(function)
 
 
 def link_options(function: Callable[..., None]) -> Callable[..., None]:
-    """The options of a process that connects to the broker, for brokers on other hosts."""
+    """Decorator that adds the options for connecting to brokers on other hosts."""
     file = click.Path(path_type=Path)
     options = (
         click.option(
-            "--curve-key", type=file, help="Our key pair (NAME.key_secret, made with `asr-keys new`) for a tcp broker."
+            "--curve-key",
+            type=file,
+            help="Key pair of this process (NAME.key_secret, from `asr-keys new`) for tcp.",
         ),
         click.option(
             "--curve-server-key",
             type=file,
-            help="The broker's public key, or a folder of them to try in turn; read again at every dialling.",
+            help="The broker's public key, or a folder of keys to try in turn; read again before every connect.",
         ),
         insecure_option,
     )
@@ -193,9 +204,11 @@ def link_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def insecure_option(function: Callable[..., None]) -> Callable[..., None]:
-    """--insecure, for links between hosts without encryption."""
+    """Decorator that adds --insecure, which allows unencrypted links between hosts."""
     return click.option(
-        "--insecure", is_flag=True, help="Let links leave this machine without keys: everybody there may connect."
+        "--insecure",
+        is_flag=True,
+        help="Allow links to other hosts without keys: anyone on the network may connect.",
     )(function)
 
 
@@ -211,7 +224,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, named: tuple[Path,
 
 
 def _aliased(ctx: click.Context) -> dict[str, Any]:
-    """What variables of the older systems say, as far as this process has the option: stronger than config files."""
+    """Settings from the older systems' environment variables, for options of this process; they override files."""
     assert isinstance(ctx.command, Process)
     options = {param.name: param for param in ctx.command.get_params(ctx) if param.name}
     given = aliases.aliases(ctx.command.section, aliases.environment_of(os.environ))
@@ -224,12 +237,12 @@ def _found() -> list[Path]:
 
 
 def _weakest_first(files: Iterable[Path]) -> list[Path]:
-    """YAML wins over TOML; within a kind, the later file wins."""
+    """Sort by precedence: YAML overrides TOML; within a kind, the later file wins."""
     return sorted(files, key=lambda path: path.suffix != ".toml")
 
 
 def _settings_of(path: Path, ctx: click.Context) -> dict[str, Any]:
-    """The section of the context's process, each value checked against its option."""
+    """The settings in the process's section, each checked against its option. Raises SetupError."""
     assert isinstance(ctx.command, Process)
     sections = _parsed(path)
     for name in sections:
@@ -272,7 +285,7 @@ def _known(name: str, names: Iterable[str], kind: str) -> str:
 
 
 def _checked(value: Any, param: click.Parameter, ctx: click.Context, where: str) -> Any:
-    """The value as click wants it in a default map."""
+    """The value in the form of click's default map. Raises SetupError if the option does not accept it."""
     if isinstance(value, dict) or (isinstance(value, list) and not param.multiple):
         raise SetupError(f"{where} takes a single value")
     values = [value] if param.multiple and not isinstance(value, list) else value
@@ -287,7 +300,7 @@ def _checked(value: Any, param: click.Parameter, ctx: click.Context, where: str)
 
 
 def default_run_dir() -> Path:
-    """The first of the usual places that this user can write to."""
+    """The first of the usual folders that this user can write to."""
     if os.access(SHARED_RUN_DIR, os.W_OK | os.X_OK):
         return SHARED_RUN_DIR
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
@@ -301,7 +314,10 @@ def _fallback_run_dir() -> Path:
 
 
 def prepare_run_dir(path: Path) -> Path:
-    """The directory, existing. Raises SetupError where it cannot be used, or where another user could listen in."""
+    """Create the directory if needed. Returns its absolute path.
+
+    Raises SetupError if it cannot be used, or if it is in /tmp and another user can write to it.
+    """
     path = path.absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -310,22 +326,22 @@ def prepare_run_dir(path: Path) -> Path:
         raise SetupError(f"cannot use {path} as run directory: {error.strerror}") from error
     ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o022
     if path == _fallback_run_dir() and not ours:
-        raise SetupError(f"{path} belongs to somebody else: name another directory with --run-dir")
+        raise SetupError(f"{path} belongs to another user: name another directory with --run-dir")
     return path
 
 
 def frontends_endpoint(run_dir: Path, broker: int = 1) -> str:
-    """Where frontends meet the broker, the first or the second of the pool."""
+    """The broker's endpoint for frontends; `broker` is 1 or 2, for the first or second broker of the pool."""
     return _ipc_endpoint(run_dir, "frontends", broker)
 
 
 def workers_endpoint(run_dir: Path, broker: int = 1) -> str:
-    """Where workers meet the broker."""
+    """The broker's endpoint for workers."""
     return _ipc_endpoint(run_dir, "workers", broker)
 
 
 def control_endpoint(run_dir: Path, broker: int = 1) -> str:
-    """Where `asr status` asks the broker."""
+    """The broker's endpoint for `asr status`."""
     return _ipc_endpoint(run_dir, "control", broker)
 
 
@@ -334,7 +350,7 @@ def _ipc_endpoint(run_dir: Path, name: str, broker: int) -> str:
 
 
 def check_endpoint(endpoint: str) -> str:
-    """The endpoint, if ZeroMQ can use it. Raises SetupError. Whether it needs keys is asked by asr_process.curve."""
+    """Return the endpoint if ZeroMQ can use it. Raises SetupError. asr_process.curve checks whether it needs keys."""
     scheme, _, rest = endpoint.partition("://")
     if scheme == "ipc" and rest:
         _check_ipc_path(rest)
@@ -346,14 +362,14 @@ def check_endpoint(endpoint: str) -> str:
 
 
 def check_local_endpoint(endpoint: str) -> str:
-    """The same, for an endpoint that nobody outside this machine may use. Raises SetupError."""
+    """`check_endpoint`, for an endpoint that must not be reachable from other machines. Raises SetupError."""
     if not is_local(check_endpoint(endpoint)):
         raise SetupError(f"{endpoint} leaves this machine: use ipc:// or a loopback address")
     return endpoint
 
 
 def is_local(endpoint: str) -> bool:
-    """Whether nobody outside this machine can use the endpoint, which has been checked."""
+    """Whether only this machine can use the endpoint, which `check_endpoint` has accepted."""
     scheme, _, rest = endpoint.partition("://")
     return scheme == "ipc" or parse_address(rest).is_loopback
 
@@ -385,7 +401,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """HOST:PORT, with an IPv6 host in brackets. Raises SetupError."""
+    """Parse HOST:PORT, with an IPv6 host in brackets. Raises SetupError."""
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not host or (":" in host) != bracketed or not (port.isascii() and port.isdigit()) or int(port) > 65535:
@@ -394,7 +410,7 @@ def parse_address(text: str) -> Address:
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """A click type from a function that raises SetupError."""
+    """A click type from a parse function that raises SetupError."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name

@@ -1,8 +1,8 @@
-"""State machines as data: a table of transitions, and one object's state in it. Pure.
+"""State machines as data: a table of transitions, and the state of one object. Pure.
 
-All transitions of a machine stand in its table, as in h11's `_state.py`: a pair of state and event that has no entry is
-forbidden. A forbidden transition is a bug of ours, so it raises an error that is no AsrError, with the events that led
-to it. `make docs` draws the tables into ARCHITECTURE.md.
+As in h11's `_state.py`, the table has all transitions of a machine: a pair of state and event without an entry is
+forbidden. A forbidden transition is a bug in this project, so its error is not an AsrError. The error has the events
+that led to it. `make docs` draws the tables into ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
 
 STORY_EVENTS_MAX = 12
-"""Transitions that an object remembers for its error."""
+"""Number of transitions that an object stores for its error."""
 
 
 class ForbiddenTransition(Exception):
@@ -54,7 +54,7 @@ class StateMachine(Generic[S, E]):
         self._story: list[tuple[float, S, E]] = []
 
     def fire(self, event: E, now: float) -> S:
-        """Take the transition of `event`; return the new state. Raises ForbiddenTransition where the table has none."""
+        """Take the transition of `event`; return the new state. Raises ForbiddenTransition if the table has none."""
         target = self._table.transitions.get(self.state, {}).get(event)
         if target is None:
             raise ForbiddenTransition(

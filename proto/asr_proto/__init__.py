@@ -1,4 +1,4 @@
 """What every process shares: messages, their wire form, audio arithmetic and the error tree.
 
-This package must not know who sends a message or why; it imports none of the other packages.
+It contains no rule about who sends a message or why, and it imports none of the other packages.
 """

@@ -9,12 +9,13 @@ SAMPLE_RATE = 16_000
 BYTES_PER_SAMPLE = 2
 
 Pcm16 = NDArray[np.int16]
-"""Shape [samples], full scale +-32767."""
+"""int16 of shape [samples], -32768 to 32767."""
 Float32 = NDArray[np.float32]
+"""float32 of shape [samples]; full scale is 1.0."""
 
 
 def to_int16(pcm: bytes) -> Pcm16:
-    """PCM16LE bytes (an even number) as int16 [samples], without a copy."""
+    """PCM16LE bytes as int16 [samples], without a copy. Raises ValueError for an odd number of bytes."""
     return np.frombuffer(pcm, dtype="<i2")
 
 
@@ -30,12 +31,12 @@ def from_float32(samples: Float32) -> Pcm16:
 
 
 def seconds(samples: int, sample_rate: int = SAMPLE_RATE) -> float:
-    """Duration of that many samples, rounded to the millisecond for display and wire."""
+    """Duration of a number of samples in seconds, rounded to the millisecond for display and wire."""
     return round(samples / sample_rate, 3)
 
 
 class OddByte:
-    """Carries an odd trailing byte of a frame over to the next one (PCM16 frames of any length)."""
+    """Makes whole PCM16 samples of frames that may have an odd length."""
 
     __slots__ = ("carry",)
 
@@ -43,7 +44,7 @@ class OddByte:
         self.carry = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Whole samples of what has come so far; at most one byte stays behind."""
+        """The whole samples received so far and not returned yet. An odd last byte is kept for the next call."""
         if self.carry:
             data = self.carry + data
         if len(data) % BYTES_PER_SAMPLE:

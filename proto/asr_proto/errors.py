@@ -1,19 +1,19 @@
-"""The error tree. Two roots, because there are two things to do about an error:
+"""The error tree. Each direct subclass of AsrError is handled in its own way:
 
     AsrError
-    ├── PeerError            the other side broke the protocol: answer in its dialect, close, go on
-    │   ├── DecodeError      bytes that are no message
-    │   ├── BadRequest       a request that cannot be meant (unknown model, wrong sample rate, ...)
+    ├── PeerError            the other side broke the protocol: send the error in its dialect, close, continue
+    │   ├── DecodeError      bytes that are not a message
+    │   ├── BadRequest       a request that cannot be served (unknown model, wrong sample rate, ...)
     │   ├── AudioError       audio that cannot be read: no file, not audio, damaged, no microphone
     │   ├── LimitExceeded    more than a stated limit allows (message size, idle time, rate)
-    │   └── OutOfOrder       a valid message at a moment when it is not allowed
-    ├── ServiceError         we cannot serve this session: say so to the client, the process goes on
-    │   └── AtCapacity       every slot is taken: try again later
-    └── SetupError           this process cannot start as configured: one sentence, exit code 2
-        └── NotYet           it cannot start now, but may later, as it is: one sentence, exit code 75
+    │   └── OutOfOrder       a valid message at a time when it is not allowed
+    ├── ServiceError         this session cannot be served: send the error to the client, continue
+    │   └── AtCapacity       every slot is taken: the client may try again later
+    └── SetupError           this process cannot start as configured: print one sentence, exit code 2
+        └── NotYet           it cannot start now, but may later without a change: one sentence, exit code 75
 
-Anything that is not an AsrError is a bug of ours: the process ends and leases clean up.
-Every class has a stable `slug`; instances may narrow it. Slugs are API: clients match on them.
+Any other exception is a bug in this project: the process ends, and its sessions move or end.
+Every class has a stable `slug`; an instance may have a more specific one. Slugs are API: clients match on them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import errno
 
 
 class AsrError(Exception):
-    """Base of all errors. `slug` is stable and machine-readable, `detail` is one sentence for people."""
+    """Base of all errors. `slug` is stable and for programs, `detail` is one sentence for people."""
 
     slug = "error"
 
@@ -40,13 +40,13 @@ class PeerError(AsrError):
 
 
 class DecodeError(PeerError):
-    """Bytes that are no message of this protocol version."""
+    """Bytes that are not a message of this protocol version."""
 
     slug = "bad-message"
 
 
 class BadRequest(PeerError):
-    """A request that cannot be served as it stands."""
+    """A request that cannot be served without a change."""
 
     slug = "bad-request"
 
@@ -64,13 +64,16 @@ class LimitExceeded(PeerError):
 
 
 class OutOfOrder(PeerError):
-    """A valid message at a moment when it is not allowed."""
+    """A valid message at a time when it is not allowed."""
 
     slug = "out-of-order"
 
 
 class ServiceError(AsrError):
-    """This session cannot be served, through no fault of the client. `retry_after_s` is a hint, 0 for none."""
+    """This session cannot be served, and the client did not cause it.
+
+    `retry_after_s`: seconds after which the client may try again. 0: unknown.
+    """
 
     slug = "service-error"
 
@@ -86,22 +89,22 @@ class AtCapacity(ServiceError):
 
 
 class SetupError(AsrError):
-    """This process cannot start as configured. `exit_code` tells whoever started it that trying again is no use."""
+    """This process cannot start as configured. With `exit_code` it shows its supervisor that a restart is no use."""
 
     slug = "setup-error"
     exit_code = 2
 
 
 class NotYet(SetupError):
-    """This process cannot start now, but may later with the same settings: try again, less and less often."""
+    """This process cannot start now, but may later with the same settings. Supervisors restart it, with back-off."""
 
     slug = "not-yet"
-    exit_code = 75  # EX_TEMPFAIL, which not every system's `os` has
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h; `os.EX_TEMPFAIL` does not exist on every system
 
 
 def cannot_listen(where: str, error: Exception) -> SetupError:
-    """What the start fails with when a socket could not be bound to its address."""
-    # Somebody still has the address, or this host has not got it yet (ENODEV is ZeroMQ's word for that).
+    """The error for a socket that could not be bound to its address."""
+    # Another process still has the address, or this host does not have it yet (then ZeroMQ reports ENODEV).
     passing = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENODEV)
     kind = NotYet if getattr(error, "errno", None) in passing else SetupError
     return kind(f"cannot listen on {where}: {error}")
@@ -125,4 +128,4 @@ SERVICE_SLUGS = frozenset(
         "internal-error",
     }
 )
-"""Slugs of errors that are no fault of the client; every other slug is."""
+"""Slugs of errors that the client did not cause. It caused those with any other slug."""

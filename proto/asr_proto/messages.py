@@ -1,8 +1,9 @@
-"""Every message between the processes: one frozen class each, in four closed unions.
+"""Every message between the processes: one frozen class each, in closed unions.
 
-A *routing message* is what the broker must see; it may carry a body that the broker never opens: for `Open` and `Grant`
-a `Setup`, for `Bundle` an array of *frames*, for a registration a `Hello`. Units last: `_s` seconds, `_ms`
-milliseconds; sample indexes count 16 kHz mono samples from the session's first one.
+The broker reads *routing messages*. A routing message may carry a body that the broker never decodes: a `Setup` for
+`Open`, `Resume`, `Grant` and `Transfer`, an array of *frames* for `Bundle`. A registration carries a `Hello`. The last
+part of a field's name is its unit: `_s` seconds, `_ms` milliseconds, `_sample` an index of samples. Sample indexes
+count 16 kHz mono samples from the session's first one.
 
 On the wire a class is the array of its fields, after its tag if it has one. proto/README.md specifies the bytes and the
 rules for changes: a field is added at the end, with a default, and a tag is never given to another class.
@@ -16,16 +17,16 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 PROTOCOL_VERSION = 2
-"""Raised with every change that breaks the rules of growth: the newest version that this release understands."""
+"""The newest version that this release understands. A change that breaks the rules of growth raises it."""
 PROTOCOL_VERSION_MIN = 2
 """The oldest version that this release still understands."""
 
 INT_MAX = 2**63 - 1
 Natural = Annotated[int, Meta(ge=0, le=INT_MAX)]
 Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-"""NaN and the infinities are outside of these bounds."""
+"""A float within these bounds: neither NaN nor infinite."""
 Identity = Annotated[bytes, Meta(max_length=32)]
-"""ZeroMQ identity of one process incarnation: new at every start."""
+"""The ZeroMQ identity of one run of a process: new at every start."""
 Lease = Natural
 """The grant of one slot of one worker to one epoch of one session; never reused."""
 SessionId = Annotated[str, Meta(max_length=64)]
@@ -34,28 +35,30 @@ Label = Annotated[str, Meta(max_length=1024)]
 Leases = Annotated[tuple[Natural, ...], Meta(max_length=4096)]
 Text = Annotated[str, Meta(max_length=65536)]
 STATE_BYTES_MAX = 8_388_608
-"""Of what an engine may put into a commit."""
+"""Largest state that an engine may put into a commit, in bytes."""
 State = Annotated[bytes, Meta(max_length=STATE_BYTES_MAX)]
 Pcm = Annotated[bytes, Meta(max_length=2_097_152)]
 Marker = Annotated[str, Meta(max_length=256)]
 
 EndpointKind = Literal["silence", "length", "flush"]
 RESUMED = "resumed"
-"""Why a lease is lost when its client has taken its session to another frontend."""
+"""The slug of Lost and Refused when the client has resumed its session at another frontend."""
 
 
 class Value(Struct, frozen=True, array_like=True, gc=False):
-    """What all messages and their parts are. None can refer to itself, so the garbage collector need not look."""
+    """Base of all messages and their parts. None contains itself, so the garbage collector need not track them."""
 
 
 class Hello(Value, frozen=True, tag=28):
-    """Which protocol versions a process understands: read apart from everything else that it sends.
+    """The protocol versions that a process understands. A broker can read it without the message beside it.
 
-    It travels in a part of its own beside each registration and each StatusRequest. Its fields never change.
+    A process sends it in a separate part with each registration and each StatusRequest. Its fields never change.
     """
 
     version: Natural
+    """The newest version."""
     version_min: Natural
+    """The oldest version."""
     name: Name
 
 
@@ -63,28 +66,29 @@ class Hello(Value, frozen=True, tag=28):
 
 
 class Spec(Value, frozen=True):
-    """What a worker's engine serves; part of its registration."""
+    """The properties of a worker's engine. Part of its registration."""
 
     engine: Name
     model: Name
     languages: Annotated[tuple[Label, ...], Meta(max_length=256)]
     slots: Natural
-    """Sessions served at once."""
+    """Number of sessions that the worker serves at the same time."""
     chunk_samples: Natural
-    """Samples that one step takes from a session."""
+    """Number of samples that one step takes from a session."""
     uncommitted_s_max: Finite
-    """Longest audio that may be unconfirmed by a commit: what a move to another worker replays."""
+    """Longest audio that no commit has confirmed yet, in seconds. A move to another worker replays this audio."""
     device: Name
     step_s_p99: Finite = 0.1
-    """What all but one in a hundred steps stay below, says the engine. Four times as long without one is a hang."""
+    """99th percentile of the step time, in seconds, as the engine states it. A worker that has work and makes no step
+    for four times as long hangs."""
     checksum: Name = ""
-    """Of the model's weights: the first 16 hexadecimal digits of their SHA-256. Empty where there is no model."""
+    """The first 16 hexadecimal digits of the SHA-256 of the model's weights. Empty for an engine without a model."""
     license: Name = ""
-    """Of the weights, where their file or folder says it."""
+    """Licence of the weights. Empty when their file or folder states none."""
     encode_factor: Finite = 1.0
-    """How often the model encodes each second of audio: more than once where windows overlap."""
+    """How often the model encodes each second of audio. Above 1 when its windows overlap."""
     appends: bool = False
-    """An utterance's text only grows: what a partial says, its final says too."""
+    """Whether an utterance's text only grows: each partial is the beginning of its final."""
 
 
 class Commit(Value, frozen=True):
@@ -92,61 +96,65 @@ class Commit(Value, frozen=True):
 
     samples: Natural
     utterance: Natural
-    """Number of the next utterance: all before it are final."""
+    """Number of the next utterance. All utterances before it are final."""
     state: State
-    """Opaque: engine, VAD and endpointer."""
+    """Opaque state of the engine, its VAD and its endpointer."""
     confirmed: Natural | None = None
-    """Set in the middle of an utterance, whose words are in the state and in no final yet: where all before was."""
+    """Mid-utterance commits only: the last sample whose text is already final."""
 
     @property
     def confirmed_samples(self) -> int:
-        """Audio before this is final text: nobody needs it, whatever becomes of the state."""
+        """All text before this sample is final: the audio before it is not needed again, even if the state is lost."""
         return self.samples if self.confirmed is None else self.confirmed
 
 
 class Word(Value, frozen=True):
-    """One word of a hypothesis. `confidence` only where the engine measures it."""
+    """One word of a hypothesis."""
 
     text: Name
     start_sample: Natural
     end_sample: Natural
     confidence: Finite | None
+    """None when the engine does not measure it."""
 
 
 class Setup(Value, frozen=True):
-    """How to open a session on a worker."""
+    """The options of a session, for the worker that opens it."""
 
     language: Name
+    """For example `en` or `en-GB`. Empty: unspecified."""
     partials: bool
+    """Whether the client wants partials."""
     progress_samples: Natural
-    """Report progress each time this many samples more were done."""
+    """The worker sends Progress each time the model has done this many more samples."""
     commit: Commit | None
-    """Where to continue a session that was moved; None for a new one."""
+    """Where to continue a session that has moved. None for a new session."""
     progress_taken: bool = False
-    """Report it as well each time so many were taken."""
+    """Whether the worker also sends Progress each time it has received `progress_samples` more samples."""
     look_ahead_ms: Natural | None = None
-    """How much audio behind a word the model may wait for, where it leaves the choice; None for the worker's own."""
+    """How much audio after a word the model may wait for, in milliseconds, if the model offers a choice. None: the
+    worker's default."""
     appends: bool = False
-    """Partials are wanted where they only grow, whatever `partials` says."""
+    """Whether the client wants partials from an engine whose text only grows, even if `partials` is false."""
 
 
 class Load(Value, frozen=True):
-    """How busy a worker is, over its last heartbeat interval."""
+    """How busy a worker was in its last heartbeat interval."""
 
     steps: Natural
-    """Steps since the start."""
+    """Number of steps since the worker's start."""
     pending_chunks: Natural
-    """Complete chunks that wait for a step or are in the one under way."""
+    """Number of complete chunks that wait for a step or are in the current step."""
     step_ms_p50: Finite
     step_ms_p99: Finite
     busy: Finite
     """Share of the interval spent in steps, 0 to 1."""
     real_time_factor: Finite
-    """Seconds spent in steps per second of audio; 0 without audio."""
+    """Seconds spent in steps per second of audio. 0 without audio."""
     chunk_ms: Finite = 0.0
-    """What one more chunk adds to a step, without work that an engine leaves out under load; 0 where unknown."""
+    """Milliseconds that one more chunk adds to a step, without work that the engine skips under load. 0: unknown."""
     late_ms_p95: Finite = 0.0
-    """How long after they were due chunks went into their steps."""
+    """Milliseconds between a chunk's deadline and the start of its step, 95th percentile."""
 
 
 # ---- Frontend to broker ----
@@ -158,52 +166,54 @@ class RegisterFrontend(Value, frozen=True, tag=1):
 
 
 class Open(Value, frozen=True, tag=2):
-    """Ask for a slot. Body: Setup. Answered by Pinned or Refused."""
+    """Requests a slot for a session. Body: Setup. Answered by Pinned or Refused."""
 
     session: SessionId
     epoch: Natural
-    """0 at first, one more with every move to another worker."""
+    """0 at first; each move to another worker adds 1."""
     model: Name
     """Empty for the default model."""
     language: Name
     resumable: bool = False
-    """Whether its client may come back: should the frontend die, the lease waits for Resume."""
+    """Whether the client may come back. If the frontend dies, the broker keeps the lease for a Resume."""
 
 
 class Close(Value, frozen=True, tag=3):
-    """Give a lease back; what the worker still holds of it is dropped."""
+    """Ends a lease. The worker drops what it still holds of the session."""
 
     lease: Lease
 
 
 class Detach(Value, frozen=True, tag=22):
-    """The client of a resumable session is gone and may come back: the lease waits for Resume, for a limited time."""
+    """The client of a resumable session is gone and may come back. The broker keeps the lease for a limited time."""
 
     lease: Lease
 
 
 class Resume(Value, frozen=True, tag=23):
-    """Take over a session whose client has come back, from whatever frontend had it. Body: Setup, without a commit.
+    """Takes over a session whose client has come back, also from another frontend. Body: Setup, without a commit.
 
-    Answered by Pinned, then by the worker's Resumed; or by Refused.
+    Answered by Refused, or by Pinned and then by the worker's Resumed.
     """
 
     session: SessionId
     utterance: Natural
-    """The first whose final the client has not got."""
+    """Number of the first utterance whose final the client has not received."""
 
 
 class FrontendHeartbeat(Value, frozen=True, tag=4):
-    """Renews the leases of silent sessions. Answered by Pool."""
+    """Renews these leases. Answered by Pool, and by Stale for each lease that is over."""
 
     leases: Annotated[tuple[Natural, ...], Meta(max_length=65536)]
 
 
 class Bundle(Value, frozen=True, tag=5):
-    """Frames for one peer, forwarded whole. Body: array of frames, either direction."""
+    """Frames for one peer, in either direction. The broker forwards the bundle whole. Body: array of frames."""
 
     to: Identity
+    """The worker or frontend that receives the bundle."""
     leases: Leases
+    """The leases of the frames in the body, each once."""
 
 
 # ---- Worker to broker ----
@@ -220,24 +230,24 @@ class WorkerHeartbeat(Value, frozen=True, tag=7):
 
 
 class Closed(Value, frozen=True, tag=8):
-    """The slot of this lease is wiped and free."""
+    """The worker has wiped the slot of this lease. The slot is free."""
 
     lease: Lease
 
 
 class Drain(Value, frozen=True, tag=9):
-    """Take nothing new to me; I end when my last session has."""
+    """The worker takes no new session from now on, and ends after its last one."""
 
 
 class Vote(Value, frozen=True, tag=26):
-    """To every broker: whom the worker serves for the next 600 ms. Answers each Claim, also one that it refuses."""
+    """The broker that the worker serves for the next 600 ms. Sent to every broker, and as the answer to each Claim."""
 
     term: Natural
-    """The highest that it has voted in."""
+    """The highest term in which the worker has voted."""
     boot: Natural
-    """The broker it votes for; 0: nobody."""
+    """The broker that has the vote. 0: no broker."""
     number: Natural
-    """Of the claim that was granted last."""
+    """The number of the claim that the worker granted last."""
 
 
 # ---- Broker to peers ----
@@ -245,40 +255,41 @@ class Vote(Value, frozen=True, tag=26):
 
 class Welcome(Value, frozen=True, tag=10):
     boot: Natural
-    """The broker's incarnation, the upper 31 bits of its leases."""
+    """Random number of one run of the broker: the upper 31 bits of its leases."""
     heartbeat_s: Finite
+    """How often the peer sends a heartbeat."""
     term: Natural = 0
-    """In which it leads; 0 where it needs no votes."""
+    """The term in which the broker leads. 0 for a broker that needs no votes."""
 
 
 class Claim(Value, frozen=True, tag=25):
-    """A broker asks for the worker's vote. Answered by Vote."""
+    """A broker requests the worker's vote. Answered by Vote."""
 
     term: Natural
     boot: Natural
     number: Natural
-    """One more with every claim: a vote counts from when its claim was sent."""
+    """Each claim adds 1. It names the claim that a vote answers: the vote counts from the time the claim was sent."""
 
 
 class Standby(Value, frozen=True, tag=27):
-    """The peer is registered, but this broker does not lead: what it had pinned before is gone."""
+    """The peer is registered, but this broker does not lead. All leases that it granted to the peer have ended."""
 
     boot: Natural
 
 
 class Unregistered(Value, frozen=True, tag=11):
-    """The broker does not know the sender: register (again); what was pinned before is gone."""
+    """The sender is not registered: it must register. All its leases of before have ended."""
 
 
 class Rejected(Value, frozen=True, tag=12):
-    """The registration is refused; the process cannot be used with this broker."""
+    """The broker does not accept the registration. The process cannot work with this broker."""
 
     slug: Name
     detail: Name
 
 
 class Pinned(Value, frozen=True, tag=13):
-    """A session has a slot; its frames go to `worker` from now on."""
+    """The session has a slot. The frontend sends its frames to `worker` from now on."""
 
     session: SessionId
     epoch: Natural
@@ -286,7 +297,7 @@ class Pinned(Value, frozen=True, tag=13):
     worker: Identity
     spec: Spec
     resumed: bool = False
-    """The answer to Resume, not to Open."""
+    """Whether this answers Resume and not Open."""
 
 
 class Refused(Value, frozen=True, tag=14):
@@ -298,23 +309,24 @@ class Refused(Value, frozen=True, tag=14):
 
 
 class Lost(Value, frozen=True, tag=15):
-    """The lease is over through no doing of its session: its worker died or the lease expired."""
+    """The lease has ended, but not by Close: its worker died, it expired, or the client resumed elsewhere."""
 
     lease: Lease
     slug: Name
 
 
 class Pool(Value, frozen=True, tag=16):
-    """What the workers offer now; answers a frontend's heartbeat and is sent when it changes."""
+    """What the workers offer now. Answers a frontend's heartbeat; also sent when it changes."""
 
     workers: Natural
+    """Number of workers that take new sessions."""
     slots: Natural
     slots_free: Natural
     models: Annotated[tuple[Label, ...], Meta(max_length=256)]
 
 
 class Grant(Value, frozen=True, tag=17):
-    """Open `slot` for `lease`; results go to `frontend`. Body: Setup, as it came with Open."""
+    """The worker opens `slot` for `lease` and sends results to `frontend`. Body: the Setup of the Open, unchanged."""
 
     lease: Lease
     slot: Natural
@@ -323,9 +335,9 @@ class Grant(Value, frozen=True, tag=17):
 
 
 class Transfer(Value, frozen=True, tag=24):
-    """Continue the session of `from_lease`, from its last commit, as `lease` in the same slot. Body: Setup.
+    """The worker continues the session of `from_lease` from its last commit, under `lease` in the same slot.
 
-    Results go to `frontend`: Resumed, then the finals from `utterance` on that were made before.
+    It sends Resumed to `frontend`, then again the finals from `utterance` on. Body: the Setup of the Resume, unchanged.
     """
 
     from_lease: Lease
@@ -337,13 +349,13 @@ class Transfer(Value, frozen=True, tag=24):
 
 
 class Release(Value, frozen=True, tag=18):
-    """Close this lease's slot, drop what it holds, answer Closed. Repeated until answered."""
+    """The worker wipes the slot of this lease and answers Closed. The broker repeats Release until then."""
 
     lease: Lease
 
 
 class Stale(Value, frozen=True, tag=19):
-    """A bundle named a lease that is not current for its sender."""
+    """The sender of a bundle or heartbeat does not hold this lease."""
 
     lease: Lease
 
@@ -383,43 +395,49 @@ class Status(Value, frozen=True, tag=21):
 
 
 class Audio(Value, frozen=True, tag=1):
-    """PCM16LE, 16 kHz, mono; `first_sample` is its place in the session."""
+    """A piece of the session's audio, without a gap after the piece before."""
 
     lease: Lease
     first_sample: Natural
+    """Index of the first sample of `pcm`."""
     pcm: Pcm
+    """PCM16LE, 16 kHz, mono."""
 
 
 class Flush(Value, frozen=True, tag=2):
-    """End the utterance here; answered by Flushed when all audio before it has left the model."""
+    """The utterance ends here. Answered by Flushed when all audio before it has left the model."""
 
     lease: Lease
     marker: Marker
+    """Any text. Flushed returns it."""
 
 
 class Checkpoint(Value, frozen=True, tag=12):
-    """Ask for a commit here, in the middle of an utterance, if the engine can; answered by Progress with it."""
+    """Requests a commit in the middle of an utterance. If the engine can make one, Progress carries it."""
 
     lease: Lease
 
 
 class Stop(Value, frozen=True, tag=3):
-    """End of audio: the remaining finals follow, then Ended."""
+    """End of the audio. The worker sends the remaining finals, then Ended."""
 
     lease: Lease
 
 
 class Progress(Value, frozen=True, tag=4):
-    """Samples received and stepped since the session's start; `commit` when it advanced without a final."""
+    """How much audio of the session the worker has received and the model has done."""
 
     lease: Lease
     taken: Natural
+    """Number of samples received since the session's first one."""
     done: Natural
+    """Number of samples that have left the model since the session's first one."""
     commit: Commit | None
+    """A commit that comes without a final, if there is one."""
 
 
 class Partial(Value, frozen=True, tag=5):
-    """The current utterance's text so far; replaced by the next Partial or Final."""
+    """The current utterance's text so far. The next Partial or Final of the utterance replaces it."""
 
     lease: Lease
     utterance: Natural
@@ -427,11 +445,11 @@ class Partial(Value, frozen=True, tag=5):
     start_sample: Natural
     end_sample: Natural
     stable: Natural | None = None
-    """So many characters of the text will come in a final as they are. None: the engine does not know."""
+    """Number of characters at the beginning of the text that will not change. None: unknown."""
 
 
 class Final(Value, frozen=True, tag=6):
-    """An utterance's text; never changes. Its commit confirms it."""
+    """An utterance's text, which never changes. Its commit confirms it."""
 
     lease: Lease
     utterance: Natural
@@ -439,14 +457,16 @@ class Final(Value, frozen=True, tag=6):
     start_sample: Natural
     end_sample: Natural
     endpoint: EndpointKind
-    """Why the utterance ended: the speaker fell silent, it reached the longest length, or a flush."""
+    """Why the utterance ended: the speaker fell silent, it reached its greatest length, or a flush ended it."""
     confidence: Finite | None
+    """None when the engine does not measure it."""
     words: Annotated[tuple[Word, ...], Meta(max_length=4096)] | None
+    """None when the engine has no times of words."""
     commit: Commit
 
 
 class Speech(Value, frozen=True, tag=10):
-    """The speaker began or ceased to speak, there; says nothing about text."""
+    """The speaker began or stopped speaking at `sample`. It has no text."""
 
     lease: Lease
     kind: Literal["start", "end"]
@@ -459,21 +479,21 @@ class Flushed(Value, frozen=True, tag=7):
 
 
 class Resumed(Value, frozen=True, tag=11):
-    """First of all in a resumed session: from where its audio is needed again."""
+    """The first frame of a resumed session. The client sends its audio again from the commit on."""
 
     lease: Lease
     commit: Commit | None
-    """None: from the beginning."""
+    """None: from the beginning of the session."""
 
 
 class Ended(Value, frozen=True, tag=8):
-    """The session is complete: every final before has been sent."""
+    """The session is complete. The worker has sent all its finals."""
 
     lease: Lease
 
 
 class Failed(Value, frozen=True, tag=9):
-    """The worker cannot go on with this session."""
+    """The worker cannot continue this session."""
 
     lease: Lease
     slug: Name

@@ -1,8 +1,8 @@
 """Messages to bytes and back. A message on the wire is [routing] or [routing, body], both msgpack.
 
 Routing: the array [tag, field, ...]. Body: a Setup's array, or an array of frames, each [tag, field, ...]. A field that
-is missing at the end has its default; one too many at the end is ignored (proto/README.md, "Growth"). Every size is
-limited; whatever the bytes are, decoding returns a message or raises DecodeError.
+is missing at the end gets its default. Additional fields at the end are ignored (proto/README.md, "Growth"). Every size
+is limited. For any bytes, decoding either returns a message or raises DecodeError.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from asr_proto.errors import DecodeError
 ROUTING_BYTES_MAX = 1_048_576
 BODY_BYTES_MAX = 16_777_216
 FRAMES_MAX = 4096
-"""Frames in one bundle."""
+"""Largest number of frames in one bundle."""
 
 T = TypeVar("T")
 
 
 class _Tagged(Struct, array_like=True):
-    """The beginning of any message or frame."""
+    """The first element of any message or frame."""
 
     tag: m.Natural
 
 
 class _Versioned(_Tagged):
-    """The beginning of a registration or a StatusRequest, of whatever version."""
+    """The first two elements of a registration or a StatusRequest, in every version."""
 
     version: m.Natural
 
@@ -57,10 +57,10 @@ _ANY = Decoder()
 
 
 def _plain(value: Any) -> float:
-    """numpy's float64 is a float too."""
+    """Numpy's float64 as a float. Raises TypeError for every other type that msgspec does not encode."""
     if isinstance(value, float):
         return float(value)
-    raise TypeError(f"{type(value).__name__} is no value of a message")
+    raise TypeError(f"{type(value).__name__} cannot be a value in a message")
 
 
 _encode = Encoder(enc_hook=_plain).encode
@@ -72,17 +72,17 @@ def encode(message: m.Message) -> bytes:
 
 
 def decode(data: bytes | memoryview) -> m.Message:
-    """The message of a routing part. Raises DecodeError."""
+    """The message in a routing part. Raises DecodeError."""
     return _read(_MESSAGE, data, ROUTING_BYTES_MAX)
 
 
 def encode_hello(name: str) -> bytes:
-    """The part that a process of this release sends beside its registrations and status requests."""
+    """The part that a process of this release sends with its registrations and status requests."""
     return _encode(m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION_MIN, name))
 
 
 def decode_hello(parts: Iterable[bytes | memoryview]) -> m.Hello | None:
-    """The Hello among the parts of a message, of which no other need be readable; None if there is none."""
+    """The Hello among the parts of a message; None if there is none. The other parts may be unreadable."""
     for part in parts:
         with suppress(DecodeError):
             return _read(_HELLO, part, ROUTING_BYTES_MAX)
@@ -90,7 +90,10 @@ def decode_hello(parts: Iterable[bytes | memoryview]) -> m.Hello | None:
 
 
 def decode_version(data: bytes | memoryview) -> int | None:
-    """The one version in a registration or status request, of which nothing else need be readable; None in all else."""
+    """The version field of a registration or status request, whose other fields may be unreadable.
+
+    None for other messages.
+    """
     with suppress(DecodeError):
         sent = _read(_VERSIONED, data, ROUTING_BYTES_MAX)
         return sent.version if sent.tag in _VERSIONED_TAGS else None
@@ -98,7 +101,7 @@ def decode_version(data: bytes | memoryview) -> int | None:
 
 
 def is_exact(data: bytes | memoryview) -> bool:
-    """Whether a routing part has all fields that we know, in nested classes too, and no other."""
+    """Whether a routing part has exactly the fields of this release, also in nested classes."""
     try:
         return bool(_ANY.decode(_encode(decode(data))) == _read(_ANY, data, ROUTING_BYTES_MAX))
     except DecodeError:
@@ -111,7 +114,7 @@ def encode_frames(frames: Sequence[m.Frame]) -> bytes:
 
 
 def decode_frames(data: bytes | memoryview) -> list[m.Frame]:
-    """The frames of a bundle's body, without those of a class that only newer peers have. Raises DecodeError."""
+    """The frames in a bundle's body, without frames of an unknown class. Raises DecodeError."""
     try:
         return _read(_FRAMES, data, BODY_BYTES_MAX)
     except DecodeError:
@@ -123,12 +126,12 @@ def decode_frames(data: bytes | memoryview) -> list[m.Frame]:
 
 
 def encode_setup(setup: m.Setup) -> bytes:
-    """The body of Open and Grant."""
+    """The body of Open, Resume, Grant and Transfer."""
     return _encode(setup)
 
 
 def decode_setup(data: bytes | memoryview) -> m.Setup:
-    """The Setup of a body. Raises DecodeError."""
+    """The Setup in a body. Raises DecodeError."""
     return _read(_SETUP, data, BODY_BYTES_MAX)
 
 

@@ -1,4 +1,4 @@
-"""Decoding sound files: what comes out is 16 kHz mono PCM16 of the right length and pitch, or one clear error."""
+"""Decoding sound files: the output is 16 kHz mono PCM16 of the right length and pitch, or one clear error."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_file_cut_in_half_is_damaged(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("rate", "channels"), [(2_000_000_000, 1), (999, 1), (16_000, 65)])
 def test_what_a_header_claims_is_limited(rate: int, channels: int) -> None:
-    """Decoding allocates by the header: two kilobytes could ask for gigabytes."""
+    """Decoding allocates by the header: a file of two kilobytes could cause gigabytes."""
     block = 2 * channels
     data = bytes(block * 8)
     header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, channels, rate,

@@ -53,7 +53,7 @@ class Listening:
         return certificates.load_pair(certificates.make_pair(self.folder, name, replace=replace)[1])
 
     def connect(self, name: str = "peer", server: bytes | None = None) -> zmq.Socket[Any]:
-        """A peer with the key of that name, which connects and sends hello."""
+        """A peer with the key of this name, which connects and sends hello."""
         peer = self.plain()
         own = certificates.load_pair(self.folder / f"{name}.key_secret")
         peer.curve_publickey, peer.curve_secretkey = own.public, own.secret
@@ -63,7 +63,7 @@ class Listening:
         return peer
 
     def plain(self) -> zmq.Socket[Any]:
-        """A peer that has no keys and has not connected."""
+        """A peer without keys that has not connected."""
         peer = self._context_of_peers.socket(zmq.DEALER)
         peer.linger = 0
         peer.identity = b"%d" % len(self._peers)
@@ -71,7 +71,7 @@ class Listening:
         return peer
 
     def accepted(self, timeout_s: float = 0.7) -> bytes | None:
-        """The first peer whose message arrives, if any does; registered, as the broker does it."""
+        """The first peer whose message arrives, registered as by the broker; None if no message arrives."""
         found = self.until(self.router.receive, timeout_s)
         if found is None:
             return None
@@ -80,7 +80,7 @@ class Listening:
         return identity
 
     def until(self, happens: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
-        """Answer handshakes until something is true."""
+        """Answer handshakes until the condition is true."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.serving:
@@ -107,7 +107,7 @@ def listening(tmp_path: Path) -> Iterator[Listening]:
     listening.close()
 
 
-def test_an_allowed_key_gets_in(listening: Listening) -> None:
+def test_an_allowed_key_is_accepted(listening: Listening) -> None:
     with capture_logs() as logs:
         listening.connect()
         assert listening.accepted(WAIT_S) == b"0"
@@ -115,7 +115,7 @@ def test_an_allowed_key_gets_in(listening: Listening) -> None:
     assert (line["name"], line["address"], line["endpoint"]) == ("peer", "127.0.0.1", listening.endpoint)
 
 
-def test_an_unknown_key_does_not(listening: Listening) -> None:
+def test_an_unknown_key_is_refused(listening: Listening) -> None:
     stranger = listening.pair("stranger")
     with capture_logs() as logs:
         for _ in range(3):
@@ -125,16 +125,16 @@ def test_an_unknown_key_does_not(listening: Listening) -> None:
     assert (line["key"], line["address"], line["log_level"]) == (stranger.public.decode(), "127.0.0.1", "error")
 
 
-def test_without_a_verdict_nobody_gets_in(listening: Listening) -> None:
-    """libzmq's own default is to let everybody in when nobody answers."""
+def test_without_an_answer_from_zap_no_peer_is_accepted(listening: Listening) -> None:
+    """libzmq's default is to accept every peer when ZAP does not answer."""
     listening.serving = False
     listening.authenticator.close()
     listening.connect()
     assert listening.accepted() is None
 
 
-def test_what_fails_before_a_key_is_shown(listening: Listening) -> None:
-    """Another server key: said, once, with the address if the connection was still there."""
+def test_a_handshake_that_fails_before_a_key_is_sent(listening: Listening) -> None:
+    """The peer expects another server key. This is logged once, with the address if it could still be read."""
     with capture_logs() as logs:
         listening.connect(server=listening.pair("other").public)
         listening.until(lambda: listening.router.disconnected() or logs)
@@ -150,7 +150,7 @@ def event(kind: int, value: int) -> dict[str, Any]:
 
 
 def test_failures_are_told_apart_and_named() -> None:
-    """Peers whose connection is gone too soon are named as unknown only when that happens again and again."""
+    """A peer whose address could not be read is logged as unknown only after several such failures in a row."""
     monitor = HandshakeMonitor()
     mismatch = event(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
     broken = event(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.PROTOCOL_ERROR_ZMTP_UNEXPECTED_COMMAND)
@@ -161,7 +161,7 @@ def test_failures_are_told_apart_and_named() -> None:
             for failure in (mismatch, broken, left, mismatch):
                 for seen in (event(zmq.EVENT_ACCEPTED, number), failure, event(zmq.EVENT_DISCONNECTED, number)):
                     monitor.observe(seen)
-            monitor.observe(event(zmq.EVENT_DISCONNECTED, number))  # after a good handshake: nothing to say
+            monitor.observe(event(zmq.EVENT_DISCONNECTED, number))  # after a good handshake: nothing is logged
             named = len(logs)
             for _ in range(2):
                 monitor.observe(mismatch)
@@ -192,7 +192,7 @@ def test_the_allow_list_is_read_again(listening: Listening) -> None:
     assert listening.accepted(WAIT_S) == b"1"
 
 
-def test_a_revoked_peer_is_cut_off_and_stays_out(listening: Listening) -> None:
+def test_a_revoked_peer_is_disconnected_and_cannot_reconnect(listening: Listening) -> None:
     listening.connect()
     peer = listening.accepted(WAIT_S)
     (listening.keys.allow / "peer.key").unlink()
@@ -203,14 +203,14 @@ def test_a_revoked_peer_is_cut_off_and_stays_out(listening: Listening) -> None:
     assert listening.accepted() is None
 
 
-def test_a_list_that_is_gone_lets_nobody_in(listening: Listening) -> None:
+def test_without_a_list_no_peer_is_accepted(listening: Listening) -> None:
     listening.keys.allow.rename(listening.folder / "elsewhere")
     assert listening.authenticator.poll()
     listening.connect()
     assert listening.accepted() is None
 
 
-def test_a_damaged_key_in_the_list_harms_only_itself(listening: Listening) -> None:
+def test_a_damaged_key_in_the_list_excludes_only_itself(listening: Listening) -> None:
     (listening.keys.allow / "broken.key").write_text("half a fi")
     (listening.keys.allow / "secret.key").write_bytes((listening.folder / "peer.key_secret").read_bytes())
     with capture_logs() as logs:
@@ -221,7 +221,7 @@ def test_a_damaged_key_in_the_list_harms_only_itself(listening: Listening) -> No
 
 
 def test_a_new_server_key_is_for_new_connections(listening: Listening) -> None:
-    """Three generations on one port; whoever is inside stays, whoever comes needs the latest."""
+    """Three server keys on one port: connections that exist stay, new ones need the latest key."""
     inside = []
     generations = [certificates.load_public(listening.folder / "broker.key")]
     for generation in range(3):
@@ -250,14 +250,16 @@ def test_a_server_key_that_cannot_be_used_changes_nothing(listening: Listening) 
         listening.keys.own.unlink()
         for _ in range(3):
             listening.authenticator.poll()
-    said = [line["reason"] for line in logs if line["event"] == "the new server key cannot be used, the old one stays"]
-    assert len(said) == 2
+    reasons = [
+        line["reason"] for line in logs if line["event"] == "the new server key cannot be used, the old one stays"
+    ]
+    assert len(reasons) == 2
     listening.connect()
     assert listening.accepted(WAIT_S) == b"0"
 
 
 def test_a_server_key_is_taken_once_its_file_is_right(listening: Listening) -> None:
-    """A file that others can read at first: its mode changes later, and nothing else."""
+    """A file that other users can read at first. Later only its mode changes."""
     new = listening.pair("broker", replace=True)
     listening.keys.own.chmod(0o644)
     listening.authenticator.poll()
@@ -268,7 +270,7 @@ def test_a_server_key_is_taken_once_its_file_is_right(listening: Listening) -> N
 
 
 def test_a_port_is_not_shared_with_another_broker(listening: Listening) -> None:
-    """Although its own listeners share it."""
+    """The listeners of one broker share it."""
     listening.pair("broker", replace=True)
     listening.authenticator.poll()
     with zmq.Context() as context, pytest.raises(SetupError, match=r"cannot listen on tcp://127\.0\.0\.1"):
@@ -291,7 +293,7 @@ def test_descriptors_that_are_no_connections_are_left_alone(tmp_path: Path) -> N
         file.write(b"still open")
 
 
-def test_a_connection_is_cut_at_both_ends() -> None:
+def test_disconnect_ends_a_connection_at_both_ends() -> None:
     here, there = socket.socketpair()
     with here, there:
         disconnect(here.fileno())

@@ -1,4 +1,4 @@
-"""A broker that shares its pool: what its peers hear while it leads, lapses and stands by."""
+"""A broker that shares its pool: what its peers receive while it leads, is lapsed and stands by."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F1, W1, W2 = b"F1", b"W1", b"W2"
 
 
 class Broker:
-    """The core with a clock that tests turn by hand, and workers that vote as they are told."""
+    """The core with a clock that tests set, and workers that vote as a test says."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -59,7 +59,7 @@ class Broker:
         return self.frontend(F1, m.Open(session, epoch, "", ""))
 
 
-def heard(commands: list[Command], peer: bytes) -> list[type]:
+def received(commands: list[Command], peer: bytes) -> list[type]:
     return [type(command.message) for command in commands if command.peer == peer]
 
 
@@ -81,10 +81,10 @@ def leader(standby: Broker) -> Iterator[Broker]:
 
 def test_a_standby_registers_its_peers_and_grants_nothing() -> None:
     broker = Broker()
-    assert heard(broker.register(F1), F1) == [m.Standby]
-    assert heard(broker.register(W1), W1)[0] is m.Standby
-    assert heard(broker.open(), F1) == [m.Standby]
-    assert heard(broker.frontend(F1, m.FrontendHeartbeat(())), F1) == [m.Standby]
+    assert received(broker.register(F1), F1) == [m.Standby]
+    assert received(broker.register(W1), W1)[0] is m.Standby
+    assert received(broker.open(), F1) == [m.Standby]
+    assert received(broker.frontend(F1, m.FrontendHeartbeat(())), F1) == [m.Standby]
     assert broker.core.leases == {}
     status = broker.core.status(broker.now)
     assert not status.leads
@@ -92,86 +92,86 @@ def test_a_standby_registers_its_peers_and_grants_nothing() -> None:
     assert [frontend.name for frontend in status.frontends] == ["F1"]
 
 
-def test_strangers_must_register() -> None:
+def test_unregistered_peers_must_register() -> None:
     broker = Broker()
-    assert heard(broker.frontend(F1, m.FrontendHeartbeat(())), F1) == [m.Unregistered]
-    assert heard(broker.worker(W1, m.Vote(1, OTHER, 1)), W1) == [m.Unregistered]
+    assert received(broker.frontend(F1, m.FrontendHeartbeat(())), F1) == [m.Unregistered]
+    assert received(broker.worker(W1, m.Vote(1, OTHER, 1)), W1) == [m.Unregistered]
 
 
-def test_who_wins_welcomes_everybody_in_its_term(standby: Broker) -> None:
+def test_the_winner_welcomes_all_peers_in_its_term(standby: Broker) -> None:
     standby.advance(START_S / 2)
-    assert m.Welcome not in heard(standby.vote(W1), W1)
+    assert m.Welcome not in received(standby.vote(W1), W1)
     commands = standby.vote(W2)
     welcomes = {one.peer: one.message for one in commands if isinstance(one.message, m.Welcome)}
     assert set(welcomes) == {F1, W1, W2}
     assert {welcome.term for welcome in welcomes.values()} == {1}
-    assert heard(standby.open(), F1) == [m.Pinned]
+    assert received(standby.open(), F1) == [m.Pinned]
     assert standby.core.status(standby.now).leads
 
 
-def test_who_loses_forgets_everything_and_says_so(leader: Broker) -> None:
+def test_a_broker_that_loses_the_lead_drops_all_leases_and_sends_standby(leader: Broker) -> None:
     leader.open()
     assert leader.core.leases
     commands = [*leader.vote(W1, boot=OTHER, term=5), *leader.vote(W2, boot=OTHER, term=5)]
-    assert heard(commands, F1)[-1] is m.Standby
+    assert received(commands, F1)[-1] is m.Standby
     assert not leader.core.leases and leader.core.role is Role.FOLLOWING
-    assert heard(leader.open("s", 1), F1) == [m.Standby]
+    assert received(leader.open("s", 1), F1) == [m.Standby]
 
 
-def test_the_sessions_of_a_worker_that_goes_over_are_lost(leader: Broker) -> None:
-    """It has dropped them itself."""
+def test_the_sessions_of_a_worker_that_votes_for_another_are_lost(leader: Broker) -> None:
+    """The worker has dropped them itself."""
     leader.open()
     (lease,) = leader.core.leases.values()
     commands = leader.vote(lease.worker, boot=OTHER, term=5)
     assert [one.message for one in commands if isinstance(one.message, m.Lost)] == [m.Lost(lease.lease, "worker-lost")]
-    assert m.Unregistered not in heard(commands, lease.worker)
+    assert m.Unregistered not in received(commands, lease.worker)
     assert leader.core.leads(leader.now) and not leader.core.leases
     leader.advance(0.3)
     welcomed = leader.vote(lease.worker)
-    assert heard(welcomed, lease.worker) == [m.Welcome]
+    assert received(welcomed, lease.worker) == [m.Welcome]
 
 
-def test_a_lapse_makes_new_sessions_wait_and_costs_the_others_nothing(leader: Broker) -> None:
+def test_in_a_lapse_new_sessions_wait_and_others_continue(leader: Broker) -> None:
     leader.open()
     (lease,) = leader.core.leases.values()
     leader.advance(LEASE_S)
     assert leader.core.role is Role.LAPSED
     assert leader.open("late") == []
     forwarded = leader.frontend(F1, m.Bundle(lease.worker, (lease.lease,)))
-    assert heard(forwarded, lease.worker) == [m.Bundle]
+    assert received(forwarded, lease.worker) == [m.Bundle]
     commands = leader.vote(W1, W2)
-    assert heard(commands, F1) == [m.Pinned]
+    assert received(commands, F1) == [m.Pinned]
     assert set(leader.core.leases) > {lease.lease}
 
 
-def test_what_waited_in_a_lapse_is_dropped_with_the_lead(leader: Broker) -> None:
+def test_messages_that_waited_in_a_lapse_are_dropped_with_the_lead(leader: Broker) -> None:
     leader.advance(LEASE_S)
     leader.open("late")
     commands = leader.advance(LAPSE_S)
-    assert heard(commands, F1) == [m.Standby]
+    assert received(commands, F1) == [m.Standby]
     leader.advance(LEASE_S)
-    assert m.Pinned not in heard(leader.vote(W1, W2), F1)
+    assert m.Pinned not in received(leader.vote(W1, W2), F1)
 
 
-def test_a_leader_that_stood_still_grants_nothing(leader: Broker) -> None:
-    """Its first message after that comes before any tick."""
+def test_a_leader_that_stalled_grants_nothing(leader: Broker) -> None:
+    """The first message after the stall arrives before any tick."""
     leader.now += 30.0
-    assert m.Pinned not in heard(leader.open(), F1)
+    assert m.Pinned not in received(leader.open(), F1)
     commands = leader.vote(W1, W2, boot=OTHER, term=9)
-    assert heard(commands, F1)[-1] is m.Standby
+    assert received(commands, F1)[-1] is m.Standby
 
 
 def test_a_peer_that_registers_again_holds_nothing(leader: Broker) -> None:
     leader.open()
     (lease,) = leader.core.leases.values()
     commands = leader.register(lease.worker)
-    assert m.Lost in heard(commands, F1) and not leader.core.leases
-    assert heard(leader.vote(lease.worker), lease.worker) == []
-    assert heard(commands, lease.worker).count(m.Welcome) == 1
-    assert heard(leader.register(F1), F1)[:2] == [m.Standby, m.Welcome]
+    assert m.Lost in received(commands, F1) and not leader.core.leases
+    assert received(leader.vote(lease.worker), lease.worker) == []
+    assert received(commands, lease.worker).count(m.Welcome) == 1
+    assert received(leader.register(F1), F1)[:2] == [m.Standby, m.Welcome]
 
 
-def test_a_hung_worker_is_of_use_again_when_it_has_registered(leader: Broker) -> None:
+def test_a_hung_worker_is_adopted_again_after_it_has_registered(leader: Broker) -> None:
     load = m.Load(1, 3, 0.0, 0.0, 0.0, 0.0)
     leader.worker(W1, m.WorkerHeartbeat(load))
     for _ in range(20):
@@ -188,10 +188,10 @@ def test_the_end_of_a_connection_ends_a_registration(leader: Broker) -> None:
     for peer in (W1, F1):
         leader.take(leader.core.handle(Gone(peer), leader.now))
     assert set(leader.core.routing.workers) == {W2} and not leader.core.routing.frontends
-    assert heard(leader.open(), F1) == [m.Unregistered]
+    assert received(leader.open(), F1) == [m.Unregistered]
 
 
-def test_a_vote_for_nobody_costs_no_session(leader: Broker) -> None:
+def test_a_vote_for_no_broker_ends_no_session(leader: Broker) -> None:
     """The worker may vote for this broker again."""
     leader.open()
     (lease,) = leader.core.leases.values()
@@ -200,7 +200,7 @@ def test_a_vote_for_nobody_costs_no_session(leader: Broker) -> None:
 
 
 def test_a_standby_forwards_nothing(standby: Broker) -> None:
-    assert heard(standby.frontend(F1, m.Bundle(W1, (1,))), F1) == [m.Standby]
+    assert received(standby.frontend(F1, m.Bundle(W1, (1,))), F1) == [m.Standby]
     assert standby.worker(W1, m.Bundle(F1, (1,))) == []
 
 
@@ -208,21 +208,21 @@ def test_a_registered_worker_of_another_leader_need_not_register(standby: Broker
     assert standby.worker(W1, m.WorkerHeartbeat(m.Load(0, 0, 0.0, 0.0, 0.0, 0.0))) == []
 
 
-def test_a_short_standstill_makes_a_leader_lapse_before_its_next_grant(leader: Broker) -> None:
-    """Its votes have expired, though no tick has noticed; another broker may have them."""
+def test_a_short_stall_makes_a_leader_lapse_before_its_next_grant(leader: Broker) -> None:
+    """Its votes have expired before the next tick. Another broker may have them."""
     leader.now += LEASE_S + 0.1
-    assert heard(leader.open(), F1) == []
+    assert received(leader.open(), F1) == []
     assert leader.core.role is Role.LAPSED
 
 
 def test_clients_that_return_in_a_lapse_wait_too(leader: Broker) -> None:
     leader.advance(LEASE_S)
     assert leader.frontend(F1, m.Resume("s", 0)) == []
-    assert heard(leader.vote(W1, W2), F1) == [m.Refused]
+    assert received(leader.vote(W1, W2), F1) == [m.Refused]
 
 
-def test_nothing_is_sent_to_a_frontend_that_went_while_it_waited(leader: Broker) -> None:
+def test_a_frontend_that_disconnects_while_its_message_waits_receives_nothing(leader: Broker) -> None:
     leader.advance(LEASE_S)
     leader.open("late")
     leader.take(leader.core.handle(Gone(F1), leader.now))
-    assert heard(leader.vote(W1, W2), F1) == []
+    assert received(leader.vote(W1, W2), F1) == []

@@ -1,4 +1,4 @@
-"""Votes and terms: who leads after which votes, and a Hypothesis machine of two brokers and real voters."""
+"""Votes and terms: which broker leads after which votes, and a Hypothesis machine of two brokers and real voters."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from asr_broker.events import ToWorker
 from asr_broker.leadership import CLAIM_S, FORGET_S, LAPSE_S, LEASE_S, ROUND_S, START_S, Leadership, Role
 from asr_proto import messages as m
 from asr_workers.brokers import WorkerBrokers
-from asr_workers.outbox import Post
+from asr_workers.outbox import WorkerPost
 from asr_workers.sessions import Sessions
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
 US, OTHER = 7, 3
 FIRST_S = START_S / 2
-"""When a broker that knows workers claims first, with the randomness of these tests."""
+"""When a broker with workers sends its first claim, with the random numbers of these tests."""
 W1, W2, W3, W4 = b"W1", b"W2", b"W3", b"W4"
 
 
 class Broker:
-    """The core with a clock that tests turn by hand, and workers that answer as they are told."""
+    """The core with a clock that tests set, and workers that answer as a test says."""
 
     def __init__(self, *workers: bytes) -> None:
         self.now = 0.0
@@ -45,7 +45,7 @@ class Broker:
             self.take(self.core.voted(worker, vote, self.now))
 
     def advance(self, seconds: float, voters: tuple[bytes, ...] = (), boot: int = US) -> None:
-        """Let time pass; `voters` renew their votes all the while."""
+        """Let time pass; `voters` renew their votes meanwhile."""
         end = self.now + seconds
         self.vote(*voters, boot=boot)
         while self.now < end:
@@ -98,14 +98,14 @@ def test_a_round_that_is_not_won_is_given_up_and_tried_again_in_a_later_term() -
     assert broker.leads and broker.core.term > 1
 
 
-def test_who_sees_a_leader_claims_nothing() -> None:
+def test_a_broker_that_sees_a_leader_claims_nothing() -> None:
     broker = Broker(W1, W2, W3)
     broker.advance(10.0, voters=(W1, W2), boot=OTHER)
     assert not broker.claims and broker.core.leader == OTHER
 
 
 def test_freed_votes_are_claimed_at_once() -> None:
-    """What makes a takeover fast: the workers say that the leader is gone."""
+    """This makes a takeover fast: the workers' votes show that the leader is gone."""
     broker = Broker(W1, W2, W3)
     broker.advance(10.0, voters=(W1, W2, W3), boot=OTHER)
     broker.vote(W1, W2, boot=0)
@@ -114,8 +114,8 @@ def test_freed_votes_are_claimed_at_once() -> None:
     assert broker.leads
 
 
-def test_a_vote_for_another_that_is_told_again_lives_no_longer() -> None:
-    """Workers repeat it in place of a heartbeat; their leader may have fallen silent since."""
+def test_a_repeated_vote_for_another_is_not_valid_for_longer() -> None:
+    """Workers repeat it in place of a heartbeat. Their leader may have stopped sending claims since."""
     broker = Broker(W1)
     broker.vote(W1, boot=OTHER, term=1, number=5)
     broker.now = LEASE_S / 2
@@ -129,7 +129,7 @@ def test_a_vote_for_another_that_is_told_again_lives_no_longer() -> None:
 
 
 def test_a_vote_counts_from_its_claim() -> None:
-    """However late it comes: at the worker it began later, so it ends later."""
+    """This holds for a late vote, too: it begins later at the worker, so it ends later there."""
     broker = Broker(W1)
     broker.advance(FIRST_S)
     sent_at = broker.now
@@ -142,14 +142,14 @@ def test_a_vote_counts_from_its_claim() -> None:
 
 
 def test_half_of_the_votes_are_enough_to_go_on() -> None:
-    """One of two workers that hangs does not cost the other its leader."""
+    """If one of two workers hangs, the other keeps its leader."""
     broker = leader(W1, W2)
     broker.advance(10.0, voters=(W1,))
     assert broker.leads
 
 
 def test_of_two_that_have_half_each_one_yields() -> None:
-    """They began with different workers, before they knew of each other's."""
+    """Each began with workers that the other had not seen yet."""
     broker = leader(W1)
     broker.take(broker.core.joined(W2, "W2", broker.now))
     broker.vote(W2, boot=OTHER)
@@ -185,8 +185,8 @@ def test_a_lapsed_leader_gives_up_in_the_end() -> None:
     assert broker.core.role is not Role.LAPSED and not broker.leads
 
 
-def test_a_leader_that_stood_still_does_not_lead() -> None:
-    """Nothing has told it yet but the clock."""
+def test_a_leader_that_stalled_does_not_lead() -> None:
+    """No message and no tick came since, only time passed."""
     broker = leader(W1, W2)
     broker.now += 5.0
     assert not broker.leads
@@ -207,7 +207,7 @@ def test_a_leader_wins_a_worker_back_with_a_later_term() -> None:
 # ---- Who counts ----
 
 
-def test_workers_that_die_while_somebody_leads_are_struck_off() -> None:
+def test_workers_that_die_while_a_broker_leads_no_longer_count() -> None:
     broker = leader(W1, W2, W3)
     for worker in (W3, W2):
         broker.take(broker.core.left(worker, broker.now))
@@ -215,7 +215,7 @@ def test_workers_that_die_while_somebody_leads_are_struck_off() -> None:
 
 
 def test_a_minority_refuses() -> None:
-    """The others may serve beyond a broken network, with another leader."""
+    """The other workers may serve another leader beyond a broken network."""
     broker = leader(W1, W2, W3)
     broker.advance(LEASE_S, voters=(W1,))
     assert not broker.leads
@@ -230,7 +230,7 @@ def test_a_minority_refuses() -> None:
 
 
 def test_exactly_half_may_go_on_after_a_while() -> None:
-    """Two hosts with a broker and a worker each, and one of them is gone."""
+    """Two hosts have a broker and a worker each, and one host is gone."""
     broker = Broker(W1, W2)
     broker.advance(1.0, voters=(W1, W2), boot=OTHER)
     broker.advance(LEASE_S)
@@ -244,7 +244,7 @@ def test_exactly_half_may_go_on_after_a_while() -> None:
 
 
 def test_a_hung_worker_does_not_keep_a_standby_from_leading() -> None:
-    """It is there, but votes for nobody; it has done so for long."""
+    """It is connected, but has not voted for longer than FORGET_S."""
     broker = Broker(W1, W2)
     broker.advance(1.0, voters=(W1, W2), boot=OTHER)
     broker.advance(FORGET_S + 1.0, voters=(W2,), boot=OTHER)
@@ -255,7 +255,7 @@ def test_a_hung_worker_does_not_keep_a_standby_from_leading() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_all_is_quiet_while_a_leader_leads(workers: int) -> None:
+def test_a_leader_sends_only_its_claims(workers: int) -> None:
     """A claim for each worker every CLAIM_S, and no more."""
     names = tuple(f"W{number}".encode() for number in range(workers))
     broker = leader(*names)
@@ -274,7 +274,7 @@ def test_a_majority_that_comes_after_the_round_still_counts() -> None:
     assert broker.leads
 
 
-def test_who_loses_the_lead_claims_as_soon_as_the_next_leader_is_gone() -> None:
+def test_a_broker_that_lost_the_lead_claims_as_soon_as_the_next_leader_is_gone() -> None:
     broker = leader(W1, W2)
     broker.vote(W1, W2, boot=OTHER, term=9)
     claims = len(broker.claims)
@@ -290,7 +290,7 @@ def test_a_supporter_that_leaves_a_leader_does_not_count_against_it() -> None:
 
 
 def test_after_a_lost_round_a_broker_pauses() -> None:
-    """Its votes expire meanwhile, and chance keeps two brokers apart: 0.5 to 1.5 times the time of a vote."""
+    """Its votes expire meanwhile. The pause is random, 0.5 to 1.5 times LEASE_S, so that two brokers do not collide."""
     broker = Broker(W1, W2)
     broker.advance(FIRST_S + ROUND_S)
     claims = len(broker.claims)
@@ -324,7 +324,7 @@ def test_a_worker_that_comes_back_counts_once() -> None:
 
 
 class TwoBrokers(RuleBasedStateMachine):
-    """Any delays, stalls and broken connections: a vote that a broker counts is one that the worker holds for it."""
+    """Under any delays, stalls and broken connections, each vote that a broker counts is held for it by the worker."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -346,7 +346,7 @@ class TwoBrokers(RuleBasedStateMachine):
 
     def post(self, w: int) -> None:
         for command in self.workers[w].outgoing(self.now):
-            if isinstance(command, Post):
+            if isinstance(command, WorkerPost):
                 self.up[command.link, w].append(command.message)
 
     @rule(b=st.integers(0, 1), w=st.integers(0, 2))
@@ -377,7 +377,7 @@ class TwoBrokers(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.01, 0.1, 0.2, 0.5, 0.7, 2.0]), running=st.sets(st.integers(0, 1)))
     def time_passes(self, seconds: float, running: set[int]) -> None:
-        """A broker that is not `running` stands still."""
+        """Let time pass; a broker that is not `running` stalls."""
         self.now += seconds
         for b in running:
             self.claimed(b, self.brokers[b].tick(self.now))

@@ -61,5 +61,5 @@ def test_a_forbidden_transition_names_what_came_before() -> None:
     )
 
 
-def test_a_lease_lies_between_its_frontend_and_its_worker() -> None:
+def test_the_pair_of_a_lease_is_its_frontend_and_its_worker() -> None:
     assert lease().pair == (b"F", b"W")

@@ -1,4 +1,4 @@
-"""The broker's shell with real sockets: what passes through it unchanged, and who is seen to go away."""
+"""The broker's shell with real sockets: bytes that it forwards unchanged, and peers that disconnect."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Pool:
     def frontend(self, identity: bytes = b"F1") -> zmq.Socket[bytes]:
         frontend = self.peer("frontends", identity)
         frontend.send(wire.encode(m.RegisterFrontend(m.PROTOCOL_VERSION, "f")))
-        heard(frontend, m.Welcome)
+        received(frontend, m.Welcome)
         return frontend
 
     def worker(self, identity: bytes = b"W1") -> zmq.Socket[bytes]:
         worker = self.peer("workers", identity)
         worker.send(wire.encode(m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC)))
-        heard(worker, m.Welcome)
+        received(worker, m.Welcome)
         return worker
 
 
@@ -68,7 +68,7 @@ def parts(peer: zmq.Socket[bytes]) -> list[bytes]:
     return peer.recv_multipart()
 
 
-def heard(peer: zmq.Socket[bytes], kind: type[Any]) -> Any:
+def received(peer: zmq.Socket[bytes], kind: type[Any]) -> Any:
     """The next message of this kind."""
     while not isinstance(message := wire.decode(parts(peer)[0]), kind):
         pass
@@ -77,16 +77,16 @@ def heard(peer: zmq.Socket[bytes], kind: type[Any]) -> Any:
 
 def pin(frontend: zmq.Socket[bytes], session: str = "s") -> m.Pinned:
     frontend.send_multipart([wire.encode(m.Open(session, 0, "", "")), b"setup"])
-    pinned = heard(frontend, m.Pinned)
+    pinned = received(frontend, m.Pinned)
     assert isinstance(pinned, m.Pinned)
     return pinned
 
 
 def test_a_bundle_passes_byte_for_byte(pool: Pool) -> None:
-    """Also in an encoding that ours would not choose: what it says was checked, and nobody packs it anew."""
+    """This holds for an encoding that `wire` would not choose, too: the broker forwards the bytes that it received."""
     worker, frontend = pool.worker(), pool.frontend()
     lease = pin(frontend).lease
-    heard(worker, m.Grant)
+    received(worker, m.Grant)
     inward = b"\x93\x05" + msgpack.packb(b"W1") + b"\xdc\x00\x01" + msgpack.packb(lease)
     assert wire.decode(inward) == m.Bundle(b"W1", (lease,))
     assert inward != wire.encode(m.Bundle(b"W1", (lease,)))
@@ -101,10 +101,10 @@ def test_a_bundle_passes_byte_for_byte(pool: Pool) -> None:
 def test_a_bundle_with_one_stale_lease_is_answered_and_passes(pool: Pool) -> None:
     worker, frontend = pool.worker(), pool.frontend()
     lease = pin(frontend).lease
-    heard(worker, m.Grant)
+    received(worker, m.Grant)
     routing = wire.encode(m.Bundle(b"W1", (lease, lease + 1)))
     frontend.send_multipart([routing, b"frames"])
-    assert heard(frontend, m.Stale) == m.Stale(lease + 1)
+    assert received(frontend, m.Stale) == m.Stale(lease + 1)
     assert parts(worker) == [routing, b"frames"]
 
 
@@ -112,11 +112,11 @@ def test_the_end_of_a_connection_is_seen_without_another_message(pool: Pool) -> 
     worker, frontend = pool.worker(), pool.frontend()
     lease = pin(frontend).lease
     worker.close()
-    assert heard(frontend, m.Lost) == m.Lost(lease, "worker-lost")
+    assert received(frontend, m.Lost) == m.Lost(lease, "worker-lost")
 
 
 def test_a_newcomer_is_not_taken_for_the_one_that_went(tmp_path: Path) -> None:
-    """The system gives the next connection the same descriptor: disconnects from before are heard of first."""
+    """The system gives the next connection the same descriptor. The broker handles earlier disconnects first."""
     endpoint = f"ipc://{tmp_path}/side.ipc"
     with zmq.Context() as context, closing(RouterSocket(context, endpoint)) as side:
 
@@ -146,14 +146,14 @@ def test_workers_come_and_go_and_the_last_one_stays(pool: Pool) -> None:
     for number in range(30):
         pool.worker(b"W%d" % number).close()
     worker, frontend = pool.worker(b"W-stays"), pool.frontend()
-    while heard(frontend, m.Pool).workers != 1:
+    while received(frontend, m.Pool).workers != 1:
         frontend.send(wire.encode(m.FrontendHeartbeat(())))
     assert pin(frontend).worker == b"W-stays"
-    heard(worker, m.Grant)
+    received(worker, m.Grant)
 
 
 @pytest.mark.parametrize("junk", [[b""], [b"\xc1"], [b"", b""], [b"x"] * 50])
-def test_what_nobody_can_read_ends_nothing(pool: Pool, junk: list[bytes]) -> None:
+def test_unreadable_messages_end_no_connection(pool: Pool, junk: list[bytes]) -> None:
     with pytest.raises(DecodeError):
         wire.decode(junk[0])
     worker, frontend = pool.worker(), pool.frontend()
@@ -178,7 +178,7 @@ OTHER = msgpack.packb([28, 9, 8, "x"])
 @pytest.mark.parametrize("side", ["frontends", "workers"])
 @pytest.mark.parametrize("how", ["hello", "hello beside an unknown message", "registration", "broken registration"])
 def test_a_peer_of_another_version_is_rejected(pool: Pool, side: str, how: str) -> None:
-    """And not registered: its heartbeat is answered with Unregistered."""
+    """It is not registered: its heartbeat is answered with Unregistered."""
     peer = pool.peer(side, b"P1")
     (good,), (old,) = registration(side), registration(side, version=9)
     broken = msgpack.packb([msgpack.unpackb(old)[0], 9, {"not": "ours"}])
@@ -190,7 +190,9 @@ def test_a_peer_of_another_version_is_rejected(pool: Pool, side: str, how: str) 
     }[how]
     peer.send_multipart(parts_)
     theirs = "8 to 9" if "hello" in how else "9"
-    assert heard(peer, m.Rejected).detail == f"its protocol version is {theirs}, the broker's is {m.PROTOCOL_VERSION}"
+    assert (
+        received(peer, m.Rejected).detail == f"its protocol version is {theirs}, the broker's is {m.PROTOCOL_VERSION}"
+    )
     peer.send(wire.encode(m.FrontendHeartbeat(()) if side == "frontends" else m.Drain()))
     assert wire.decode(parts(peer)[0]) == m.Unregistered()
 
@@ -200,7 +202,7 @@ def test_a_newer_peer_with_a_common_version_is_welcome(pool: Pool, side: str) ->
     peer = pool.peer(side, b"P1")
     hello = msgpack.packb([28, 9, m.PROTOCOL_VERSION, "x"])
     peer.send_multipart([*registration(side, version=9), hello])
-    assert heard(peer, m.Welcome)
+    assert received(peer, m.Welcome)
 
 
 def test_a_status_request_is_answered_by_its_version(pool: Pool) -> None:
@@ -221,7 +223,7 @@ def test_a_status_request_is_answered_by_its_version(pool: Pool) -> None:
     assert isinstance(answer, m.Rejected) and answer.slug == "bad-message"
 
 
-def test_lines_about_one_cause_are_few(pool: Pool) -> None:
+def test_log_lines_about_one_cause_are_throttled(pool: Pool) -> None:
     with capture_logs() as lines:
         peers = [pool.peer("workers", name) for name in (b"P1", b"P2")]
         for _ in range(50):
@@ -230,7 +232,7 @@ def test_lines_about_one_cause_are_few(pool: Pool) -> None:
                 peer.send_multipart([*registration("workers"), OTHER])
         for peer in peers:
             for _ in range(50):
-                heard(peer, m.Rejected)
+                received(peer, m.Rejected)
     found = sorted((line["event"], line["peer"]) for line in lines if line["log_level"] == "warning")
     causes = ("rejected a peer", "undecodable message")
     assert found == [(cause, peer.hex()) for cause in causes for peer in (b"P1", b"P2")]

@@ -1,4 +1,4 @@
-"""The broker's metrics: every value from the snapshot, in a form that both of Prometheus's parsers read."""
+"""The broker's metrics: every value comes from the snapshot, and both parsers of Prometheus read the exposition."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from asr_broker.events import FromFrontend, FromWorker
-from asr_broker.metrics import BrokerCollector, Snapshot
-from asr_broker.peers import NO_LOAD, Counts
+from asr_broker.metrics import BrokerCollector, BrokerSnapshot
+from asr_broker.peers import NO_LOAD, BrokerCounts
 from asr_broker.routing import Routing
 from asr_process.metrics import MetricsServer
 from asr_proto import messages as m
@@ -28,7 +28,7 @@ STATUS = m.Status(
     refused_total=0,
     lost_total=0,
 )
-COUNTS = Counts(sessions=11, moves=12, refused=13, lost=14, resumes=15, stale=16, bundles=17)
+COUNTS = BrokerCounts(sessions=11, moves=12, refused=13, lost=14, resumes=15, stale=16, bundles=17)
 
 EXPECTED = {
     ("asr_broker_workers", ()): 2.0,
@@ -59,7 +59,7 @@ def values(families: Iterator[Metric]) -> dict[tuple[str, tuple[tuple[str, str],
 @pytest.fixture
 def collector() -> BrokerCollector:
     collector = BrokerCollector()
-    collector.latest = Snapshot(STATUS, COUNTS, 4)
+    collector.latest = BrokerSnapshot(STATUS, COUNTS, 4)
     return collector
 
 
@@ -68,7 +68,7 @@ def test_every_value_comes_from_the_snapshot(collector: BrokerCollector) -> None
 
 
 def test_a_standby_does_not_lead(collector: BrokerCollector) -> None:
-    collector.latest = Snapshot(structs.replace(STATUS, leads=False), COUNTS, 0)
+    collector.latest = BrokerSnapshot(structs.replace(STATUS, leads=False), COUNTS, 0)
     assert values(iter(collector.collect()))["asr_broker_leads", ()] == 0.0
 
 
@@ -83,7 +83,7 @@ def test_no_name_is_gauge_and_counter_at_once(collector: BrokerCollector) -> Non
 
 @pytest.mark.parametrize("is_openmetrics", [True, False])
 def test_the_exposition_is_read_by_the_parser_of_its_form(collector: BrokerCollector, is_openmetrics: bool) -> None:
-    """Over HTTP, as Prometheus asks for it. OpenMetrics forbids one name for two families."""
+    """Over HTTP, with the Accept header of Prometheus. OpenMetrics forbids one name for two families."""
     server = MetricsServer("127.0.0.1:0", collector)
     try:
         url = f"http://127.0.0.1:{server._server.server_port}/metrics"
@@ -101,6 +101,6 @@ def test_the_snapshot_does_not_change_with_the_core() -> None:
     core.handle(FromWorker(b"W", m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC)), 0.0)
     core.handle(FromFrontend(b"F", m.RegisterFrontend(m.PROTOCOL_VERSION, "f")), 0.0)
     core.handle(FromFrontend(b"F", m.Open("s", 0, "", "")), 0.0)
-    snapshot = Snapshot.of(core, 2.0)
+    snapshot = BrokerSnapshot.of(core, 2.0)
     core.handle(FromFrontend(b"F", m.Open("t", 0, "", "")), 0.0)
     assert (snapshot.leases, snapshot.counts.sessions, snapshot.status.uptime_s) == (1, 1, 2.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from asr_broker.peers import COST_DECAY, NO_LOAD, Timing, Worker
+from asr_broker.peers import COST_DECAY, NO_LOAD, Timing, WorkerRecord
 from asr_proto import messages as m
 
 SPEC = m.Spec("fake", "fake", ("en",), 20, 960, 1.0, "none")
@@ -13,8 +13,8 @@ SPEC = m.Spec("fake", "fake", ("en",), 20, 960, 1.0, "none")
 TIMING = Timing()
 
 
-def worker(leases: int = 0, detached: int = 0, step_s_p99: float = 0.0) -> Worker:
-    one = Worker(b"W", "w", structs.replace(SPEC, step_s_p99=step_s_p99), list(range(20 - leases)), 100.0)
+def worker(leases: int = 0, detached: int = 0, step_s_p99: float = 0.0) -> WorkerRecord:
+    one = WorkerRecord(b"W", "w", structs.replace(SPEC, step_s_p99=step_s_p99), list(range(20 - leases)), 100.0)
     one.leases = set(range(leases))
     one.detached = dict.fromkeys(range(detached))
     return one

@@ -62,7 +62,7 @@ def test_busy_workers_are_for_sessions_that_move() -> None:
     assert chosen(busy, full, moving=True) == "busy"
 
 
-def test_draining_workers_are_for_nobody() -> None:
+def test_draining_workers_get_no_session() -> None:
     with pytest.raises(AtCapacity):
         chosen(Worker("drains", draining=True), moving=True)
 

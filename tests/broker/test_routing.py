@@ -21,7 +21,7 @@ F1, F2, W1, W2 = b"F1", b"F2", b"W1", b"W2"
 
 
 class Broker:
-    """The core with a clock that tests turn by hand."""
+    """The core with a clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -54,7 +54,7 @@ class Broker:
         return pinned[0]
 
     def advance(self, seconds: float, load: m.Load | None = NO_LOAD) -> list[Command]:
-        """Let time pass; the workers report `load` all the while, or nothing where it is None."""
+        """Let time pass; the workers report `load` meanwhile, or nothing if it is None."""
         commands: list[Command] = []
         end = self.now + seconds
         while self.core.next_deadline() <= end:
@@ -78,7 +78,7 @@ def lease(number: int) -> int:
     return (BOOT << 32) + number
 
 
-def test_open_grants_a_slot_and_tells_both_sides(broker: Broker) -> None:
+def test_open_grants_a_slot_and_notifies_both_sides(broker: Broker) -> None:
     commands = broker.open("s")
     assert commands == [
         ToWorker(W1, m.Grant(lease(1), 0, "s", F1), b"setup"),
@@ -113,7 +113,7 @@ def test_regional_languages_are_served_by_their_language(broker: Broker, languag
     assert any(isinstance(c.message, m.Pinned) for c in broker.open("s", language=language))
 
 
-def test_full_says_so_with_a_hint(broker: Broker) -> None:
+def test_a_full_pool_refuses_with_a_hint(broker: Broker) -> None:
     broker.pin("a")
     broker.pin("b")
     (command,) = broker.open("c")
@@ -174,7 +174,7 @@ def test_heartbeats_renew(broker: Broker) -> None:
     assert pinned.lease in broker.core.leases
 
 
-def test_a_heartbeat_with_a_lease_of_nobody_is_stale(broker: Broker) -> None:
+def test_an_unknown_lease_in_a_heartbeat_is_stale(broker: Broker) -> None:
     broker.register(F2)
     pinned = broker.pin("a")
     assert ToFrontend(F2, m.Stale(pinned.lease)) in broker.frontend(F2, m.FrontendHeartbeat((pinned.lease,)))
@@ -196,8 +196,8 @@ STUCK = m.Load(steps=7, pending_chunks=1, step_ms_p50=0.0, step_ms_p99=0.0, busy
     [(STUCK, Timing().hang_s), (None, Timing().silent_s)],
     ids=["work and no step", "silent"],
 )
-def test_a_worker_that_hangs_is_given_up(broker: Broker, load: m.Load | None, after_s: float) -> None:
-    """Sessions on it would wait for ever, and new ones would join them."""
+def test_a_worker_that_hangs_is_evicted(broker: Broker, load: m.Load | None, after_s: float) -> None:
+    """Its sessions would wait for ever, and it would get new ones."""
     pinned = broker.pin("a")
     commands: list[Command] = []
     while broker.core.workers and broker.now < 30.0:
@@ -208,8 +208,8 @@ def test_a_worker_that_hangs_is_given_up(broker: Broker, load: m.Load | None, af
     assert after_s <= broker.now <= after_s + 1.5
 
 
-def test_a_stopped_worker_with_work_is_given_up_though_it_says_nothing(broker: Broker) -> None:
-    """What was forwarded to it and not answered is work."""
+def test_a_stopped_worker_with_work_is_evicted_without_a_report(broker: Broker) -> None:
+    """A bundle that was forwarded to it and not answered counts as work."""
     pinned = broker.pin("a")
     broker.frontend(F1, m.Bundle(W1, (pinned.lease,)), b"audio")
     broker.advance(Timing().hang_s - 0.1, None)
@@ -217,8 +217,8 @@ def test_a_stopped_worker_with_work_is_given_up_though_it_says_nothing(broker: B
     assert ToFrontend(F1, m.Lost(pinned.lease, "worker-hangs")) in broker.advance(0.6, None)
 
 
-def test_a_broker_that_stood_still_blames_nobody(broker: Broker) -> None:
-    """What its peers said meanwhile lies unread."""
+def test_a_broker_that_stalled_evicts_no_peer(broker: Broker) -> None:
+    """The messages that its peers sent meanwhile are not read yet."""
     pinned = broker.pin("a")
     broker.frontend(F1, m.Bundle(W1, (pinned.lease,)), b"audio")
     broker.now += 20.0
@@ -228,7 +228,7 @@ def test_a_broker_that_stood_still_blames_nobody(broker: Broker) -> None:
     assert W1 not in broker.core.workers
 
 
-def test_an_engine_with_long_steps_has_longer(broker: Broker) -> None:
+def test_an_engine_with_long_steps_has_more_time(broker: Broker) -> None:
     broker.gone(W1)
     broker.register(W2, spec=structs.replace(SPEC, step_s_p99=1.0))
     pinned = broker.pin("a")
@@ -240,7 +240,7 @@ def test_an_engine_with_long_steps_has_longer(broker: Broker) -> None:
 
 
 def test_a_silent_worker_is_offered_no_session(broker: Broker) -> None:
-    """Readiness must not lie: what was free on it is not."""
+    """Its free slots do not count as free, so that readiness is true."""
     commands = broker.advance(3.0, None)
     assert ToFrontend(F1, m.Pool(0, 0, 0, ())) in commands
     (refused,) = broker.open("a")
@@ -266,7 +266,7 @@ def roomy(broker: Broker) -> Broker:
 
 
 def test_what_chunks_cost_limits_the_sessions(roomy: Broker) -> None:
-    """At 5 of its 60 ms each, eight are as many as all can have without waiting."""
+    """At 5 of 60 ms for each chunk, eight sessions fit without waiting."""
     for session in "abcd":
         roomy.pin(session)
     roomy.advance(1.0, load(busy=0.4, chunk_ms=5.0))
@@ -281,7 +281,7 @@ def test_what_chunks_cost_limits_the_sessions(roomy: Broker) -> None:
 
 
 def test_a_worker_that_is_always_stepping_is_not_full(roomy: Broker) -> None:
-    """One whose step costs the same for one chunk and for twenty is busy all the time, and has room."""
+    """A worker whose step takes the same time for one chunk and for twenty is always busy, and still has room."""
     roomy.pin("a")
     roomy.advance(1.0, load(busy=1.0, chunk_ms=0.05))
     for session in "bcdefghijklmnopqrst":
@@ -296,7 +296,7 @@ def test_chunks_that_wait_keep_new_sessions_out(roomy: Broker) -> None:
     roomy.pin("b")
 
 
-def test_bad_times_are_not_held_against_a_worker_for_ever(roomy: Broker) -> None:
+def test_an_old_high_cost_of_a_chunk_fades(roomy: Broker) -> None:
     """Found by simulation: a worker whose steps were slow for a while was never offered a session again."""
     roomy.pin("a")
     roomy.advance(1.0, load(busy=1.0, chunk_ms=120.0))
@@ -308,7 +308,7 @@ def test_bad_times_are_not_held_against_a_worker_for_ever(roomy: Broker) -> None
     roomy.pin("b")
 
 
-def test_an_empty_worker_takes_a_session_whatever_it_costs(roomy: Broker) -> None:
+def test_an_empty_worker_takes_a_session_at_any_cost_of_a_chunk(roomy: Broker) -> None:
     roomy.pin("a")
     roomy.advance(1.0, load(busy=1.0, chunk_ms=120.0))
     roomy.frontend(F1, m.Close(lease(1)))
@@ -326,7 +326,7 @@ def resumable(broker: Broker, session: str = "a", peer: bytes = F1) -> m.Pinned:
 
 
 def resumed(broker: Broker, before: m.Pinned, peer: bytes) -> m.Pinned:
-    """The new lease; the worker is told to continue the old one in its slot."""
+    """Resume the session; return the new lease. The worker receives Transfer for the slot of the old one."""
     commands = broker.frontend(peer, m.Resume("a", 3), b"setup again")
     (pinned,) = [command.message for command in commands if isinstance(command.message, m.Pinned)]
     assert pinned.resumed and pinned.epoch == before.epoch + 1 and pinned.lease != before.lease
@@ -354,7 +354,7 @@ def test_a_dead_frontends_session_is_resumed_by_another(broker: Broker) -> None:
 
 
 def test_a_close_that_the_end_of_its_connection_overtook(broker: Broker) -> None:
-    """Seen on a busy machine: a frontend's last session held its slot for as long as a client may be waited for."""
+    """Seen on a busy machine: a frontend's last session held its slot for the whole grace period."""
     pinned = resumable(broker)
     broker.gone(F1)
     assert ToWorker(W1, m.Release(pinned.lease)) in broker.frontend(F1, m.Close(pinned.lease))
@@ -362,8 +362,8 @@ def test_a_close_that_the_end_of_its_connection_overtook(broker: Broker) -> None
     assert broker.frontend(F2, m.Close(resumable(broker, "b").lease)) == [ToFrontend(F2, m.Unregistered())]
 
 
-def test_a_client_that_comes_back_before_it_was_missed(broker: Broker) -> None:
-    """Its old connection is half open still: the frontend that holds it is told."""
+def test_a_client_that_comes_back_before_its_old_connection_ended(broker: Broker) -> None:
+    """Its old connection is half open: the frontend that holds it receives Lost."""
     broker.register(F2)
     pinned = resumable(broker)
     commands = broker.frontend(F2, m.Resume("a", 0), b"setup")
@@ -371,8 +371,8 @@ def test_a_client_that_comes_back_before_it_was_missed(broker: Broker) -> None:
     assert broker.frontend(F1, m.Close(pinned.lease)) == []
 
 
-def test_who_is_gone_yields_to_who_is_here(broker: Broker) -> None:
-    """The longest gone first; a slot that is free is taken before."""
+def test_a_detached_session_yields_its_slot_to_a_new_one(broker: Broker) -> None:
+    """The session that was detached first yields first, and only when no slot is free."""
     gone = [resumable(broker, session) for session in "ab"]
     for pinned in gone:
         broker.frontend(F1, m.Detach(pinned.lease))
@@ -389,7 +389,7 @@ def test_who_is_gone_yields_to_who_is_here(broker: Broker) -> None:
 
 
 def test_a_frontend_that_still_moves_a_session_resumed_elsewhere(broker: Broker) -> None:
-    """Found by simulation: it got a second lease of the session, and the next return went to that."""
+    """Found by simulation: the frontend got a second lease of the session, and the next Resume continued that one."""
     broker.register(F2)
     pinned = resumable(broker)
     broker.frontend(F2, m.Resume("a", 0), b"setup")
@@ -398,7 +398,7 @@ def test_a_frontend_that_still_moves_a_session_resumed_elsewhere(broker: Broker)
 
 
 def test_a_session_has_one_lease_wherever_it_is_opened(broker: Broker) -> None:
-    """After a restart of the broker the older of two frontends may come first; and one that was evicted comes back."""
+    """After a restart of the broker the older of two frontends may open first; an evicted frontend may come back."""
     broker.register(F2)
     older = resumable(broker)
     commands = broker.frontend(F2, m.Open("a", 2, "", "", resumable=True), b"setup")
@@ -411,7 +411,7 @@ def test_a_session_has_one_lease_wherever_it_is_opened(broker: Broker) -> None:
     assert [type(command.message) for command in commands] == [m.Release, m.Grant, m.Pinned]
 
 
-def test_a_session_that_nobody_resumes_ends(broker: Broker) -> None:
+def test_a_session_that_is_not_resumed_ends(broker: Broker) -> None:
     pinned = resumable(broker)
     broker.frontend(F1, m.Detach(pinned.lease))
     broker.advance(Timing().grace_s - 1.0)
@@ -422,7 +422,7 @@ def test_a_session_that_nobody_resumes_ends(broker: Broker) -> None:
 
 
 def test_other_sessions_do_not_wait(broker: Broker) -> None:
-    """A client that cannot come back leaves no slot taken."""
+    """A client that cannot come back keeps no slot."""
     pinned = broker.pin("a")
     broker.frontend(F1, m.Detach(pinned.lease))
     assert broker.core.leases[pinned.lease].state is LeaseState.PINNED
@@ -440,7 +440,7 @@ def test_with_its_worker_a_waiting_session_is_lost(broker: Broker) -> None:
     assert isinstance(refused.message, m.Refused) and refused.message.slug == "resume-unavailable"
 
 
-# ---- Who may do what to a lease ----
+# ---- Which peer may change a lease ----
 
 
 def counts(broker: Broker) -> tuple[int, int]:
@@ -513,8 +513,8 @@ def test_more_work_does_not_excuse_a_worker_that_hangs(broker: Broker) -> None:
     assert W1 not in broker.core.workers
 
 
-def test_after_a_standstill_of_the_broker_deadlines_begin_anew(broker: Broker) -> None:
-    """For what must arrive; a Release is repeated at once."""
+def test_after_a_stall_of_the_broker_deadlines_are_extended(broker: Broker) -> None:
+    """This holds for messages that the broker waits for. A Release is repeated without a delay."""
     served, released = broker.pin("a"), broker.pin("b")
     broker.frontend(F1, m.Close(released.lease))
     broker.now += Timing().lease_s + 5.0
@@ -539,7 +539,7 @@ def test_a_dead_frontend_gives_its_slots_back(broker: Broker) -> None:
     assert broker.core.leases == {}
 
 
-def test_the_unknown_must_register(broker: Broker) -> None:
+def test_unregistered_peers_must_register(broker: Broker) -> None:
     assert broker.frontend(F2, m.FrontendHeartbeat(())) == [ToFrontend(F2, m.Unregistered())]
     assert broker.worker(W2, m.Closed(1)) == [ToWorker(W2, m.Unregistered())]
 
@@ -564,7 +564,7 @@ def test_bundles_with_stale_leases(broker: Broker) -> None:
 
 @pytest.mark.parametrize("bad", ["unknown", "of another frontend", "of another worker", "closed"])
 def test_one_stale_lease_among_many(broker: Broker, bad: str) -> None:
-    """Both ways: named to its sender, and no reason to hold the others back."""
+    """In both directions: the sender receives Stale for it, and the bundle is forwarded for the others."""
     broker.register(F2, W2)
     mine = [pin for session in "abc" if (pin := broker.pin(session)).worker == W1]
     closed, current = mine[0].lease, mine[1].lease
@@ -578,14 +578,14 @@ def test_one_stale_lease_among_many(broker: Broker, bad: str) -> None:
     assert broker.worker(W1, outward, b"x") == [ToWorker(W1, m.Stale(held)), ToFrontend(F1, outward, b"x")]
 
 
-def test_a_bundle_is_passed_on_as_the_very_message_that_came(broker: Broker) -> None:
-    """By this the shell knows that it may send the bytes it received."""
+def test_a_bundle_is_forwarded_as_the_same_object(broker: Broker) -> None:
+    """By this the shell recognises that it can send the bytes it received."""
     inward = m.Bundle(W1, (broker.pin("a").lease,))
     (command,) = broker.frontend(F1, inward, b"x")
     assert command.message is inward
 
 
-def test_what_is_still_under_way_passes_until_the_slot_is_wiped(broker: Broker) -> None:
+def test_frames_in_transit_pass_until_the_slot_is_wiped(broker: Broker) -> None:
     held = broker.pin("a").lease
     broker.frontend(F1, m.Close(held))
     outward = m.Bundle(F1, (held,))
@@ -610,7 +610,7 @@ def test_placement_takes_the_emptier_worker(broker: Broker) -> None:
     assert workers[:3] == [W1, W2, W2]
 
 
-def test_status_tells_what_there_is(broker: Broker) -> None:
+def test_status_lists_peers_and_totals(broker: Broker) -> None:
     broker.pin("a")
     status = broker.core.status(5.0)
     assert (status.uptime_s, status.sessions_total) == (5.0, 1)
@@ -619,7 +619,7 @@ def test_status_tells_what_there_is(broker: Broker) -> None:
 
 
 class RoutingMachine(RuleBasedStateMachine):
-    """Any order of events keeps the invariants; leases are never reused; nothing is said to the wrong peer."""
+    """Any order of events keeps the invariants; leases are never reused; no message goes to the wrong peer."""
 
     leases = Bundle("leases")
     peers_f, peers_w = st.sampled_from([F1, F2]), st.sampled_from([W1, W2])
@@ -682,7 +682,7 @@ class RoutingMachine(RuleBasedStateMachine):
 
     @rule(frontend=peers_f, worker=peers_w, named=st.lists(leases, min_size=1, max_size=4))
     def bundles(self, frontend: bytes, worker: bytes, named: list[int]) -> None:
-        """Both ways: each lease that is not between these two is stale, and the others pass."""
+        """In both directions: each lease that is not between these two peers is stale, and the others pass."""
         held = [self.broker.core.leases.get(one) for one in named]
         pairs = [one and (one.frontend, one.worker) for one in held]
         stale = [m.Stale(one) for one, pair in zip(named, pairs, strict=True) if pair != (frontend, worker)]

@@ -1,4 +1,4 @@
-"""Which peers the broker accepts by their protocol versions, and what the others are answered."""
+"""Which peers the broker accepts by their protocol versions, and what it answers to the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _broker_of_versions_4_to_6(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hello(version_min: int, version: int, routing: bytes = BROKEN) -> list[bytes]:
-    """A registration with a Hello beside it."""
+    """A registration with a Hello in its second part."""
     return [routing, msgpack.packb([28, version, version_min, "w", "a later field"])]
 
 
@@ -56,7 +56,7 @@ def test_a_peer_from_before_hello_has_the_version_of_its_request(request_: m.Mes
 
 @pytest.mark.parametrize("change", [shapes.cut, shapes.grown(None), shapes.grown([1])])
 def test_a_peer_from_before_hello_must_have_the_same_fields(change: shapes.Change) -> None:
-    """It reads no shorter or longer messages, so it could not serve here."""
+    """It reads no shorter or longer messages, so it could not work with this broker."""
     registration = shapes.plain(m.RegisterWorker(5, "w", SPEC))
     assert versions.rejection([msgpack.packb(registration)]) is None
     other = msgpack.packb(shapes.changed(m.RegisterWorker, registration, change))
@@ -97,5 +97,5 @@ def test_the_longest_versions_fit_into_the_answer() -> None:
 
 
 @pytest.mark.parametrize("parts", [[], [b""], [b"\xc1"], [msgpack.packb([3, 1])], [msgpack.packb([6])], [BROKEN, b"x"]])
-def test_all_else_is_not_answered(parts: list[bytes]) -> None:
+def test_other_messages_are_not_answered(parts: list[bytes]) -> None:
     assert versions.rejection(parts, ERROR) is None

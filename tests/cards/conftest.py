@@ -1,7 +1,7 @@
-"""The libraries that the interface's tests run against: the simulator, and a vendor's where one is named.
+"""The libraries that the interface's tests run against: the simulator, and a vendor's if one is given.
 
-pytest tests/cards/test_abi.py --card-library adapter.so [--card-model base.carm] [--card-index 0] proves an adapter;
-the environment's ASR_CARD_LIBRARY, ASR_CARD_MODEL and ASR_CARD_INDEX do the same.
+pytest tests/cards/test_abi.py --card-library adapter.so [--card-model base.carm] [--card-index 0] tests an adapter;
+the environment variables ASR_CARD_LIBRARY, ASR_CARD_MODEL and ASR_CARD_INDEX do the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _asked(config: pytest.Config, option: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A library under test, with what it is tested with."""
+    """A library under test, with the model and card for the tests."""
 
     library: CardLibrary
     model: Path
@@ -73,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def subject(request: pytest.FixtureRequest, lively: Path) -> Subject:
-    """The library that this run of a test is about."""
+    """The library that this run of a test checks."""
     if request.param == "vendor":
         model, index = (_asked(request.config, option) for option in ("--card-model", "--card-index"))
         library = CardLibrary(Path(str(_asked(request.config, "--card-library"))))

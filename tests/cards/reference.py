@@ -1,4 +1,4 @@
-"""The card's network in plain numpy, float64, with activations rounded as a precision wants it. Slow and clear."""
+"""A reference of the card's network in plain numpy, float64, with activations rounded as each precision requires."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ SMALL = CarmConfig(
 def random_tensors(
     config: CarmConfig, seed: int, blank_bias: float, spread: float = 2.0
 ) -> dict[str, NDArray[np.float32]]:
-    """Weights with lively logits: the larger the spread, the more a small change grows.
+    """Weights with varied logits: the larger the spread, the more a small change grows.
 
-    LIVELY, TALKATIVE and CALM are seeds, biases and spreads with which SMALL says something.
+    LIVELY, TALKATIVE and CALM are seeds, biases and spreads with which the model SMALL outputs tokens.
     """
     rng = np.random.default_rng(seed)
     tensors = {}
@@ -49,19 +49,19 @@ def random_tensors(
 LIVELY = (2, 4.0)
 """Of the 40 chunks of speechlike(3, 40) with random_statistics(2), 7 have tokens, at most 10."""
 TALKATIVE = (1, 6.0)
-"""The same: 8 have tokens, some the 30 that a step may have."""
+"""With the same audio, 8 chunks have tokens, some the maximum of 30 per step."""
 CALM = (12, 1.5, 1.0)
-"""With a spread of 1 a rounding that falls the other way stays small: for what is quantised as it is computed."""
+"""With a spread of 1, a different rounding has a small effect: for tests of activations that the card quantises."""
 
 
 def random_statistics(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """melmeans and melvars as those of quiet speech are."""
+    """melmeans and melvars [80] like those of quiet speech."""
     rng = np.random.default_rng(seed)
     return rng.uniform(-12, -8, 80).astype(np.float32), rng.uniform(6, 12, 80).astype(np.float32)
 
 
 def speechlike(seed: int, chunks: int) -> NDArray[np.int16]:
-    """[chunks, 960] of tones that come and go over noise."""
+    """int16 [chunks, 960]: tones of varying loudness with noise."""
     rng = np.random.default_rng(seed)
     time = np.arange(chunks * 960) / 16000
     sound = rng.standard_normal(len(time)) * 0.003
@@ -73,7 +73,7 @@ def speechlike(seed: int, chunks: int) -> NDArray[np.int16]:
 
 
 def mel_filters() -> Array:
-    """[257, 80]: Slaney's mel scale, triangles linear in Hz, each of area 1."""
+    """Mel filters [257, 80]: mel scale of Slaney 1998 (Auditory Toolbox), triangles linear in Hz, each of area 1."""
 
     def to_hz(mel: Array) -> Array:
         return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mel - 15)))
@@ -87,7 +87,7 @@ def mel_filters() -> Array:
 
 
 def log_mel(samples: NDArray[np.int16], window_samples: int, melmeans: Array, melvars: Array) -> Array:
-    """[n * 960] -> [n * 6, 80], of the whole audio at once."""
+    """Samples [n * 960] -> normalised log-mel frames [n * 6, 80], for the whole audio in one call."""
     sound = np.concatenate([np.zeros(window_samples - 160), samples / 32768])
     sound[1:] -= 0.97 * sound[:-1]
     frames = np.lib.stride_tricks.sliding_window_view(sound, window_samples)[::160]
@@ -103,7 +103,10 @@ def _sigmoid(x: Array) -> Array:
 
 @dataclass
 class Reference:
-    """One speaker. Feed it features [6, 80]; it keeps tokens, their log-probabilities and every logits vector."""
+    """The network's state for one stream; it keeps tokens, their log-probabilities and every logits vector.
+
+    Greedy decoding as in Graves 2012, arXiv:1211.3711.
+    """
 
     config: CarmConfig
     tensors: Mapping[str, NDArray[np.float32]]
@@ -116,7 +119,7 @@ class Reference:
         self.predicted = self._predict(np.zeros(self.config.pred_n_hid))
 
     def step(self, features: Array) -> tuple[list[int], list[float]]:
-        """One chunk [6, 80] -> its tokens and log-probabilities."""
+        """Decode one chunk of features [6, 80]. Returns its tokens and log-probabilities."""
         frames = features.reshape(self.config.enc_stack_time_factor, self.config.in_feats)
         stacked = np.concatenate([self._lstm("encoder.pre_rnn", frame) for frame in frames])
         encoded = self._dense("joint_enc", self._lstm("encoder.post_rnn", stacked))
@@ -141,7 +144,7 @@ class Reference:
         return result
 
     def _rounded(self, x: Array) -> Array:
-        """Activations as they meet weights of this precision."""
+        """Activations, rounded as for weights of this precision."""
         row = x.astype(np.float32)[None]
         if self.precision == "int8":
             values, scales = quantize.quantize_int8(row)

@@ -1,4 +1,4 @@
-"""What every card's library must do: the promises of asr_card.h, for the simulator and any vendor's adapter."""
+"""The requirements of asr_card.h, tested on the simulator and on any vendor's adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cards.conftest import Subject
 from tests.cards.reference import speechlike
 
 PATIENCE_MS = 30_000
-"""How long a chunk may take before a test gives up."""
+"""Longest wait of a test for a chunk, in seconds."""
 CHUNKS = 12
 
 Pcm = NDArray[np.int16]
@@ -33,8 +33,8 @@ def collected(card: Card, count: int) -> list[Completion]:
     return completions
 
 
-def heard(card: Card, slot: int, chunks: Sequence[Pcm]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """What a slot gives for these chunks, one after the other."""
+def decoded(card: Card, slot: int, chunks: Sequence[Pcm]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """The tokens and log-probabilities of a slot for these chunks, one after the other."""
     results = []
     for tag, pcm in enumerate(chunks):
         card.submit([(slot, tag, pcm)])
@@ -126,7 +126,7 @@ def test_a_model_that_is_none(subject: Subject, tmp_path: Path) -> None:
         assert code_of(error) == CardStatus.MODEL
     card.load(subject.model)
     card.open(0)
-    assert len(heard(card, 0, speechlike(1, 1))) == 1
+    assert len(decoded(card, 0, speechlike(1, 1))) == 1
     card.close_card()
 
 
@@ -150,7 +150,7 @@ def test_a_card_that_loads_is_busy_but_healthy(subject: Subject, card: Card) -> 
             assert error.code == CardStatus.BUSY
     loading.join()
     card.open(0)
-    assert len(heard(card, 0, speechlike(1, 1))) == 1
+    assert len(decoded(card, 0, speechlike(1, 1))) == 1
 
 
 # Slots
@@ -183,10 +183,10 @@ def test_no_more_slots_than_there_are(card: Card) -> None:
 def test_a_reused_slot_remembers_nothing(card: Card) -> None:
     chunks = speechlike(3, CHUNKS)
     card.open(0)
-    first = heard(card, 0, chunks)
+    first = decoded(card, 0, chunks)
     card.close(0)
     card.open(0)
-    assert heard(card, 0, chunks) == first
+    assert decoded(card, 0, chunks) == first
 
 
 # Chunks
@@ -208,10 +208,10 @@ def test_every_chunk_is_completed_once_and_in_its_slot_s_order(card: Card) -> No
 
 
 def test_neighbours_change_nothing(card: Card) -> None:
-    """The same audio alone, and among others that come and go."""
+    """The same audio, alone and beside other slots that open and close."""
     chunks = speechlike(3, CHUNKS)
     card.open(0)
-    alone = heard(card, 0, chunks)
+    alone = decoded(card, 0, chunks)
     card.reset(0)
     together = []
     for slot in range(1, 20):
@@ -226,19 +226,19 @@ def test_neighbours_change_nothing(card: Card) -> None:
 
 def test_what_a_completion_says(card: Card) -> None:
     card.open(0)
-    for tokens, log_probs in heard(card, 0, speechlike(3, CHUNKS)):
+    for tokens, log_probs in decoded(card, 0, speechlike(3, CHUNKS)):
         assert len(tokens) == len(log_probs) <= 30
         assert all(log_prob <= 0 for log_prob in log_probs)
 
 
 def test_tokens_lie_in_the_order_of_the_completions(card: Card) -> None:
-    """Many completions in one poll: each has its own tokens. The binding refuses offsets that leave gaps."""
+    """Many completions in one poll: each has its own tokens. The binding rejects offsets that leave gaps."""
     slots = np.arange(8)
     of_slots = [speechlike(seed, CHUNKS) for seed in range(8)]
     alone = []
     for slot, chunks in enumerate(of_slots):
         card.open(slot)
-        alone.append(heard(card, slot, chunks))
+        alone.append(decoded(card, slot, chunks))
         card.reset(slot)
     for tag in range(CHUNKS):
         card.submit_arrays(slots, np.full(8, tag), np.stack([chunks[tag] for chunks in of_slots]))
@@ -250,21 +250,21 @@ def test_tokens_lie_in_the_order_of_the_completions(card: Card) -> None:
 def test_reset_begins_anew(card: Card) -> None:
     chunks = speechlike(3, CHUNKS)
     card.open(0)
-    first = heard(card, 0, chunks)
+    first = decoded(card, 0, chunks)
     card.reset(0)
-    assert heard(card, 0, chunks) == first
+    assert decoded(card, 0, chunks) == first
 
 
 def test_the_last_chunk_resets_by_itself(card: Card) -> None:
     chunks = speechlike(3, CHUNKS)
     card.open(0)
-    first = heard(card, 0, chunks)
+    first = decoded(card, 0, chunks)
     card.reset(0)
     slot, last = np.zeros(1, np.uint32), np.ones(1, np.bool_)
     for tag, pcm in enumerate(chunks):
         card.submit_arrays(slot, np.array([tag]), pcm[None], last if tag == CHUNKS - 1 else None)
         collected(card, 1)
-    assert heard(card, 0, chunks) == first
+    assert decoded(card, 0, chunks) == first
 
 
 def test_all_chunks_of_a_submit_or_none(card: Card) -> None:
@@ -286,11 +286,11 @@ def test_a_slot_takes_eight_chunks_ahead_at_least(card: Card) -> None:
     card.submit([(0, tag, pcm) for tag, pcm in enumerate(chunks)])
     ahead = [(completion.tokens, completion.log_probs) for completion in collected(card, 8)]
     card.reset(0)
-    assert heard(card, 0, chunks) == ahead
+    assert decoded(card, 0, chunks) == ahead
 
 
 def test_a_slot_that_is_full_says_so(card: Card) -> None:
-    """Without a poll its queue must end somewhere."""
+    """Without a poll the queue must become full."""
     pcm = speechlike(1, 1)[0]
     card.open(0)
     taken = 0
@@ -353,26 +353,26 @@ def test_features_instead_of_samples(card: Card) -> None:
 
 
 def test_a_state_continues_elsewhere(card: Card) -> None:
-    """Half in one slot, half in another: as if nothing had happened."""
+    """The first half in one slot, the second in another: the result is the same as in one slot."""
     chunks = speechlike(3, CHUNKS)
     card.open(0)
-    whole = heard(card, 0, chunks)
+    whole = decoded(card, 0, chunks)
     card.reset(0)
-    before = heard(card, 0, chunks[:5])
+    before = decoded(card, 0, chunks[:5])
     state = card.export_state(0)
     card.open(1)
-    heard(card, 1, speechlike(9, 3))
+    decoded(card, 1, speechlike(9, 3))
     card.import_state(1, state)
     card.submit([(1, 55, chunks[5])])
     (completion,) = collected(card, 1)
     assert completion.step == 5
-    after = [(completion.tokens, completion.log_probs), *heard(card, 1, chunks[6:])]
+    after = [(completion.tokens, completion.log_probs), *decoded(card, 1, chunks[6:])]
     assert before + after == whole
 
 
 def test_a_bad_state_is_refused(card: Card) -> None:
     card.open(0)
-    heard(card, 0, speechlike(3, 2))
+    decoded(card, 0, speechlike(3, 2))
     state = card.export_state(0)
     damaged = state[:-1] + bytes([state[-1] ^ 1])
     for bad in (b"", state[: len(state) // 2], state + b"\0", bytes(len(state)), damaged):
@@ -388,7 +388,7 @@ def test_a_bad_state_is_refused(card: Card) -> None:
 def test_health_counts(card: Card) -> None:
     card.open(0)
     before = card.health()
-    heard(card, 0, speechlike(3, 3))
+    decoded(card, 0, speechlike(3, 3))
     after = card.health()
     assert after.is_ok
     assert after.completed == before.completed + 3

@@ -1,4 +1,4 @@
-"""The file of a compiled model: what is written is read, what is damaged is refused with a reason."""
+"""The file of a compiled model: a written file can be read, and a damaged one is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_round_trip(tmp_path: Path, precision: Precision) -> None:
 
 
 def allowed_error(weights: carm.Float32, precision: Precision) -> carm.Float32:
-    """Half a quantum, a whole one where the largest mantissa of a block is rounded down; and rounding of float32."""
+    """Half a quantum, or a whole one if the largest mantissa of a block is rounded down, plus float32 rounding."""
     if precision == "fp32" or weights.ndim == 1:
         return np.zeros_like(weights)
     if precision == "int8":
@@ -75,18 +75,18 @@ def damaged(image: bytes) -> bytes:
 
 
 def with_checksum(image: bytes) -> bytes:
-    """The image with the checksum of its content: what somebody makes who knows the format."""
+    """The image with a correct checksum, as from a writer that knows the format."""
     return image[:24] + hashlib.sha256(image[64:]).digest() + image[56:]
 
 
 def with_field(field: int, value: int) -> Callable[[bytes], bytes]:
-    """A number of the first statistic's entry, and a checksum that fits."""
+    """Change a number in the first statistic's entry, and correct the checksum."""
     at = 256 + field
     return lambda image: with_checksum(image[:at] + value.to_bytes(4, "little") + image[at + 4 :])
 
 
 def moved(field: int, by: int) -> Callable[[bytes], bytes]:
-    """An offset of the first weight matrix, changed by some bytes; its checksum fits."""
+    """Change an offset of the first weight matrix by some bytes, and correct the checksum."""
     at = 256 + 128 * 2 + field
 
     def change(image: bytes) -> bytes:
@@ -97,7 +97,7 @@ def moved(field: int, by: int) -> Callable[[bytes], bytes]:
 
 
 def bias_of_kind(kind: int) -> Callable[[bytes], bytes]:
-    """The first bias says that it is quantised, with a size to match."""
+    """Mark the first bias as quantised, with a matching size."""
 
     def change(image: bytes) -> bytes:
         entry = bytearray(image[256 + 128 * 4 : 256 + 128 * 5])
@@ -160,7 +160,7 @@ def test_bad_files_are_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_statistics_that_normalise_nothing(tmp_path: Path, entry: int, value: float, reason: str) -> None:
-    """In a file that is whole."""
+    """In a file whose checksum is correct."""
     image = written(tmp_path / "m.carm").read_bytes()
     at = int.from_bytes(image[256 + 128 * entry + 80 :][:8], "little")
     path = tmp_path / "bad.carm"
@@ -183,7 +183,7 @@ def test_statistics_that_are_quantised(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_is_there_twice(tmp_path: Path) -> None:
-    """Which of the two counts is nobody's guess."""
+    """It would be unclear which of the two counts."""
     image = written(tmp_path / "m.carm").read_bytes()
     count = int.from_bytes(image[120:124], "little")
     entries = bytearray(image[256 : 256 + 128 * count] + image[256 + 128 * 2 : 256 + 128 * 3])

@@ -1,4 +1,4 @@
-"""Faults that are asked for, and the card that only keeps time: each is seen where asr_card.h says, nothing hangs."""
+"""Injected faults and the timing mode: each fault appears as asr_card.h specifies, and no call hangs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_card_that_hangs(simulator: CardLibrary, lively: Path, mode: str) -> None:
-    """Its health does not show it: only the completions that stay away do."""
+    """Its health does not show it; only the missing completions do."""
     with faulty(simulator, lively, mode, "hang") as card:
         submit(card, 1)
         assert card.poll(100) == []
@@ -116,7 +116,7 @@ def test_a_memory_error(simulator: CardLibrary, lively: Path, mode: str) -> None
 
 
 def test_a_card_that_resets_itself(simulator: CardLibrary, lively: Path, mode: str) -> None:
-    """What is in flight is lost, and all states: the next chunk is the first."""
+    """Chunks in flight and all states are lost: the next chunk is step 0."""
     with faulty(simulator, lively, mode, "reset") as card:
         submit(card, 1)
         assert {completion.status for completion in polled(card, SLOTS)} == {CardStatus.RESET}
@@ -136,7 +136,7 @@ def test_a_completion_too_many(simulator: CardLibrary, lively: Path, mode: str) 
 def test_a_completion_too_many_frees_no_slot(
     simulator: CardLibrary, lively: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chunk behind the one that completes twice is still in flight."""
+    """The chunk after the one that completes twice is still in flight."""
     pcm = speechlike(3, 1)[0]
     with faulty(simulator, lively, mode, "count") as card:
         monkeypatch.setattr(card, "_buffers", _Buffers(1, top_k=False))
@@ -155,7 +155,7 @@ def test_a_completion_too_few(simulator: CardLibrary, lively: Path, mode: str) -
         assert card.poll(50) == []
 
 
-# The card that only keeps time
+# The timing mode
 
 
 def test_capacities(simulator: CardLibrary) -> None:
@@ -168,7 +168,7 @@ def test_capacities(simulator: CardLibrary) -> None:
 
 
 def test_too_many_streams_miss_their_deadline(simulator: CardLibrary) -> None:
-    """A card for 10 streams gets 8 chunks of 12 at once: at 12.5 streams' speed that takes more than 60 ms."""
+    """A card for 10 streams gets 8 chunks of each of 12 slots: at the speed of 12.5 streams this exceeds 60 ms."""
     card = simulator.open(0, "mode=timing,capacity=10,latency_ms=1")
     for slot in range(12):
         card.open(slot)
@@ -181,7 +181,7 @@ def test_too_many_streams_miss_their_deadline(simulator: CardLibrary) -> None:
 
 
 def test_the_full_card_at_once(simulator: CardLibrary) -> None:
-    """All 2000 streams give a chunk in one call; the card takes its time for them, and misses no deadline."""
+    """All 2000 streams submit a chunk in one call; the card takes the simulated time and misses no deadline."""
     card = simulator.open(0, "mode=timing")
     slots = np.arange(2000)
     for slot in slots.tolist():
@@ -199,7 +199,7 @@ def test_the_full_card_at_once(simulator: CardLibrary) -> None:
 
 def test_tokens_of_the_timing_mode_depend_on_the_audio_alone(simulator: CardLibrary) -> None:
     """A session that moves to another card gets the same tokens again."""
-    heard = []
+    decoded = []
     for seed in (1, 2):
         card = simulator.open(0, f"mode=timing,capacity=10,latency_ms=0,seed={seed}")
         card.open(seed)
@@ -207,7 +207,7 @@ def test_tokens_of_the_timing_mode_depend_on_the_audio_alone(simulator: CardLibr
         for tag, pcm in enumerate(speechlike(3, 40)):
             card.submit([(seed, tag, pcm)])
             tokens += [completion.tokens for completion in polled(card, 1)]
-        heard.append(tokens)
+        decoded.append(tokens)
         card.close_card()
-    assert heard[0] == heard[1]
-    assert any(heard[0])
+    assert decoded[0] == decoded[1]
+    assert any(decoded[0])

@@ -1,4 +1,4 @@
-"""Finding and loading a card's library, and what the binding itself checks."""
+"""Finding and loading a card's library, and the binding's own checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_library_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_library_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bare name, as of ./card.so, would be looked for in the system's folders."""
+    """dlopen would search a bare name, such as card.so, in the system's folders."""
     shutil.copy(abi.simulator(), tmp_path / "card.so")
     monkeypatch.chdir(tmp_path)
     assert CardLibrary(Path("./card.so"), f"cards=3,{SIMULATED}").count() == 3
@@ -44,7 +44,7 @@ def test_a_file_that_is_no_library(tmp_path: Path) -> None:
     [("2u << 16", "version 2.0"), ("1u << 16", "is no card library"), ("0", "version 0.0")],
 )
 def test_a_library_of_another_version_or_without_functions(tmp_path: Path, version: str, reason: str) -> None:
-    """The version is looked at before the functions, so a later library is not blamed for the wrong thing."""
+    """The version is checked before the functions, so that the error for a later library names the version."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler")
@@ -81,7 +81,7 @@ def test_an_error_says_code_and_reason(simulator: CardLibrary) -> None:
 def test_a_card_that_cannot_say_who_it_is_is_given_back(
     simulator: CardLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was open already when it failed: nobody else would get it."""
+    """It was open when it failed: no other process could open it."""
     with monkeypatch.context() as patch:
         patch.setattr(simulator._calls, "asr_card_get_identity", lambda *_: int(CardStatus.LINK))
         with pytest.raises(CardError) as error:
@@ -162,7 +162,7 @@ def test_what_was_polled_outlives_the_next_poll(timed: Card) -> None:
 
 
 def test_cards_come_and_go_without_a_trace(lively: Path, simulator: CardLibrary) -> None:
-    """The memory of a process that opens, computes and closes a hundred times stays what it was after the first ten."""
+    """After a hundred times of opening, computing and closing, the process has as much memory as after ten."""
     subject = Subject(simulator, lively)
     sizes = []
     for _ in range(100):
@@ -177,7 +177,7 @@ def test_cards_come_and_go_without_a_trace(lively: Path, simulator: CardLibrary)
 
 
 def test_a_card_that_loads_is_busy(simulator: CardLibrary, lively: Path, tmp_path: Path) -> None:
-    """The load waits for the other end of a pipe: until then only health answers, and nothing blocks."""
+    """The load waits for the other end of a pipe: until then only health works, and no call blocks."""
     pipe = tmp_path / "pipe.carm"
     os.mkfifo(pipe)
     codes: list[int] = []

@@ -1,4 +1,4 @@
-"""Licences: issued, read, and refused with their reason. CAI-13."""
+"""Licences: issuing, reading, and rejecting with a reason. CAI-13."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TODAY = Now(date(2027, 3, 1), "1.4.2")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An issuer's folder, with its secret."""
+    """An issuer's folder, with its secret key."""
     licence.new_issuer(tmp_path, "example")
     return tmp_path
 
@@ -44,7 +44,7 @@ def asr_license(*args: object) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
-# ---- What is good ----
+# ---- Valid licences ----
 
 
 def test_a_licence_lets_its_card_serve(folder: Path) -> None:
@@ -60,7 +60,7 @@ def test_its_last_day_counts(folder: Path) -> None:
 
 
 def test_the_one_that_is_good_longest_is_taken(folder: Path) -> None:
-    """Of several, whatever is wrong with others."""
+    """Of several licences, also if others are invalid."""
     issue(folder, "a", expires=date(2027, 6, 1))
     issue(folder, "b", expires=date(2028, 6, 1))
     issue(folder, "c", card="another")
@@ -91,7 +91,7 @@ def test_versions(highest: str, version: str, good: bool) -> None:
         licence.check(document, CARD, Now(TODAY.day, version))
 
 
-# ---- What is refused, and why ----
+# ---- Invalid licences ----
 
 
 def refusal(folder: Path) -> str:
@@ -119,18 +119,18 @@ def test_expired(folder: Path) -> None:
     [("expires", "2099-12-31"), ("card", CARD), ("holder", "Someone"), ("version_max", "99"), ("issued", "2020-01-01")],
 )
 def test_changed(folder: Path, field: str, value: str) -> None:
-    """Whatever is changed, the signature does not fit any more."""
+    """After any change, the signature is wrong."""
     path = issue(folder, card=CARD if field != "card" else "another")
     document = json.loads(path.read_text())
     document["licence"][field] = value
     path.write_text(json.dumps(document))
-    assert "one.license was changed, or is of another issuer" in refusal(folder)
+    assert "one.license was changed, or is from another issuer" in refusal(folder)
 
 
 def test_of_another_issuer(folder: Path) -> None:
     other = Licence(CARD, "Example", date(2027, 12, 31), "", date(2027, 1, 1))
     (folder / f"one{licence.SUFFIX}").write_text(other.encode(Ed25519PrivateKey.generate()))
-    assert "is of another issuer" in refusal(folder)
+    assert "is from another issuer" in refusal(folder)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
@@ -203,7 +203,7 @@ def test_issue_and_show(tmp_path: Path) -> None:
 
 
 def test_an_issuer_is_not_replaced(folder: Path) -> None:
-    """Its licences would be good no more."""
+    """Its licences would become invalid."""
     again = asr_license("issuer", folder, "--name", "example")
     assert again.exit_code == 2 and "is there already" in again.output
     other = asr_license("issuer", folder, "--name", "other")
@@ -212,7 +212,7 @@ def test_an_issuer_is_not_replaced(folder: Path) -> None:
 
 @pytest.mark.parametrize("fails_at", [1, 2])
 def test_an_issuer_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
-    """A disk that is full at the first or second file: no secret is left that nobody has the public half of."""
+    """A disk that is full at the first or second file: no secret key is left without its public key."""
     write, written = Path.write_bytes, []
 
     def full(path: Path, content: bytes) -> int:

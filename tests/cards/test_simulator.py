@@ -1,4 +1,4 @@
-"""The simulator computes the real network: against plain numpy, with every instruction set, alone and in batches."""
+"""The simulator computes the real network: compared with plain numpy, for every instruction set and batch size."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def compiled(path: Path, config: CarmConfig, seed: tuple[float, ...], precision:
 
 
 def run(library: CardLibrary, model: Path, pcm: NDArray[np.int16], options: str = "") -> list[Completions]:
-    """All chunks of one speaker, with packets where the model has them."""
+    """The completions of all chunks of one stream, with packets if the model supports them."""
     card = library.open(0, options)
     card.load(model)
     card.open(2)
@@ -57,7 +57,7 @@ def tokens_of(results: list[Completions]) -> list[int]:
 
 
 def referred(model: Path, precision: Precision, pcm: NDArray[np.int16]) -> tuple[Reference, list[int], list[float]]:
-    """The reference after these chunks, with the model's own (quantised) weights."""
+    """The reference after these chunks, with the model's quantised weights, and its tokens and log-probabilities."""
     read = carm.read(model)
     reference = Reference(read.config, {name: t.dequantized() for name, t in read.tensors.items()}, precision)
     features = log_mel(pcm.ravel(), read.config.window_samples, MEANS.astype(float), VARIANCES.astype(float))
@@ -104,7 +104,7 @@ def test_fp32_logits_and_tokens_are_those_of_the_reference(
 def test_quantised_logits_and_tokens(
     simulator: CardLibrary, tmp_path: Path, precision: Precision, tolerance: float, isa: str
 ) -> None:
-    """Against a reference that rounds activations as the card does; a tie that falls the other way moves int8."""
+    """Compared with a reference that rounds activations as the card does; a different rounding of a tie moves int8."""
     model, pcm = compiled(tmp_path / "m.carm", SMALL, CALM, precision), speechlike(3, CHUNKS)
     reference, tokens, _ = referred(model, precision, pcm)
     results = run(simulator, model, pcm, f"top_k=1,isa={isa}")
@@ -148,11 +148,11 @@ def test_a_batch_of_any_size_gives_the_same_bits(
         for slot in range(slots):
             card.open(slot)
         for tag in range(CHUNKS):
-            # Every slot hears the same, one chunk later than its neighbour to the left, which is silent before.
-            heard = np.stack(
+            # The last slot gets the audio in order; the other slots get its chunks in other orders.
+            audio = np.stack(
                 [pcm[tag] if slot == slots - 1 else pcm[(tag * 7 + slot) % CHUNKS] for slot in range(slots)]
             )
-            card.submit_arrays(np.arange(slots), np.full(slots, tag), heard)
+            card.submit_arrays(np.arange(slots), np.full(slots, tag), audio)
             left = slots
             while left:
                 completions = card.poll_arrays(PATIENCE_MS)
@@ -181,7 +181,7 @@ def test_features_are_what_the_front_end_makes(simulator: CardLibrary, tmp_path:
 
 @pytest.mark.parametrize("sound", ["silence", "full scale", "step"])
 def test_sounds_at_the_limits(simulator: CardLibrary, tmp_path: Path, sound: str) -> None:
-    """Digital silence lies on the logarithm's floor, a full-scale tone far above: the features keep their precision."""
+    """Digital silence is at the logarithm's floor, a full-scale tone far above; features stay precise in both."""
     pcm = np.zeros((8, 960), np.int16)
     if sound != "silence":
         tone = 32767 * np.sin(2 * np.pi * 1000 * np.arange(8 * 960) / 16000)
@@ -197,7 +197,7 @@ def test_sounds_at_the_limits(simulator: CardLibrary, tmp_path: Path, sound: str
     assert np.abs(values - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-# What only the simulator has
+# Features of the simulator alone
 
 
 def test_options_of_the_simulator(simulator: CardLibrary) -> None:
@@ -244,7 +244,7 @@ def test_a_state_is_bound_to_its_model(simulator: CardLibrary, tmp_path: Path) -
 
 
 def test_the_structs_are_those_of_the_header(tmp_path: Path) -> None:
-    """What a C compiler says of their sizes, against ctypes and numpy."""
+    """The sizes from a C compiler, compared with those of ctypes and numpy."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler")

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.mark.parametrize("seed", [LIVELY, TALKATIVE], ids=["lively", "talkative"])
 def test_fp32_tokens_are_torch_s(simulator: CardLibrary, tmp_path: Path, seed: tuple[int, float]) -> None:
-    """CAI-02, CAI-39: from the same samples through both front ends, which were written apart."""
+    """CAI-02, CAI-39: the same samples through both front ends, which are independent implementations."""
     from asr_workers.engines.rnnt.model import Rnnt, RnntStream
 
     tensors, (means, variances) = random_tensors(SMALL, *seed), random_statistics(2)

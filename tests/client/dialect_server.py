@@ -1,7 +1,7 @@
-"""A small real WebSocket server that speaks `/v1/stream` as frontends/README.md has it, for the client's own tests.
+"""A small real WebSocket server for the client's tests; it implements `/v1/stream` as in frontends/README.md.
 
-It hears one word in every second of audio: `word0`, `word1`, ... and an endpoint behind each. What it does beyond that
-is chosen by the `Script` a test gives it. It runs in a thread of its own, so blocking clients can be tested too.
+It returns one word for every second of audio, `word0`, `word1`, ..., each followed by an endpoint. A test's `Script`
+changes its behaviour. It runs in a separate thread, so that blocking clients can be tested too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 @dataclass
 class Script:
-    """What the server does differently, and what it has seen."""
+    """Changes of the server's behaviour, and a record of what it received."""
 
     refuse: dict[str, Any] | None = None
     """Answer `start` with this error."""
@@ -29,11 +29,11 @@ class Script:
     vanish_after_s: float | None = None
     """Close with 1001 after that much audio."""
     cut_after_s: float | None = None
-    """Break the first connection after that much audio. The server does not know how to resume."""
+    """Break the first connection after that much audio. The server does not support resuming."""
     partials_per_frame: int = 1
     ready_first: bool = True
     take_audio: threading.Event = field(default_factory=threading.Event)
-    """Reads are withheld until it is set (it is from the beginning unless a test clears it)."""
+    """The server reads audio only while it is set; a test may clear it."""
     starts: list[dict[str, Any]] = field(default_factory=list)
     audio: list[bytes] = field(default_factory=list)
     keepalives: int = 0
@@ -41,14 +41,14 @@ class Script:
     open_sessions: int = 0
     sessions_max: int = 0
     left: threading.Event = field(default_factory=threading.Event)
-    """Set when a session has ended, however."""
+    """Set when a session has ended, for any reason."""
 
     def __post_init__(self) -> None:
         self.take_audio.set()
 
 
 class Conversation:
-    """One session of the server's side."""
+    """The server's side of one session."""
 
     def __init__(self, socket: ServerConnection, script: Script) -> None:
         self.socket = socket
@@ -71,25 +71,25 @@ class Conversation:
         self.partials = message.get("partials", True)
         if self.script.ready_first:
             ready = {"session": "s-1", "model": message.get("model", "tiny"), "engine": "fake", "sample_rate": rate}
-            await self.say("ready", language=message.get("language", "en"), **ready)
+            await self.send("ready", language=message.get("language", "en"), **ready)
         await asyncio.to_thread(self.script.take_audio.wait)
         async for frame in self.socket:
             if await self.take(frame):
                 return
 
     async def take(self, frame: str | bytes) -> bool:
-        """True when the session is over."""
+        """Handle a frame; True when the session is over."""
         if isinstance(frame, bytes):
             return await self.take_audio(frame)
         message = json.loads(frame)
         if message["type"] == "flush":
             await self.final("flush")
-            await self.say("flushed", marker=message["marker"])
+            await self.send("flushed", marker=message["marker"])
         elif message["type"] == "keepalive":
             self.script.keepalives += 1
         elif message["type"] == "stop":
             await self.final("flush")
-            await self.say("end", reason="stopped")
+            await self.send("end", reason="stopped")
         return message["type"] == "stop"
 
     async def take_audio(self, frame: bytes) -> bool:
@@ -97,32 +97,32 @@ class Conversation:
         self.taken += len(frame)
         for _ in range(self.script.partials_per_frame if self.partials else 0):
             await self.hypothesis("partial", "wor")
-        while self.heard_s() - self.start >= 1.0:
+        while self.audio_s() - self.start >= 1.0:
             await self.final("silence", self.start + 1.0)
-        await self.say("ack", samples=self.taken // 2, committed=int(self.start * self.bytes_per_s) // 2)
-        if self.script.fail_after_s is not None and self.heard_s() >= self.script.fail_after_s:
-            await self.say("migrating")
+        await self.send("ack", samples=self.taken // 2, committed=int(self.start * self.bytes_per_s) // 2)
+        if self.script.fail_after_s is not None and self.audio_s() >= self.script.fail_after_s:
+            await self.send("migrating")
             await self.fail("session-lost", "the worker went away", 2.5)
             return True
-        if self.script.cut_after_s is not None and self.heard_s() >= self.script.cut_after_s:
+        if self.script.cut_after_s is not None and self.audio_s() >= self.script.cut_after_s:
             self.script.cut_after_s = None
             self.socket.transport.abort()
             return True
-        if self.script.vanish_after_s is not None and self.heard_s() >= self.script.vanish_after_s:
+        if self.script.vanish_after_s is not None and self.audio_s() >= self.script.vanish_after_s:
             await self.socket.close(1001, "restarting")
             return True
         return False
 
-    def heard_s(self) -> float:
+    def audio_s(self) -> float:
         return self.taken / self.bytes_per_s
 
     async def hypothesis(self, kind: str, text: str, end_s: float | None = None, **more: Any) -> None:
-        times = {"start_s": self.start, "end_s": self.heard_s() if end_s is None else end_s}
-        await self.say(kind, seq=self.seq, utterance=self.utterance, text=text, **times, **more)
+        times = {"start_s": self.start, "end_s": self.audio_s() if end_s is None else end_s}
+        await self.send(kind, seq=self.seq, utterance=self.utterance, text=text, **times, **more)
         self.seq += 1
 
     async def final(self, endpoint: str, end_s: float | None = None) -> None:
-        end_s = self.heard_s() if end_s is None else end_s
+        end_s = self.audio_s() if end_s is None else end_s
         if end_s > self.start:
             word = {"word": f"word{self.utterance}", "start_s": self.start, "end_s": end_s}
             await self.hypothesis("final", f"word{self.utterance}", end_s, endpoint=endpoint, words=[word])
@@ -130,16 +130,16 @@ class Conversation:
             self.start = end_s
 
     async def fail(self, code: str, message: str, retry_after_s: float | None = None) -> None:
-        await self.say("error", code=code, message=message, retry_after_s=retry_after_s)
+        await self.send("error", code=code, message=message, retry_after_s=retry_after_s)
         await self.socket.close(4503)
 
-    async def say(self, kind: str, **fields: Any) -> None:
+    async def send(self, kind: str, **fields: Any) -> None:
         await self.socket.send(json.dumps({"type": kind, **fields}))
 
 
 @contextmanager
 def serving(script: Script | None = None) -> Iterator[str]:
-    """The ws:// URL, without a path, of a server that runs while the block does."""
+    """A server that runs during the block; yields its ws:// URL without a path."""
     script = script or Script()
     started: list[str] = []
     ready, ending = threading.Event(), threading.Event()
@@ -169,7 +169,7 @@ async def _serve(script: Script, started: list[str], ready: threading.Event, end
             script.open_sessions -= 1
             script.left.set()
 
-    # Small buffers: a client that does not read is felt at once, as with the real server.
+    # Small buffers: a client that does not read blocks the server immediately, as with the real one.
     small = {"max_size": 65_536, "write_limit": 1024, "max_queue": 1}
     async with serve(converse, "127.0.0.1", 0, compression=None, close_timeout=0.2, **small) as server:
         host, port = server.sockets[0].getsockname()[:2]

@@ -1,4 +1,4 @@
-"""`asr client` and `asr warmup` against the real service, in every dialect that it speaks."""
+"""`asr client` and `asr warmup` against the real service, in every dialect that it serves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def at(pool: Pool) -> list[str]:
 
 def skip_unless_served(result: Result) -> None:
     if "(http-404)" in result.stderr:
-        pytest.skip("the service does not speak this dialect yet")
+        pytest.skip("the service does not serve this dialect yet")
 
 
 # ---- Against the service ----
@@ -71,7 +71,7 @@ def test_a_file_in_every_dialect(dialect: str, pool: Pool, file: Path) -> None:
 
 @pytest.mark.parametrize("dialect", ["yap", "parakeet", "moonshine", "amira"])
 def test_a_pause_ends_no_turn(dialect: str, pool: Pool, tmp_path: Path) -> None:
-    """YAP-13, MOO-21: these dialects have no end of speech but the client's; one final has the words on both sides."""
+    """YAP-13, MOO-21: in these dialects only the client ends speech; one final has the words on both sides."""
     before, after = noise(1.0, seed=1), noise(1.0, seed=2)
     soundfile.write(tmp_path / "a.wav", np.frombuffer(before + bytes(64_000) + after, "<i2"), 16_000)
     arguments = ["--dialect", dialect, "--file", tmp_path / "a.wav", "--rtf", 10, "--full-text", "--json"]
@@ -122,7 +122,7 @@ def test_partials_are_printed_as_they_come(pool: Pool, file: Path) -> None:
     assert len(partials) > 1
 
 
-def test_debugging_tells_when_what_happened(pool: Pool, file: Path) -> None:
+def test_debugging_shows_the_time_of_each_event(pool: Pool, file: Path) -> None:
     """YAP-18: --debug."""
     result = run(warmup, "--url", pool.url, "--file", file, "--debug")
     events = [line.partition(" s  ")[2].partition(":")[0] for line in result.stderr.splitlines()[1:]]
@@ -146,7 +146,7 @@ def test_a_path_of_ones_own(pool: Pool, file: Path) -> None:
     assert result.stderr == "asr client: no dialect is served at /nowhere (http-404)\n"
 
 
-def test_a_model_that_nobody_has(pool: Pool, file: Path) -> None:
+def test_a_model_that_is_not_served(pool: Pool, file: Path) -> None:
     result = run(client, *at(pool), "--model", "unheard-of", "--file", file)
     assert result.exit_code == 1
     assert "unknown-model" in result.stderr
@@ -155,7 +155,7 @@ def test_a_model_that_nobody_has(pool: Pool, file: Path) -> None:
 # ---- Alone ----
 
 
-def test_nobody_answers(file: Path) -> None:
+def test_no_server_answers(file: Path) -> None:
     result = run(client, "--server", f"127.0.0.1:{free_port()}", "--file", file)
     assert result.exit_code == 3
     assert result.stderr.startswith("asr client: no server answers at ws://127.0.0.1:")
@@ -163,7 +163,7 @@ def test_nobody_answers(file: Path) -> None:
 
 @pytest.mark.parametrize("speed", ["10.1", "1000", "nan", "inf"])
 def test_too_fast_is_wrong_usage(speed: str, file: Path) -> None:
-    """YAP-17, YAP-21: more than ten times real time is refused with exit code 2."""
+    """YAP-17, YAP-21: more than ten times real time is rejected with exit code 2."""
     for command in (client, warmup):
         result = run(command, "--rtf", speed, "--file", file)
         assert result.exit_code == 2
@@ -176,8 +176,8 @@ def test_too_slow_is_real_time(given: str | None, speed: float, monkeypatch: pyt
     assert _speed_of(warmup, monkeypatch, *([] if given is None else ["--rtf", given])) == speed
 
 
-def test_a_client_speaks_in_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """YAP-19, YAP-21: --rtf 1 and 20 ms frames unless asked otherwise."""
+def test_a_client_sends_in_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """YAP-19, YAP-21: --rtf 1 and 20 ms frames by default."""
     assert _speed_of(client, monkeypatch, "--file", "a.wav") == 1.0
 
 

@@ -93,7 +93,7 @@ def test_an_error_is_a_server_error_with_its_hint() -> None:
 
 
 @pytest.mark.parametrize("kind", ["weather", None, 7, ["final"], {}])
-def test_what_is_not_known_is_skipped(kind: Any) -> None:
+def test_unknown_types_are_skipped(kind: Any) -> None:
     assert parsed(kind) is None
 
 
@@ -116,6 +116,6 @@ def test_what_is_not_known_is_skipped(kind: Any) -> None:
         '{"type": "partial", "seq": 0, "utterance": 0, "text": "a", "start_s": 0, "end_s": 1, "words": [{}]}',
     ],
 )
-def test_what_is_no_message_is_a_decode_error(message: str | bytes) -> None:
+def test_an_invalid_message_is_a_decode_error(message: str | bytes) -> None:
     with pytest.raises(DecodeError):
         parse(message)

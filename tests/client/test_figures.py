@@ -1,4 +1,4 @@
-"""The figures of a session, computed from what happened in it."""
+"""The figures of a session, computed from its events."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_white_space_is_no_word() -> None:
     [([3.0, 1.0, 2.0], 0.5, 2.0), ([1.0, 2.0], 0.5, 1.0), ([5.0], 0.95, 5.0), ([*range(21)], 0.95, 19), ([2, 1], 1, 2)],
 )
 def test_a_percentile_is_one_of_the_values(values: list[float], q: float, value: float) -> None:
-    """Index round(q * (n - 1)), as the five systems' benches have it."""
+    """Index round(q * (n - 1)), as in the five systems' benches."""
     assert percentile(values, q) == value
 
 

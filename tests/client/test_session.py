@@ -1,4 +1,4 @@
-"""The asyncio session against a real server, and the inbox by itself."""
+"""The asyncio session against a real server, and unit tests of the inbox."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_audio_becomes_events_up_to_the_end() -> None:
     assert script.paths == ["/v1/stream"]
 
 
-def test_start_says_what_was_asked_for_and_nothing_else() -> None:
+def test_start_has_only_the_fields_that_were_given() -> None:
     script = Script()
     with serving(script) as url:
         asyncio.run(everything(url))
@@ -68,7 +68,7 @@ def test_ready_is_known_when_the_session_opens() -> None:
 
 
 def test_flush_and_keepalive() -> None:
-    async def talk(url: str) -> list[asr_client.Event]:
+    async def run(url: str) -> list[asr_client.Event]:
         async with asr_client.connect(url, partials=False) as session:
             await session.keepalive()
             await session.send(SECOND[:16_000])
@@ -82,7 +82,7 @@ def test_flush_and_keepalive() -> None:
 
     script = Script()
     with serving(script) as url:
-        events = asyncio.run(talk(url))
+        events = asyncio.run(run(url))
     assert finals(events) == ["word0"]
     assert events[-1] == Flushed("markiert ü")
     assert script.keepalives == 1
@@ -98,7 +98,7 @@ def test_long_audio_is_cut_into_frames_and_arrives_whole() -> None:
 
 
 def test_an_upload_that_reads_nothing_until_it_has_sent_all_does_not_deadlock() -> None:
-    """The server writes 30 partials for each frame and reads no further before they are out."""
+    """The server writes 30 partials for each frame, and reads no further until they are sent."""
     script = Script(partials_per_frame=30)
     with serving(script) as url:
         events = asyncio.run(asyncio.wait_for(everything(url, *[SECOND] * 600), 30))
@@ -106,8 +106,8 @@ def test_an_upload_that_reads_nothing_until_it_has_sent_all_does_not_deadlock() 
     assert len(events) < 600 * 30 * 0.8  # superseded partials were dropped, and nothing else
 
 
-def test_send_waits_while_the_server_withholds_its_reads() -> None:
-    async def talk(url: str, script: Script) -> tuple[bool, list[asr_client.Event]]:
+def test_send_waits_while_the_server_does_not_read() -> None:
+    async def run(url: str, script: Script) -> tuple[bool, list[asr_client.Event]]:
         async with asr_client.connect(url, partials=False) as session:
             sending = asyncio.create_task(session.send(bytes(64_000_000)))
             done, _ = await asyncio.wait([sending], timeout=0.5)
@@ -119,13 +119,13 @@ def test_send_waits_while_the_server_withholds_its_reads() -> None:
     script = Script()
     script.take_audio.clear()
     with serving(script) as url:
-        sent_at_once, events = asyncio.run(talk(url, script))
+        sent_at_once, events = asyncio.run(run(url, script))
     assert not sent_at_once
     assert len(finals(events)) == 2000
 
 
-def test_leaving_while_the_server_withholds_its_reads_ends_soon() -> None:
-    async def talk(url: str) -> None:
+def test_closing_while_the_server_does_not_read_ends_soon() -> None:
+    async def run(url: str) -> None:
         async with asr_client.connect(url) as session:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(session.send(bytes(64_000_000)), 0.1)
@@ -134,7 +134,7 @@ def test_leaving_while_the_server_withholds_its_reads_ends_soon() -> None:
     script.take_audio.clear()
     with serving(script) as url:
         begun = time.monotonic()
-        asyncio.run(talk(url))
+        asyncio.run(run(url))
         assert time.monotonic() - begun < 15
 
 
@@ -158,7 +158,7 @@ def test_a_refusal_is_raised_from_connect() -> None:
 
 
 def test_a_lost_session_is_raised_after_the_events_before_it() -> None:
-    async def talk(url: str) -> tuple[list[asr_client.Event], asr_client.ServerError]:
+    async def run(url: str) -> tuple[list[asr_client.Event], asr_client.ServerError]:
         events = []
         async with asr_client.connect(url, partials=False) as session:
             await session.send(SECOND)
@@ -170,7 +170,7 @@ def test_a_lost_session_is_raised_after_the_events_before_it() -> None:
         return events, caught.value
 
     with serving(Script(fail_after_s=1.0)) as url:
-        events, error = asyncio.run(talk(url))
+        events, error = asyncio.run(run(url))
     assert events == [
         Final(0, 0, "word0", 0.0, 1.0, "silence", (asr_client.Word("word0", 0.0, 1.0),)),
         Ack(16_000, 16_000),
@@ -199,7 +199,7 @@ def test_no_server() -> None:
     assert str(caught.value) == f"no server answers at ws://127.0.0.1:{port}/v1/stream"
 
 
-def test_a_server_that_accepts_and_says_nothing() -> None:
+def test_a_server_that_accepts_and_sends_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(asr_client.ConnectionFailed, match="within"):
         asyncio.run(everything(f"127.0.0.1:{silent.getsockname()[1]}", open_timeout_s=0.2))
 
@@ -250,12 +250,12 @@ def test_urls(given: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "ftp://host", "ws://", "ws://host:port", "ws://host:99999", "ws://[::1"])
-def test_urls_that_cannot_be_meant(given: str) -> None:
+def test_invalid_urls(given: str) -> None:
     with pytest.raises(asr_client.InvalidUrl):
         asr_client.stream_url(given)
 
 
-def test_what_is_no_dialect_is_a_decode_error() -> None:
+def test_a_message_of_no_dialect_is_a_decode_error() -> None:
     from websockets.asyncio.server import ServerConnection, serve
 
     async def chat(peer: ServerConnection) -> None:
@@ -263,13 +263,13 @@ def test_what_is_no_dialect_is_a_decode_error() -> None:
         await peer.send(json.dumps({"type": "ack", "samples": "many"}))
         await peer.wait_closed()
 
-    async def talk() -> None:
+    async def run() -> None:
         async with serve(chat, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             await everything(f"127.0.0.1:{port}")
 
     with pytest.raises(DecodeError):
-        asyncio.run(talk())
+        asyncio.run(run())
 
 
 def test_upload_ends_with_the_error_of_its_frames() -> None:
@@ -277,28 +277,28 @@ def test_upload_ends_with_the_error_of_its_frames() -> None:
         yield SECOND
         raise asr_client.AudioError("it is damaged")
 
-    async def talk(url: str) -> None:
+    async def run(url: str) -> None:
         async with asr_client.connect(url) as session:
             await asr_client.upload(session, frames())
 
     with serving() as url, pytest.raises(asr_client.AudioError):
-        asyncio.run(talk(url))
+        asyncio.run(run(url))
 
 
 def test_upload_collects_the_finals() -> None:
     seen: list[asr_client.Event] = []
 
-    async def talk(url: str) -> asr_client.Transcript:
+    async def run(url: str) -> asr_client.Transcript:
         async with asr_client.connect(url) as session:
             return await asr_client.upload(session, paced([SECOND] * 3, 1.0, 0), seen.append)
 
     with serving() as url:
-        transcript = asyncio.run(talk(url))
+        transcript = asyncio.run(run(url))
     assert transcript.text == "word0 word1 word2"
     assert seen[-1] == End("stopped")
 
 
-def test_paced_frames_come_when_they_would_have_been_spoken() -> None:
+def test_paced_frames_arrive_in_real_time() -> None:
     async def arrivals() -> list[float]:
         clock = asyncio.get_running_loop().time
         begun = clock()

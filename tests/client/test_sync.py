@@ -30,15 +30,15 @@ def test_the_same_verbs_block() -> None:
 def test_one_thread_sends_while_another_reads() -> None:
     with serving() as url, asr_client.connect_sync(url) as session:
 
-        def speak() -> None:
+        def send() -> None:
             for _ in range(20):
                 session.send(SECOND)
             session.stop()
 
-        speaker = threading.Thread(target=speak)
-        speaker.start()
+        sender = threading.Thread(target=send)
+        sender.start()
         texts = [event.text for event in session if isinstance(event, Final)]
-        speaker.join()
+        sender.join()
     assert texts == [f"word{n}" for n in range(20)]
 
 

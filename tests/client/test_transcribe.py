@@ -1,4 +1,4 @@
-"""`asr transcribe` as people and scripts see it: text, JSON, exit codes, sentences on stderr."""
+"""The output of `asr transcribe`: text, JSON, exit codes, sentences on stderr."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_terminal_keeps_complaints_apart_from_the_live_lines(sound: Path) -> N
 
 @pytest.mark.parametrize("files", [1, 2])
 def test_a_terminal_says_that_the_connection_is_another_one(sound: Path, files: int) -> None:
-    """One line, and the text goes on: the server begins anew behind its first word."""
+    """One line, and the text continues: the server begins a new session after its first word."""
     with serving(Script(cut_after_s=1.0)) as url:
         code, shown = on_terminal("--url", url, "--rtf", "5", *[str(sound)] * files)
     assert code == 0
@@ -243,11 +243,11 @@ def _read_terminal(descriptor: int) -> Iterator[bytes]:
     raise AssertionError("the command did not end")
 
 
-# The microphone: PortAudio is replaced, everything else is real.
+# The microphone: only PortAudio is replaced.
 
 
 class _Recorder:
-    """A recording device that has two and a half seconds to say, and then is interrupted by the person who speaks."""
+    """A recording device that delivers two and a half seconds of audio and then sends SIGINT, as Ctrl+C does."""
 
     def __init__(self, callback: Any, blocksize: int, **_options: Any) -> None:
         self._speaker = threading.Thread(target=self._speak, args=(callback, blocksize))

@@ -17,7 +17,7 @@ from tests.client.dialect_server import Script, serving
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
-    """Three clips; the server hears `word0 word1` in each, which is four words once normalised."""
+    """Three clips; the server returns `word0 word1` for each, which is four words after normalisation."""
     lines = []
     for name, kind, text in [
         ("a", "harvard", "Word0 word1."),
@@ -80,7 +80,7 @@ def test_unusable_input_is_one_sentence(speech: Path, monkeypatch: pytest.Monkey
     assert unknown.stderr.startswith("asr_ops.wer: no clips of kind opera; there are harvard, noise")
     assert run(speech / "nowhere").exit_code == 2
     (speech / "manifest.jsonl").write_text('{"path": "a.wav"}\n')
-    assert "is no object with path, text and kind" in run(speech).stderr
+    assert "is not an object with path, text and kind" in run(speech).stderr
     monkeypatch.setitem(sys.modules, "jiwer", None)
     assert run(speech).stderr == "asr_ops.wer: measuring needs the extra 'dev': pip install 'asr-pool[dev]'\n"
 

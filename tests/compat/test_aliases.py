@@ -112,7 +112,7 @@ def test_the_engines_settings(environment: dict[str, str], settings: dict[str, s
 
 
 def test_milliseconds_that_are_none() -> None:
-    with pytest.raises(SetupError, match="STEP_MS: 'short' is no number of milliseconds"):
+    with pytest.raises(SetupError, match="STEP_MS: 'short' is not a number of milliseconds"):
         values("worker", STEP_MS="short")
 
 
@@ -134,7 +134,7 @@ def test_levels(environment: dict[str, str], level: str | None) -> None:
 
 
 def test_bytes_that_are_none() -> None:
-    with pytest.raises(SetupError, match="AMIRA_AUDIO_BUFFER_CAPACITY: '1 MB' is no number of bytes"):
+    with pytest.raises(SetupError, match="AMIRA_AUDIO_BUFFER_CAPACITY: '1 MB' is not a number of bytes"):
         values("frontend", AMIRA_AUDIO_BUFFER_CAPACITY="1 MB")
 
 
@@ -160,7 +160,7 @@ def test_a_file_in_amira_s_form(name: str, text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("frontend: {listen: 1}", "has sections"), ("- 1", "has sections"), ("{", "cannot understand")],
+    [("frontend: {listen: 1}", "has sections"), ("- 1", "has sections"), ("{", "cannot parse")],
 )
 def test_a_file_in_another_form(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "amira.yaml").write_text(text)

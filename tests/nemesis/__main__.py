@@ -1,6 +1,6 @@
-"""`make nemesis MINUTES=5 SEED=7`: real processes, paced sessions, a seeded schedule of faults, and promises checked.
+"""`make nemesis MINUTES=5 SEED=7`: injects seeded faults into real processes with paced sessions and checks promises.
 
-Exit code 1 if a promise was broken; the command that repeats the run is printed. Processes do not run in virtual time:
+Exit code 1 if a promise was broken. The command that repeats the run is printed. Processes do not run in virtual time:
 a seed gives the same faults at the same moments, not the same interleaving.
 """
 
@@ -25,7 +25,7 @@ from tests.nemesis.run import SHORT_S, Outcome, Plan, run, shaped
 from tests.nemesis.summary import summary
 
 SHORT_LIMITS = Limits(growth_share_max=0.01, growth_mb_max=0.0, growth_s_min=20.0)
-"""After ten thousand sessions growth is no longer a matter of chance."""
+"""Strict limits: after ten thousand sessions, growth of memory is not random any more."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def _run(plan: Plan) -> Outcome:
-    """To its end, or until SIGTERM: no process of the pool is left behind."""
+    """Run the plan to its end or until SIGTERM; both end all processes of the pool."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -57,35 +57,42 @@ async def _run(plan: Plan) -> Outcome:
 def parser() -> argparse.ArgumentParser:
     """The options, all with defaults."""
     made = argparse.ArgumentParser("python -m tests.nemesis", description=__doc__)
-    made.add_argument("--profile", choices=sorted(schedule.PROFILES), default="mixed", help="what to do to the pool")
     made.add_argument(
-        "--minutes", type=float, default=5.0, help="how long faults strike; a profile with a count ignores it"
+        "--profile", choices=sorted(schedule.PROFILES), default="mixed", help="which faults to inject into the pool"
+    )
+    made.add_argument(
+        "--minutes",
+        type=float,
+        default=5.0,
+        help="how long faults are injected; a profile with a count of faults ignores it",
     )
     made.add_argument("--seed", type=int, default=1)
-    made.add_argument("--sessions", type=int, default=50, help="how many are under way at any time")
+    made.add_argument("--sessions", type=int, default=50, help="how many sessions run at the same time")
     made.add_argument("--count", type=int, help="how many faults (workers), rounds (rolling) or sessions (short)")
-    made.add_argument("--every-s", type=float, help="how far apart, where the profile counts its faults")
+    made.add_argument("--every-s", type=float, help="seconds between faults, for a profile with a count of faults")
     made.add_argument("--only", action="append", metavar="KIND", help="only faults of this kind; repeatable")
-    made.add_argument("--engine", default="fake", help="fake is exact; with others the undisturbed run is the truth")
+    made.add_argument(
+        "--engine", default="fake", help="fake has exact expected texts; others are compared with an undisturbed run"
+    )
     made.add_argument("--workers", type=int, help="worker processes")
     made.add_argument("--frontends", type=int, default=2)
     made.add_argument("--shortest-s", type=float, default=5.0, help="the shortest session")
     made.add_argument("--longest-s", type=float, default=40.0)
     made.add_argument("--frame-ms", type=int, default=100)
-    made.add_argument("--no-resume", action="store_true", help="clients that are cut do not come back")
-    made.add_argument("--must-resume", action="store_true", help="a client that is cut for good is a violation")
+    made.add_argument("--no-resume", action="store_true", help="clients do not resume after a broken connection")
+    made.add_argument("--must-resume", action="store_true", help="a client that could not resume is a violation")
     made.add_argument("--grace-s", type=float, default=30.0, help="how long a lost client's slot may be kept")
-    made.add_argument("--notice-s", type=float, default=0.5, help="after what time a death must be known")
-    made.add_argument("--hang-s", type=float, default=2.5, help="after what time standing still must be known")
-    made.add_argument("--log", type=Path, help="send the pool's log there, as to /dev/full")
-    made.add_argument("--keep-log", type=Path, help="keep a copy of the log")
-    made.add_argument("--serve-arg", action="append", default=[], help="passed on to `asr serve`")
-    made.add_argument("--picture", type=Path, default=Path("nemesis.html"), help="the timeline")
+    made.add_argument("--notice-s", type=float, default=0.5, help="within what time a death must be detected")
+    made.add_argument("--hang-s", type=float, default=2.5, help="within what time a hang must be detected")
+    made.add_argument("--log", type=Path, help="write the pool's log to this file, such as /dev/full")
+    made.add_argument("--keep-log", type=Path, help="write a copy of the log to this file")
+    made.add_argument("--serve-arg", action="append", default=[], help="extra argument for `asr serve`; repeatable")
+    made.add_argument("--picture", type=Path, default=Path("nemesis.html"), help="write the timeline to this file")
     return made
 
 
 def planned(options: argparse.Namespace) -> Plan:
-    """What the options ask for."""
+    """The plan that the options describe."""
     profile = _profile(options)
     workers = options.workers or profile.workers
     stretch_s = schedule.length_s(profile, workers, options.frontends) or options.minutes * 60

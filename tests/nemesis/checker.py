@@ -1,16 +1,17 @@
-"""The promises, checked against what happened. Pure: a history in, violations out, each with its story.
+"""Checks the promises against a run. Pure: takes a history, returns violations, each with the events before it.
 
     I1  every committed sample, and every sample that a resuming client sends again, is transcribed exactly once
     I2  finals never change and never come twice
     I3  the transcript equals that of an undisturbed run
-    I4  no session hears another's text
-    I5  every session has exactly one terminal event, and nothing behind it
+    I4  no session receives another's text
+    I5  every session has exactly one terminal event, and no event after it
     I6  slots in use equal live sessions, those in their grace period included, within a second of quiet
     I7  queues, memory and descriptors are bounded
-    I8  readiness does not lie
+    I8  readiness is reported correctly
 
-Faults excuse little. A client whose frontend dies is cut, and where it cannot resume only what it had heard is judged.
-A session may be refused while the pool is not whole. Nothing excuses a wrong text, a lost slot or a second end.
+Faults excuse only two things. A client whose frontend dies is cut; if it cannot resume, only the events it received are
+checked. A session may be refused while the pool is not whole, that is, while a process is missing or not registered.
+Nothing excuses a wrong text, a lost slot or a second terminal event.
 """
 
 from __future__ import annotations
@@ -49,41 +50,42 @@ INVARIANTS: Mapping[str, str] = {
     "I1": "every sample is transcribed exactly once",
     "I2": "finals never change or repeat",
     "I3": "the transcript equals the undisturbed one",
-    "I4": "no session hears another's text",
+    "I4": "no session receives another's text",
     "I5": "exactly one terminal event",
     "I6": "slots in use equal live sessions",
     "I7": "queues, memory and descriptors are bounded",
-    "I8": "readiness does not lie",
+    "I8": "readiness is reported correctly",
 }
 STORY_S = 30.0
 REFUSALS = frozenset({"at-capacity", "no-worker", "no-broker", "overloaded", "going-away"})
-"""What a new session may hear while the pool is not whole."""
+"""Errors that a new session may receive while the pool is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What counts as quiet, as noticed, as bounded."""
+    """The limits that the promises are checked against. Times are in seconds."""
 
     quiet_s: float = 1.0
+    """Time without faults before slots are compared with sessions."""
     notice_s: float = 0.5
-    """A death is known everywhere after this long."""
+    """Longest time until every process has detected a death."""
     hang_s: float = 2.5
-    """Standing still is known after this long: a second and a half, and one report."""
+    """Longest time until a hang is detected: a second and a half, and one report."""
     settle_s: float = 2.0
-    """After the pool is whole again."""
+    """Time after the pool is whole again during which faults still excuse."""
     grace_s: float = 30.0
-    """How long the slot of a lost client is kept for it, at most."""
+    """Longest time that the slot of a lost client is kept for it."""
     resumes: bool = False
-    """Whether a client must be able to go on elsewhere when its frontend dies, and to begin there when it drains."""
+    """Whether clients must be able to resume on another frontend after a death, and to begin there during a drain."""
     chunks_per_session_max: int = 200
-    """A session's credit in the fake engine's chunks, and a bundle."""
+    """Most pending chunks of a session: its credit in the fake engine's chunks, and one bundle."""
     rss_mb_max: float = 1024.0
     warm_up_s: float = 20.0
     growth_s_min: float = 40.0
-    """Growth is judged over at least so long a life after the warm-up."""
+    """Growth is checked only for processes that lived this long after the warm-up."""
     growth_share_max: float = 0.1
     growth_mb_max: float = 6.0
-    """Growth within this much is nothing; for runs too short for a share to mean anything."""
+    """Growth up to this many MB is accepted, for runs that are too short to judge a share."""
     descriptors_more_max: int = 2
 
 
@@ -102,9 +104,9 @@ class Violation:
 def check(history: History, limits: Limits | None = None) -> list[Violation]:
     """All violations, the most serious promises first."""
     limits = limits or Limits()
-    words = _speakers_of_words(history.everybody())
+    words = _sessions_of_words(history.all_conversations())
     found: list[Violation] = []
-    for conversation in history.everybody():
+    for conversation in history.all_conversations():
         found += _texts(conversation, words)
         found += _commits(conversation)
         found += _ends(conversation, history, limits)
@@ -113,13 +115,13 @@ def check(history: History, limits: Limits | None = None) -> list[Violation]:
     return sorted(found, key=lambda violation: violation.invariant)
 
 
-# ---- I1 to I4: what was heard ----
+# ---- I1 to I4: the received texts ----
 
 
-def _speakers_of_words(everybody: Iterable[Conversation]) -> dict[str, set[int]]:
-    """Who may say a word; with the fake engine hardly ever more than one."""
+def _sessions_of_words(conversations: Iterable[Conversation]) -> dict[str, set[int]]:
+    """The sessions whose text contains each word; with the fake engine it is nearly always one session."""
     words: dict[str, set[int]] = {}
-    for conversation in everybody:
+    for conversation in conversations:
         for utterance in conversation.truth.utterances:
             for word in utterance.text.split():
                 words.setdefault(word, set()).add(conversation.number)
@@ -127,40 +129,40 @@ def _speakers_of_words(everybody: Iterable[Conversation]) -> dict[str, set[int]]
 
 
 def _texts(conversation: Conversation, words: Mapping[str, set[int]]) -> Iterator[Violation]:
-    heard: list[Final] = []
+    received: list[Final] = []
     for index, event in enumerate(conversation.events):
         match event:
             case Final():
-                yield from _final(conversation, index, event, heard, words)
+                yield from _final(conversation, index, event, received, words)
             case Partial():
-                yield from _partial(conversation, index, event, len(heard), words)
+                yield from _partial(conversation, index, event, len(received), words)
     yield from _markers(conversation)
     expected = conversation.truth.utterances
-    if conversation.whole and len(heard) < len(expected):
-        missing = f"finals {len(heard)} to {len(expected) - 1} never came before its end"
+    if conversation.whole and len(received) < len(expected):
+        missing = f"finals {len(received)} to {len(expected) - 1} never came before its end"
         yield _violation("I1", conversation, missing)
 
 
 def _final(
-    conversation: Conversation, index: int, final: Final, heard: list[Final], words: Mapping[str, set[int]]
+    conversation: Conversation, index: int, final: Final, received: list[Final], words: Mapping[str, set[int]]
 ) -> Iterator[Violation]:
-    """One final against its place in the truth; `heard` are those before it, and then it too."""
+    """Check one final against its place in the truth; `received` are the finals before it, and it is appended."""
     number, expected = final.utterance, conversation.truth.utterances
-    if number < len(heard):
-        same = (heard[number].text, heard[number].start_s, heard[number].end_s) == (
+    if number < len(received):
+        same = (received[number].text, received[number].start_s, received[number].end_s) == (
             final.text,
             final.start_s,
             final.end_s,
         )
-        how = "came twice" if same else f"changed from {heard[number].text!r} to {final.text!r}"
+        how = "came twice" if same else f"changed from {received[number].text!r} to {final.text!r}"
         yield _violation("I2", conversation, f"final {number} {how}", index)
         return
-    if number > len(heard):
-        yield _violation("I1", conversation, f"finals {len(heard)} to {number - 1} were lost before {number}", index)
-        heard += [final] * (number - len(heard))
-    heard.append(final)
+    if number > len(received):
+        yield _violation("I1", conversation, f"finals {len(received)} to {number - 1} were lost before {number}", index)
+        received += [final] * (number - len(received))
+    received.append(final)
     if number >= len(expected):
-        yield _violation("I1", conversation, f"final {number} speaks of more audio than was sent", index)
+        yield _violation("I1", conversation, f"final {number} is of more audio than was sent", index)
         return
     truth = expected[number]
     if (final.start_s, final.end_s) != (truth.start_s, truth.end_s):
@@ -177,7 +179,7 @@ def _partial(
     if not conversation.truth.grows:
         return
     if partial.utterance >= len(expected):
-        yield _violation("I1", conversation, f"a partial of utterance {partial.utterance}, which nobody spoke", index)
+        yield _violation("I1", conversation, f"a partial of utterance {partial.utterance}, which does not exist", index)
     elif not f"{expected[partial.utterance].text} ".startswith(f"{partial.text} "):
         truth = expected[partial.utterance].text
         yield _wrong_text(
@@ -190,7 +192,7 @@ def _partial(
 def _wrong_text(
     conversation: Conversation, index: int, what: str, text: str, truth: str, words: Mapping[str, set[int]]
 ) -> Violation:
-    """Another's, or nobody's."""
+    """The violation for a wrong text: I4 if it is another session's text, otherwise I3."""
     others = Counter(number for word in text.split() for number in words.get(word, ()) if number != conversation.number)
     if others:
         ((owner, _),) = others.most_common(1)
@@ -210,7 +212,7 @@ def _markers(conversation: Conversation) -> Iterator[Violation]:
 
 
 def _commits(conversation: Conversation) -> Iterator[Violation]:
-    """A client forgets what is committed: commits never go back, and nobody resumes before one."""
+    """A client drops committed audio: commits never go back, and no resume begins before one."""
     committed = 0
     for index, event in enumerate(conversation.events):
         match event:
@@ -222,7 +224,7 @@ def _commits(conversation: Conversation) -> Iterator[Violation]:
                 yield _violation("I1", conversation, f"asked for sample {start}, {committed} were committed", index)
 
 
-# ---- I5: how it ended ----
+# ---- I5: the terminal event ----
 
 
 def _ends(conversation: Conversation, history: History, limits: Limits) -> Iterator[Violation]:
@@ -231,22 +233,22 @@ def _ends(conversation: Conversation, history: History, limits: Limits) -> Itera
     if len(terminal) > 1:
         yield _violation("I5", conversation, f"{len(terminal)} terminal events", terminal[1])
     elif terminal and terminal[0] + 1 < len(events):
-        behind = type(events[terminal[0] + 1]).__name__
-        yield _violation("I5", conversation, f"{behind} after the terminal event", terminal[0] + 1)
+        after = type(events[terminal[0] + 1]).__name__
+        yield _violation("I5", conversation, f"{after} after the terminal event", terminal[0] + 1)
     elif not terminal:
         yield from _endless(conversation, history, limits)
     failure = events[-1] if events else None
-    if isinstance(failure, Failed) and conversation.ready_s is not None and not _told_to_go(failure, history):
+    if isinstance(failure, Failed) and conversation.ready_s is not None and not _sent_away(failure, history):
         yield _violation("I3", conversation, f"failed: {failure.code}: {failure.message}")
 
 
 def _terminal(event: Event, later: Sequence[Event]) -> bool:
-    """A server that goes away ends a session only for a client that cannot resume it elsewhere."""
+    """Whether the event ends the session: "going-away" does so only for a client that does not resume."""
     resumed = isinstance(event, Failed) and event.code == "going-away" and any(isinstance(one, Opened) for one in later)
     return isinstance(event, Ended | Failed) and not resumed
 
 
-def _told_to_go(failure: Failed, history: History) -> bool:
+def _sent_away(failure: Failed, history: History) -> bool:
     return failure.code == "going-away" and any(
         isinstance(strike.fault, Restart) and role_of(strike.fault.name) == "frontend"
         for strike in history.disturbed(failure.at_s, failure.at_s)
@@ -264,13 +266,16 @@ def _endless(conversation: Conversation, history: History, limits: Limits) -> It
         case Cut():
             yield _violation("I5", conversation, f"cut though no frontend had died: {last.why}")
         case Hung():
-            yield _violation("I5", conversation, "no terminal event: the server fell silent")
+            yield _violation("I5", conversation, "no terminal event: the server sent nothing more")
         case _:
             yield _violation("I5", conversation, "no terminal event before the run was over")
 
 
 def _frontend_died(conversation: Conversation, history: History) -> bool:
-    """A dead process's sockets are reset at once; one that drains goes some seconds later."""
+    """Whether a frontend's death or drain explains the cut.
+
+    The sockets of a dead process are reset immediately; a draining process ends some seconds later.
+    """
     since = max(index for index, event in enumerate(conversation.events) if isinstance(event, Readied))
     cut = next(event for event in conversation.events[since:] if isinstance(event, Cut))
     if any(isinstance(event, Failed) and event.code == "going-away" for event in conversation.events[since:]):
@@ -285,7 +290,7 @@ def _frontend_died(conversation: Conversation, history: History) -> bool:
 
 
 def _refusals(history: History, limits: Limits) -> Iterator[Violation]:
-    """Who may not begin though nothing is wrong has been lied to by readiness. An orderly restart is nothing wrong."""
+    """Sessions refused without a fault: readiness was wrong. With `resumes`, an orderly restart is no excuse."""
 
     def excuses(strike: Strike) -> bool:
         return not (limits.resumes and isinstance(strike.fault, Restart))
@@ -299,20 +304,22 @@ def _refusals(history: History, limits: Limits) -> Iterator[Violation]:
         elif not [
             strike for strike in history.disturbed(refused.at_s - limits.settle_s, refused.at_s) if excuses(strike)
         ]:
-            yield _violation("I8", conversation, "refused though there was somebody to serve it")
+            yield _violation("I8", conversation, "refused though the pool could serve it")
 
 
 # ---- I6: slots ----
 
 
 def _slots(history: History, limits: Limits) -> Iterator[Violation]:
-    """Whoever lives throughout a quiet second has a slot, and nobody has one who did not live in it."""
+    """In a quiet second, each session that lives throughout it has a slot, and sessions outside of it have none."""
     yield from _freed(history, limits)
-    lives = [life for conversation in history.everybody() if (life := _life(conversation, limits))]
-    moves = sorted(event.at_s for one in history.everybody() for event in one.events if isinstance(event, Moved))
+    lives = [life for conversation in history.all_conversations() if (life := _life(conversation, limits))]
+    moves = sorted(
+        event.at_s for one in history.all_conversations() for event in one.events if isinstance(event, Moved)
+    )
     for seen in history.slots:
         begin = seen.asked_s - limits.quiet_s
-        # A move without a fault is unrest too: the old slot is released while the new one is taken.
+        # A move without a fault counts too: the old slot is released while the new one is taken.
         if history.disturbed(begin - limits.settle_s, seen.at_s) or _any_in(moves, begin - limits.settle_s, seen.at_s):
             continue
         least = sum(ready <= begin and over >= seen.at_s for _, ready, over, _ in lives)
@@ -324,8 +331,12 @@ def _slots(history: History, limits: Limits) -> Iterator[Violation]:
 
 
 def _freed(history: History, limits: Limits) -> Iterator[Violation]:
-    """In the end no slot is in use, but for the grace of those who were cut."""
-    over = [one.over_s + (limits.grace_s if one.cut else 0.0) for one in history.everybody() if one.over_s is not None]
+    """After the last session no slot is in use, except during the grace period of sessions that were cut."""
+    over = [
+        one.over_s + (limits.grace_s if one.cut else 0.0)
+        for one in history.all_conversations()
+        if one.over_s is not None
+    ]
     due_s = max(over, default=0.0) + limits.quiet_s
     if history.freed_s is None or history.freed_s > due_s:
         when = "never" if history.freed_s is None else f"at {history.freed_s:.2f} s"
@@ -333,13 +344,13 @@ def _freed(history: History, limits: Limits) -> Iterator[Violation]:
 
 
 def _any_in(moments: Sequence[float], from_s: float, until_s: float) -> bool:
-    """Whether one of the moments, which are in order, lies in that time."""
+    """Whether one of the sorted moments lies in that time."""
     after = bisect.bisect_left(moments, from_s)
     return after < len(moments) and moments[after] <= until_s
 
 
 def _lately(history: History, at_s: float) -> str:
-    """The faults and the answers that led there."""
+    """The faults and the counts of slots before `at_s`, as text."""
     struck = [f"      {one.at_s:8.3f} s  {one.fault}, whole again at {one.whole_s:.3f} s" for one in history.strikes]
     struck = [line for line, one in zip(struck, history.strikes, strict=True) if at_s - STORY_S <= one.at_s <= at_s]
     slots = [f"{one.at_s:.2f} s {one.in_use}" for one in history.slots if at_s - 5 <= one.at_s <= at_s + 5]
@@ -347,14 +358,14 @@ def _lately(history: History, at_s: float) -> str:
 
 
 def _life(conversation: Conversation, limits: Limits) -> tuple[float, float, float, float] | None:
-    """When it was opened, certainly had a slot, was over for its client, and must have given its slot back."""
+    """The times when it was opened, certainly had a slot, was over for its client, and must have freed its slot."""
     if conversation.opened_s is None:
         return None
     over = conversation.over_s if conversation.over_s is not None else float("inf")
-    # Between two connections of a client that resumes, it lives in its grace period.
+    # Between two connections of a client that resumes, the session is in its grace period.
     freed = over + (limits.grace_s if conversation.cut else 0.0)
     ready = conversation.ready_s if conversation.ready_s is not None else float("inf")
-    # From its stop on, a session may be over for the worker before its client hears so.
+    # After its stop, a session may be over for the worker before its client receives `end`.
     stopped = conversation.stopped_s if conversation.stopped_s is not None else over
     return conversation.opened_s, ready, min(over, stopped), freed
 
@@ -369,7 +380,7 @@ def _bounds(history: History, limits: Limits) -> Iterator[Violation]:
             worst[seen.name] = seen
     for name, seen in worst.items():
         yield Violation("I7", f"{name} took {seen.rss_mb:.0f} MB at {seen.at_s:.1f} s, more than {limits.rss_mb_max:g}")
-    opened = [(one.opened_s, one.over_s) for one in history.everybody() if one.opened_s is not None]
+    opened = [(one.opened_s, one.over_s) for one in history.all_conversations() if one.opened_s is not None]
     for answer in history.slots:
         live = sum(begin <= answer.at_s and (over is None or over >= answer.asked_s) for begin, over in opened)
         chunks_max = limits.chunks_per_session_max * max(1, live, answer.in_use)
@@ -388,7 +399,7 @@ def _growth(history: History, limits: Limits) -> Iterator[Violation]:
 
 
 def lives_of_processes(memory: Iterable[Memory]) -> dict[tuple[str, int], list[Memory]]:
-    """What was seen of each process, by name and process id."""
+    """The memory samples of each process, by name and process id."""
     lives: dict[tuple[str, int], list[Memory]] = {}
     for seen in memory:
         lives.setdefault((seen.name, seen.pid), []).append(seen)
@@ -396,7 +407,7 @@ def lives_of_processes(memory: Iterable[Memory]) -> dict[tuple[str, int], list[M
 
 
 def growth_mb(seen: Sequence[Memory]) -> tuple[float, float]:
-    """The median of its first quarter and of its last: one sample means little."""
+    """The medians of the first and the last quarter of the samples, in MB."""
     quarter = max(1, len(seen) // 4)
     return median(one.rss_mb for one in seen[:quarter]), median(one.rss_mb for one in seen[-quarter:])
 
@@ -413,7 +424,7 @@ def _leaks(history: History, limits: Limits) -> Iterator[Violation]:
 
 def _readiness(history: History, limits: Limits) -> Iterator[Violation]:
     yield from _probes(history, limits)
-    for begin, end in [*nobody_there(history.absences, history.workers), *nobody_registered(history.slots)]:
+    for begin, end in [*no_worker_running(history.absences, history.workers), *no_worker_registered(history.slots)]:
         lies = [look for look in history.looks if look.ready and begin + limits.notice_s < look.at_s < end]
         if lies:
             when = f"{lies[0].at_s:.2f} s"
@@ -429,12 +440,12 @@ def _probes(history: History, limits: Limits) -> Iterator[Violation]:
             continue
         until = probe.conversation.over_s or history.end_s
         if not any(_unsettled(strike, probe, until, limits) for strike in history.strikes):
-            said = f"{probe.frontend} was ready at {probe.at_s:.2f} s, and its session was not served"
-            yield _violation("I8", probe.conversation, said)
+            sentence = f"{probe.frontend} was ready at {probe.at_s:.2f} s, and its session was not served"
+            yield _violation("I8", probe.conversation, sentence)
 
 
 def _unsettled(strike: Strike, probe: Probe, until_s: float, limits: Limits) -> bool:
-    """Whether the fault struck during the probe, or so shortly before that nobody could know yet."""
+    """Whether the fault happened during the probe, or so shortly before that it need not be detected yet."""
     match strike.fault:
         case Kill():
             spans = [(strike.at_s, strike.at_s + limits.notice_s)]
@@ -448,8 +459,8 @@ def _unsettled(strike: Strike, probe: Probe, until_s: float, limits: Limits) -> 
     return any(begin <= until_s and end >= probe.at_s for begin, end in spans)
 
 
-def nobody_there(absences: Sequence[Absence], workers: int) -> list[tuple[float, float]]:
-    """When no worker process was running at all."""
+def no_worker_running(absences: Sequence[Absence], workers: int) -> list[tuple[float, float]]:
+    """The spans of time in which no worker process was running."""
     gone = [one for one in absences if role_of(one.name) == "worker"]
     edges = sorted({edge for one in gone for edge in (one.from_s, one.until_s)})
     spans = []
@@ -460,8 +471,8 @@ def nobody_there(absences: Sequence[Absence], workers: int) -> list[tuple[float,
     return spans
 
 
-def nobody_registered(answers: Sequence[Slots]) -> list[tuple[float, float]]:
-    """When no worker was registered, as two answers of the broker in a row say: one may be starting."""
+def no_worker_registered(answers: Sequence[Slots]) -> list[tuple[float, float]]:
+    """The spans of time in which no worker was registered, according to two consecutive answers of the broker."""
     spans: list[tuple[float, float]] = []
     for one, other in itertools.pairwise(answers):
         if one.workers or other.workers:

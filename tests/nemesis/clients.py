@@ -1,8 +1,8 @@
-"""Speakers of `/v1/stream` who never tire: they speak in real time, note all they hear, and come back when cut off.
+"""Clients of `/v1/stream` that send in real time, record all events, and resume after a broken connection.
 
-A client whose connection dies comes back: it says {"type":"start","resume":{"session":...,"finals":N}}, hears
-`from_sample`, and goes on from there. A server that has no such session any more, or cannot do this, leaves it cut.
-Judges nothing: that is the checker's business.
+A client whose connection breaks connects again: it sends {"type":"start","resume":{"session":...,"finals":N}},
+receives `from_sample`, and continues from there. If the server has lost the session or cannot resume it, the client
+stays cut. The clients check nothing; the checker does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.nemesis.history import (
 from tests.nemesis.truth import Script
 
 HUNG_S = 60.0
-"""Longer than anything that the service may take before it says something: a session is lost after 30 s."""
+"""Longest wait for a message, in seconds: longer than the service needs to lose a session, which takes 30 s."""
 OPEN_S = 15.0
 AGAIN_S = 0.05
 UNKNOWN = "resume-unavailable"
@@ -49,18 +49,18 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How all clients of a run behave."""
+    """The behaviour of all clients of a run."""
 
     frame_s: float = 0.1
     paced: bool = True
-    """Each frame leaves when it has been spoken; otherwise as fast as the server takes it."""
+    """Send each frame in real time; otherwise as fast as the server accepts it."""
     resume: bool = True
-    """Come back after a cut, where the server says how."""
+    """Resume after a cut, if the server supports it."""
     return_s: float = 10.0
-    """How long they try to."""
+    """How long to try to resume, in seconds."""
 
 
-class Speaker:
+class StreamClient:
     """One conversation, from its first connection to its end."""
 
     def __init__(self, url: str, said: Script, conversation: Conversation, manner: Manner, clock: Clock) -> None:
@@ -69,20 +69,20 @@ class Speaker:
         self._conversation = conversation
         self._session: str | None = None
         self._began_s: float | None = None
-        """When sample 0 was spoken."""
+        """When sample 0 was due."""
         self._finals = 0
         self._committed = 0
         self._answered: set[str] = set()
         self._over = False
 
     async def run(self) -> None:
-        """Until its end, or until there is no way to go on."""
+        """Run the session to its end, or until it cannot be resumed."""
         give_up_s: float | None = None
         while not self._over:
-            heard = len(self._conversation.events)
+            events = len(self._conversation.events)
             try:
                 await self._connect()
-                why = "closed without a word"
+                why = "closed without an end or error"
             except BROKEN as error:
                 why = f"{type(error).__name__}: {error}"
             except TimeoutError:
@@ -90,7 +90,7 @@ class Speaker:
                 return
             if self._over:
                 return
-            if len(self._conversation.events) > heard + 1 or give_up_s is None:  # it had been connected until now
+            if len(self._conversation.events) > events + 1 or give_up_s is None:  # the connection was open until now
                 give_up_s = self._clock() + self._manner.return_s
                 self._note(Cut(self._clock(), why))
             if self._session is None or not self._manner.resume or self._clock() > give_up_s:
@@ -100,24 +100,24 @@ class Speaker:
     # ---- One connection ----
 
     async def _connect(self) -> None:
-        """Returns when the server has closed it."""
+        """Open a connection and serve it; returns when the server has closed it."""
         options: dict[str, Any] = {"compression": None, "ping_interval": None, "open_timeout": OPEN_S}
         async with connect(self._url, close_timeout=1, max_queue=64, **options) as socket:
             await self._start(socket)
-            speaking: asyncio.Task[None] | None = None
+            sending: asyncio.Task[None] | None = None
             try:
                 while True:
                     message = json.loads(await asyncio.wait_for(socket.recv(), HUNG_S))
                     if message["type"] == "ready":
-                        speaking = asyncio.create_task(self._speak(socket, self._on_ready(message)))
+                        sending = asyncio.create_task(self._send_audio(socket, self._on_ready(message)))
                     else:
-                        self._hear(message)
+                        self._on_message(message)
             except ConnectionClosed:
                 return
             finally:
-                if speaking is not None:
-                    speaking.cancel()
-                    await asyncio.wait([speaking])
+                if sending is not None:
+                    sending.cancel()
+                    await asyncio.wait([sending])
 
     async def _start(self, socket: ClientConnection) -> None:
         start: dict[str, object] = {"type": "start"}
@@ -134,13 +134,13 @@ class Speaker:
         self._note(Readied(self._clock(), message["session"], start))
         return start
 
-    async def _speak(self, socket: ClientConnection, sample: int) -> None:
-        """From that sample on; what should have been said long ago is said at once."""
+    async def _send_audio(self, socket: ClientConnection, sample: int) -> None:
+        """Send the audio from `sample` on; audio that was due before now is sent immediately."""
         with suppress(ConnectionClosed):
             await self._flush(socket, sample)
             while sample < len(self._script.pcm):
                 end = self._frame_end(sample)
-                await self._until_spoken(end)
+                await self._until_due(end)
                 await socket.send(self._pcm[2 * sample : 2 * end])
                 sample = end
                 await self._flush(socket, sample)
@@ -150,11 +150,11 @@ class Speaker:
                 await socket.send('{"type":"stop"}')
 
     def _frame_end(self, sample: int) -> int:
-        """A frame ends early where a flush follows."""
+        """The end of the frame that starts at `sample`; a flush ends it early."""
         end = min(sample + round(self._manner.frame_s * SAMPLE_RATE), len(self._script.pcm))
         return min([end, *(edge for edge in self._script.flushes if sample < edge)])
 
-    async def _until_spoken(self, sample: int) -> None:
+    async def _until_due(self, sample: int) -> None:
         assert self._began_s is not None
         if self._manner.paced and (wait_s := self._began_s + sample / SAMPLE_RATE - self._clock()) > 0:
             await asyncio.sleep(wait_s)
@@ -164,9 +164,9 @@ class Speaker:
         if marker is not None and marker not in self._answered:
             await socket.send(json.dumps({"type": "flush", "marker": marker}))
 
-    # ---- What is heard ----
+    # ---- Received messages ----
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         now = self._clock()
         match message["type"]:
             case "partial":

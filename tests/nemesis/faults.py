@@ -1,5 +1,6 @@
-"""The nemesis: strikes the pool as the schedule says, and notes when each fault began, when it was lifted, and when
-everything that it had hit was there again. Judges nothing.
+"""The nemesis injects the faults of the schedule into the pool.
+
+For each fault it records when it began, when it ended, and when the pool was whole again. It checks nothing.
 """
 
 from __future__ import annotations
@@ -31,28 +32,31 @@ from tests.nemesis.schedule import (
 )
 
 POLL_S = 0.05
-THERE_S = 12.0
-"""How long a victim is waited for that its supervisor has not started again yet."""
+VICTIM_S = 12.0
+"""Longest wait for a victim that its supervisor has not started again yet, in seconds."""
 WHOLE_S = 60.0
-"""How long a pool may take to be whole again; what takes longer is told as it is."""
+"""Longest wait for the pool to be whole again, in seconds; then the run continues."""
 LOG_S = 0.3
-"""From the disk's being full to the event that would be logged."""
+"""Time from the full disk to the event that causes a log line, in seconds."""
 FOREVER = float("inf")
 
 
-class NobodyThere(Exception):
-    """The victim is not running, or the machine cannot do this."""
+class FaultImpossible(Exception):
+    """The victim is not running, or this machine does not support the fault."""
 
 
 class Nemesis:
-    """Performs the faults of one run."""
+    """Injects the faults of one run."""
 
     def __init__(self, pool: Pool, links: Links | None, history: History, clock: Callable[[], float]) -> None:
         self._pool, self._links, self._history, self._clock = pool, links, history, clock
         self._striking: set[asyncio.Task[None]] = set()
 
     async def run(self, timed: Sequence[Timed], begin_s: float, *, spares: bool) -> None:
-        """Every fault at its moment; with spares, once somebody can take over. Returns when all is whole."""
+        """Inject every fault at its time; with `spares`, only when another process can take over.
+
+        Returns when the pool is whole again.
+        """
         for one in timed:
             await asyncio.sleep(max(0.0, begin_s + one.at_s - self._clock()))
             fault = await self._spared(one.fault) if spares else one.fault
@@ -64,14 +68,17 @@ class Nemesis:
             await asyncio.gather(*self._striking)
 
     async def _struck(self, fault: Fault, task: asyncio.Task[None]) -> None:
-        """One fault after the other; only kills of workers go on while the last victim is still being restarted."""
+        """Wait for the end of the fault. After a worker's kill, the next fault need not wait for the restart."""
         if isinstance(fault, Kill) and role_of(fault.name) == "worker":
             await asyncio.sleep(POLL_S)
         else:
             await asyncio.wait([task])
 
     async def _spared(self, fault: Fault) -> Fault:
-        """The fault when it can be survived: another worker is registered, or for others, everybody is."""
+        """Wait until sessions can survive the fault: for a worker's kill, another is registered; else all are.
+
+        Returns the fault, for a registered worker.
+        """
         if not (isinstance(fault, Kill) and role_of(fault.name) == "worker"):
             await self._until_whole()
             return fault
@@ -84,7 +91,7 @@ class Nemesis:
         return fault
 
     async def _serving_workers(self) -> list[str]:
-        """Registered, and not only remembered."""
+        """Names of the registered workers whose process runs."""
         status = await asyncio.to_thread(self._pool.status)
         children = self._pool.children()
         known = [worker.name for worker in status.workers if not worker.draining] if status else []
@@ -94,7 +101,7 @@ class Nemesis:
         strike = Strike(fault, self._clock(), FOREVER, FOREVER)
         try:
             await self._perform(strike)
-        except NobodyThere as reason:
+        except FaultImpossible as reason:
             with suppress(ValueError):
                 self._history.strikes.remove(strike)
             self._history.skipped.append((fault, str(reason)))
@@ -125,14 +132,14 @@ class Nemesis:
     # ---- Each fault ----
 
     async def _kill(self, strike: Strike, name: str) -> None:
-        victim = await self._there(name)
+        victim = await self._victim(name)
         self._begin(strike)
         _signal(victim, signal.SIGKILL)
         strike.released_s = self._clock()
         await self._replaced(name, victim, self._clock())
 
     async def _restart(self, strike: Strike, name: str) -> None:
-        victim = await self._there(name)
+        victim = await self._victim(name)
         self._begin(strike)
         _signal(victim, signal.SIGTERM)
         while _lives(victim):
@@ -141,7 +148,7 @@ class Nemesis:
         await self._replaced(name, victim, self._clock())
 
     async def _pause(self, strike: Strike, name: str, for_s: float) -> None:
-        victim = await self._there(name)
+        victim = await self._victim(name)
         self._begin(strike)
         _signal(victim, signal.SIGSTOP)
         try:
@@ -150,26 +157,26 @@ class Nemesis:
             _signal(victim, signal.SIGCONT)
 
     async def _partition(self, strike: Strike, name: str, for_s: float) -> None:
-        weather = self._link().of(name)
+        condition = self._link().of(name)
         self._begin(strike)
-        weather.passes.clear()
+        condition.passes.clear()
         try:
             await asyncio.sleep(for_s)
         finally:
-            weather.passes.set()
+            condition.passes.set()
 
     async def _delay(self, strike: Strike, name: str, delay_ms: float, for_s: float) -> None:
-        weather = self._link().of(name)
+        condition = self._link().of(name)
         self._begin(strike)
-        weather.delay_s = delay_ms / 1000
+        condition.delay_s = delay_ms / 1000
         try:
             await asyncio.sleep(for_s)
         finally:
-            weather.delay_s = 0.0
+            condition.delay_s = 0.0
 
     async def _jump_clock(self, strike: Strike, by_s: float, for_s: float) -> None:
         if not self._pool.shape.clock:
-            raise NobodyThere("the package faketime is not installed")
+            raise FaultImpossible("the package faketime is not installed")
         self._begin(strike)
         self._pool.set_clock(by_s)
         try:
@@ -178,7 +185,7 @@ class Nemesis:
             self._pool.set_clock(0)
 
     async def _fill_disk(self, strike: Strike, name: str, for_s: float) -> None:
-        victim = await self._there(name)
+        victim = await self._victim(name)
         self._begin(strike)
         async with self._full_disk():
             await asyncio.sleep(LOG_S)
@@ -190,7 +197,7 @@ class Nemesis:
 
     @asynccontextmanager
     async def _full_disk(self) -> AsyncIterator[None]:
-        """No file may grow any more: a write fails as on a full disk, and children inherit it."""
+        """Set the file size limit to 0: writes fail as on a full disk, also in new children."""
         supervisor = self._pool.supervisor()
         soft, hard = supervisor.rlimit(psutil.RLIMIT_FSIZE)
 
@@ -206,7 +213,7 @@ class Nemesis:
             allow(soft)
 
     async def _exhaust(self, strike: Strike, name: str, for_s: float) -> None:
-        victim = await self._there(name)
+        victim = await self._victim(name)
         self._begin(strike)
         try:
             soft, hard = open_files_max(victim)
@@ -214,14 +221,14 @@ class Nemesis:
             lowest_free = next(number for number in range(len(held) + 1) if number not in held)
             victim.rlimit(psutil.RLIMIT_NOFILE, (lowest_free, hard))
         except (psutil.Error, OSError) as error:
-            raise NobodyThere(f"{name} died meanwhile") from error
+            raise FaultImpossible(f"{name} died meanwhile") from error
         try:
             await asyncio.sleep(for_s)
         finally:
             with suppress(psutil.Error):
                 victim.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
 
-    # ---- Who is there ----
+    # ---- Processes ----
 
     def _begin(self, strike: Strike) -> None:
         strike.at_s = self._clock()
@@ -229,20 +236,20 @@ class Nemesis:
 
     def _link(self) -> Links:
         if self._links is None:
-            raise NobodyThere("the pool runs without links that could be cut")
+            raise FaultImpossible("the pool runs without links that could be cut")
         return self._links
 
-    async def _there(self, name: str) -> psutil.Process:
-        """The victim, once it is running."""
-        deadline = self._clock() + THERE_S
+    async def _victim(self, name: str) -> psutil.Process:
+        """Wait until the victim runs. Raises FaultImpossible."""
+        deadline = self._clock() + VICTIM_S
         while self._clock() < deadline:
             if victim := self._pool.children().get(name):
                 return victim
             await asyncio.sleep(POLL_S)
-        raise NobodyThere(f"{name} is not running")
+        raise FaultImpossible(f"{name} is not running")
 
     async def _replaced(self, name: str, victim: psutil.Process, gone_s: float) -> None:
-        """Until its supervisor has started it again; nobody of that name ran in between."""
+        """Wait until the supervisor has started it again, and record the time without a process of that name."""
         deadline = self._clock() + WHOLE_S
         while self._clock() < deadline:
             new = self._pool.children().get(name)

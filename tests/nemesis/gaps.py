@@ -1,7 +1,7 @@
-"""How long speakers waited for text, and which fault made them wait. Pure.
+"""How long clients waited for text, and which fault caused each wait. Pure.
 
-The fake engine says something for every 250 ms of audio; what lies beyond that between two texts is a gap. A gap
-belongs to the fault that struck in it, or shortly before it began. What belongs to none is the machine's own unrest.
+The fake engine outputs text for every 250 ms of audio. A gap is the time between two texts beyond that. A gap belongs
+to the fault that struck in it or shortly before it. Gaps without a fault are delays of the machine itself.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from tests.nemesis.history import Conversation, Cut, History, Moved, Strike
 
 BASELINE_S = 0.25
 FELT_S = 0.25
-"""Less is not told from unrest, unless the session moved."""
+"""Shortest gap that counts, in seconds, unless the session moved: shorter ones may be delays of the machine."""
 REACH_S = 1.0
-"""A gap may begin this long after what made it: text that was under way still comes."""
+"""Longest time from a fault to the start of its gap, in seconds: text in transit still arrives."""
 UNDISTURBED = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """From one text to the next, without the baseline."""
+    """The time from one text to the next; `length_s` is without the baseline."""
 
     seat: int
     session: int
@@ -37,7 +37,7 @@ class Gap:
 
 
 def gaps(history: History, felt_s: float = FELT_S) -> list[Gap]:
-    """Every gap that was felt, and every one in which a session moved."""
+    """Every gap of at least `felt_s` seconds, and every gap in which a session moved."""
     found: list[Gap] = []
     for conversation in history.conversations:
         found += [gap for gap in _gaps(conversation, history.strikes) if gap.moved or gap.length_s >= felt_s]
@@ -58,7 +58,7 @@ def _gaps(conversation: Conversation, strikes: Sequence[Strike]) -> Iterator[Gap
 
 
 def _cause(begin: float, end: float, strikes: Sequence[Strike]) -> str:
-    """The first fault in it or shortly before it; else one that still lasted when it began."""
+    """The kind of the first fault in the gap or shortly before it; else of one that still lasted when it began."""
     inside = [strike for strike in strikes if begin - REACH_S <= strike.at_s <= end]
     if inside:
         return min(inside, key=lambda strike: (strike.at_s < begin, strike.at_s)).kind

@@ -1,4 +1,4 @@
-"""What happened in a run, as the checker reads it: what every session said and heard, every fault, every look. Pure.
+"""The record of a run for the checker: the events of all sessions, all faults, and all measurements. Pure.
 
 All times are seconds since the run began, by one monotonic clock.
 """
@@ -24,7 +24,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Readied:
-    """Audio is taken, from this sample on."""
+    """`ready`: the server accepts audio, from this sample on."""
 
     at_s: float
     session: str
@@ -49,7 +49,7 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """`flushed`."""
+    """`flushed` was received."""
 
     at_s: float
     marker: str
@@ -57,7 +57,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """`ack` with another commit than before: the client forgets what lies before that sample."""
+    """`ack` with a new commit: the client drops the audio before that sample."""
 
     at_s: float
     samples: int
@@ -65,21 +65,21 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """`migrating`."""
+    """`migrating` was received."""
 
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Everything has been said."""
+    """The client has sent all audio and `stop`."""
 
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """`end`."""
+    """`end` was received."""
 
     at_s: float
     reason: str
@@ -87,7 +87,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`error`."""
+    """`error` was received."""
 
     at_s: float
     code: str
@@ -96,7 +96,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The connection broke; the last of these, if nothing follows, means that the client gave up."""
+    """The connection broke. If no event follows, the client gave up."""
 
     at_s: float
     why: str
@@ -104,7 +104,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """Nothing came for so long that the client went away."""
+    """No message arrived for so long that the client closed the connection."""
 
     at_s: float
 
@@ -120,14 +120,14 @@ class Conversation:
     number: int
     truth: Truth
     seat: int = 0
-    """Sessions of a seat follow each other."""
+    """Number of its seat: the sessions of a seat follow each other."""
     probe: bool = False
-    """Asked only whether readiness had told the truth."""
+    """Whether it only checks that a ready frontend serves sessions."""
     events: list[Event] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """The server's name for it too, so that logs can be searched."""
+        """Its number and the server's session id, so that logs can be searched."""
         ids = [event.session for event in self.events if isinstance(event, Readied)]
         return f"session {self.number}" + (f" ({ids[-1]})" if ids else "")
 
@@ -145,25 +145,25 @@ class Conversation:
 
     @property
     def over_s(self) -> float | None:
-        """When it was over for its client; None while it goes on."""
+        """When it was over for its client; None while it runs."""
         if self.events and isinstance(self.events[-1], Ended | Failed | Cut | Hung):
             return self.events[-1].at_s
         return None
 
     @property
     def whole(self) -> bool:
-        """Whether it came to its proper end."""
+        """Whether it received `end`."""
         return any(isinstance(event, Ended) for event in self.events)
 
     @property
     def refused(self) -> Failed | Cut | None:
-        """Why it never began, if so."""
+        """The error or cut of a session that never became ready; None for others."""
         last = self.events[-1] if self.events else None
         return last if isinstance(last, Failed | Cut) and self.ready_s is None else None
 
     @property
     def cut(self) -> Cut | None:
-        """How it ended before its end without a word."""
+        """The cut that ended a session after it was ready; None for others."""
         last = self.events[-1] if self.events else None
         return last if isinstance(last, Cut) and self.ready_s is not None else None
 
@@ -171,21 +171,21 @@ class Conversation:
         return (event for event in self.events if isinstance(event, Final))
 
     def texts_at(self) -> list[float]:
-        """When text came, of whatever kind."""
+        """The times of all partials and finals."""
         return [event.at_s for event in self.events if isinstance(event, Partial | Final)]
 
     def story(self, around: int | None = None, length: int = 6) -> str:
-        """What led to the event of that index; to the last one if none is given."""
+        """The last `length` events up to the event with that index, as text; by default up to the last event."""
         end = len(self.events) if around is None else around + 1
-        return "\n".join(f"      {_told(event)}" for event in self.events[max(0, end - length) : end])
+        return "\n".join(f"      {_line(event)}" for event in self.events[max(0, end - length) : end])
 
 
-def _told(event: Event) -> str:
+def _line(event: Event) -> str:
     fields = ", ".join(f"{name}={getattr(event, name)!r}" for name in event.__dataclass_fields__ if name != "at_s")
     return f"{event.at_s:8.3f} s  {type(event).__name__}({fields})"
 
 
-# ---- What was done to the pool ----
+# ---- Faults ----
 
 
 @dataclass(slots=True)
@@ -195,9 +195,9 @@ class Strike:
     fault: Fault
     at_s: float
     released_s: float
-    """When the fault itself was over; at once for a signal that kills."""
+    """When the fault itself was over; for a kill, immediately."""
     whole_s: float
-    """When everything that it had hit was there again."""
+    """When the pool was whole again: all processes run and are registered."""
 
     @property
     def kind(self) -> str:
@@ -206,19 +206,19 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """No process of this name was running. A bound from within: from its death to the start of the next one."""
+    """A span in which no process of this name was running; the real span may be slightly longer."""
 
     name: str
     from_s: float
     until_s: float
 
 
-# ---- What was seen of it ----
+# ---- Measurements ----
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """The broker's answer to `asr status`."""
+    """The broker's answer to a status request."""
 
     asked_s: float
     at_s: float
@@ -229,7 +229,7 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """GET /ready of one frontend; None if it did not answer."""
+    """The answer of one frontend to GET /ready; None if it did not answer."""
 
     at_s: float
     frontend: str
@@ -238,7 +238,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A session that was opened at a frontend as soon as it had said that it was ready."""
+    """A session that was opened at a frontend immediately after it had reported that it was ready."""
 
     at_s: float
     frontend: str
@@ -247,7 +247,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One process at one moment."""
+    """Memory and descriptors of one process at one moment."""
 
     at_s: float
     name: str
@@ -263,7 +263,7 @@ class History:
     conversations: list[Conversation] = field(default_factory=list)
     strikes: list[Strike] = field(default_factory=list)
     skipped: list[tuple[Fault, str]] = field(default_factory=list)
-    """Faults that this machine cannot have, or that found nobody, and why."""
+    """Faults that were impossible, with the reasons: not supported by this machine, or no victim."""
     absences: list[Absence] = field(default_factory=list)
     slots: list[Slots] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
@@ -271,17 +271,17 @@ class History:
     memory: list[Memory] = field(default_factory=list)
     workers: int = 0
     resting: dict[str, int] = field(default_factory=dict)
-    """Descriptors of each process before the first session."""
+    """Open descriptors of each process before the first session."""
     rested: dict[str, int] = field(default_factory=dict)
-    """And after the last one."""
+    """Open descriptors of each process after the last session."""
     freed_s: float | None = None
     """When, after the last session, no slot was in use any more."""
-    speaking_s: float = 0.0
-    """When the first session could begin: what comes before is start-up."""
+    sessions_from_s: float = 0.0
+    """When the first session could begin: the time before is start-up."""
     end_s: float = 0.0
 
-    def everybody(self) -> Iterable[Conversation]:
-        """All conversations, those of the probes too."""
+    def all_conversations(self) -> Iterable[Conversation]:
+        """All conversations, including those of the probes."""
         return [*self.conversations, *(probe.conversation for probe in self.probes)]
 
     def struck(self, from_s: float, until_s: float) -> list[Strike]:
@@ -289,5 +289,5 @@ class History:
         return [strike for strike in self.strikes if from_s <= strike.at_s <= until_s]
 
     def disturbed(self, from_s: float, until_s: float) -> list[Strike]:
-        """The faults of which anything was to be felt in that time."""
+        """The faults that had an effect in that time: from a fault's start until the pool was whole again."""
         return [strike for strike in self.strikes if strike.at_s <= until_s and strike.whole_s >= from_s]

@@ -1,7 +1,7 @@
-"""What lies between the broker and its peers, so that it can be cut or slowed: Unix sockets that pass on every byte.
+"""Proxies between the broker and its peers, which can cut or delay a link: Unix sockets that forward every byte.
 
-A network would do the same to tcp links; here it needs neither root nor name spaces, and it knows by the socket's
-credentials which process is at the other end. While a link is cut, both ends live and nothing is lost: it waits.
+They simulate a network between tcp links, without root or network namespaces. The socket's credentials identify the
+process at the other end. While a link is cut, both ends live and no data is lost: it waits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(slots=True)
-class Weather:
-    """What a process's link is like."""
+class LinkCondition:
+    """Whether the link of a process passes data, and with what delay."""
 
     passes: asyncio.Event = field(default_factory=asyncio.Event)
     delay_s: float = 0.0
@@ -31,48 +31,48 @@ class Weather:
 
 
 class Links:
-    """One socket for workers and one for frontends; a process is told from another by its name."""
+    """The proxies: one socket for workers and one for frontends. Each process has its own LinkCondition, by name."""
 
     def __init__(self, run_dir: Path, name_of: Callable[[int], str | None]) -> None:
         self._run_dir, self._name_of = run_dir, name_of
-        self._weather: dict[str, Weather] = {}
+        self._conditions: dict[str, LinkCondition] = {}
         self._servers: list[asyncio.Server] = []
         self._serving: set[asyncio.Task[object]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     def endpoint(self, side: str) -> str:
-        """Where the peers of that side are to connect."""
+        """The endpoint that the peers of that side must connect to."""
         return f"ipc://{self._run_dir / f'x-{side}.ipc'}"
 
-    def of(self, name: str) -> Weather:
-        """The link of a process, whichever incarnation of it lives."""
-        return self._weather.setdefault(name, Weather())
+    def of(self, name: str) -> LinkCondition:
+        """The condition of the link of a process with this name, also after a restart."""
+        return self._conditions.setdefault(name, LinkCondition())
 
     async def open(self) -> None:
         for side in ("workers", "frontends"):
-            behind = self._run_dir / f"{side}.ipc"
+            broker = self._run_dir / f"{side}.ipc"
             path = self.endpoint(side).removeprefix("ipc://")
-            self._servers.append(await asyncio.start_unix_server(self._serve(behind), path, limit=READ_BYTES_MAX))
+            self._servers.append(await asyncio.start_unix_server(self._serve(broker), path, limit=READ_BYTES_MAX))
 
     async def close(self) -> None:
         """Returns when every connection has ended."""
         for server in self._servers:
             server.close()
-        for weather in self._weather.values():
-            weather.passes.set()
+        for condition in self._conditions.values():
+            condition.passes.set()
         for writer in list(self._writers):
             writer.close()
         if self._serving:
             await asyncio.wait(self._serving, timeout=CLOSE_S)
 
-    def _serve(self, behind: Path) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    def _serve(self, broker: Path) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             self._serving.add(task)
             self._writers.add(writer)
             try:
-                await self._join(reader, writer, behind)
+                await self._join(reader, writer, broker)
             finally:
                 self._serving.discard(task)
                 self._writers.discard(writer)
@@ -80,26 +80,29 @@ class Links:
 
         return serve
 
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, behind: Path) -> None:
-        """Returns when one end is gone; the other hears of it at once."""
-        weather = self.of(self._name_of(_peer_pid(writer)) or "?")
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, broker: Path) -> None:
+        """Forward data in both directions until one end closes; then close the other immediately."""
+        condition = self.of(self._name_of(_peer_pid(writer)) or "?")
         try:
-            there, back = await asyncio.open_unix_connection(behind, limit=READ_BYTES_MAX)
-        except OSError:  # no broker: nor would the peer have reached one
+            there, back = await asyncio.open_unix_connection(broker, limit=READ_BYTES_MAX)
+        except OSError:  # there is no broker, so close the peer's connection
             return
-        pumps = [asyncio.create_task(_pump(reader, back, weather)), asyncio.create_task(_pump(there, writer, weather))]
+        pumps = [
+            asyncio.create_task(_pump(reader, back, condition)),
+            asyncio.create_task(_pump(there, writer, condition)),
+        ]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         for pump in pumps:
             pump.cancel()
         back.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, weather: Weather) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, condition: LinkCondition) -> None:
     with suppress(OSError):
         while data := await reader.read(READ_BYTES_MAX):
-            if weather.delay_s:
-                await asyncio.sleep(weather.delay_s)
-            await weather.passes.wait()
+            if condition.delay_s:
+                await asyncio.sleep(condition.delay_s)
+            await condition.passes.wait()
             writer.write(data)
             await writer.drain()
 

@@ -1,7 +1,7 @@
-"""The real thing under attack: `asr serve` with its children, found by their names, and what it said.
+"""The pool under test: a real `asr serve` with its children, which are found by name, and its log.
 
-It is started as a user would start it, so that its own supervisor restarts what the nemesis kills. The log goes to a
-file. Every frontend also listens on a port of its own, where its readiness can be asked for.
+It is started as a user starts it, so that its supervisor restarts the processes that the nemesis kills. The log goes to
+a file. Every frontend also listens on a separate port, which answers GET /ready.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ STOP_S = 20.0
 POLL_S = 0.05
 ROLES = {module: role for role, module in MODULES.items()}
 FAKETIME = tuple(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-"""The library of the package `faketime`, where it is installed."""
+"""Paths of the library of the package `faketime`; empty if it is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is to be served by whom."""
+    """The processes and options of a pool."""
 
     workers: int = 2
     frontends: int = 2
     engine: str = "fake"
     links: bool = False
-    """Peers reach the broker through tests.nemesis.links."""
+    """Whether peers reach the broker through tests.nemesis.links."""
     clock: bool = False
-    """Clocks can be set: libfaketime is loaded into every process."""
+    """Whether clocks can be set: libfaketime is then loaded into every process."""
     log: Path | None = None
-    """Where the log goes instead of into the run directory; /dev/full refuses every line."""
+    """File for the log, instead of one in the run directory; writes to /dev/full fail."""
     args: tuple[str, ...] = ()
 
 
 class Pool:
-    """A running `asr serve`. A context manager; no process outlives it."""
+    """A running `asr serve`. A context manager, which ends all processes on exit."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
@@ -63,11 +63,11 @@ class Pool:
 
     @property
     def url(self) -> str:
-        """Where all frontends are reached."""
+        """The URL that all frontends share."""
         return f"ws://127.0.0.1:{self.port}/v1/stream"
 
     def frontends(self) -> dict[str, int]:
-        """Each frontend's own port."""
+        """The separate port of each frontend, by name."""
         if self.shape.frontends == 1:
             return {"frontend": self.port}
         first = self.private_port + 1 + self.shape.workers
@@ -75,13 +75,13 @@ class Pool:
 
     @property
     def names(self) -> list[str]:
-        """Everybody whom the supervisor keeps alive."""
+        """Names of all processes that the supervisor starts."""
         return ["broker", *(f"worker-{number + 1}" for number in range(self.shape.workers)), *self.frontends()]
 
     # ---- Its processes ----
 
     def children(self) -> dict[str, psutil.Process]:
-        """Those that run, by name."""
+        """The running child processes, by name."""
         assert self._process is not None
         found: dict[str, psutil.Process] = {}
         for pid in _children(self._process.pid):
@@ -95,7 +95,7 @@ class Pool:
         return psutil.Process(self._process.pid)
 
     def name_of(self, pid: int) -> str | None:
-        """What a child calls itself; None for whoever is not one, or not yet."""
+        """The name of a child process; None for other processes, and for a child whose name is not set yet."""
         if pid not in self._names:
             try:
                 process = psutil.Process(pid)
@@ -109,24 +109,24 @@ class Pool:
             self._names[pid] = name
         return self._names[pid] if _runs(pid) else None
 
-    # ---- Asking ----
+    # ---- State ----
 
     def status(self, timeout_s: float = 1.0) -> Status | None:
-        """The broker's account; None while there is no broker."""
+        """The broker's status; None while there is no broker."""
         try:
             return ask(settings.control_endpoint(self.run_dir), timeout_s)
         except NoAnswer:
             return None
 
     def whole(self) -> bool:
-        """Whether everybody is registered and nobody drains."""
+        """Whether all workers and frontends are registered and no worker drains."""
         status = self.status()
         if status is None or any(worker.draining for worker in status.workers):
             return False
         return (len(status.workers), len(status.frontends)) == (self.shape.workers, self.shape.frontends)
 
-    def said(self) -> list[str]:
-        """The log, as far as there is one to read."""
+    def log_lines(self) -> list[str]:
+        """The lines of the log; none if it is no regular file."""
         if not self.log.is_file():
             return []
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -162,15 +162,15 @@ class Pool:
             )
 
     def wait_whole(self, timeout_s: float = START_S) -> None:
-        """Until everybody is there. Raises AssertionError with the log's end."""
+        """Wait until the pool is whole. Raises AssertionError with the end of the log."""
         deadline = time.monotonic() + timeout_s
         while not self.whole():
             assert self._process is not None
-            assert self._process.poll() is None and time.monotonic() < deadline, "\n".join(self.said()[-30:])
+            assert self._process.poll() is None and time.monotonic() < deadline, "\n".join(self.log_lines()[-30:])
             time.sleep(POLL_S)
 
     def _clock_variables(self) -> dict[str, str]:
-        """Only the time of day can be set: no machine's monotonic clock jumps."""
+        """Environment variables for libfaketime. It changes only the time of day: monotonic clocks never jump."""
         if not self.shape.clock:
             return {}
         assert FAKETIME, "the package faketime is not installed"
@@ -183,16 +183,16 @@ class Pool:
         }
 
     def set_clock(self, by_s: float) -> None:
-        """Set every process's clock that far from the real one, within a second."""
+        """Set the clock of every process `by_s` seconds from the real one; takes effect within a second."""
         draft = self.clock_file.with_suffix(".new")
         draft.write_text(f"{by_s:+g}\n", encoding="ascii")
         draft.rename(self.clock_file)
 
     def close(self) -> None:
-        """End everybody, paused ones too, and forget the run directory."""
+        """End all processes, also paused ones, and delete the run directory."""
         if self._process is not None and self._process.poll() is None:
-            everybody = self.supervisor().children(recursive=True)
-            for child in everybody:
+            processes = self.supervisor().children(recursive=True)
+            for child in processes:
                 _signal(child, signal.SIGCONT)
             self._process.terminate()
             try:
@@ -200,14 +200,14 @@ class Pool:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            _, left = psutil.wait_procs(everybody, timeout=STOP_S)
+            _, left = psutil.wait_procs(processes, timeout=STOP_S)
             for child in left:
                 _signal(child, signal.SIGKILL)
         shutil.rmtree(self.run_dir, ignore_errors=True)
 
 
 def _children(pid: int) -> list[int]:
-    """As the kernel lists them: psutil would look at every process of the machine, many times a second."""
+    """Process ids of the children, from /proc: psutil would read every process of the machine, many times a second."""
     found: list[int] = []
     with suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -237,7 +237,7 @@ def _runs(pid: int) -> bool:
 
 
 def _free_ports(count: int) -> int:
-    """The first of so many ports in a row that nobody listens on."""
+    """The first of `count` consecutive free ports."""
     for _ in range(100):
         first = free_port()
         taken = {connection.laddr.port for connection in psutil.net_connections("tcp")}
@@ -247,7 +247,7 @@ def _free_ports(count: int) -> int:
 
 
 def descriptors(process: psutil.Process) -> int:
-    """How many it holds; 0 if it is gone."""
+    """Number of its open descriptors; 0 if it has ended."""
     try:
         return int(process.num_fds())
     except psutil.Error:
@@ -255,6 +255,6 @@ def descriptors(process: psutil.Process) -> int:
 
 
 def open_files_max(process: psutil.Process) -> tuple[int, int]:
-    """Its limit, soft and hard."""
+    """Its soft and hard limit of open files."""
     soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
     return int(soft), int(hard)

@@ -1,4 +1,4 @@
-"""One run: a pool, sessions that replace each other, faults, and then quiet, in which all must be in order again."""
+"""One run: a pool, sessions that replace each other, faults, and then a quiet time in which all must be in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from tests.nemesis.clients import Clock, Manner, Speaker
+from tests.nemesis.clients import Clock, Manner, StreamClient
 from tests.nemesis.faults import Nemesis
 from tests.nemesis.history import Conversation, History
 from tests.nemesis.links import Links
@@ -24,23 +24,23 @@ from tests.nemesis.watch import Watch, is_ready
 
 CLIPS = Path(__file__).parents[1] / "data"
 LEAD_S = 2.0
-"""Sessions begin this long before the first fault may strike."""
+"""Time from the first session to the first fault, in seconds."""
 CALM_S = 4.0
-"""They go on this long after everything is whole again: what is wrong then has no excuse."""
+"""Time of new sessions after the pool is whole again, in seconds: then no fault excuses a violation."""
 REST_S = 1.5
-"""Before the first look at what the pool holds at rest, and the last."""
+"""Pause before the first and the last count of the idle pool's descriptors, in seconds."""
 AGAIN_S = 0.2
-"""Before a seat whose session was refused tries again."""
+"""Pause before a seat whose session was refused tries again, in seconds."""
 TICK_S = 0.05
 PATIENCE_S, FREED_S = 10.0, 45.0
-"""How long descriptors and slots may take to be free before it is said that they never were."""
+"""Longest wait until descriptors and slots are free, in seconds."""
 SHORT_S = 1.0
-"""Length of a short session."""
+"""Length of a short session, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run consists of."""
+    """The settings of a run."""
 
     seed: int
     profile: Profile
@@ -54,16 +54,16 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """A run that is over."""
+    """The result of a run."""
 
     history: History
     log: list[str]
     lateness_s: list[float]
-    """How much later than asked for the run's own loop woke up."""
+    """How late the test's own event loop woke up, in seconds."""
 
 
 async def run(plan: Plan) -> Outcome:
-    """The whole run. The pool is gone when it returns."""
+    """Perform the whole run. The pool has ended when it returns."""
     began = time.monotonic()
     history = History(workers=plan.shape.workers)
     one = _Run(plan, history, lambda: time.monotonic() - began)
@@ -72,7 +72,7 @@ async def run(plan: Plan) -> Outcome:
 
 
 def shaped(plan: Plan) -> Plan:
-    """The plan with what its faults need of the pool, as far as this machine has it."""
+    """The plan with a pool that supports its faults, as far as this machine does."""
     faults = [one.fault for one in plan.timed]
     links = any(isinstance(fault, Partition | Delay) for fault in faults)
     clock = bool(FAKETIME) and any(isinstance(fault, JumpClock) for fault in faults)
@@ -98,7 +98,7 @@ class _Run:
                 try:
                     await self._serve(pool, links)
                 finally:
-                    self.log = pool.said()
+                    self.log = pool.log_lines()
         finally:
             if links:
                 await links.close()
@@ -112,10 +112,10 @@ class _Run:
         self._history.resting = _descriptors(pool)
         short = bool(self._plan.profile.short_sessions)
         watch = Watch(pool, self._history, self._plan.seed, self._clock, probes=not short and not self._recorded)
-        self._history.speaking_s = self._clock()
+        self._history.sessions_from_s = self._clock()
         ticking = asyncio.create_task(self._tick())
         watch.start()
-        seats = [asyncio.create_task(self._sit(pool, number)) for number in range(self._plan.sessions)]
+        seats = [asyncio.create_task(self._run_seat(pool, number)) for number in range(self._plan.sessions)]
         if not short:
             await self._strike(pool, links)
             self._replacing = False
@@ -128,7 +128,7 @@ class _Run:
         self._history.end_s = self._clock()
 
     async def _freed(self, watch: Watch) -> float | None:
-        """When no slot was in use any more."""
+        """Wait until no slot is in use. Returns the time, or None if it never happened."""
         deadline = self._clock() + FREED_S
         while self._clock() < deadline:
             await watch.slots()
@@ -138,7 +138,7 @@ class _Run:
         return None
 
     async def _rest(self, pool: Pool) -> None:
-        """Until everybody holds as many descriptors as before the first session, or will not."""
+        """Wait until each process has no more descriptors than before the first session, at most PATIENCE_S."""
         deadline = self._clock() + PATIENCE_S
         await asyncio.sleep(REST_S)
         while True:
@@ -153,10 +153,10 @@ class _Run:
         await nemesis.run(self._plan.timed, begin_s, spares=self._plan.profile.spares)
         await asyncio.sleep(CALM_S)
 
-    # ---- Speakers ----
+    # ---- Clients ----
 
-    async def _sit(self, pool: Pool, seat: int) -> None:
-        """One session after the other."""
+    async def _run_seat(self, pool: Pool, seat: int) -> None:
+        """Run the sessions of a seat, one after the other."""
         drawn = random.Random(f"{self._plan.seed} seat {seat}")
         if self._plan.manner.paced:
             await asyncio.sleep(drawn.random() * LEAD_S)
@@ -164,30 +164,30 @@ class _Run:
             number = next(self._numbers)
             if 0 < self._plan.profile.short_sessions <= number:
                 return
-            said, truth = self._said(number, drawn)
+            said, truth = self._script(number, drawn)
             conversation = Conversation(number, truth, seat)
             self._history.conversations.append(conversation)
-            await Speaker(pool.url, said, conversation, self._plan.manner, self._clock).run()
+            await StreamClient(pool.url, said, conversation, self._plan.manner, self._clock).run()
             if conversation.refused:
                 await asyncio.sleep(AGAIN_S)
 
-    def _said(self, number: int, drawn: random.Random) -> tuple[Script, Truth]:
+    def _script(self, number: int, drawn: random.Random) -> tuple[Script, Truth]:
         if self._recorded:
             return drawn.choice(self._recorded)
         said = script(self._plan.seed, number, self._plan.shortest_s, self._plan.longest_s)
         return said, truth_of(said)
 
     async def _undisturbed(self, pool: Pool, clip: Path) -> tuple[Script, Truth]:
-        """A recording, and what is heard of it while nothing is wrong."""
+        """A recording and its transcript without faults."""
         pcm: np.ndarray[tuple[int], np.dtype[np.int16]] = soundfile.read(clip, dtype="int16")[0]
         conversation = Conversation(-1, Truth(len(pcm), ()))
-        await Speaker(pool.url, Script(pcm), conversation, Manner(paced=False), self._clock).run()
+        await StreamClient(pool.url, Script(pcm), conversation, Manner(paced=False), self._clock).run()
         assert conversation.whole, conversation.story()
         finals = tuple(Utterance(final.start_s, final.end_s, final.text) for final in conversation.finals())
         return Script(pcm), Truth(len(pcm), finals, grows=False)
 
     async def _tick(self) -> None:
-        """How late our own clients are: gaps that are ours must not be blamed on the service."""
+        """Measure how late this process's event loop is: its own delays are no gaps of the service."""
         while True:
             due = self._clock() + TICK_S
             await asyncio.sleep(TICK_S)

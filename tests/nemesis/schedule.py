@@ -1,7 +1,7 @@
-"""Which faults strike whom and when: a seed and a profile give the same list every time. Pure.
+"""The schedule of faults, with their victims and times: a seed and a profile always give the same list. Pure.
 
-Moments are drawn on a grid: a kind that is to strike n times strikes once in each nth of the stretch, at a drawn moment
-of it. So a run of any length meets every kind that it asks for, and two runs of a seed meet them alike.
+Times are drawn on a grid: a kind with n faults strikes once in each nth of the run, at a random moment. So a run of any
+length contains every requested kind, and two runs with the same seed are the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """SIGSTOP, then SIGCONT: a process that stands still and believes that no time has passed."""
+    """SIGSTOP, then SIGCONT: the process is frozen and does not notice that time passes."""
 
     name: str
     for_s: float
@@ -32,14 +32,14 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """SIGTERM: it drains and ends, and its supervisor starts it again."""
+    """SIGTERM: the process drains and ends, and its supervisor starts it again."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Nothing passes between this process and the broker; both live, and what was sent waits."""
+    """No data passes between this process and the broker; both live, and sent data waits."""
 
     name: str
     for_s: float
@@ -47,7 +47,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Everything between this process and the broker takes longer."""
+    """All data between this process and the broker is delayed."""
 
     name: str
     delay_ms: float
@@ -56,7 +56,7 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class JumpClock:
-    """The clock of every process is set, as by a time server or a person; it is set back afterwards."""
+    """The clock of every process jumps, as after a time server's correction; later it is set back."""
 
     by_s: float
     for_s: float
@@ -64,7 +64,7 @@ class JumpClock:
 
 @dataclass(frozen=True, slots=True)
 class FillDisk:
-    """Nobody can write to the log any more; a worker is killed meanwhile, so that there is something to log."""
+    """No process can write to the log; meanwhile a worker is killed, which causes log lines."""
 
     name: str
     for_s: float
@@ -90,7 +90,7 @@ class Timed:
 
 
 def kind_of(fault: Fault) -> str:
-    """What it is called in summaries: what was done to which role."""
+    """The fault's name in summaries: the victim's role and the action."""
     match fault:
         case Kill(name) | Restart(name):
             return f"{role_of(name)}-{type(fault).__name__.lower()}"
@@ -107,11 +107,11 @@ def kind_of(fault: Fault) -> str:
 
 
 def role_of(name: str) -> str:
-    """worker-2 is a worker."""
+    """The role of a process: "worker" for "worker-2"."""
     return name.partition("-")[0]
 
 
-# ---- What may be asked for ----
+# ---- Profiles ----
 
 Kind = Literal[
     "worker-kill",
@@ -130,20 +130,21 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a run is for."""
+    """The kinds and numbers of a run's faults."""
 
     per_minute: Mapping[Kind, float] = field(default_factory=dict)
+    """Faults of each kind per minute."""
     counts: Mapping[Kind, int] = field(default_factory=dict)
-    """Exactly so many, however long the run is; instead of a rate."""
+    """Number of faults of each kind, independent of the run's length; instead of a rate."""
     rolling: int = 0
-    """So many times is every process told to end, one after the other."""
+    """How many times each process is restarted, one after the other."""
     spares: bool = False
-    """A fault waits until the pool is whole but for what the supervisor still holds back: somebody can take over."""
+    """Whether each fault waits until another process can take over, see Nemesis.run."""
     every_s: float = 0.0
-    """How far apart counted faults are on average, where the length of the run is not given."""
+    """Average time between counted faults, in seconds; it gives the length of the run."""
     workers: int = 2
     short_sessions: int = 0
-    """Instead of paced sessions: so many of a second each, as fast as they go."""
+    """If not 0: this many sessions of one second each, as fast as possible, instead of paced sessions."""
 
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
@@ -162,11 +163,11 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 "descriptors": 0.6,
             }
         ),
-        # Three workers: one that dies again and again is held back for up to five seconds by its supervisor.
+        # Three workers: the supervisor delays the restart of one that dies repeatedly, by up to five seconds.
         "workers": Profile(counts={"worker-kill": 200}, spares=True, every_s=2.5, workers=3),
         "stop": Profile({"worker-stop": 3.0}, spares=True),
         "broker": Profile({"broker-kill": 4.0}, spares=True),
-        # By itself: the library that sets clocks makes every process several times slower.
+        # A separate profile: the library that sets clocks makes every process several times slower.
         "clock": Profile({"clock": 4.0, "worker-kill": 1.0}),
         "rolling": Profile(rolling=2, spares=True, every_s=6.0),
         "short": Profile(short_sessions=10_000),
@@ -175,7 +176,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 
 
 def only(profile: Profile, kinds: Sequence[str]) -> Profile:
-    """The profile without what was not asked for."""
+    """The profile with only these kinds of faults."""
     return replace(
         profile,
         per_minute={kind: rate for kind, rate in profile.per_minute.items() if kind in kinds},
@@ -187,20 +188,20 @@ def only(profile: Profile, kinds: Sequence[str]) -> Profile:
 
 
 def length_s(profile: Profile, workers: int, frontends: int) -> float:
-    """How long the faults of a profile go on that knows their number, not their time."""
+    """The length in seconds of a profile with counted faults; 0 for others."""
     count = sum(profile.counts.values()) + profile.rolling * (workers + frontends + 1)
     return count * profile.every_s
 
 
 def schedule(profile: Profile, seed: int, stretch_s: float, workers: int, frontends: int) -> list[Timed]:
-    """The faults of that stretch of time, in order."""
+    """The faults of a run of `stretch_s` seconds, in order."""
     names = Names(workers, frontends)
     timed = _rolled(profile, names, stretch_s)
     for kind in DRAWN:
         count = profile.counts.get(kind, 0)
         if rate := profile.per_minute.get(kind, 0.0):
             count = max(1, round(rate * stretch_s / 60))
-        # Each kind has a stream of its own: leaving one out moves no other.
+        # Each kind has a separate random stream: without one kind, the others stay the same.
         drawn = random.Random(f"{seed} {kind}")
         moments = [(number + drawn.random()) * stretch_s / count for number in range(count)]
         timed += [Timed(round(moment, 3), DRAWN[kind](drawn, names)) for moment in moments]
@@ -209,7 +210,7 @@ def schedule(profile: Profile, seed: int, stretch_s: float, workers: int, fronte
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Who can be struck."""
+    """The names of the processes that faults can hit."""
 
     workers: int
     frontends: int
@@ -220,7 +221,7 @@ class Names:
 
     @property
     def all_frontends(self) -> list[str]:
-        """`asr serve` numbers them only where there are several."""
+        """`asr serve` numbers frontends only if there are several."""
         return [f"frontend-{number + 1}" for number in range(self.frontends)] if self.frontends > 1 else ["frontend"]
 
     def worker(self, drawn: random.Random) -> str:
@@ -230,7 +231,7 @@ class Names:
         return drawn.choice(self.all_frontends)
 
     def peer(self, drawn: random.Random) -> str:
-        """Whoever has a connection to the broker."""
+        """A process with a connection to the broker."""
         return drawn.choice([*self.all_workers, *self.all_frontends])
 
 
@@ -246,7 +247,7 @@ def _seconds(drawn: random.Random, least: float, most: float) -> float:
 DRAWN: Mapping[Kind, Callable[[random.Random, Names], Fault]] = MappingProxyType(
     {
         "worker-kill": lambda drawn, names: Kill(names.worker(drawn)),
-        # From a hiccup that nobody need notice to longer than any hang detection.
+        # From a short pause that need not be detected to one longer than every hang detection.
         "worker-stop": lambda drawn, names: Pause(names.worker(drawn), _seconds(drawn, 0.3, 12.0)),
         "broker-kill": lambda _, __: Kill("broker"),
         "broker-stop": lambda drawn, _: Pause("broker", _seconds(drawn, 0.2, 3.0)),

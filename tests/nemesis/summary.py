@@ -1,4 +1,4 @@
-"""A run in words and figures, as it is printed. Pure."""
+"""The printed summary of a run. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.nemesis.history import Final, History, Moved, Opened, Strike
 from tests.nemesis.schedule import JumpClock, kind_of
 
 SHOWN_MAX = 5
-"""Violations of one promise that are told at length."""
+"""Most violations of one promise that are printed in full."""
 
 
 def summary(
@@ -22,7 +22,7 @@ def summary(
     lateness_s: Sequence[float],
     log: Sequence[str],
 ) -> str:
-    """The whole of it."""
+    """The whole summary."""
     parts = (
         _sessions(history),
         _faults(history),
@@ -98,7 +98,7 @@ def _own(lateness_s: Sequence[float], log: Sequence[str]) -> Iterator[str]:
 
 
 def promises(violations: Sequence[Violation]) -> Iterator[str]:
-    """Each promise kept, or how it was broken."""
+    """For each promise, whether it was kept, and its violations."""
     for invariant, what in INVARIANTS.items():
         broken = [violation for violation in violations if violation.invariant == invariant]
         yield f"{invariant} {what}: {'OK' if not broken else f'BROKEN {len(broken)} times'}"

@@ -1,4 +1,4 @@
-"""The nemesis catches what it is there to catch, stays quiet about what is right, and a short run of it passes."""
+"""The nemesis detects planted violations and reports none in a correct history; a short real run passes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from tests.nemesis.truth import Utterance, script, truth_of
 
 @given(st.integers(0, 1000), st.sampled_from(sorted(s.PROFILES)), st.integers(1, 4), st.integers(1, 3))
 def test_a_seed_draws_the_same_faults_again(seed: int, name: str, workers: int, frontends: int) -> None:
-    """In order, within the stretch, against processes that there are."""
+    """In order, within the run's length, against processes that exist."""
     profile = s.PROFILES[name]
     stretch_s = s.length_s(profile, workers, frontends) or 120.0
     timed = s.schedule(profile, seed, stretch_s, workers, frontends)
@@ -167,11 +167,11 @@ def _lost(events: list[Event], drawn: random.Random) -> None:
     del events[_any_final(events, drawn)]
 
 
-def _misheard(events: list[Event], drawn: random.Random) -> None:
+def _wrong_text(events: list[Event], drawn: random.Random) -> None:
     index = _any_final(events, drawn)
     final = events[index]
     assert isinstance(final, Final)
-    events[index] = replace(final, text="nobody says this")
+    events[index] = replace(final, text="another text")
 
 
 def _others(events: list[Event], drawn: random.Random) -> None:
@@ -244,7 +244,7 @@ def _answered_twice(events: list[Event], _: random.Random) -> None:
         (_doubled, "I2"),
         (_changed, "I2"),
         (_lost, "I1"),
-        (_misheard, "I3"),
+        (_wrong_text, "I3"),
         (_others, "I4"),
         (_others_partial, "I4"),
         (_shifted, "I1"),
@@ -360,7 +360,7 @@ def test_a_planted_violation_of_the_pool_is_caught(plant: Callable[[History], No
 
 
 def test_a_client_is_cut_with_its_frontend_and_only_then() -> None:
-    """What it has heard is judged all the same."""
+    """The events that it received are still checked."""
     history = clean()
     history.strikes.append(Strike(s.Kill("frontend-1"), 20.0, 20.0, 21.0))
     one = history.conversations[0]
@@ -384,7 +384,7 @@ def test_a_lost_clients_slot_is_kept_for_its_grace_period_only() -> None:
 
 
 def test_a_client_that_resumes_is_one_session() -> None:
-    """Finals across connections are one sequence; a frontend that goes away is no end for it."""
+    """Finals across connections form one sequence; a frontend that goes away does not end the session."""
     history = clean()
     one = history.conversations[0]
     half = next(index for index, event in enumerate(one.events) if event.at_s > 15.0)
@@ -406,8 +406,8 @@ def test_a_session_may_be_refused_while_the_pool_is_not_whole() -> None:
     assert broken(history) == {"I3"}
 
 
-def test_an_orderly_restart_excuses_nobody_who_asks_for_it() -> None:
-    """Somebody else could have taken the session that a draining frontend refused."""
+def test_an_orderly_restart_excuses_no_refusal_where_clients_resume() -> None:
+    """Another frontend could have served the session that a draining frontend refused."""
     history = clean()
     history.strikes = [Strike(s.Restart("frontend-1"), 5.0, 10.0, 11.0)]
     history.absences, history.slots = [], []
@@ -417,7 +417,7 @@ def test_an_orderly_restart_excuses_nobody_who_asks_for_it() -> None:
     assert broken(history, Limits(resumes=True)) == {"I8"}
 
 
-def test_a_probe_is_excused_only_by_what_nobody_could_know() -> None:
+def test_a_probe_is_excused_only_by_a_fault_that_need_not_be_detected_yet() -> None:
     history = clean()
     history.probes[0].conversation.events = [Opened(4.9), Failed(5.1, "no-worker", "none")]
     history.probes[0] = replace(history.probes[0], at_s=4.9)
@@ -458,10 +458,10 @@ def test_a_gap_belongs_to_the_fault_in_it() -> None:
 def test_a_run_is_told_and_drawn() -> None:
     history = clean()
     violations = [Violation("I1", "session 1: <lost>", "  story")]
-    told = summary(history, violations, gaps(history), [0.001], ["Traceback (most recent call last):", "  boom"])
-    assert "3 whole" in told and "worker-kill 1" in told
-    assert "BROKEN 1 times" in told and "I2 finals never change or repeat: OK" in told
-    assert "tracebacks in the log: 1" in told
+    text = summary(history, violations, gaps(history), [0.001], ["Traceback (most recent call last):", "  boom"])
+    assert "3 whole" in text and "worker-kill 1" in text
+    assert "BROKEN 1 times" in text and "I2 finals never change or repeat: OK" in text
+    assert "tracebacks in the log: 1" in text
     drawn = timeline.page("a <title>", history, violations)
     assert drawn.startswith("<!doctype html>")
     assert "worker-kill" in drawn and "a &lt;title&gt;" in drawn and "&lt;lost&gt;" in drawn
@@ -471,11 +471,11 @@ def test_a_run_is_told_and_drawn() -> None:
 # ---- For real ----
 
 PATIENT = Limits(quiet_s=30.0, notice_s=30.0, settle_s=30.0, descriptors_more_max=8)
-"""On a machine that does something else too, only promises count, not how fast they are kept."""
+"""Generous times: on a busy machine the promises are checked, not how fast they are kept."""
 
 
 def test_a_short_run_keeps_all_promises() -> None:
-    """Ten sessions, real processes, and one fault of each kind that needs nothing of the machine."""
+    """Ten sessions, real processes, and one fault of each kind that needs no special support of the machine."""
     faults: list[s.Fault] = [
         s.Delay("worker-2", 30.0, 1.0),
         s.Kill("worker-1"),

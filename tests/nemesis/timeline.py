@@ -1,7 +1,7 @@
-"""The run as one picture: an HTML page that needs nothing else, a row for each process, one for each seat. Pure.
+"""The run as one picture: a self-contained HTML page with a row for each process and one for each seat. Pure.
 
-Red is absence, yellow a fault that lasts, a red line one that strikes and is over. A seat is one speaker after the
-other: what is grey was heard in time; the darker, the longer a gap was.
+Red is an absent process, yellow a lasting fault, a red line a momentary fault. A seat's sessions follow each other:
+grey is text in time; the darker the colour, the longer the gap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SEATS_HEIGHT = 500
 TICKS_MAX = 12
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 LEVELS = ((0.5, "g0"), (1.0, "g1"), (2.0, "g2"), (5.0, "g3"), (float("inf"), "g4"))
-"""Gaps up to so many seconds have that colour."""
+"""Longest gap in seconds, and its colour class."""
 LEVEL_NAMES = ("gap up to 0.5 s", "1 s", "2 s", "5 s", "longer")
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --words: #1b2027; --muted: #5c6673; --line: #dfe3e8; --row: #f3f5f7;
@@ -51,15 +51,17 @@ i.seat { background: var(--seat) } i.kill { background: var(--kill); width: 2px 
 
 
 def page(title: str, history: History, violations: Sequence[Violation]) -> str:
-    """The whole picture."""
+    """The whole page."""
     drawing = _Drawing(history)
-    told = [f'<p class="bad">{escape(violation.sentence)} ({violation.invariant})</p>' for violation in violations[:20]]
+    listed = [
+        f'<p class="bad">{escape(violation.sentence)} ({violation.invariant})</p>' for violation in violations[:20]
+    ]
     verdict = "all promises kept" if not violations else f"{len(violations)} violations"
     counts = f"{len(history.conversations)} sessions, {len(history.strikes)} faults, {verdict}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>Nemesis: {escape(title)}</h1>\n<p>{counts}</p>\n"
-        f"{''.join(told)}\n{_legend()}\n{drawing.svg()}\n</body></html>\n"
+        f"{''.join(listed)}\n{_legend()}\n{drawing.svg()}\n</body></html>\n"
     )
 
 
@@ -77,7 +79,7 @@ class _Drawing:
     def __init__(self, history: History) -> None:
         self._history = history
         self._end_s = max(history.end_s, 1.0)
-        self._begin_s = history.speaking_s
+        self._begin_s = history.sessions_from_s
         self._parts: list[str] = []
         self._y = 0.0
 
@@ -115,7 +117,7 @@ class _Drawing:
         self._parts.append(f'<path class="kill" d="{line}"><title>{escape(words)}</title></path>')
 
     def _seats(self) -> None:
-        self._head("sessions: when they spoke, and where they waited for text")
+        self._head("sessions: when they ran, and where they waited for text")
         seats: dict[int, list[Conversation]] = {}
         for one in self._history.conversations:
             seats.setdefault(one.seat, []).append(one)
@@ -194,7 +196,7 @@ class _Drawing:
 
 
 def live_sessions(conversations: Iterable[Conversation]) -> list[tuple[float, int]]:
-    """How many were live, at each moment at which that changed."""
+    """The number of live sessions over time, as points (seconds, number) before and after each change."""
     changes: list[tuple[float, int]] = []
     for one in conversations:
         if one.ready_s is not None:
@@ -210,7 +212,7 @@ def live_sessions(conversations: Iterable[Conversation]) -> list[tuple[float, in
 
 
 def _victim(fault: Fault) -> str:
-    """Whose row it is in; a fault of the whole machine has one of its own."""
+    """The name of the fault's row: its victim, or "clock" for a fault of the whole machine."""
     return getattr(fault, "name", "clock")
 
 

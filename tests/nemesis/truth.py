@@ -1,4 +1,4 @@
-"""What a session says, and what it must hear: the finals of an undisturbed run. Pure."""
+"""The audio of a session and its expected finals, those of an undisturbed run. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEGMENTS_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One final as it must be. Times as they are on the wire: seconds, rounded to the millisecond."""
+    """One expected final. Times as on the wire: seconds, rounded to the millisecond."""
 
     start_s: float
     end_s: float
@@ -26,30 +26,30 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """All finals of a session that says everything."""
+    """All expected finals of a session that sends all its audio."""
 
     samples: int
     utterances: tuple[Utterance, ...]
     markers: tuple[str, ...] = ()
-    """Flushes, each to be answered once."""
+    """Markers of the flushes, each of which must be answered once."""
     grows: bool = True
-    """Whether a partial is always the beginning of its final, as with the fake engine."""
+    """Whether each partial is a prefix of its final, as with the fake engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Audio, and the samples at which its speaker asks for a flush."""
+    """Audio, and the samples after which the client sends a flush."""
 
     pcm: Pcm16
     flushes: tuple[int, ...] = ()
 
     def marker_at(self, sample: int) -> str | None:
-        """The flush to be sent behind that sample."""
+        """The marker of the flush after that sample; None without one."""
         return str(self.flushes.index(sample)) if sample in self.flushes else None
 
 
 def script(seed: int, session: int, shortest_s: float, longest_s: float) -> Script:
-    """Noise that nobody else says, with some flushes where no word ends."""
+    """Unique noise, with some flushes in the middle of words."""
     drawn = random.Random(f"{seed} {session}")
     samples = int(drawn.uniform(shortest_s, longest_s) * SAMPLE_RATE)
     pcm = np.random.default_rng([seed, session]).integers(-PEAK, PEAK, samples, dtype=np.int16)
@@ -58,7 +58,7 @@ def script(seed: int, session: int, shortest_s: float, longest_s: float) -> Scri
 
 
 def truth_of(said: Script) -> Truth:
-    """By the fake engine's own rule: a flush ends an utterance, and so do four words."""
+    """The finals by the fake engine's rule: a flush ends an utterance, and so do four words."""
     edges = [0, *said.flushes, len(said.pcm)]
     utterances: list[Utterance] = []
     for begin, end in itertools.pairwise(edges):

@@ -1,4 +1,4 @@
-"""What is looked at all the time while faults strike: slots, memory, readiness, and whether readiness was true."""
+"""Measurements during a run: slots, memory, readiness, and probes that check whether readiness is correct."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import psutil
 
-from tests.nemesis.clients import Clock, Manner, Speaker
+from tests.nemesis.clients import Clock, Manner, StreamClient
 from tests.nemesis.history import Conversation, History, Look, Memory, Probe, Slots
 from tests.nemesis.pool import Pool, descriptors
 from tests.nemesis.truth import script, truth_of
@@ -18,14 +18,14 @@ MEMORY_S = 1.0
 LOOK_S = 0.25
 PROBE_S = 1.0
 ANSWER_S = 1.0
-"""Longest wait for an answer about readiness: a frontend that stands still has not said that it is ready."""
+"""Longest wait for an answer to GET /ready, in seconds: a frozen frontend counts as not ready."""
 PROBE_SPEECH_S = 0.6
 PROBES_FROM = 1_000_000
-"""Numbers of their conversations."""
+"""Number of the first probe's conversation."""
 
 
 class Watch:
-    """Looks until it is told to stop; what it has begun is waited for."""
+    """Measures until `stop`; probes that have begun are completed."""
 
     def __init__(self, pool: Pool, history: History, seed: int, clock: Clock, *, probes: bool = True) -> None:
         self._pool, self._history, self._seed, self._clock = pool, history, seed, clock
@@ -35,7 +35,7 @@ class Watch:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the measurements."""
         rounds: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (STATUS_S, self.slots),
             (MEMORY_S, self._memory),
@@ -47,7 +47,7 @@ class Watch:
             ]
 
     async def end_probes(self) -> None:
-        """No further look at readiness; returns when every probe has ended."""
+        """Stop the checks of readiness, and wait until every probe has ended."""
         looking, self._tasks = self._tasks[2:], self._tasks[:2]
         await _cancelled(looking)
         if self._probing:
@@ -57,7 +57,7 @@ class Watch:
         await _cancelled(self._tasks)
 
     async def slots(self) -> None:
-        """One question to the broker."""
+        """Request the broker's status once."""
         asked_s = self._clock()
         status = await asyncio.to_thread(self._pool.status)
         if status is not None:
@@ -95,11 +95,11 @@ class Watch:
         conversation = Conversation(number, truth_of(said), probe=True)
         self._history.probes.append(Probe(now, frontend, conversation))
         manner = Manner(paced=False, resume=False)
-        await Speaker(f"ws://127.0.0.1:{port}/v1/stream", said, conversation, manner, self._clock).run()
+        await StreamClient(f"ws://127.0.0.1:{port}/v1/stream", said, conversation, manner, self._clock).run()
 
 
 async def is_ready(port: int) -> bool | None:
-    """What GET /ready says; None if nobody says anything."""
+    """Whether GET /ready reports ready; None without an answer."""
     try:
         async with asyncio.timeout(ANSWER_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -17,9 +17,9 @@ FRAME = 1600
 """Samples in 100 ms."""
 
 
-def spoken(**changed: Any) -> statistics.Session:
+def spoken(**changed: Any) -> statistics.SessionRecord:
     """A second in ten frames, the first of which left at 10.1: two partials, one final in time, one after the end."""
-    session = statistics.Session(connecting_s=9.0, ready_s=9.05, engine="fake")
+    session = statistics.SessionRecord(connecting_s=9.0, ready_s=9.05, engine="fake")
     session.sent_s = array("d", [10.1 + frame * 0.1 for frame in range(10)])
     session.partials = [(10.35, 0.25), (10.65, 0.5)]
     session.finals = [(10.9, "one two"), (11.03, "three")]
@@ -29,12 +29,12 @@ def spoken(**changed: Any) -> statistics.Session:
     return session
 
 
-def reported(*, late_ms: float = 1.0, others: float | None = 0.0, own_service: bool = True) -> report.Report:
+def reported(*, late_ms: float = 1.0, others: float | None = 0.0, own_service: bool = True) -> report.BenchReport:
     sessions = [statistics.measure(spoken(), FRAME, "one two three")]
     use = processes.Usage("broker", 1.0, 0.5, 30.0, 20.0, 12.0)
-    return report.Report(
+    return report.BenchReport(
         when="2026-01-01T00:00:00+00:00",
-        settings=report.Settings("ws://here", own_service, "fake", 1, 1.0, 100, "random", "noise"),
+        settings=report.BenchSettings("ws://here", own_service, "fake", 1, 1.0, 100, "random", "noise"),
         machine={"cpu": "a, b", "cores": 2, "memory_gb": 8, "system": "x", "python": "3", "load_before": 0.1},
         counts=statistics.count(sessions),
         faults={"at-capacity": 2},

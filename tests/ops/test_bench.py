@@ -161,7 +161,7 @@ def test_counts() -> None:
         statistics.measure(spoken(end_s=None), FRAME, "another"),
         statistics.measure(spoken(ready_s=None, fault="at-capacity"), FRAME, None),
     ]
-    assert statistics.count(sessions) == statistics.Counts(sessions=4, served=2, refused=1, errors=1, lost=2)
+    assert statistics.count(sessions) == statistics.SessionCounts(sessions=4, served=2, refused=1, errors=1, lost=2)
     assert [statistics.count(part).clean for part in (sessions, sessions[:1], sessions[:2])] == [False, True, False]
     assert report.faults(sessions) == {"at-capacity": 1, "no end": 1}
 
@@ -200,8 +200,8 @@ def test_of_nothing_there_is_no_spread() -> None:
 # ---- processes ----
 
 
-def snapshot(at_s: float, cpu_s: float, pss: int) -> processes.Snapshot:
-    return processes.Snapshot(at_s, {7: processes.Sample("broker", cpu_s, 2 * pss, pss)}, cpu_s, 3 * cpu_s)
+def snapshot(at_s: float, cpu_s: float, pss: int) -> processes.UsageSnapshot:
+    return processes.UsageSnapshot(at_s, {7: processes.Sample("broker", cpu_s, 2 * pss, pss)}, cpu_s, 3 * cpu_s)
 
 
 def test_usage_is_the_difference_of_snapshots() -> None:
@@ -226,7 +226,7 @@ def test_processes_are_told_apart_by_their_command_lines(command: str, name: str
 # ---- report ----
 
 
-def shown(found: report.Report) -> str:
+def shown(found: report.BenchReport) -> str:
     console = Console(width=200, file=StringIO())
     with console.capture() as captured:
         console.print(report.tables(found))

@@ -117,7 +117,7 @@ def test_the_comparison_as_json(tmp_path: Path) -> None:
 def test_a_file_that_is_no_report(tmp_path: Path, broken: object) -> None:
     result = run(tmp_path, deepcopy(content()), broken)
     assert result.exit_code == 2
-    assert "b.json is no report of asr bench --json" in result.output
+    assert "b.json is not a report of asr bench --json" in result.output
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

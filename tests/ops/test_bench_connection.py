@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asr_ops.bench import audio, dialects, disturbance, load, plan, websocket
-from asr_ops.bench.connection import Connection, clock
+from asr_ops.bench.connection import BenchConnection, clock
 from asr_ops.bench.plan import Plan
 from asr_proto.errors import AsrError
 
@@ -65,20 +65,20 @@ async def with_server(act: Act, visit: Callable[[str], Awaitable[None]]) -> None
     ("dialect", "said", "fault"),
     [
         ("native", b"HTTP/1.1 401 Unauthorized\r\n\r\n", "HTTP 401"),
-        ("native", b"SSH-2.0\r\n\r\n", "cannot understand"),
+        ("native", b"SSH-2.0\r\n\r\n", "cannot decode"),
         ("native", UPGRADED + message(b'{"type":"error","code":"at-capacity"}'), "at-capacity"),
-        ("native", UPGRADED + message(b"[]"), "cannot understand"),
+        ("native", UPGRADED + message(b"[]"), "cannot decode"),
         ("yap", UPGRADED + closing(1013, b"at-capacity"), "closed with 1013 at-capacity"),
         ("caiman", UPGRADED + closing(4503), "closed with 4503"),
     ],
 )
 def test_who_does_not_get_to_speak_was_never_ready(dialect: str, said: bytes, fault: str) -> None:
     async def visit(url: str) -> None:
-        connection = Connection(dialects.prepared(dialect))
+        connection = BenchConnection(dialects.prepared(dialect))
         await connection.open(url)
         await connection.over
         assert fault in (connection.session.fault or "")
-        assert (connection.session.ready_s, connection.speaks) == (None, False)
+        assert (connection.session.ready_s, connection.takes_audio) == (None, False)
 
     asyncio.run(with_server(saying(said), visit))
 
@@ -86,7 +86,7 @@ def test_who_does_not_get_to_speak_was_never_ready(dialect: str, said: bytes, fa
 @pytest.mark.parametrize(("dialect", "served"), [("caiman", True), ("parakeet", False)])
 def test_an_orderly_close_is_an_end_where_the_dialect_says_so(dialect: str, served: bool) -> None:
     async def visit(url: str) -> None:
-        connection = Connection(dialects.prepared(dialect))
+        connection = BenchConnection(dialects.prepared(dialect))
         await connection.open(url)
         await connection.over
         assert (connection.session.end_s is not None, connection.session.fault is None) == (served, served)
@@ -108,7 +108,7 @@ def test_frames_arrive_in_order_when_the_server_is_slow_to_read() -> None:
         await reader.read()
 
     async def visit(url: str) -> None:
-        connection = Connection(dialects.prepared("parakeet"))
+        connection = BenchConnection(dialects.prepared("parakeet"))
         await connection.open(url)
         for frame in frames:
             connection.write(frame)
@@ -130,7 +130,7 @@ def test_a_ping_is_answered() -> None:
         await reader.read()
 
     async def visit(url: str) -> None:
-        connection = Connection(dialects.prepared("amira"))
+        connection = BenchConnection(dialects.prepared("amira"))
         await connection.open(url)
         await connection.over
         assert connection.session.fault is None

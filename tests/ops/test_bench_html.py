@@ -52,7 +52,7 @@ class Parsed(HTMLParser):
         self.words += data + " "
 
 
-def content(found: report.Report | None = None) -> dict[str, Any]:
+def content(found: report.BenchReport | None = None) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(json.dumps(report.as_json(found or reported())))
     return made
 
@@ -113,8 +113,8 @@ def test_the_slowest_sessions_come_first_and_the_refused_before_them() -> None:
 
 
 def test_steps_are_a_table_and_a_chart() -> None:
-    passed = search.Step(100, True, 9.0, None, "", False)
-    failed = search.Step(400, False, None, None, "3 refused", True)
+    passed = search.SearchStep(100, True, 9.0, None, "", False)
+    failed = search.SearchStep(400, False, None, None, "3 refused", True)
     parsed = Parsed(html.page(content() | {"steps": [asdict(passed), asdict(failed)]}))
     assert parsed.seen.count("svg") == 5
     assert "did not pass" in parsed.words

@@ -81,7 +81,9 @@ def test_the_time_of_departure_is_in_a_valid_bundle(count: int, now_ns: int) -> 
 
 
 def test_a_round_robin_serves_every_bundle_of_every_frontend() -> None:
-    made = [[[peers.Bundle(b"%d%d" % (frontend, phase), bytearray(), 1)] for phase in range(2)] for frontend in (0, 1)]
+    made = [
+        [[peers.ReadyBundle(b"%d%d" % (frontend, phase), bytearray(), 1)] for phase in range(2)] for frontend in (0, 1)
+    ]
     queue = peers.round_robin([*made, [[], []]])
     assert [next(queue)[1].routing for _ in range(5)] == [b"00", b"10", b"01", b"11", b"00"]
 
@@ -97,10 +99,10 @@ def test_a_broker_forwards_all_of_it() -> None:
     assert fast.frames == fast.bundles > 0
 
 
-def row(**changes: object) -> broker.Row:
+def row(**changes: object) -> broker.BrokerRow:
     values = {"name": "x", "sessions": 1000, "seconds": 2.0, "frames": 800, "bundles": 100, "main_s": 1.0, "io_s": 0.5}
     values |= {"hop_ms": spread([0.25]), "late_ms": spread([0.5]), "missing": 0, "others_cores": 0.0, **changes}
-    return broker.Row(**values)  # type: ignore[arg-type]
+    return broker.BrokerRow(**values)  # type: ignore[arg-type]
 
 
 def test_the_figures_of_a_row() -> None:
@@ -112,7 +114,7 @@ def test_the_figures_of_a_row() -> None:
 
 
 def test_what_spoils_a_row_is_said() -> None:
-    assert "5 bundles behind" in report.warnings(row(missing=5))[0]
+    assert "5 bundles late" in report.warnings(row(missing=5))[0]
     assert "left up to 20 ms late" in report.warnings(row(late_ms=spread([20.0])))[0]
     assert "noisy" in report.warnings(row(others_cores=0.5))[0]
     assert "the generator was the bottleneck" in report.warnings(row(sessions=None))[0]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_ops.bench import audio, options, plan, schedule
-from asr_ops.bench.plan import Aside, Load, Plan
-from asr_ops.bench.statistics import Session
+from asr_ops.bench.plan import Aside, LoadResult, Plan
+from asr_ops.bench.statistics import SessionRecord
 from asr_proto.audio import SAMPLE_RATE
 from asr_proto.errors import SetupError
 
@@ -31,10 +31,10 @@ def planned(sessions: int, churn: float = 0.0, flood: int = 0) -> Plan:
     )
 
 
-def carried_out(share: Plan) -> Load:
+def carried_out(share: Plan) -> LoadResult:
     """As a generator would answer; a session's entry tells which it was."""
-    sessions = [Session(connecting_s=start) for start in share.starts_us]
-    return Load(sessions, array("d", share.starts_us), {"churn": Aside(came=1)} if share.disturbs else {})
+    sessions = [SessionRecord(connecting_s=start) for start in share.starts_us]
+    return LoadResult(sessions, array("d", share.starts_us), {"churn": Aside(came=1)} if share.disturbs else {})
 
 
 # ---- Shares ----
@@ -64,7 +64,7 @@ def test_asides_of_several_generators_add_up() -> None:
 
 
 def test_faster_than_real_time_frames_leave_more_often() -> None:
-    assert [options.Options(frame_ms=20, duration_s=1).frames, planned(1).frame_us] == [50, 10_000]
+    assert [options.BenchOptions(frame_ms=20, duration_s=1).frames, planned(1).frame_us] == [50, 10_000]
     quick = Plan(url="", dialect="yap", ring=RING, frames=1, starts_us=[], entries=[], pace=2.5)
     assert quick.frame_us == 4000
 
@@ -82,12 +82,12 @@ def test_a_ramp_is_spread_evenly() -> None:
     ("sessions", "total", "rounds"), [(5, None, [5]), (5, 20, [5] * 4), (5, 12, [5, 5, 2]), (5, 5, [5])]
 )
 def test_a_total_is_spoken_in_rounds(sessions: int, total: int | None, rounds: list[int]) -> None:
-    assert options.Options(sessions=sessions, total=total).rounds == rounds
+    assert options.BenchOptions(sessions=sessions, total=total).rounds == rounds
 
 
 def test_the_shape_of_a_load_in_words() -> None:
-    assert options.Options().shape == ""
-    unusual = options.Options(pace=2, pauses=True, ramp_s=5, total=20, churn_per_s=2, flood=3)
+    assert options.BenchOptions().shape == ""
+    unusual = options.BenchOptions(pace=2, pauses=True, ramp_s=5, total=20, churn_per_s=2, flood=3)
     assert unusual.shape == ("at 2 times real time, with pauses, ramp of 5 s, 20 in rounds, churn of 2/s, flood of 3")
     assert unusual.slots == 100 + 3 + 6
 
@@ -95,12 +95,12 @@ def test_the_shape_of_a_load_in_words() -> None:
 @pytest.mark.parametrize(
     ("asked", "find_max", "said"),
     [
-        (options.Options(dialect="amira", frame_ms=10), False, "--frame-ms 13 or more"),
-        (options.Options(dialect="moonshine", churn_per_s=1), False, "WebSockets only"),
-        (options.Options(total=20), True, "give one of them"),
+        (options.BenchOptions(dialect="amira", frame_ms=10), False, "--frame-ms 13 or more"),
+        (options.BenchOptions(dialect="moonshine", churn_per_s=1), False, "WebSockets only"),
+        (options.BenchOptions(total=20), True, "give one of them"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(asked: options.Options, find_max: bool, said: str) -> None:
+def test_what_cannot_be_done_is_one_sentence(asked: options.BenchOptions, find_max: bool, said: str) -> None:
     with pytest.raises(SetupError, match=said):
         options.check(asked, find_max=find_max)
 

@@ -39,7 +39,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("speakers = 3", "asr bench has no option --speakers"),
-        ("sessions = ", "cannot understand"),
+        ("sessions = ", "cannot parse"),
         ("sessions = 0", "--sessions"),
         (None, "cannot read"),
     ],

@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_ops.bench import search, statistics
-from asr_ops.bench.search import Step
+from asr_ops.bench.search import SearchStep
 from tests.ops.bench_reports import reported
 
 MOST = 5000
 
 
-def step(sessions: int, *, passed: bool = True, late: bool = False) -> Step:
-    return Step(sessions, passed, 10.0, 20.0, "" if passed else "3 refused", late)
+def step(sessions: int, *, passed: bool = True, late: bool = False) -> SearchStep:
+    return SearchStep(sessions, passed, 10.0, 20.0, "" if passed else "3 refused", late)
 
 
-def searched(capacity: int, first: int) -> list[Step]:
+def searched(capacity: int, first: int) -> list[SearchStep]:
     """The steps with a server that carries so many."""
-    steps: list[Step] = []
+    steps: list[SearchStep] = []
     while (sessions := search.following(steps, first, MOST)) is not None:
         steps.append(step(sessions, passed=sessions <= capacity))
     return steps
@@ -52,12 +52,12 @@ def test_an_objective_is_about_finals_and_partials(slo_ms: float, broken: str) -
 
 
 def test_whoever_was_not_served_breaks_it_and_no_lag_is_no_objection() -> None:
-    counts = statistics.Counts(sessions=9, served=6, refused=2, errors=1, lost=None)
+    counts = statistics.SessionCounts(sessions=9, served=6, refused=2, errors=1, lost=None)
     whole = reported()
     silent = {name: row for name, row in whole.figures.items() if name != "partial_lag_ms"}
     found = search.judged(replace(whole, counts=counts, figures=silent), 100)
     assert (found.broken, found.partial_lag_ms_p95) == ("2 refused, 1 errors", None)
-    assert str(found) == "1 at once: final_ms p95 30.0: 2 refused, 1 errors"
+    assert str(found) == "1 sessions: final_ms p95 30.0: 2 refused, 1 errors"
 
 
 def test_a_late_generator_is_named() -> None:
@@ -79,5 +79,5 @@ def test_a_late_generator_is_named() -> None:
         ),
     ],
 )
-def test_the_answer_in_words(steps: list[Step], said: str) -> None:
+def test_the_answer_in_words(steps: list[SearchStep], said: str) -> None:
     assert search.conclusion(steps, 99) == said

@@ -346,7 +346,7 @@ def test_the_checks_of_parakeet(place: Place, tmp_path: Path) -> None:
     assert "python3.99: command not found" in result.stderr
     for step in ("02_python_env", "03_python_deps"):
         assert place.call(f"parakeet/steps/{step}.sh").returncode == 0  # installed already
-    assert "nothing to fetch" in place.call("parakeet/steps/04_prefetch_model.sh", ENGINES=NO_ENGINES).stderr
+    assert "nothing to download" in place.call("parakeet/steps/04_prefetch_model.sh", ENGINES=NO_ENGINES).stderr
 
 
 @pytest.mark.parametrize("script", ["yap/create_venv.sh", "yap/install_deps.sh", "caiman/simple_client/build.sh"])

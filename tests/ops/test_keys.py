@@ -33,7 +33,7 @@ def test_the_way_of_a_key() -> None:
     """Made on two hosts, allowed, shown, revoked."""
     assert keys("new", "keys", "--name", "broker").exit_code == 0
     made = keys("new", "elsewhere", "--name", "worker-host-2")
-    assert "elsewhere/worker-host-2.key_secret: keep it here" in made.stdout
+    assert "elsewhere/worker-host-2.key_secret: keep it on this host" in made.stdout
     assert keys("allow", "allowed", "elsewhere/worker-host-2.key").stdout == "allowed allowed/worker-host-2.key\n"
     public = load_public(Path("allowed/worker-host-2.key"))
     assert public == load_pair(Path("elsewhere/worker-host-2.key_secret")).public

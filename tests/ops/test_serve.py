@@ -298,7 +298,7 @@ def test_a_run_directory_in_use_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_port_0_is_refused() -> None:
-    with pytest.raises(SetupError, match="port of its own"):
+    with pytest.raises(SetupError, match="needs a fixed port"):
         check_free(Address("127.0.0.1", 0))
 
 

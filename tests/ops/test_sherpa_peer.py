@@ -76,15 +76,15 @@ def test_done_may_come_before_the_last_text(done_first: bool) -> None:
     messages = [sherpa_wire.DONE, last] if done_first else [last, sherpa_wire.DONE]
     wire = b"".join(bytes([0x80 | websocket.TEXT, 126]) + len(one).to_bytes(2, "big") + one for one in messages)
 
-    async def hear() -> statistics.Session:
-        connection = sherpa_load.Connection(sherpa_wire.DIALECT)
+    async def recognised() -> statistics.SessionRecord:
+        connection = sherpa_load.SherpaConnection(sherpa_wire.DIALECT)
         connection.connection_made(Transport())
         connection.data_received(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
-        assert connection.speaks
+        assert connection.takes_audio
         connection.data_received(wire)
         return connection.session
 
-    session = asyncio.run(hear())
+    session = asyncio.run(recognised())
     assert [text for _, text in session.finals] == [""]
     assert (session.end_s is not None, session.fault) == (True, None)
 
@@ -142,7 +142,7 @@ def figures(scale: float = 1.0, **changed: Any) -> Figures:
     return Figures(**{**known, **changed})
 
 
-def pair(sessions: int, ours: Figures, start: schedule.Start = "together") -> Pair:
+def pair(sessions: int, ours: Figures, start: schedule.StartPattern = "together") -> Pair:
     return Pair(sessions, start, figures(served=sessions), replace(ours, served=sessions))
 
 

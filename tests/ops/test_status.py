@@ -113,7 +113,7 @@ def test_of_two_brokers_the_leader_comes_first(tmp_path: Path) -> None:
         brokers[0].answer = wire.encode(structs.replace(STATUS, leads=False, uptime_s=60.0))
         output = status(tmp_path).stdout
         assert "5 of 16 slots taken" in output
-        assert output.splitlines()[-1] == "a standby is up 1 min 00 s and knows 2 workers and 1 frontends"
+        assert output.splitlines()[-1] == "a standby broker is up 1 min 00 s with 2 workers and 1 frontends registered"
         lines = status(tmp_path, "--json").stdout.splitlines()
         assert [json.loads(line)["leads"] for line in lines] == [True, False]
         brokers[1].answer = brokers[0].answer
@@ -128,7 +128,7 @@ def test_of_two_brokers_the_leader_comes_first(tmp_path: Path) -> None:
     [
         (wire.encode(m.Rejected("version-mismatch", "upgrade it")), "upgrade it"),
         (wire.encode(m.Unregistered()), "Unregistered"),
-        (b"\xc1", "another version"),
+        (b"\xc1", "another protocol version"),
     ],
 )
 def test_an_answer_that_is_no_status_is_one_sentence(

@@ -17,17 +17,17 @@ from asr_ops.supervisor import (
     Announce,
     Begin,
     Child,
+    ChildEnded,
     Command,
-    Ended,
     Exit,
-    Kill,
+    KillChild,
     Probe,
     Probed,
-    Report,
-    Start,
+    StartChild,
     StopAsked,
     Supervisor,
-    Terminate,
+    TerminateChild,
+    Warn,
 )
 
 BROKER = Child("broker", "broker", ("broker",))
@@ -40,7 +40,7 @@ NAMES = [child.name for child in CHILDREN]
 @pytest.fixture
 def core() -> Iterator[Supervisor]:
     core = Supervisor(CHILDREN)
-    assert core.handle(Begin(), 0.0) == [Start(child) for child in CHILDREN]
+    assert core.handle(Begin(), 0.0) == [StartChild(child) for child in CHILDREN]
     yield core
     core.check()
 
@@ -54,10 +54,10 @@ def ready(core: Supervisor) -> Supervisor:
 
 def restart_delay(core: Supervisor, name: str, now: float) -> float:
     """End a child, wait for its restart, say how long that took."""
-    assert isinstance(core.handle(Ended(name, -9), now)[0], Report)
+    assert isinstance(core.handle(ChildEnded(name, -9), now)[0], Warn)
     restart_at = core.next_deadline()
     assert restart_at is not None
-    assert [type(command) for command in core.tick(restart_at)] == [Start]
+    assert [type(command) for command in core.tick(restart_at)] == [StartChild]
     return restart_at - now
 
 
@@ -77,11 +77,11 @@ def test_probes_until_ready_and_announces_once(core: Supervisor) -> None:
     [(-9, "by SIGKILL"), (-11, "by SIGSEGV"), (-70, "by signal 70"), (1, "with exit code 1"), (0, "with exit code 0")],
 )
 def test_reports_how_a_child_ended(ready: Supervisor, returncode: int, how: str) -> None:
-    assert ready.handle(Ended("worker-2", returncode), 1.0) == [
-        Report(f"worker-2 ended {how}: starting it again in 0.2 s")
+    assert ready.handle(ChildEnded("worker-2", returncode), 1.0) == [
+        Warn(f"worker-2 ended {how}: starting it again in 0.2 s")
     ]
     assert ready.tick(1.1) == []
-    assert ready.tick(1.2) == [Start(WORKERS[1])]
+    assert ready.tick(1.2) == [StartChild(WORKERS[1])]
 
 
 def test_a_crash_loop_backs_off_and_a_long_life_is_forgiven(ready: Supervisor) -> None:
@@ -100,31 +100,31 @@ def test_children_back_off_apart(ready: Supervisor) -> None:
 
 
 def test_a_bad_configuration_before_ready_ends_everything(core: Supervisor) -> None:
-    commands = core.handle(Ended("broker", 2), 1.0)
-    assert commands == [Report("broker cannot start as configured (exit code 2)"), Terminate("frontend")]
-    assert core.handle(Ended("frontend", 0), 1.1) == [Terminate("worker-1"), Terminate("worker-2")]
-    assert core.handle(Ended("worker-1", 0), 1.2) == []
-    assert core.handle(Ended("worker-2", 0), 1.3) == [Exit(2)]
+    commands = core.handle(ChildEnded("broker", 2), 1.0)
+    assert commands == [Warn("broker cannot start as configured (exit code 2)"), TerminateChild("frontend")]
+    assert core.handle(ChildEnded("frontend", 0), 1.1) == [TerminateChild("worker-1"), TerminateChild("worker-2")]
+    assert core.handle(ChildEnded("worker-1", 0), 1.2) == []
+    assert core.handle(ChildEnded("worker-2", 0), 1.3) == [Exit(2)]
 
 
 def test_exit_code_2_after_ready_is_a_crash_like_any_other(ready: Supervisor) -> None:
-    assert ready.handle(Ended("worker-1", 2), 1.0) == [
-        Report("worker-1 ended with exit code 2: starting it again in 0.2 s")
+    assert ready.handle(ChildEnded("worker-1", 2), 1.0) == [
+        Warn("worker-1 ended with exit code 2: starting it again in 0.2 s")
     ]
 
 
 def test_stops_frontends_then_workers_then_the_broker(core: Supervisor) -> None:
-    assert core.handle(StopAsked(), 5.0) == [Terminate("frontend")]
-    assert core.handle(Ended("worker-2", -9), 5.1) == []  # not its turn, but gone all the same
-    assert core.handle(Ended("frontend", 0), 5.2) == [Terminate("worker-1")]
-    assert core.handle(Ended("worker-1", 0), 5.3) == [Terminate("broker")]
-    assert core.handle(Ended("broker", 0), 5.4) == [Exit(0)]
+    assert core.handle(StopAsked(), 5.0) == [TerminateChild("frontend")]
+    assert core.handle(ChildEnded("worker-2", -9), 5.1) == []  # not its turn, but gone all the same
+    assert core.handle(ChildEnded("frontend", 0), 5.2) == [TerminateChild("worker-1")]
+    assert core.handle(ChildEnded("worker-1", 0), 5.3) == [TerminateChild("broker")]
+    assert core.handle(ChildEnded("broker", 0), 5.4) == [Exit(0)]
     assert core.next_deadline() is None
 
 
 def test_stopping_cancels_restarts_and_probes(core: Supervisor) -> None:
-    core.handle(Ended("frontend", 1), 1.0)
-    assert core.handle(StopAsked(), 1.1) == [Terminate("worker-1"), Terminate("worker-2")]
+    core.handle(ChildEnded("frontend", 1), 1.0)
+    assert core.handle(StopAsked(), 1.1) == [TerminateChild("worker-1"), TerminateChild("worker-2")]
     assert core.handle(Probed(True), 1.2) == []
     assert core.next_deadline() == 1.1 + STOP_S
 
@@ -132,46 +132,46 @@ def test_stopping_cancels_restarts_and_probes(core: Supervisor) -> None:
 def test_with_nothing_running_a_stop_is_the_end() -> None:
     core = Supervisor([BROKER])
     core.handle(Begin(), 0.0)
-    core.handle(Ended("broker", 1), 1.0)
+    core.handle(ChildEnded("broker", 1), 1.0)
     assert core.handle(StopAsked(), 1.1) == [Exit(0)]
 
 
 def test_what_does_not_end_in_time_is_killed(core: Supervisor) -> None:
     core.handle(StopAsked(), 5.0)
-    core.handle(Ended("frontend", 0), 5.1)
+    core.handle(ChildEnded("frontend", 0), 5.1)
     assert core.tick(5.0 + STOP_S) == [
-        Report("broker, worker-1, worker-2 did not end within 10 s: killed"),
-        *(Kill(name) for name in ("broker", "worker-1", "worker-2")),
+        Warn("broker, worker-1, worker-2 did not end within 10 s: killed"),
+        *(KillChild(name) for name in ("broker", "worker-1", "worker-2")),
     ]
-    assert core.handle(Ended("broker", -9), 16.0) == []
-    assert core.handle(Ended("worker-1", -9), 16.0) == []
-    assert core.handle(Ended("worker-2", -9), 16.0) == [Exit(1)]
+    assert core.handle(ChildEnded("broker", -9), 16.0) == []
+    assert core.handle(ChildEnded("worker-1", -9), 16.0) == []
+    assert core.handle(ChildEnded("worker-2", -9), 16.0) == [Exit(1)]
 
 
 def test_asked_twice_it_kills_at_once(core: Supervisor) -> None:
     core.handle(StopAsked(), 5.0)
-    assert core.handle(StopAsked(), 5.1) == [Kill(name) for name in NAMES]
+    assert core.handle(StopAsked(), 5.1) == [KillChild(name) for name in NAMES]
 
 
 def test_a_child_that_cannot_be_killed_does_not_hold_us(core: Supervisor) -> None:
     core.handle(StopAsked(), 0.0)
     core.handle(StopAsked(), 0.1)
     for name in ("broker", "worker-1", "frontend"):
-        assert core.handle(Ended(name, -9), 0.2) == []
-    assert core.tick(0.1 + KILLED_S) == [Report("worker-2 cannot be killed and is left behind"), Exit(1)]
+        assert core.handle(ChildEnded(name, -9), 0.2) == []
+    assert core.tick(0.1 + KILLED_S) == [Warn("worker-2 cannot be killed and still runs"), Exit(1)]
 
 
-crashes = st.builds(Ended, st.sampled_from(NAMES), st.sampled_from([0, 1, -9]))
+crashes = st.builds(ChildEnded, st.sampled_from(NAMES), st.sampled_from([0, 1, -9]))
 probes = st.builds(Probed, st.booleans())
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 12.0), st.one_of(crashes, probes, st.none())), max_size=40))
-def test_whatever_happens_a_stop_leaves_nothing_running(steps: list[tuple[float, Ended | Probed | None]]) -> None:
+def test_whatever_happens_a_stop_leaves_nothing_running(steps: list[tuple[float, ChildEnded | Probed | None]]) -> None:
     core, running, now = Supervisor(CHILDREN), set[str](), 0.0
     _note_starts(core.handle(Begin(), now), running)
     for pause_s, event in steps:
         now += pause_s
-        if isinstance(event, Ended) and event.name in running:
+        if isinstance(event, ChildEnded) and event.name in running:
             running.remove(event.name)
             core.handle(event, now)
         elif isinstance(event, Probed):
@@ -183,7 +183,7 @@ def test_whatever_happens_a_stop_leaves_nothing_running(steps: list[tuple[float,
 
 def _note_starts(commands: list[Command], running: set[str]) -> None:
     for command in commands:
-        if isinstance(command, Start):
+        if isinstance(command, StartChild):
             assert command.child.name not in running
             running.add(command.child.name)
 
@@ -193,8 +193,8 @@ def _stop(core: Supervisor, running: set[str], now: float) -> None:
     commands = core.handle(StopAsked(), now)
     for command in commands:
         core.check()
-        if isinstance(command, Terminate):
+        if isinstance(command, TerminateChild):
             running.remove(command.name)
-            commands += core.handle(Ended(command.name, 0), now)
+            commands += core.handle(ChildEnded(command.name, 0), now)
     assert not running
     assert [command for command in commands if isinstance(command, Exit)] == [commands[-1]]

@@ -152,9 +152,9 @@ def test_every_voice_by_rule_has_a_name_of_its_own() -> None:
 def test_half_of_the_neural_voices_are_native() -> None:
     """A native voice says all ten words in one of the first three ways; the others pick each word's way at random."""
     rng = np.random.default_rng(0)
-    native = [[ways[index] for ways in voices._SAID] for index in range(3)]
+    native = [[ways[index] for ways in voices._PRONUNCIATIONS] for index in range(3)]
     said = [voices._pronunciation(rng) for _ in range(400)]
-    assert all(word in ways for one in said for word, ways in zip(one, voices._SAID, strict=True))
+    assert all(word in ways for one in said for word, ways in zip(one, voices._PRONUNCIATIONS, strict=True))
     assert np.mean([one in native for one in said]) == pytest.approx(0.5, abs=0.08)
 
 

@@ -15,14 +15,14 @@ pytest.importorskip("torch", reason="needs the extra card")
 
 import rnnt  # noqa: E402
 from digits import load  # noqa: E402
-from rnnt_judge import as_heard, in_torch  # noqa: E402
+from rnnt_judge import as_card_input, in_torch  # noqa: E402
 
 
 def tokens(offset: float) -> list[int]:
     """Of one clip of four digits or so."""
     found = rnnt.checkpoint.load(ROOT / "ops" / "models" / "digits-rnnt.pt")
     clip = load(sorted((ROOT / "tests" / "data" / "digits").glob("*.flac"))[0])
-    heard = in_torch(rnnt.with_blank(found, offset))(as_heard(np.pad(clip, 8000)))
+    heard = in_torch(rnnt.with_blank(found, offset))(as_card_input(np.pad(clip, 8000)))
     return [token for _, token in heard]
 
 

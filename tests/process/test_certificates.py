@@ -1,4 +1,4 @@
-"""Key files: pyzmq's format, their modes, what is refused, and what readers see while one is replaced."""
+"""Key files: pyzmq's format, file modes, rejected files, and what readers see during a replacement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which links need keys, and the end that dials: what it says, how often, and that it goes on trying."""
+"""Which links need keys, and the connecting end: what it logs, how often, and that it keeps trying."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_missing_allow_list_is_an_empty_one(keys: PeerKeys, tmp_path: Path) ->
 
 
 class Broker:
-    """A ROUTER with a key, and with the ZAP verdict that the test wants."""
+    """A ROUTER with a key; `allow` decides the ZAP answer (ZeroMQ RFC 27)."""
 
     def __init__(self, context: zmq.Context[Any], folder: Path) -> None:
         self.allow = True
@@ -94,10 +94,10 @@ class Broker:
             socket.linger = 0
 
     def serve(self, dialer: Dialer, link: zmq.Socket[Any], until: float, now: float = 0.0) -> float:
-        """Have the link say something every 50 ms until it is heard; virtual seconds that went by, at most `until`."""
+        """Send a message every 50 ms until one arrives. Returns the virtual seconds that passed, at most `until`."""
         while now < until:
             dialer.poll(now)
-            with suppress(zmq.Again):  # no pipe between two dials, and at a refusal it may go at any moment
+            with suppress(zmq.Again):  # there may be no pipe: between connects, or after a rejection
                 link.send(b"register", zmq.DONTWAIT)
             while self.zap.poll(20):
                 number = self.zap.recv_multipart()[1]
@@ -131,30 +131,30 @@ def _plain_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def said(logs: list[Any], text: str) -> list[Any]:
+def logged(logs: list[Any], text: str) -> list[Any]:
     return [line for line in logs if text in line["event"]]
 
 
 def test_a_refused_key_is_said_once_and_tried_on(broker: Broker, keys: PeerKeys, link: zmq.Socket[Any]) -> None:
-    """libzmq gives up at the first refusal; the dialer does not."""
+    """libzmq stops after the first rejected handshake; the dialer connects again."""
     broker.allow = False
     dialer = Dialer(link, broker.endpoint, keys)
     with capture_logs() as logs:
         now = broker.serve(dialer, link, 10.0)
-        (line,) = said(logs, "the broker refuses our key")
+        (line,) = logged(logs, "the broker refuses our key")
         assert line["log_level"] == "error"
         assert line["our_key"] == load_pair(keys.own).public.decode()
         assert broker.serve(dialer, link, REPEAT_S + 2, now) >= REPEAT_S + 2
-        assert len(said(logs, "the broker refuses our key")) == 2
+        assert len(logged(logs, "the broker refuses our key")) == 2
         broker.allow = True
         assert broker.serve(dialer, link, 50.0, 40.0) < 50.0
         dialer.poll(50.0)
-    assert said(logs, "the broker lets us in")
+    assert logged(logs, "the broker accepts our key")
     dialer.close()
 
 
 def test_several_server_keys_are_tried_in_turn(broker: Broker, keys: PeerKeys, link: zmq.Socket[Any]) -> None:
-    """While the broker's key is being replaced, peers know both: nothing is an error."""
+    """While the broker's key is replaced, peers have both keys: nothing is logged as an error."""
     known = keys.server.parent / "known"
     make_pair(known, "a-next")
     shutil.copy(keys.server, known / "b-now.key")
@@ -166,7 +166,7 @@ def test_several_server_keys_are_tried_in_turn(broker: Broker, keys: PeerKeys, l
 
 
 def test_keys_are_read_again_at_every_dialling(broker: Broker, keys: PeerKeys, link: zmq.Socket[Any]) -> None:
-    """A file that cannot be used meanwhile is an error in the log, and the keys from before are kept."""
+    """A file that cannot be used meanwhile is logged as an error, and the previous keys are kept."""
     right = keys.server.read_bytes()
     make_pair(keys.server.parent, "wrong")
     shutil.copy(keys.server.parent / "wrong.key", keys.server)
@@ -177,8 +177,8 @@ def test_keys_are_read_again_at_every_dialling(broker: Broker, keys: PeerKeys, l
         now = broker.serve(dialer, link, 8.0, now)
         keys.server.write_bytes(right)
         assert broker.serve(dialer, link, 20.0, now) < 20.0
-    assert said(logs, "its key is not the server key that we expect")
-    assert said(logs, "cannot use the keys as they are now")
+    assert logged(logs, "its key is not the server key that we expect")
+    assert logged(logs, "cannot use the keys as they are now")
     dialer.close()
 
 
@@ -189,7 +189,7 @@ def test_nobody_at_the_broker_s_address(keys: PeerKeys, link: zmq.Socket[Any]) -
             time.sleep(0.3)
             dialer.poll(now)
     (line,) = logs
-    assert line["event"] == "nobody answers at the broker's address"
+    assert line["event"] == "no answer at the broker's address"
     dialer.close()
 
 

@@ -1,4 +1,4 @@
-"""The log of a process, from a process of its own: the set-up is for a whole process."""
+"""Logging, tested in a separate process: `logs.set_up` changes the whole process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process says to systemd, on real sockets; and that it says nothing elsewhere."""
+"""The notifications to systemd, on real sockets, and that none is sent outside a unit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asr_process.notify import Unit
 
 @pytest.fixture(params=["path", "abstract"])
 def systemd(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, str]]:
-    """A notification socket and what NOTIFY_SOCKET says of it."""
+    """A notification socket and its value of NOTIFY_SOCKET."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.settimeout(30)
         if request.param == "path":

@@ -1,4 +1,4 @@
-"""Where settings come from, what wins, and how a refusal looks."""
+"""Sources of settings, their precedence, and the form of error messages."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_endpoints_inside_this_machine(endpoint: str) -> None:
 
 @pytest.mark.parametrize("endpoint", ["tcp://10.0.0.5:5555", "tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://[::]:1"])
 def test_endpoints_that_leave_this_machine(endpoint: str) -> None:
-    """They are endpoints; whether they have the keys they need is asked by asr_process.curve."""
+    """`check_endpoint` accepts them; asr_process.curve checks whether they need keys."""
     assert settings.check_endpoint(endpoint) == endpoint
     assert not settings.is_local(endpoint)
     with pytest.raises(SetupError, match="leaves this machine: use ipc:// or a loopback address"):
@@ -241,5 +241,5 @@ def test_a_fallback_that_others_can_write_to_is_refused(tmp_path: Path, monkeypa
     fallback = tmp_path / f"asr-pool-{os.getuid()}"
     assert settings.prepare_run_dir(fallback) == fallback
     fallback.chmod(0o777)
-    with pytest.raises(SetupError, match="somebody else"):
+    with pytest.raises(SetupError, match="another user"):
         settings.prepare_run_dir(fallback)

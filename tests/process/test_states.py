@@ -1,4 +1,4 @@
-"""Transition tables: what is allowed, what is not, and the story in the error."""
+"""Transition tables: allowed and forbidden transitions, and the past events in the error."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     PYTHONPATH=proto python -m tests.proto.keep_bytes NAME
 
-Do this at every release. A file in `kept/` is never written again: it is what the processes of that release send.
+Do this at every release. A file in `kept/` is never changed: it has the bytes that the processes of that release send.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEPT = Path(__file__).parent / "kept"
 
 
 def shown(value: Any) -> Any:
-    """A value as JSON has it: bytes in hexadecimal."""
+    """A value for JSON: a message as its fields, bytes in hexadecimal."""
     if isinstance(value, m.Value):
         return {name: shown(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, tuple):
@@ -29,7 +29,7 @@ def shown(value: Any) -> Any:
 
 
 def lines() -> Iterator[str]:
-    """One example in each."""
+    """One line of JSON for each example."""
     for cls in on_the_wire():
         for number in range(EXAMPLES):
             one = example(cls, number)

@@ -1,7 +1,7 @@
-"""The classes of the wire by reflection: examples of each, and the plain values that they are on the wire.
+"""The classes of the wire by reflection: examples of each, and their form on the wire as plain values.
 
 `grown` and `cut` write a message as a peer of a newer or an older release would: with one more field at the end, or
-without the last one that has a default. They work on plain values, so they know only the order of the fields.
+without the last field if that has a default. They work on lists of plain values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MESSAGES = wire.tags(m.Message | m.Hello)
 FRAMES = wire.tags(m.Frame)
 
 INTEGERS = (0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, (5 << 32) + 1, m.INT_MAX)
-"""Where the width of an integer changes."""
+"""Values around each change of an integer's width in msgpack."""
 FLOATS = (0.0, 0.1, 1.5, 8.25e-9, 1e300, -2.5)
 TEXTS = ("", "a", "the birch canoe", "x" * 31, "y" * 32, "grüße, 世界 🎤", "n" * 128)
 BLOBS = (b"", b"\x01\x00\xff\xff", bytes(range(32)), b"\x00" * 31)
@@ -39,7 +39,7 @@ def classes() -> set[Cls]:
 
 
 def tag(cls: Cls) -> int | None:
-    """None for a class that is only a part of others."""
+    """The tag of a class. None for a class that is only a part of others."""
     found = cls.__struct_config__.tag
     assert found is None or isinstance(found, int)
     return found
@@ -47,7 +47,7 @@ def tag(cls: Cls) -> int | None:
 
 @cache
 def annotations(cls: Cls) -> dict[str, Any]:
-    """Of its fields, in order."""
+    """The annotations of a class's fields, in their order."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {name: hints[name] for name in cls.__struct_fields__}
 
@@ -61,7 +61,7 @@ def bare(annotation: Any) -> tuple[Any, Meta]:
 
 
 def item(annotation: Any) -> Any:
-    """What is in `X | None` or `tuple[X, ...]`; None for all else."""
+    """The type X in `X | None` or `tuple[X, ...]`; None for every other annotation."""
     is_holder = get_origin(annotation) is tuple or type(None) in get_args(annotation)
     return get_args(annotation)[0] if is_holder else None
 
@@ -74,7 +74,7 @@ def is_class(annotation: Any) -> bool:
 
 
 def example(cls: Cls, number: int) -> Any:
-    """One of the values of a class: the same for a number at all times, and at the edges of the types."""
+    """An example of a class, with values at the limits of their types. The same `number` gives the same example."""
     hints = annotations(cls).values()
     return cls(*(_example(hint, number + 5 * place) for place, hint in enumerate(hints)))
 
@@ -98,7 +98,7 @@ def _example(annotation: Any, number: int) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """What msgpack alone must make the same bytes of."""
+    """The value as plain lists and scalars. The package msgpack makes the same bytes of these."""
     if isinstance(value, m.Value):
         own = tag(type(value))
         fields = [plain(getattr(value, name)) for name in value.__struct_fields__]
@@ -107,7 +107,7 @@ def plain(value: Any) -> Any:
 
 
 def changed(cls: Cls, array: list[Any], change: Change) -> list[Any]:
-    """The plain array of a `cls` with `change` made to it and to each class in it."""
+    """The plain array of a `cls`, after `change` was applied to it and to each class in it."""
     head = [] if tag(cls) is None else array[:1]
     fields = zip(array[len(head) :], annotations(cls).values(), strict=False)
     return [*head, *change(cls, [_changed(hint, value, change) for value, hint in fields])]
@@ -125,12 +125,12 @@ def _changed(annotation: Any, value: Any, change: Change) -> Any:
 
 
 def grown(unknown: Any) -> Change:
-    """What a newer peer writes: one more field, with this value."""
+    """The change that a newer peer makes: one more field at the end, with the value `unknown`."""
     return lambda _, fields: [*fields, unknown]
 
 
 def cut(cls: Cls, fields: list[Any]) -> list[Any]:
-    """What an older peer writes, which has not got the last field yet."""
+    """The fields that an older peer writes, which does not have the last field yet."""
     return fields[:-1] if last_default(cls) is not None else fields
 
 
@@ -141,7 +141,7 @@ def last_default(cls: Cls) -> structs.FieldInfo | None:
 
 
 def defaulted(value: Any, part: Cls = m.Value) -> Any:
-    """What today's peer reads of what an older one would have written, which has less of all classes or of one."""
+    """`value` as it is read after an older peer wrote it: without the last field of all classes, or only of `part`."""
     if isinstance(value, tuple):
         return tuple(defaulted(entry, part) for entry in value)
     if not isinstance(value, m.Value):
@@ -155,13 +155,13 @@ def defaulted(value: Any, part: Cls = m.Value) -> Any:
 
 
 def encode(cls: Cls, array: list[Any]) -> bytes:
-    """By msgpack alone: a frame in a body of its own, all else by itself."""
+    """Bytes made by the package msgpack: a frame as the only one in a body, every other class as it is."""
     packed: bytes = msgpack.packb([array] if is_frame(cls) else array)
     return packed
 
 
 def decode(cls: Cls, data: bytes) -> Any:
-    """By the decoder that takes a `cls` on the wire."""
+    """Decode with the function of `wire` that reads a `cls`."""
     if is_frame(cls):
         (frame,) = wire.decode_frames(data)
         return frame
@@ -175,5 +175,5 @@ def is_frame(cls: Cls) -> bool:
 
 
 def on_the_wire() -> list[Cls]:
-    """The classes that are not only parts of others."""
+    """The classes that are sent, alone or as a frame or body."""
     return [*MESSAGES.values(), *FRAMES.values(), m.Setup]

@@ -9,7 +9,7 @@ from asr_proto import audio
 
 @given(st.lists(st.binary(max_size=9), max_size=20))
 def test_odd_bytes_are_carried(pieces: list[bytes]) -> None:
-    """CAI-30: whatever the cuts, whole samples come out in order and at most one byte waits."""
+    """CAI-30: for any frame lengths, whole samples come out in order and at most one byte is kept."""
     odd = audio.OddByte()
     out = [odd.feed(piece) for piece in pieces]
     assert all(len(piece) % 2 == 0 for piece in out)

@@ -1,4 +1,4 @@
-"""Peers of older and newer releases understand each other: proto/README.md, "Growth"."""
+"""Peers of older and newer releases can read each other's messages: proto/README.md, "Growth"."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ UNKNOWN = (
     *(None, True, -1, 2**64 - 1, float("nan"), "text", b"bytes", [1, [2, "x"]]),
     *({"a": {"b": 1}}, msgpack.ExtType(1, b"x")),
 )
-"""What a newer release may put into a field that we do not know."""
+"""Values that a newer release may put into an unknown field."""
 
 
 def parts(cls: Cls) -> set[Cls]:
-    """A class and all classes in it, however deep."""
+    """A class and all classes nested in it."""
     found = {cls}
     for annotation in annotations(cls).values():
         inner, _ = bare(annotation)
@@ -64,7 +64,7 @@ EACH_PART = [
 
 
 def only(part: Cls, change: Change) -> Change:
-    """A change of one class: the others are as they are today."""
+    """Apply `change` to one class only."""
     return lambda cls, fields: change(cls, fields) if cls is part else fields
 
 
@@ -73,7 +73,7 @@ def test_every_class_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("cls", "part"), EACH_PART)
-def test_what_a_newer_peer_adds_is_ignored(cls: Cls, part: Cls) -> None:
+def test_fields_of_newer_peers_are_ignored(cls: Cls, part: Cls) -> None:
     for number in range(EXAMPLES):
         one = example(cls, number)
         for unknown in UNKNOWN:
@@ -82,7 +82,7 @@ def test_what_a_newer_peer_adds_is_ignored(cls: Cls, part: Cls) -> None:
 
 
 @pytest.mark.parametrize(("cls", "part"), EACH_PART)
-def test_what_an_older_peer_has_not_got_has_its_default(cls: Cls, part: Cls) -> None:
+def test_fields_that_older_peers_lack_have_their_defaults(cls: Cls, part: Cls) -> None:
     for number in range(EXAMPLES):
         one = example(cls, number)
         shorter = changed(cls, plain(one), only(part, cut))
@@ -100,7 +100,7 @@ def test_all_of_a_message_may_be_longer_or_shorter_at_once(cls: Cls) -> None:
 
 @pytest.mark.parametrize("cls", EACH)
 def test_a_message_may_end_before_any_field_that_has_a_default(cls: Cls) -> None:
-    """An older peer may be several fields behind, and none before the first default may be missing."""
+    """An older peer may lack several fields. A missing field without a default is an error."""
     one, head = example(cls, 1), 0 if tag(cls) is None else 1
     fields = structs.fields(cls)
     for known in range(len(fields)):
@@ -116,7 +116,7 @@ def test_a_message_may_end_before_any_field_that_has_a_default(cls: Cls) -> None
 
 
 def test_defaults_come_last() -> None:
-    """A field without one, behind one that has it, could not be added at the end by any release."""
+    """A field without a default after a field with one cannot have been added by the rules."""
     for cls in classes():
         has_default = [field.default is not NODEFAULT for field in structs.fields(cls)]
         assert has_default == sorted(has_default), cls
@@ -140,7 +140,7 @@ def test_an_unknown_message_is_an_error_that_names_its_tag() -> None:
         wire.decode(msgpack.packb([99, 1]))
 
 
-# ---- What former releases sent ----
+# ---- Bytes of former releases ----
 
 
 def kept() -> list[Any]:
@@ -152,7 +152,7 @@ def kept() -> list[Any]:
 
 @pytest.mark.parametrize("one", kept())
 def test_the_bytes_of_former_releases(one: dict[str, Any]) -> None:
-    """They mean what they meant, and today's bytes for the same message begin with the same values."""
+    """They decode to the same fields. Today's bytes for the same message begin with the same values."""
     cls: Cls = getattr(m, one["class"])
     data = bytes.fromhex(one["bytes"])
     message = decode(cls, data)
@@ -168,7 +168,7 @@ def test_the_bytes_of_the_first_release_are_of_every_class_but_hello() -> None:
 
 
 def assert_means(value: Any, expected: Any) -> None:
-    """Each field that was there then has its value; those that have come since have their defaults."""
+    """Each field of that release has its value. Each field added since has its default."""
     if isinstance(value, m.Value):
         since = {field.name: field.default for field in structs.fields(value) if field.name not in expected}
         assert all(getattr(value, name) == default for name, default in since.items())

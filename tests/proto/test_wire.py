@@ -1,4 +1,4 @@
-"""Every message class survives the wire, and whatever the bytes are, only DecodeError comes out."""
+"""Every message class survives encoding and decoding. For any bytes, decoding raises nothing but DecodeError."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_specification_has_every_tag_and_field() -> None:
 
 @pytest.mark.parametrize("cls", sorted(shapes.classes(), key=str), ids=lambda cls: cls.__name__)
 def test_every_field_has_its_limits(cls: shapes.Cls) -> None:
-    """A str, bytes or array without one could fill the memory; a number without them would be no valid one."""
+    """A str, bytes or array without a limit could fill the memory. A number without limits could be NaN or negative."""
 
     def check(annotation: typing.Any) -> None:
         inner, meta = shapes.bare(annotation)
@@ -84,7 +84,7 @@ def test_every_field_has_its_limits(cls: shapes.Cls) -> None:
 
 @pytest.mark.parametrize("cls", shapes.on_the_wire(), ids=lambda cls: cls.__name__)
 def test_round_trip_in_plain_msgpack(cls: shapes.Cls) -> None:
-    """Our bytes are those of the package msgpack for the plain array, and both ways give the message back."""
+    """The bytes are those that the package msgpack makes of the plain array, and they decode to the same message."""
 
     @given(instances(cls))
     def check(message: typing.Any) -> None:
@@ -132,12 +132,12 @@ ODD_FIELDS = (
     *(b"\xd6\xff\xff\xff\xff\xff", b"\xd5\xff\x00\x00", b"\xc7\x0c\xff" + b"\xff" * 12, b"\xa1\xff"),
     *(b"\x91" * 200 + b"\x01", b"\x91" * 900 + b"\x01", b"\x81\xc0" * 900 + b"\x01", b"\xcb\x7f\xf8" + b"\0" * 6),
 )
-"""A map with an array, a map or NaN's as its key; timestamps that are none; bad UTF-8; nests; NaN."""
+"""A map with an array, a map or NaN as its key; invalid timestamps; invalid UTF-8; deep nesting; NaN."""
 
 
 @pytest.mark.parametrize("odd", ODD_FIELDS)
 def test_odd_values_in_fields_that_are_not_read(odd: bytes) -> None:
-    """They are no error of ours, or a DecodeError; they are never exactly our message."""
+    """They are ignored or raise DecodeError, and `is_exact` is false."""
     close = b"\x93\x03\x07" + odd
     with contextlib.suppress(DecodeError):
         assert wire.decode(close) == m.Close(7)
@@ -211,7 +211,7 @@ def test_sizes_are_limited() -> None:
 
 
 def test_the_bytes_of_an_audio_frame() -> None:
-    """proto/README.md's example."""
+    """The example in proto/README.md."""
     body = wire.encode_frames([m.Audio(lease=(5 << 32) + 1, first_sample=320, pcm=b"\x01\x00\xff\xff")])
     lease = b"\xcf" + struct.pack(">Q", (5 << 32) + 1)
     assert body == b"\x91\x94\x01" + lease + b"\xcd\x01\x40" + b"\xc4\x04\x01\x00\xff\xff"

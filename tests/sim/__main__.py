@@ -1,4 +1,4 @@
-"""`make sim SEEDS=1000`: many seeds; a failing one prints the command that replays it."""
+"""`make sim SEEDS=1000`: runs many seeds; for a failing one it prints the command that replays it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from tests.sim.simulator import STORMY, STORMY_PAIR, run_seed
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, help="how many")
+    parser.add_argument("--seeds", type=int, default=200, help="how many seeds to run")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--brokers", type=int, choices=(1, 2), default=1, help="2 with a standby")
+    parser.add_argument(
+        "--brokers", type=int, choices=(1, 2), default=1, help="number of brokers: 2 for a leader and a standby"
+    )
     options = parser.parse_args()
     started, virtual_s, failed = time.monotonic(), 0.0, 0
     for seed in range(options.first, options.first + options.seeds):

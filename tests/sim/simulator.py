@@ -1,10 +1,10 @@
-"""The pure cores of broker, frontends and workers in virtual time, with real wire bytes and the fake engine between.
+"""Simulates the pure cores of broker, frontends and workers in virtual time, with real wire bytes and the fake engine.
 
-Faults are an options struct. What a connection loses, it loses as ZeroMQ does: order is kept per connection, and
-messages under way are lost only when the connection ends, which both ends notice. A seed replays a run exactly.
+`Faults` configures the faults. Connections lose messages as ZeroMQ's do: order is kept per connection, and messages in
+transit are lost only when the connection ends, which both ends notice. A seed replays a run exactly.
 
-Safety: a client's finals are always the beginning of the text of its audio, whatever dies. Liveness: once the faults
-stop, every client gets its one terminal event, every lease ends and every slot is free.
+Safety: a client's finals are always a prefix of the text of its audio, also after any fault. Liveness: after the last
+fault every client receives exactly one terminal event, every lease ends and every slot is free.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from asr_workers.jobs import (
 from asr_workers.sessions import Sessions as WorkerSessions
 
 SILENT_S = 3.0
-"""After this long a cut link is a broken one, at both of its ends."""
+"""Time in seconds after which both ends of a cut link consider it broken."""
 RECONNECT_S = 0.05
 LIMITS = Limits(idle_s=25.0, credit_s=2.0, journal_s=4.0, open_s=10.0, move_s=30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What may go wrong. Rates are events per virtual second over the whole system."""
+    """The rates of faults, in events per virtual second over the whole system, and their parameters."""
 
     delay_ms: float = 1.0
     worker_crash: float = 0.0
@@ -65,23 +65,23 @@ class Faults:
     broker_crash: float = 0.0
     frontend_crash: float = 0.0
     connection_loss: float = 0.0
-    """A peer's connection to a broker ends and comes back; what was under way is lost."""
+    """A peer's connection to a broker ends and comes back; messages in transit are lost."""
     broker_freeze: float = 0.0
-    """A broker process stops for up to `broker_freeze_s`, and then it speaks again."""
+    """A broker process is frozen for up to `broker_freeze_s`, and then continues."""
     broker_freeze_s: float = 4.0
     partition: float = 0.0
-    """The network between one broker and one peer is cut, for up to `partition_s`."""
+    """The network between one broker and one peer is cut for up to `partition_s`."""
     partition_s: float = 8.0
     frontend_freeze: float = 0.0
-    """A frontend process stops for `freeze_s`, longer than its leases live, and goes on."""
+    """A frontend process is frozen for `freeze_s`, which is longer than its leases live, and then continues."""
     freeze_s: float = 12.0
     worker_freeze: float = 0.0
-    """A worker process stops for a while: long enough to be given up, and then it speaks again."""
+    """A worker process is frozen, possibly long enough for the broker to give it up, and then continues."""
     client_vanishes: float = 0.0
     client_breaks: float = 0.0
-    """A client's connection breaks; it resumes over another one."""
+    """A client's connection breaks; the client resumes over another one."""
     slow_step_ms: float = 0.0
-    """Steps take up to this long."""
+    """Longest duration of an engine step, in milliseconds."""
     restart_s: float = 0.5
 
 
@@ -100,12 +100,12 @@ STORMY = Faults(
     slow_step_ms=120.0,
 )
 STORMY_PAIR = replace(STORMY, broker_crash=0.1, broker_freeze=0.05, partition=0.15)
-"""For two brokers."""
+"""The faults for runs with two brokers."""
 
 
 @dataclass(slots=True)
 class Client:
-    """One speaker and what it has heard."""
+    """One client and the events that it has received."""
 
     name: str
     samples: np.ndarray[tuple[int], np.dtype[np.int16]]
@@ -119,9 +119,9 @@ class Client:
     vanished: bool = False
     connections: int = 0
     began: int = 0
-    """The sample at which the session began: not the first where one could not be resumed."""
+    """The sample at which the current session began: later than 0 if a lost session was begun anew."""
     finals_before: int = 0
-    """Of the sessions before it."""
+    """Number of finals from the earlier sessions."""
     committed: int = 0
     is_resuming: bool = False
     is_paused: bool = False
@@ -145,9 +145,11 @@ class Client:
             self.terminal = event
 
     def check(self) -> None:
-        """Safety: nothing lost, doubled, reordered or changed."""
-        heard = " ".join(self.finals)
-        assert (transcript(self.samples) + " ").startswith(heard + " ") or not heard, f"{self.name} heard {heard!r}"
+        """Assert safety: no text is lost, doubled, reordered or changed."""
+        received = " ".join(self.finals)
+        assert (transcript(self.samples) + " ").startswith(received + " ") or not received, (
+            f"{self.name} received {received!r}"
+        )
 
     @property
     def over(self) -> bool:
@@ -155,14 +157,14 @@ class Client:
 
 
 class World:
-    """Everything, in virtual time. `run` drives it; every core's invariants are checked after every event."""
+    """The whole system in virtual time. `run` drives it, and checks every core's invariants after every event."""
 
     def __init__(
         self, seed: int, faults: Faults, workers: int = 2, slots: int = 3, frontends: int = 2, brokers: int = 1
     ) -> None:
         self.random = random.Random(seed)
         self.faults = faults
-        # Every third world's engine commits so rarely that it must be asked to.
+        # In every third world the engine commits so rarely that workers must request commits.
         self.utterance_words = 40 if seed % 3 == 0 else 4
         self.now = 0.0
         self.clients: list[Client] = []
@@ -202,9 +204,9 @@ class World:
             self._check_votes()
 
     def _check_votes(self) -> None:
-        """A worker has sessions of the broker alone that it voted for, and its vote counts for one.
+        """Assert that a worker has only sessions of the broker that it voted for, and that one broker has its vote.
 
-        A broken connection frees a vote at once, which the broker at its other end may learn a little later.
+        A broken connection frees the vote immediately; the broker at the other end may notice a little later.
         """
         for worker in self.workers:
             counted = [
@@ -254,13 +256,13 @@ class World:
             broker.standstill.until = self.now + seconds
 
     def cut(self, number: int, process: SimFrontend | SimWorker, seconds: float) -> None:
-        """No message passes; after SILENT_S both ends take the connection for broken."""
+        """Let no message pass for `seconds`; after SILENT_S both ends consider the connection broken."""
         process.cut_until[number] = max(process.cut_until[number], self.now + seconds)
         if seconds > SILENT_S:
             self.after(SILENT_S, partial(self.disconnect, number, process, seconds - SILENT_S))
 
     def disconnect(self, number: int, process: SimFrontend | SimWorker, seconds: float = RECONNECT_S) -> None:
-        """The connection ends, which both ends notice, and comes back."""
+        """End the connection, which both ends notice; it comes back after `seconds`."""
         broker = self.brokers[number]
         if process.alive:
             process.connection_lost(number)
@@ -321,7 +323,7 @@ class World:
     # ---- Clients ----
 
     def broken(self, client: Client, *, is_noticed: bool) -> None:
-        """The connection of a client is gone, which its frontend may learn late, or never."""
+        """Break a client's connection; the frontend may notice it late, or never."""
         assert client.frontend is not None
         client.frontend.disconnected(client, is_noticed=is_noticed)
         client.frontend = None
@@ -338,10 +340,10 @@ class World:
             return
         client.frontend = self.random.choice(alive)
         client.frontend.resume(client)
-        self._talk(client, client.connections)
+        self._send_next(client, client.connections)
 
     def _begin_anew(self, client: Client) -> None:
-        """What was not confirmed is said again, in a session that knows nothing of the one before."""
+        """Send the unconfirmed audio again, in a new session that is independent of the previous one."""
         client.must_begin_anew = client.is_resuming = False
         client.began = client.sent = client.committed
         client.finals_before = len(client.finals)
@@ -351,8 +353,8 @@ class World:
         client.frontend = None
         self._connect(client)
 
-    def speak(self, name: str, seconds: float, frame_ms: int, speed: float, at: float) -> Client:
-        """A client that speaks `seconds` of audio in frames of `frame_ms`, `speed` times as fast as real time."""
+    def add_client(self, name: str, seconds: float, frame_ms: int, speed: float, at: float) -> Client:
+        """Add a client that sends `seconds` of audio in frames of `frame_ms`, at `speed` times real time."""
         noise = np.random.default_rng(self.random.getrandbits(32))
         samples = noise.integers(-9999, 9999, int(seconds * 16000)).astype(np.int16)
         client = Client(name, samples, frame_ms * 16, speed)
@@ -365,11 +367,11 @@ class World:
         if alive:
             client.frontend = self.random.choice(alive)
             client.frontend.connect(client)
-            self._talk(client, client.connections)
+            self._send_next(client, client.connections)
         else:
             client.terminal = e.Error("going-away", "no frontend listens")
 
-    def _talk(self, client: Client, connection: int) -> None:
+    def _send_next(self, client: Client, connection: int) -> None:
         if client.over or client.frontend is None or connection != client.connections:
             return
         if client.must_begin_anew:
@@ -382,11 +384,11 @@ class World:
             frame = client.samples[client.sent : client.sent + client.frame_samples]
             client.sent += len(frame)
             client.frontend.from_client(client, e.Audio(frame.tobytes()))
-        self.after(client.frame_samples / 16000 / client.speed, lambda: self._talk(client, connection))
+        self.after(client.frame_samples / 16000 / client.speed, lambda: self._send_next(client, connection))
 
 
 class Standstill:
-    """What happens to a process while it is stopped happens when it goes on, in the same order."""
+    """Delays the actions of a frozen process until it continues; their order is kept."""
 
     def __init__(self, world: World) -> None:
         self.until = 0.0
@@ -394,7 +396,7 @@ class Standstill:
         self._waiting: list[Callable[[], None]] = []
 
     def perform(self, action: Callable[[], None]) -> None:
-        """Now, or later."""
+        """Run the action now, or after the freeze."""
         if self._waiting or self._world.now < self.until:
             self._waiting.append(action)
             if len(self._waiting) == 1:
@@ -415,7 +417,7 @@ class Standstill:
 
 
 class SimBroker:
-    """The routing core behind connections that keep order and lose what is under way when they end."""
+    """The broker's core and its connections, which keep order and lose the messages in transit when they end."""
 
     def __init__(self, world: World, boot: int, number: int) -> None:
         self.world, self.number = world, number
@@ -435,7 +437,7 @@ class SimBroker:
         return self._connections.get(identity, 0)
 
     def lost(self, identity: bytes) -> None:
-        """The connection of a peer ended; what it sent before and what is under way to it is gone."""
+        """End a peer's connection; messages in transit, in both directions, are lost."""
         self._connections[identity] = self.connection(identity) + 1
         self.world.after(0.003, lambda: self.standstill.perform(partial(self._gone, identity)))
 
@@ -444,7 +446,7 @@ class SimBroker:
             self._perform(self.core.handle(Gone(identity), self.world.now))
 
     def receive(self, identity: bytes, side: type[FromFrontend] | type[FromWorker], parts: list[bytes]) -> None:
-        """A message leaves a peer: it arrives if both ends and the connection live till then."""
+        """Deliver a peer's message later, if both ends and the connection still exist then."""
         connection = self.connection(identity)
 
         def arrive() -> None:
@@ -486,7 +488,7 @@ class SimBroker:
 
 
 class SimProcess:
-    """What frontends and workers share: an identity, a link to each broker that runs, crash and restart."""
+    """The common part of frontends and workers: an identity, a link to each running broker, crash and restart."""
 
     side: type[FromFrontend] | type[FromWorker]
 
@@ -495,9 +497,9 @@ class SimProcess:
         self.alive = False
         self.incarnation = 0
         self.cut_until = [0.0] * len(world.brokers)
-        """Until when the network to each broker is cut."""
+        """When the cut of the network to each broker ends."""
         self.lost_at = [-LEASE_S] * len(world.brokers)
-        """When each connection ended last."""
+        """When each connection last ended."""
         self._linked = [True] * len(world.brokers)
         self._unsent: list[list[list[bytes]]] = [[] for _ in world.brokers]
         self.start()
@@ -523,7 +525,7 @@ class SimProcess:
         raise NotImplementedError
 
     def crash(self) -> None:
-        """The process dies; the broker's socket notices."""
+        """Kill the process; the brokers' sockets notice it."""
         if self.alive:
             self.alive = False
             for broker in self.world.brokers:
@@ -532,7 +534,7 @@ class SimProcess:
             self.world.after(self.world.faults.restart_s, self.start)
 
     def connection_lost(self, number: int) -> None:
-        """Queued messages stay queued, as in a DEALER."""
+        """The connection has ended; queued messages stay queued, as in a DEALER socket."""
         if self.alive:
             self._linked[number], self.lost_at[number] = False, self.world.now
             self._later(partial(self.look, number, is_up=False))
@@ -544,11 +546,11 @@ class SimProcess:
             self._later(partial(self.look, number, is_up=True))
 
     def look(self, number: int, *, is_up: bool) -> None:
-        """The socket's monitor has something to say."""
+        """Handle an event of the socket's monitor."""
         raise NotImplementedError
 
     def _later(self, action: Callable[[], None]) -> None:
-        """Now, or when the process goes on, if it stands still."""
+        """Run the action now, or after the freeze of a frozen process."""
         incarnation = self.incarnation
 
         def act() -> None:
@@ -607,7 +609,9 @@ class SimFrontend(SimProcess):
         self._start(client, e.Start(resumable=True))
 
     def resume(self, client: Client) -> None:
-        self._perform(self.core.client(client.session, e.Detach(), self.world.now))  # should it be here still
+        self._perform(
+            self.core.client(client.session, e.Detach(), self.world.now)
+        )  # if the session is still on this frontend
         resume = e.Resume(client.session, len(client.finals) - client.finals_before)
         self._start(client, e.Start(resumable=True, resume=resume))
 
@@ -635,9 +639,9 @@ class SimFrontend(SimProcess):
         return self.world.now >= self.standstill.until and not client.is_paused
 
     def from_broker(self, number: int, parts: list[bytes]) -> None:
-        self._later(partial(self._hear, number, parts))
+        self._later(partial(self._receive, number, parts))
 
-    def _hear(self, number: int, parts: list[bytes]) -> None:
+    def _receive(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
         frames = wire.decode_frames(parts[1]) if isinstance(message, m.Bundle) else []
         self._perform(self.brokers.handle(number, message, frames, self.world.now))  # type: ignore[arg-type]
@@ -713,9 +717,9 @@ class SimWorker(SimProcess):
             self._end_turn()
 
     def from_broker(self, number: int, parts: list[bytes]) -> None:
-        self._later(partial(self._hear, number, parts))
+        self._later(partial(self._receive, number, parts))
 
-    def _hear(self, number: int, parts: list[bytes]) -> None:
+    def _receive(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else b""
         setup = wire.decode_setup(body) if isinstance(message, m.Grant | m.Transfer) else None
@@ -724,13 +728,13 @@ class SimWorker(SimProcess):
         self._end_turn()
 
     def _end_turn(self) -> None:
-        """Do all that is in the core's outbox, as the worker's shell does."""
+        """Perform all commands in the core's outbox, as the worker's shell does."""
         self.core.step()
         for command in self.brokers.outgoing(self.world.now):
             if not self.alive:
                 return
             match command:
-                case worker_outbox.Post(link, message, frames):
+                case worker_outbox.WorkerPost(link, message, frames):
                     self.send(link, message, None if frames is None else wire.encode_frames(frames))
                 case worker_outbox.Quit():
                     self.crash()
@@ -739,7 +743,7 @@ class SimWorker(SimProcess):
         self._work()
 
     def _work(self) -> None:
-        """The engine's thread: jobs in order. A step takes time, and the jobs behind it wait."""
+        """The engine's thread: jobs in order. A step takes time, and the jobs after it wait."""
         while self.alive and self._jobs and not self._is_stepping:
             job = self._jobs.pop(0)
             if isinstance(job, RunStep):
@@ -772,7 +776,7 @@ class SimWorker(SimProcess):
                 self._open.discard(slot)
                 return SlotClosed(lease, slot)
             case TakeSnapshot(slot):
-                return SnapshotTaken(slot, self.engine.checkpoint(slot) if slot in self._open else None)
+                return SnapshotTaken(slot, self.engine.snapshot(slot) if slot in self._open else None)
 
     def _answer(self, answer: Answer) -> None:
         self.core.answered(answer)
@@ -782,10 +786,10 @@ class SimWorker(SimProcess):
 def run_seed(
     seed: int, faults: Faults, clients: int = 8, storm_s: float = 20.0, workers: int = 2, brokers: int = 1
 ) -> World:
-    """One whole run: a storm, then calm until everything is over. Asserts safety and liveness."""
+    """One whole run: a time with faults, then a calm time until all sessions end. Asserts safety and liveness."""
     world = World(seed, faults, workers=workers, brokers=brokers)
     for index in range(clients):
-        world.speak(
+        world.add_client(
             f"c{index}",
             seconds=world.random.uniform(0.0, 8.0),
             frame_ms=world.random.choice([10, 20, 60, 100, 1000]),
@@ -796,7 +800,7 @@ def run_seed(
     world.run(storm_s)
     world.run(storm_s + 120.0, done=lambda: all(client.over for client in world.clients))
     for client in world.clients:
-        assert client.over, f"{client.name} waits for ever"
+        assert client.over, f"{client.name} has no terminal event"
         client.check()
         if isinstance(client.terminal, e.Bye) and not client.vanished:
             assert " ".join(client.finals) == transcript(client.samples), client.name

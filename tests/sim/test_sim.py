@@ -8,7 +8,7 @@ from tests.sim.simulator import QUIET, STORMY, STORMY_PAIR, Faults, World, run_s
 
 @pytest.mark.parametrize("seed", range(8))
 def test_quiet_runs_lose_no_session(seed: int) -> None:
-    """Doing nothing wrong is not enough: without faults every client gets its text to the end."""
+    """Liveness: without faults every client receives its whole text."""
     world = run_seed(seed, QUIET, clients=4)
     assert all(isinstance(client.terminal, e.Bye) for client in world.clients)
 
@@ -20,7 +20,7 @@ def test_storms_are_safe_and_end(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_worker_deaths_alone_end_no_session(seed: int) -> None:
-    """A session that has begun does not notice more than a pause; only a new one is refused while none is there."""
+    """A session that has begun only pauses; a new one may be refused while there is no worker."""
     world = run_seed(seed, Faults(worker_crash=0.3, delay_ms=2.0), clients=3)
     for client in world.clients:
         refused = isinstance(client.terminal, e.Error) and client.terminal.slug == "no-worker"
@@ -43,9 +43,9 @@ def test_storms_with_a_standby_are_safe_and_end(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_standby_takes_over_within_a_second(seed: int) -> None:
-    """Of the death of the leader, and of its standing still; no session ends with it."""
+    """After the leader's death, and after its freeze; no session ends."""
     world = World(seed, QUIET, brokers=2)
-    clients = [world.speak(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(3)]
+    clients = [world.add_client(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(3)]
     world.run(6.0)
     (before,) = world.leaders()
     if seed % 2:
@@ -61,14 +61,14 @@ def test_a_standby_takes_over_within_a_second(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_minority_refuses(seed: int) -> None:
-    """A leader that the network leaves with one of three workers leads no more; the other broker does."""
+    """A leader that keeps only one of three workers after a partition stops leading; the other broker leads."""
     world = World(seed, QUIET, workers=3, brokers=2)
-    clients = [world.speak(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(4)]
+    clients = [world.add_client(f"c{number}", 8.0, 20, 1.0, at=3.0) for number in range(4)]
     world.run(5.0)
     (before,) = world.leaders()
     for worker in world.workers[:2]:
         world.cut(before.number, worker, 30.0)
-    # Its one worker must be free of it before the other has all three.
+    # Its last worker must leave it before the other broker has all three.
     world.run(10.0)
     while world.now < 34.0:
         (leader,) = world.leaders()

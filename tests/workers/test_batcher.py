@@ -1,4 +1,4 @@
-"""Who is in the next step: earliest deadline first, live speakers before uploads."""
+"""Which slots are in the next step: earliest deadline first, live speakers before uploads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_chunks_in_real_time_are_due_when_they_come() -> None:
         assert it.pick() == [0]
 
 
-def test_a_chunk_that_comes_early_is_due_when_it_would_have_been_said() -> None:
+def test_an_early_chunk_is_due_when_a_live_speaker_would_finish_it() -> None:
     it = batcher()
     for turn in range(10):
         it.submit(0, 5.0)
@@ -83,8 +83,8 @@ def test_after_a_pause_the_clock_of_a_slot_starts_anew() -> None:
     assert close(it.due(0), 65.0 + PACE * CHUNK_S)
 
 
-def test_the_lead_of_a_burst_is_won_back() -> None:
-    """After a stalled network's three seconds at once, or a replay, a live speaker is live again before long."""
+def test_the_delay_of_a_burst_is_made_up() -> None:
+    """After a burst of three seconds (a stall, a replay), chunks of a live speaker are soon due on arrival again."""
     it = batcher()
     for _ in range(50):
         it.submit(0, 5.0)
@@ -136,7 +136,7 @@ def test_blocked_slots_take_no_place_of_the_batch() -> None:
     assert it.pick(blocked={0, 1}) == [2, 3]
 
 
-def test_a_reused_slot_knows_nothing_of_its_last_user() -> None:
+def test_a_reused_slot_has_no_deadline_of_its_last_user() -> None:
     it = batcher()
     it.submit(0, 5.0)
     for _ in range(1000):
@@ -153,7 +153,7 @@ def test_a_reused_slot_knows_nothing_of_its_last_user() -> None:
 
 @given(uploads=st.integers(1, 6), live=st.integers(1, 6), turns=st.integers(2, 40))
 def test_no_upload_goes_before_a_live_speaker(uploads: int, live: int, turns: int) -> None:
-    """Uploads that are ahead of real time take no place while speakers want all of them."""
+    """Uploads that are ahead of real time get no place in a step that live speakers fill."""
     it = batcher(uploads + live, batch_max=live)
     speakers = set(range(uploads, uploads + live))
     now = 100.0
@@ -171,17 +171,17 @@ def test_no_upload_goes_before_a_live_speaker(uploads: int, live: int, turns: in
 
 
 def test_an_upload_is_not_starved_below_real_time() -> None:
-    """It has paid for its first second like a speaker: it waits no longer than one."""
+    """The deadlines of its first second are those of a live speaker, so it waits no longer than one."""
     it = batcher(2, batch_max=1)
     it.submit(0, 100.0)
-    heard = []
+    picked = []
     for turn in range(40):
         it.submit(1, 100.0 + turn * CHUNK_S / 2)
         (slot,) = it.pick()
-        heard.append(slot)
+        picked.append(slot)
         if slot == 0:
             it.resubmit(0)
-    assert heard.count(0) >= 18
+    assert picked.count(0) >= 18
 
 
 @given(batch_max=st.integers(1, 8), turns=st.integers(1, 30))
@@ -198,7 +198,7 @@ def test_uploads_share_what_is_left(batch_max: int, turns: int) -> None:
 
 
 def test_each_slot_has_its_own_pace() -> None:
-    """The chunk after the next is due a chunk of that session later, less what it wins back."""
+    """The second chunk is due one chunk length of that session after the first, times PACE."""
     it = Batcher(2)
     for slot, chunk_s in ((0, 0.08), (1, 1.12)):
         it.open(slot, chunk_s)

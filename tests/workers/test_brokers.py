@@ -1,4 +1,4 @@
-"""A worker with several brokers: whom it votes for, and whose sessions it takes."""
+"""A worker with several brokers: which one it votes for, and which one's sessions it accepts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from asr_broker.leadership import LEASE_S
 from asr_proto import messages as m
 from asr_workers.brokers import VOTE_S, WorkerBrokers
 from asr_workers.jobs import CloseSlot, OpenSlot
-from asr_workers.outbox import Command, Post, Quit
+from asr_workers.outbox import Command, Quit, WorkerPost
 from asr_workers.sessions import Sessions
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
@@ -23,7 +23,7 @@ class Worker:
         self.core = WorkerBrokers(Sessions("w", SPEC, 0.0), links)
 
     def deliver(self, link: int, message: m.FromBroker) -> list[Command]:
-        """A message of a broker arrives: what the worker must do."""
+        """A message of a broker arrives; return the commands of the worker."""
         self.core.handle(link, message, SETUP if isinstance(message, m.Grant) else None, (), self.now)
         self.core.check()
         return self.outgoing()
@@ -44,7 +44,7 @@ class Worker:
         return self.outgoing()
 
     def claim(self, link: int, term: int, number: int = 1) -> dict[int, m.Vote]:
-        """A broker claims; the votes that the worker sends."""
+        """A broker claims; return the votes that the worker sends."""
         return votes(self.deliver(link, m.Claim(term, BOOTS[link], number)))
 
     def welcome(self, link: int) -> list[Command]:
@@ -55,7 +55,9 @@ class Worker:
 
 
 def votes(commands: list[Command]) -> dict[int, m.Vote]:
-    return {one.link: one.message for one in commands if isinstance(one, Post) and isinstance(one.message, m.Vote)}
+    return {
+        one.link: one.message for one in commands if isinstance(one, WorkerPost) and isinstance(one.message, m.Vote)
+    }
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def serving(worker: Worker) -> Worker:
 # ---- Votes ----
 
 
-def test_a_vote_is_told_to_all(worker: Worker) -> None:
+def test_a_vote_is_sent_to_all_brokers(worker: Worker) -> None:
     assert worker.claim(A, 1) == {A: m.Vote(1, 11, 1), B: m.Vote(1, 11, 1)}
 
 
@@ -90,7 +92,7 @@ def test_one_vote_at_a_time(worker: Worker) -> None:
     assert worker.claim(B, 2)[B] == m.Vote(2, 12, 1)
 
 
-def test_a_renewed_vote_lives_on(worker: Worker) -> None:
+def test_a_renewed_vote_stays_valid(worker: Worker) -> None:
     worker.claim(A, 1)
     worker.now = 0.5
     assert worker.claim(A, 1, number=2)[B] == m.Vote(1, 11, 2)
@@ -98,8 +100,8 @@ def test_a_renewed_vote_lives_on(worker: Worker) -> None:
     assert worker.claim(B, 2)[B].boot == 11
 
 
-def test_a_vote_lives_as_long_as_a_broker_counts_on_it(worker: Worker) -> None:
-    """Until then it is repeated; from then on the worker votes for nobody."""
+def test_a_vote_is_valid_as_long_as_a_broker_counts_it(worker: Worker) -> None:
+    """Until then it is repeated. After that the worker votes for no broker."""
     assert VOTE_S == LEASE_S
     worker.claim(A, 1)
     worker.now = LEASE_S - 0.01
@@ -108,24 +110,24 @@ def test_a_vote_lives_as_long_as_a_broker_counts_on_it(worker: Worker) -> None:
     assert votes(worker.deliver(B, m.Standby(BOOTS[B]))) == {B: m.Vote(1, 0, 1)}
 
 
-def test_a_broker_that_has_not_answered_yet_receives_the_vote_that_it_asked_for() -> None:
+def test_a_broker_that_has_not_answered_yet_receives_the_vote_that_it_claimed() -> None:
     worker = Worker()
     assert worker.claim(A, 1) == {A: m.Vote(1, 11, 1)}
 
 
 def test_a_term_has_one_broker(worker: Worker) -> None:
-    """Nobody else gets the vote in the same term; the same broker may, should it only have been slow."""
+    """No other broker gets the vote in the same term. The same broker may get it again if it was only slow."""
     worker.claim(A, 1)
     worker.now = 5.0
     assert worker.claim(B, 1) == {B: m.Vote(1, 0, 1)}
     assert worker.claim(A, 1, number=9)[A] == m.Vote(1, 11, 9)
 
 
-# ---- Whom it serves ----
+# ---- Which broker it serves ----
 
 
 def test_only_the_broker_it_voted_for_is_served(worker: Worker) -> None:
-    """The fence: one that has lost its lead and does not know it grants nothing here."""
+    """The fence: a broker that has lost its lead without noticing cannot grant a slot here."""
     worker.claim(A, 1)
     worker.welcome(B)
     assert worker.grant(B) == [] and worker.core.leader is None
@@ -144,7 +146,7 @@ def test_a_vote_for_another_ends_the_sessions(serving: Worker) -> None:
     assert [type(command) for command in serving.grant(B)] == [OpenSlot]
 
 
-def test_a_vote_that_ends_costs_nothing(serving: Worker) -> None:
+def test_a_vote_that_expires_ends_no_session(serving: Worker) -> None:
     serving.now = 5.0
     serving.tick()
     assert len(serving.core.sessions) == 1
@@ -152,68 +154,68 @@ def test_a_vote_that_ends_costs_nothing(serving: Worker) -> None:
     assert len(serving.core.sessions) == 1
 
 
-def test_a_broken_connection_frees_the_vote_at_once(serving: Worker) -> None:
+def test_a_broken_connection_frees_the_vote_immediately(serving: Worker) -> None:
     commands = serving.broken(A)
     assert isinstance(commands[0], CloseSlot)
     assert votes(commands) == {B: m.Vote(1, 0, 1)}
     assert serving.claim(B, 2)[B].boot == 12
 
 
-def test_the_standby_may_break_and_come_back(serving: Worker) -> None:
+def test_the_connection_to_the_standby_may_break_and_come_back(serving: Worker) -> None:
     assert serving.broken(B) == []
-    assert serving.restored(B) == [Post(B, m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))]
+    assert serving.restored(B) == [WorkerPost(B, m.RegisterWorker(m.PROTOCOL_VERSION, "w", SPEC))]
     serving.deliver(B, m.Unregistered())
     assert len(serving.core.sessions) == 1
 
 
-def test_nothing_comes_from_beyond_a_broken_connection(serving: Worker) -> None:
-    """A claim that was under way when its broker died would take the vote for nothing."""
+def test_messages_from_before_a_disconnect_are_dropped(serving: Worker) -> None:
+    """Otherwise a claim that was in transit when its broker died would take the vote."""
     serving.broken(A)
     assert serving.deliver(A, m.Claim(2, 11, 2)) == []
     assert serving.claim(B, 2)[B].boot == 12
 
 
-def test_brokers_that_do_not_share_the_pool_are_a_mistake(worker: Worker) -> None:
+def test_brokers_that_do_not_share_the_pool_end_the_worker(worker: Worker) -> None:
     (quit,) = worker.deliver(A, m.Welcome(11, 1.0))
     assert isinstance(quit, Quit) and "--shared-lead" in quit.detail
 
 
-def test_a_leader_that_stands_by_is_served_no_longer(serving: Worker) -> None:
+def test_a_leader_that_sends_standby_is_no_longer_served(serving: Worker) -> None:
     commands = serving.deliver(A, m.Standby(11))
     assert isinstance(commands[0], CloseSlot)
     assert serving.grant(A, 2) == []
 
 
 def test_any_broker_may_reject_a_worker(serving: Worker) -> None:
-    """Also one that does not lead: a worker of another version is of no use in this pool."""
-    assert serving.deliver(B, m.Rejected("version", "version 9 is spoken here")) == [Quit("version 9 is spoken here")]
+    """A standby may, too: a worker of another version cannot work in this pool."""
+    assert serving.deliver(B, m.Rejected("version", "its protocol version is 9")) == [Quit("its protocol version is 9")]
 
 
 # ---- Registering ----
 
 
-def test_it_registers_with_all_and_beats_for_all(worker: Worker) -> None:
+def test_registrations_and_heartbeats_go_to_all_brokers(worker: Worker) -> None:
     fresh = Worker()
     registrations = fresh.tick()
-    assert [(post.link, type(post.message)) for post in registrations if isinstance(post, Post)] == [
+    assert [(post.link, type(post.message)) for post in registrations if isinstance(post, WorkerPost)] == [
         (A, m.RegisterWorker),
         (B, m.RegisterWorker),
     ]
     worker.claim(A, 1)
     worker.welcome(A)
     worker.now = 10.0
-    beats = [post for post in worker.tick() if isinstance(post, Post)]
+    beats = [post for post in worker.tick() if isinstance(post, WorkerPost)]
     assert [(post.link, type(post.message)) for post in beats] == [(A, m.WorkerHeartbeat), (B, m.Vote)]
 
 
-def test_a_broker_that_does_not_know_us_is_told_once(worker: Worker) -> None:
+def test_unregistered_is_answered_with_one_registration(worker: Worker) -> None:
     (again,) = worker.deliver(B, m.Unregistered())
-    assert isinstance(again, Post) and isinstance(again.message, m.RegisterWorker)
+    assert isinstance(again, WorkerPost) and isinstance(again.message, m.RegisterWorker)
     assert worker.deliver(B, m.Unregistered()) == []
 
 
 def test_one_broker_alone_needs_no_vote() -> None:
-    """As long as it claims none, its broken connection is its own to speak of."""
+    """While it claims no votes, a broken connection changes nothing: the broker answers Unregistered afterwards."""
     worker = Worker(links=1)
     worker.deliver(A, m.Welcome(5, 1.0))
     assert [type(command) for command in worker.grant(A)] == [OpenSlot]
@@ -225,8 +227,8 @@ def test_one_broker_alone_needs_no_vote() -> None:
     assert isinstance(closed, CloseSlot)
 
 
-def test_one_broker_that_claims_votes_is_served_for_them_alone() -> None:
-    """It shares a pool, though this worker has only its address."""
+def test_a_single_broker_that_claims_votes_is_served_only_with_the_vote() -> None:
+    """It shares a pool with a broker whose address this worker does not have."""
     worker = Worker(links=1)
     assert worker.claim(A, 1) == {A: m.Vote(1, 11, 1)}
     worker.deliver(A, m.Welcome(12, 1.0, 1))
@@ -239,13 +241,13 @@ def test_one_broker_that_claims_votes_is_served_for_them_alone() -> None:
 def test_nothing_is_sent_over_a_broken_connection(serving: Worker) -> None:
     serving.broken(B)
     serving.now = 10.0
-    beats = [post for post in serving.tick() if isinstance(post, Post)]
+    beats = [post for post in serving.tick() if isinstance(post, WorkerPost)]
     assert [(post.link, type(post.message)) for post in beats] == [(A, m.WorkerHeartbeat)]
 
 
 def test_messages_of_the_sessions_are_for_the_leader(serving: Worker) -> None:
     serving.core.sessions.drain(serving.now)
-    assert serving.outgoing() == [Post(A, m.Drain())]
+    assert serving.outgoing() == [WorkerPost(A, m.Drain())]
 
 
 def test_frames_go_to_the_leader_before_the_jobs_of_the_same_turn(serving: Worker) -> None:
@@ -254,7 +256,7 @@ def test_frames_go_to_the_leader_before_the_jobs_of_the_same_turn(serving: Worke
     broken_off = m.Audio(lease, 5, b"")
     serving.core.handle(A, m.Bundle(b"W", (lease,)), None, [broken_off], serving.now)
     post, closed = serving.deliver(A, m.Release(lease))
-    assert isinstance(post, Post) and post.message == m.Bundle(b"F", (lease,))
+    assert isinstance(post, WorkerPost) and post.message == m.Bundle(b"F", (lease,))
     assert [type(frame) for frame in post.frames or []] == [m.Failed]
     assert closed == CloseSlot(lease, 0)
 
@@ -264,5 +266,5 @@ def test_a_leader_that_is_gone_receives_nothing_that_was_queued_for_it(serving: 
     serving.core.handle(A, m.Bundle(b"W", (lease,)), None, [m.Audio(lease, 5, b"")], serving.now)
     serving.core.sessions.drain(serving.now)
     commands = serving.broken(A)
-    assert [type(command) for command in commands] == [CloseSlot, Post]
+    assert [type(command) for command in commands] == [CloseSlot, WorkerPost]
     assert votes(commands) == {B: m.Vote(1, 0, 1)}

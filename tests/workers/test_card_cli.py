@@ -1,4 +1,4 @@
-"""`asr-card`: what there is, how it is, whether it computes. CAI-14, CAI-48."""
+"""`asr-card`: which cards there are, their state, and whether they compute correctly. CAI-14, CAI-48."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_list() -> None:
     ]
 
 
-def test_a_card_that_cannot_be_asked_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_does_not_answer_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = CardLibrary.identity
 
     def identity(library: CardLibrary, index: int) -> CardIdentity:
@@ -82,7 +82,7 @@ def test_selftest_of_a_sick_card(model: Path) -> None:
 
 
 def test_a_card_that_others_have_may_be_free_later(model: Path) -> None:
-    """As a worker would say it: with 3, not with 2."""
+    """The exit code is that of a worker: 3, not 2."""
     card = CardLibrary().open(3)
     busy = asr_card("selftest", "3", "--model", model)
     card.close_card()
@@ -112,8 +112,8 @@ def plug(devices: Path, address: str, vendor: str, device: str) -> None:
     (devices / address / "device").write_text(f"{device}\n")
 
 
-def test_what_the_kernel_sees(tmp_path: Path) -> None:
-    """CAI-48: 12ba:0069, among others and among what cannot be read."""
+def test_the_cards_that_the_kernel_lists(tmp_path: Path) -> None:
+    """CAI-48: 12ba:0069, among other devices and unreadable entries."""
     plug(tmp_path, "0000:25:00.0", "0x12ba", "0x0069")
     plug(tmp_path, "0000:26:00.0", "0x12ba", "0x0070")
     plug(tmp_path, "0000:01:00.0", "0x12ba", "0x0069")
@@ -123,8 +123,10 @@ def test_what_the_kernel_sees(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("plugged", "advice"), [(False, "lspci -d 12ba:0069"), (True, "driver is loaded")])
-def test_what_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugged: bool, advice: str) -> None:
-    """CAI-48: it depends on whether the kernel sees one."""
+def test_advice_when_no_card_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugged: bool, advice: str
+) -> None:
+    """CAI-48: the advice depends on whether the kernel lists a card."""
     if plugged:
         plug(tmp_path, "0000:25:00.0", "0x12ba", "0x0069")
     monkeypatch.setattr(card_cli, "PCI_DEVICES", tmp_path)

@@ -1,4 +1,4 @@
-"""The options of asr-worker: those of its engine are there, those of others are refused or left alone."""
+"""The options of asr-worker: those of its engine are accepted, those of other engines are refused or ignored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from asr_process import settings
 from asr_proto.errors import SetupError
 from asr_workers import cli
-from asr_workers.engine_options import LEFT_ALONE, EngineProcess, others_options
+from asr_workers.engine_options import IGNORED, EngineProcess, others_options
 from asr_workers.engines import registry
 from asr_workers.engines.entry import Entry
 from asr_workers.engines.fake import FakeConfig, FakeEngine
@@ -31,9 +31,9 @@ Start = Callable[..., Result]
 @click.option("--name")
 @click.pass_context
 def worker(ctx: click.Context, /, engine: str, run_dir: Path, name: str | None, **options: Any) -> None:
-    """Shows what it was given."""
+    """Print the values that the command received."""
     shown = " ".join(f"{option}={value}" for option, value in options.items())
-    click.echo(f"{engine}: {shown} | {' '.join(ctx.meta[LEFT_ALONE])}")
+    click.echo(f"{engine}: {shown} | {' '.join(ctx.meta[IGNORED])}")
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Run the process in an empty folder; keyword arguments are its environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(settings, "CONFIG_DIRS", (Path(),))
-    monkeypatch.setattr("asr_process.logs.set_up", lambda *_, **__: None)  # it would outlive the test
+    monkeypatch.setattr(
+        "asr_process.logs.set_up", lambda *_, **__: None
+    )  # the logging set-up would stay after the test
 
     def run(*args: str, process: click.Command = worker, **env: str) -> Result:
         return CliRunner(env={"ASR_RUN_DIR": str(tmp_path / "run"), **env}).invoke(process, args)
@@ -49,7 +51,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     return run
 
 
-# ---- Its own ----
+# ---- Options of the engine ----
 
 
 def test_the_engine_s_options_with_its_defaults(start: Start) -> None:
@@ -58,7 +60,7 @@ def test_the_engine_s_options_with_its_defaults(start: Start) -> None:
 
 
 @pytest.mark.parametrize("place", ["command line", "after its options", "variable", "yaml", "toml", "named file"])
-def test_the_engine_may_be_named_wherever_a_setting_may(place: str, start: Start) -> None:
+def test_the_engine_may_be_named_in_every_place_of_a_setting(place: str, start: Start) -> None:
     args, env = ["--step-ms=2"], {}
     match place:
         case "command line":
@@ -86,7 +88,7 @@ def test_an_engine_option_comes_from_every_place(start: Start) -> None:
 
 
 def test_its_values_are_checked(start: Start) -> None:
-    """Against this engine's own choices: fp16 is one of parakeet's."""
+    """The choices are those of this engine: fp16 is one of parakeet's."""
     assert "precision=fp16" in start("--engine=parakeet", "--precision=fp16").stdout
     refused = start("--engine=fastconformer", "--precision=fp16")
     assert refused.exit_code == 2
@@ -101,7 +103,7 @@ def test_an_unknown_engine_is_one_sentence(start: Start) -> None:
     assert start(ASR_WORKER_ENGINE="whisper").stderr == sentence
 
 
-# ---- Those of others ----
+# ---- Options of other engines ----
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_a_second_name_of_others_does_not_take_the_setting_itself(start: Start) 
     assert "model=mine" in shown and shown.endswith(" | \n")
 
 
-def test_what_no_engine_has_is_unknown(start: Start) -> None:
+def test_an_option_that_no_engine_has_is_unknown(start: Start) -> None:
     assert "No such option" in start("--engine=fake", "--colour=red").stderr
     Path("config.yaml").write_text("worker: {engine: fake, atten_context: 5}")
     assert 'unknown setting in section "worker" of config.yaml: "atten_context"' in start().stderr
@@ -150,14 +152,14 @@ def test_the_default_engine_does_not_check_settings_of_the_engine_that_a_file_na
 
 
 def test_so_does_one_environment(start: Start) -> None:
-    """ASR_WORKER_ names and the older systems' names alike; what is left alone is not even checked."""
+    """Both ASR_WORKER_ names and the older systems' names. An ignored value is not checked."""
     env = {"ASR_WORKER_UPDATE_MS": "no number", "ASR_WORKER_TRUST_CHECKPOINT": "maybe", "ASR_DECODER": "ctc"}
     assert start("--engine=fake", **env).stdout.endswith(" | update_ms trust_checkpoint decoder\n")
     assert "decoder=ctc" in start("--engine=fastconformer", ASR_DECODER="ctc", ASR_WORKER_UPDATE_MS="x").stdout
 
 
-def test_the_log_names_what_is_left_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what reaches the engine is what the process was given."""
+def test_the_log_names_what_is_ignored(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine receives the values that the process received."""
     loaded: list[tuple[str, dict[str, Any]]] = []
 
     def load(name: str, **given: Any) -> None:
@@ -170,7 +172,7 @@ def test_the_log_names_what_is_left_alone(start: Start, monkeypatch: pytest.Monk
         start("--engine=fake", process=cli.main)
     assert result.stderr == "asr-worker: enough\n"
     assert loaded[0] == ("fake", {"device": "cpu", "slots": 2, "step_ms": 0.0, "chunk_ms": 0.0})
-    event = "settings of other engines are left alone"
+    event = "settings of other engines are ignored"
     assert logged == [{"event": event, "log_level": "info", "engine": "fake", "settings": ["update_ms"]}]
 
 
@@ -195,7 +197,7 @@ def test_help_shows_the_engine_s_options_and_no_others(name: str, start: Start) 
 
 
 def test_completion_proposes_no_options_of_others() -> None:
-    """click completes what is not hidden."""
+    """click completes options that are not hidden."""
     others = {one.name: one.hidden for one in others_options(registry.find("fake").options())}
     assert others.keys() >= {"left_s", "decoder", "card_library", "update_ms", "model"}
     assert all(others.values())
@@ -221,7 +223,7 @@ class ToyConfig(EngineConfig):
 
 
 def test_a_new_engine_is_one_module_and_one_line(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its option is parsed, shown, read from every place, and refused for other engines, with nothing else changed."""
+    """Its option is parsed, shown, read from every place and refused for other engines. Nothing else is changed."""
     made: list[ToyConfig] = []
 
     def make(config: ToyConfig) -> FakeEngine:

@@ -1,4 +1,4 @@
-"""The engine's thread: real, with small engines that note what is asked of them."""
+"""The engine's thread: a real thread, with small engines that record their calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAIT_S = 30.0
 
 
 class Noting:
-    """An engine that notes every call; every chunk is answered, some slots cannot be opened or end in an error."""
+    """An engine that records every call. It answers every chunk; some slots cannot be opened or raise an error."""
 
     spec = Spec("noting", "noting", ("en",), 8, 960, 1.0, "none")
 
@@ -58,7 +58,7 @@ class Noting:
     def elective_s(self) -> float:
         return 0.0
 
-    def checkpoint(self, slot: int) -> None:
+    def snapshot(self, slot: int) -> None:
         return None
 
     def blocked(self, slot: int) -> bool:
@@ -73,7 +73,7 @@ class Noting:
 
 
 class Running:
-    """A thread around a noting engine."""
+    """An engine thread with a recording engine."""
 
     def __init__(self) -> None:
         self.engine = Noting()
@@ -81,7 +81,7 @@ class Running:
         self.thread = EngineThread(self.engine, self._woken.release)
 
     def results(self, count: int) -> list[Result]:
-        """The next results: one wake each."""
+        """The next results; each must have called `wake` once."""
         for _ in range(count):
             assert self._woken.acquire(timeout=WAIT_S)
         return [self.thread.results.popleft() for _ in range(count)]
@@ -136,7 +136,7 @@ def test_results_come_in_the_order_of_the_jobs(running: Running) -> None:
     ]
 
 
-def test_the_engine_knows_one_thread(running: Running) -> None:
+def test_the_engine_is_called_in_one_thread(running: Running) -> None:
     running.open(0)
     running.thread.submit(RunStep([chunk(0)]))
     running.thread.submit(CloseSlot(100, 0))
@@ -172,7 +172,7 @@ def test_a_slot_that_cannot_be_opened(running: Running) -> None:
 
 
 def test_a_step_drops_the_chunks_of_closed_slots(running: Running) -> None:
-    """The worker took them before it knew; it still hears which they were."""
+    """The worker took them before the slot was closed. StepDone still names them."""
     running.open(0, 2)
     running.thread.submit(CloseSlot(100, 0))
     running.thread.submit(RunStep([chunk(0), chunk(2)]))
@@ -192,7 +192,7 @@ def test_a_slot_is_closed_once(running: Running) -> None:
 
 
 def test_a_chunk_is_done_when_the_engine_no_longer_holds_it(running: Running) -> None:
-    """With whichever step that is; one of a slot that was closed never is."""
+    """This may be a later step. A chunk of a closed slot is never done."""
     running.open(0, 1, 2)
     first, second, third = chunk(0), chunk(1), chunk(2)
     for chunks, held in (([first, second], (0, 1)), ([third], (1,))):
@@ -209,7 +209,7 @@ def test_a_chunk_is_done_when_the_engine_no_longer_holds_it(running: Running) ->
     assert not step.chunks
 
 
-def test_a_step_says_what_is_pending_and_blocked(running: Running) -> None:
+def test_a_step_reports_what_is_pending_and_blocked(running: Running) -> None:
     running.open(0, 1, 2)
     running.engine.waiting = True
     running.thread.submit(RunStep([]))
@@ -226,7 +226,7 @@ def test_a_step_says_what_is_pending_and_blocked(running: Running) -> None:
     assert step.blocked == frozenset()
 
 
-def test_an_engine_that_breaks(running: Running) -> None:
+def test_an_engine_that_raises_an_error(running: Running) -> None:
     running.thread.submit(OpenSlot(107, 7, OPTIONS, None))
     (result,) = running.results(1)
     assert isinstance(result, EngineFailed)

@@ -1,4 +1,4 @@
-"""The fake engine: its text is a function of the samples, or no test that uses it proves anything."""
+"""The fake engine: its text is a function of the samples. Other tests depend on this."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def engine(*, partials: bool = True, snapshot: Snapshot | None = None) -> FakeEn
     return it
 
 
-def hear(it: FakeEngine, pcm: Pcm16, at: Sequence[int] = (), *, flush: bool = True) -> list[Output]:
-    """All of it in chunks that end at these places, and a flush."""
+def outputs_of(it: FakeEngine, pcm: Pcm16, at: Sequence[int] = (), *, flush: bool = True) -> list[Output]:
+    """Step over all samples in chunks that end at these places, then flush."""
     pieces = np.split(pcm, sorted(place % (len(pcm) + 1) for place in at))
     chunks = [Chunk(SLOT, piece) for piece in pieces]
     if flush:
@@ -58,8 +58,8 @@ def test_it_is_an_engine() -> None:
 @given(samples=st.integers(0, 3 * UTTERANCE), at=st.lists(st.integers(0, 3 * UTTERANCE), max_size=20))
 def test_any_chunks_give_the_same_outputs(samples: int, at: list[int]) -> None:
     pcm = noise(samples)
-    outputs = hear(engine(), pcm, at)
-    assert outputs == hear(engine(), pcm)
+    outputs = outputs_of(engine(), pcm, at)
+    assert outputs == outputs_of(engine(), pcm)
     assert text(outputs) == transcript(pcm)
     assert isinstance(outputs[-1], Drained)
 
@@ -67,10 +67,10 @@ def test_any_chunks_give_the_same_outputs(samples: int, at: list[int]) -> None:
 @given(place=st.integers(0, 2 * UTTERANCE - 2))
 def test_a_changed_sample_shows(place: int) -> None:
     pcm = noise(2 * UTTERANCE)
-    heard = transcript(pcm)
+    text_of_all = transcript(pcm)
     doubled = np.insert(pcm, place, pcm[place])
     lost = np.delete(pcm, place)
-    assert heard not in (transcript(doubled), transcript(lost))
+    assert text_of_all not in (transcript(doubled), transcript(lost))
 
 
 def test_a_word_is_pronounceable() -> None:
@@ -80,7 +80,7 @@ def test_a_word_is_pronounceable() -> None:
 
 
 def test_utterances_follow_each_other() -> None:
-    outputs = hear(engine(), noise(2 * UTTERANCE + WORD_SAMPLES + 5))
+    outputs = outputs_of(engine(), noise(2 * UTTERANCE + WORD_SAMPLES + 5))
     spans = [(f.start_sample, f.end_sample, f.endpoint, f.snapshot) for f in finals(outputs)]
     end = 2 * UTTERANCE + WORD_SAMPLES + 5
     assert spans == [
@@ -91,34 +91,34 @@ def test_utterances_follow_each_other() -> None:
 
 
 def test_partials_grow_into_the_final() -> None:
-    outputs = hear(engine(), noise(UTTERANCE), flush=False)
+    outputs = outputs_of(engine(), noise(UTTERANCE), flush=False)
     texts = [output.text for output in outputs if isinstance(output, Hypothesis)]
     assert [len(text.split()) for text in texts] == [1, 2, 3, 4]
     assert all(longer.startswith(shorter) for shorter, longer in pairwise(texts))
     assert [output.endpoint for output in outputs if isinstance(output, Hypothesis)] == [None, None, None, "length"]
 
 
-def test_no_partials_for_who_wants_none() -> None:
+def test_without_the_option_there_are_no_partials() -> None:
     pcm = noise(UTTERANCE + 100)
-    outputs = hear(engine(partials=False), pcm)
+    outputs = outputs_of(engine(partials=False), pcm)
     assert outputs == [
-        output for output in hear(engine(), pcm) if output in finals([output]) or output == Drained(SLOT)
+        output for output in outputs_of(engine(), pcm) if output in finals([output]) or output == Drained(SLOT)
     ]
     assert text(outputs) == transcript(pcm)
 
 
 @pytest.mark.parametrize("samples", [0, UTTERANCE, 2 * UTTERANCE])
-def test_a_flush_with_nothing_to_say(samples: int) -> None:
-    """The slot can be continued from here, though no text became final."""
+def test_a_flush_without_text(samples: int) -> None:
+    """The slot can be continued from here, although no text became final."""
     it = engine()
-    hear(it, noise(samples), flush=False)
+    outputs_of(it, noise(samples), flush=False)
     assert it.step([Chunk(SLOT, noise(0), flush=True)], 0.0) == [Advanced(SLOT, Snapshot(samples, b"")), Drained(SLOT)]
 
 
 def test_a_flush_ends_the_word_and_the_utterance() -> None:
     it = engine()
-    first = hear(it, noise(1000))
-    second = hear(it, noise(WORD_SAMPLES, 1))
+    first = outputs_of(it, noise(1000))
+    second = outputs_of(it, noise(WORD_SAMPLES, 1))
     (one,), (two,) = finals(first), finals(second)
     assert (one.start_sample, one.end_sample, one.text) == (0, 1000, word(noise(1000)))
     assert (two.start_sample, two.end_sample) == (1000, 1000 + WORD_SAMPLES)
@@ -129,14 +129,14 @@ def test_a_flush_ends_the_word_and_the_utterance() -> None:
 @given(samples=st.integers(0, 3 * UTTERANCE), lost_at=st.integers(0, 3 * UTTERANCE))
 def test_another_engine_goes_on_from_the_last_snapshot(samples: int, lost_at: int) -> None:
     pcm = noise(samples)
-    whole = finals(hear(engine(), pcm))
-    before = finals(hear(engine(), pcm[:lost_at], flush=False))
+    whole = finals(outputs_of(engine(), pcm))
+    before = finals(outputs_of(engine(), pcm[:lost_at], flush=False))
     snapshot = before[-1].snapshot if before else None
     replayed = pcm[snapshot.sample if snapshot else 0 :]
-    assert [*before, *finals(hear(engine(snapshot=snapshot), replayed))] == whole
+    assert [*before, *finals(outputs_of(engine(snapshot=snapshot), replayed))] == whole
 
 
-def test_slots_know_nothing_of_each_other() -> None:
+def test_slots_are_independent() -> None:
     it = FakeEngine(FakeConfig())
     pcms = {slot: noise(2 * UTTERANCE, slot) for slot in range(4)}
     outputs: list[Output] = []
@@ -150,14 +150,14 @@ def test_slots_know_nothing_of_each_other() -> None:
 
 def test_a_reused_slot_is_wiped() -> None:
     it = engine()
-    hear(it, noise(5000), flush=False)
+    outputs_of(it, noise(5000), flush=False)
     it.close(SLOT)
     it.open(SLOT, SlotOptions(), None)
-    assert text(hear(it, noise(5000, 1))) == transcript(noise(5000, 1))
+    assert text(outputs_of(it, noise(5000, 1))) == transcript(noise(5000, 1))
 
 
 @pytest.mark.parametrize("language", ["de", "e", "english", "x" * 10_000])
-def test_it_speaks_english(language: str) -> None:
+def test_it_serves_english(language: str) -> None:
     it = FakeEngine(FakeConfig())
     with pytest.raises(BadRequest) as caught:
         it.open(0, SlotOptions(language), None)
@@ -166,18 +166,18 @@ def test_it_speaks_english(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", ["", "en", "en-GB"])
-def test_it_speaks_any_english(language: str) -> None:
+def test_it_serves_any_english(language: str) -> None:
     FakeEngine(FakeConfig()).open(0, SlotOptions(language), None)
 
 
-def test_a_checkpoint_in_the_middle_of_a_word_continues_exactly() -> None:
-    """What another worker says from it is what this one would have said."""
+def test_a_snapshot_in_the_middle_of_a_word_continues_exactly() -> None:
+    """Another worker that continues from it returns the text that this one would have returned."""
     samples = np.random.default_rng(5).integers(-9000, 9000, 40_000).astype(np.int16)
     config = FakeConfig(slots=1, utterance_words=40)
     engines = FakeEngine(config), FakeEngine(config)
     engines[0].open(0, SlotOptions(), None)
     engines[0].step([Chunk(0, samples[:17_000])], 0.0)
-    snapshot = engines[0].checkpoint(0).snapshot
+    snapshot = engines[0].snapshot(0).snapshot
     assert snapshot.sample == 17_000
     engines[1].open(0, SlotOptions(), snapshot)
     for engine in engines:

@@ -52,7 +52,7 @@ def link(context: zmq.Context[Any], endpoint: str) -> Iterator[Link]:
 
 
 def changes(link: Link) -> list[bool]:
-    """What became of the connection, when something has."""
+    """The changes of the connection, as soon as there are some."""
     assert link.monitor.poll(WAIT_MS)
     return link.poll(time.monotonic())
 
@@ -74,7 +74,7 @@ def test_messages_both_ways(link: Link, broker: zmq.Socket[bytes]) -> None:
 def test_each_link_is_a_peer_of_its_own(
     context: zmq.Context[Any], endpoint: str, link: Link, broker: zmq.Socket[bytes]
 ) -> None:
-    """The broker keeps incarnations of a worker apart by the identity."""
+    """The broker distinguishes two runs of a worker by the identity."""
     again = Link(context, curve.BrokerAt(endpoint))
     identities = set()
     for one in (link, again):
@@ -85,7 +85,7 @@ def test_each_link_is_a_peer_of_its_own(
     assert {(identity[:1], len(identity)) for identity in identities} == {(b"W", 9)}
 
 
-def test_a_message_that_nobody_reads_is_not_queued_for_ever(
+def test_send_fails_when_the_queue_is_full(
     context: zmq.Context[Any], endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(curve, "QUEUE_MESSAGES_MAX", 3)
@@ -108,7 +108,7 @@ def test_the_connection_comes_and_goes(
 
 
 def test_a_closed_link_has_no_sockets(link: Link) -> None:
-    """What was sent may still leave, for a second at most."""
+    """Queued messages may still be sent for at most a second."""
     assert link.socket.getsockopt(zmq.LINGER) == 1000
     link.close()
     assert link.socket.closed and link.monitor.closed

@@ -1,4 +1,4 @@
-"""What a chunk costs, told from the sizes and times of steps."""
+"""The cost of a chunk, measured from the sizes and times of steps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def meter(fixed_ms: float, chunk_ms: float, noise_ms: float = 0.0, sizes: int = 
 
 
 @given(st.floats(0, 50), st.floats(0.05, 20))
-def test_the_fixed_cost_of_a_step_is_not_a_chunks(fixed_ms: float, chunk_ms: float) -> None:
+def test_the_fixed_cost_of_a_step_does_not_count(fixed_ms: float, chunk_ms: float) -> None:
     assert meter(fixed_ms, chunk_ms).sum_up(0, 1.0).chunk_ms == pytest.approx(chunk_ms, rel=0.01, abs=0.001)
 
 
-def test_a_little_noise_does_no_harm() -> None:
+def test_a_little_noise_changes_little() -> None:
     assert meter(5.0, 1.0, noise_ms=5.0).sum_up(0, 1.0).chunk_ms == pytest.approx(1.0, rel=0.2)
 
 
@@ -40,11 +40,11 @@ def test_a_little_noise_does_no_harm() -> None:
     ],
     ids=["a batch costs what one does", "noise", "always one", "few steps", "none"],
 )
-def test_where_it_cannot_be_told_nothing_is_said(found: LoadMeter) -> None:
+def test_an_unknown_cost_is_zero(found: LoadMeter) -> None:
     assert found.sum_up(0, 1.0).chunk_ms == 0.0
 
 
-def test_what_is_left_out_under_load_does_not_count() -> None:
+def test_elective_work_does_not_count() -> None:
     found = LoadMeter(0.0)
     for step in range(100):
         chunks = 1 + step % 5
@@ -52,7 +52,7 @@ def test_what_is_left_out_under_load_does_not_count() -> None:
     assert found.sum_up(0, 1.0).chunk_ms == pytest.approx(2.0)
 
 
-def test_what_was_is_forgotten() -> None:
+def test_old_steps_lose_their_weight() -> None:
     cost = ChunkCost()
     for chunk_s in (0.020, 0.001):
         for step in range(1500):
@@ -78,7 +78,7 @@ def test_a_heartbeat_sums_up_its_interval() -> None:
 
 
 @pytest.mark.parametrize("interval_s, busy", [(0.5, 0.5), (0.1, 1.0), (0.0, 1.0)])
-def test_a_worker_is_at_most_wholly_busy(interval_s: float, busy: float) -> None:
+def test_busy_is_at_most_one(interval_s: float, busy: float) -> None:
     """A step may have begun before the interval."""
     found = LoadMeter(1.0)
     found.stepped(0.25, 0)

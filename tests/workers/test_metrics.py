@@ -1,4 +1,4 @@
-"""What a worker exposes to Prometheus: every row of the table, in both formats, over the real server."""
+"""The metrics of a worker: every row of the table, in both formats, over the real server."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_nothing_is_exposed_before_it_was_measured() -> None:
 
 
 def test_a_scrape_reads_what_was_published(sessions: Sessions, collector: WorkerCollector) -> None:
-    """It runs in another thread, while the loop changes the sessions."""
+    """The scrape runs in another thread while the loop changes the sessions."""
     before = {family.name: family.samples[0].value for family in collector.collect()}
     sessions.handle(m.Release(1), None, (), 0.0)
     assert {family.name: family.samples[0].value for family in collector.collect()} == before

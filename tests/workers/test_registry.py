@@ -1,4 +1,4 @@
-"""Which engines there are: each is there, or says in one sentence what it lacks."""
+"""The registry of engines: each engine can be used, or one sentence states what it lacks."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_every_option_has_a_help_text_that_stands_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_default_of_an_option_is_the_configuration_s(name: str) -> None:
-    """Constructed without a setting, and with what the options default to."""
+    """Both when constructed without settings and with the defaults of the options."""
     entry = find(name)
     assert entry.config(**{str(one.name): one.default for one in entry.options()}) == entry.config()
 
@@ -169,7 +169,7 @@ def test_an_option_may_have_a_second_name() -> None:
 
 
 def configured(**fields: Any) -> type:
-    """A dataclass of these fields."""
+    """A dataclass with these fields."""
     return make_dataclass("Configured", [(name, Any, field) for name, field in fields.items()])
 
 
@@ -199,7 +199,7 @@ for implementation in ("auto", "nemo"):
 
 
 def test_fastconformer_needs_no_nemo() -> None:
-    """From a file and from the hub; where it is asked for, or the model needs it, one sentence says so."""
+    """Neither for a file nor for the hub. If NeMo is selected, or the model needs it, one sentence states this."""
     for package in ("torch", "sentencepiece", "huggingface_hub"):
         pytest.importorskip(package, reason="needs the extra nemo")
     model = str(Path(__file__).parents[2] / "ops/models/digits-fastconformer.nemo")
@@ -214,7 +214,7 @@ def test_fastconformer_needs_no_nemo() -> None:
 
 
 def test_nothing_heavy_is_imported_before_an_engine_is_made() -> None:
-    """Neither for the options of all engines, nor for the fake engine."""
+    """This holds for the options of all engines and for the fake engine."""
     code = (
         "import sys; import asr_workers.engines.registry as r; r.load('fake');"
         "[r.find(name).options() for name in r.ENGINES];"
@@ -238,7 +238,7 @@ def test_a_device_as_its_unit_is_called(given: str, device: str) -> None:
     assert Device(("cpu",)).convert(given, None, None) == device
 
 
-def test_an_attention_context_that_circulates_under_another_number() -> None:
+def test_an_attention_context_that_is_also_known_under_another_number() -> None:
     assert AttContext().convert("70,1", None, None) == (70, 1)
     assert AttContext().convert("70,16", None, None) == (70, 6)
     assert AttContext().convert("[70,33]", None, None) == (70, 13)

@@ -25,7 +25,7 @@ def session(*, partials: bool = True, progress: int = 250, commit: m.Commit | No
 
 
 def samples(count: int) -> bytes:
-    """Each sample another one, so that a lost or doubled one shows."""
+    """Samples that all differ, so that a lost or repeated one is found."""
     return (np.arange(count) % 30_000 + 1).astype("<i2").tobytes()
 
 
@@ -106,7 +106,7 @@ def test_any_cut_gives_the_same_chunks(cuts: Cuts) -> None:
     assert it.taken == it.done == total
 
 
-# What a client does: so many samples, or a flush.
+# The frames of a client: a number of samples, or a flush.
 Script = list[int | None]
 
 
@@ -141,7 +141,7 @@ def cut_points(chunks: Sequence[Chunk]) -> list[int]:
 @settings(max_examples=200)
 @given(script=st.lists(st.one_of(st.none(), st.integers(0, 350)), max_size=14), eager=st.booleans())
 def test_flushes_at_any_place(script: Script, eager: bool) -> None:
-    """Each ends an utterance exactly where it stands, and is answered in its turn; the end comes last."""
+    """Each flush ends an utterance exactly at its sample and is answered in order; Ended comes last."""
     chunks, frames = play(script, eager=eager)
     total = sum(entry or 0 for entry in script)
     places = [sum(entry or 0 for entry in script[:index]) for index, entry in enumerate(script) if entry is None]
@@ -276,7 +276,7 @@ def test_a_failed_session_has_no_end() -> None:
 
 @pytest.mark.parametrize("every", [1, 60, 100, 250, 960])
 @pytest.mark.parametrize("length", [1, 7, 100, 333, 2000])
-def test_progress_is_told_whenever_so_many_samples_more_came_or_went(every: int, length: int) -> None:
+def test_progress_is_sent_after_every_so_many_samples(every: int, length: int) -> None:
     it = session(progress=every)
     for at in range(0, 2000, length):
         frames = it.receive(audio(at, samples(length)))
@@ -291,7 +291,7 @@ def test_progress_is_told_whenever_so_many_samples_more_came_or_went(every: int,
 
 
 def test_the_last_progress_comes_before_the_end() -> None:
-    """A dialect that answers by progress has heard of every sample when it hears of the end."""
+    """A dialect that answers by progress has received all of it before the end."""
     it = session(progress=10**6)
     it.receive(audio(0, samples(130)))
     it.receive(m.Stop(LEASE))
@@ -315,7 +315,7 @@ def test_texts_are_numbered_by_utterance() -> None:
     assert (second.utterance, second.commit.utterance) == (1, 2)
 
 
-def test_partials_only_where_they_are_wanted() -> None:
+def test_partials_are_sent_only_with_the_option() -> None:
     it = session(partials=False)
     assert it.output(Hypothesis(SLOT, "on", 0, 50, stable=1)) == []
     assert len(it.output(Hypothesis(SLOT, "one", 0, 80, "flush", Snapshot(80, b"")))) == 1
@@ -328,11 +328,11 @@ def test_where_speech_begins_and_ends() -> None:
 
 
 def test_words_in_a_state_are_not_confirmed() -> None:
-    """A final that cuts a long utterance: its commit's state has the words that follow, which no final has said yet."""
+    """A final that cuts a long utterance: the state of its commit has the next words, which are in no final yet."""
     it = session()
     final = Hypothesis(SLOT, "one", 0, 60, "length", Snapshot(100, b"two", unsaid_sample=60))
-    (said,) = it.output(final)
-    assert isinstance(said, m.Final) and said.commit == m.Commit(100, 1, b"two", confirmed=60)
+    (sent,) = it.output(final)
+    assert isinstance(sent, m.Final) and sent.commit == m.Commit(100, 1, b"two", confirmed=60)
     (progress,) = it.snapshot_taken(Snapshot(140, b"two three"))
     assert isinstance(progress, m.Progress) and progress.commit == m.Commit(140, 1, b"two three", confirmed=60)
     (later,) = it.output(Hypothesis(SLOT, "two three", 60, 150, "silence", Snapshot(180, b"")))

@@ -1,4 +1,4 @@
-"""All sessions of a worker, without broker or engine: what comes in, what must be done, who hears what."""
+"""All sessions of a worker, without broker or engine: messages in, commands and frames out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from asr_workers.jobs import (
     StepDone,
     TakeSnapshot,
 )
-from asr_workers.outbox import Command, Post, Quit, Send
+from asr_workers.outbox import Command, Quit, Send, WorkerPost
 from asr_workers.session import FINALS_KEPT
 from asr_workers.sessions import REGISTER_S, Sessions
 
@@ -46,7 +46,7 @@ def text(slot: int, words: str = "text") -> Hypothesis:
 
 
 class Bench:
-    """A worker's sessions with a clock that the test turns; its engine is the test."""
+    """A worker's sessions with a clock that the test sets. The test acts as the engine."""
 
     def __init__(self) -> None:
         self.now = 50.0
@@ -73,7 +73,7 @@ class Bench:
         return self.deliver(m.Grant(lease, slot, f"s{lease}", frontend), setup)
 
     def hold(self, lease: int, slot: int, frontend: bytes = F1) -> None:
-        """Granted, and opened by the engine."""
+        """A session that was granted and opened by the engine."""
         self.grant(lease, slot, frontend)
         self.answer(SlotOpened(lease, slot))
 
@@ -91,7 +91,7 @@ class Bench:
         self.send(m.Audio(lease, first, pcm(samples)))
 
     def begin(self) -> list[Chunk]:
-        """The chunks of a step that begins now; none where no step begins."""
+        """The chunks of a step that begins now; empty when no step begins."""
         self.core.step()
         jobs = self.taken()
         assert all(isinstance(job, RunStep) for job in jobs) and len(jobs) <= 1
@@ -107,7 +107,7 @@ class Bench:
         return chunks
 
     def bundles(self) -> list[tuple[m.Bundle, list[m.FrameOut]]]:
-        posts = [post for post in self.core.outbox.bundles(0) if isinstance(post, Post)]
+        posts = [post for post in self.core.outbox.bundles(0) if isinstance(post, WorkerPost)]
         return [(post.message, post.frames or []) for post in posts if isinstance(post.message, m.Bundle)]
 
     def sent(self) -> list[m.FrameOut]:
@@ -127,7 +127,7 @@ def bench() -> Iterator[Bench]:
 # ---- Registration and heartbeats ----
 
 
-def test_a_worker_registers_until_it_is_welcome() -> None:
+def test_a_worker_registers_until_it_is_welcomed() -> None:
     it = Bench()
     assert it.tick() == [REGISTER]
     assert it.tick(REGISTER_S / 2) == []
@@ -143,7 +143,7 @@ def test_a_worker_registers_until_it_is_welcome() -> None:
 
 
 def test_a_session_waits_for_a_chunk_of_its_own_look_ahead() -> None:
-    """YAP-24. Not for the worker's: words of a session that wants them early would come with those of the patient."""
+    """YAP-24. It does not wait for the worker's default, which would delay sessions with a short look-ahead."""
     it = Bench()
     it.core = Sessions("w", SPEC, it.now, lambda look_ahead_ms: CHUNK if look_ahead_ms is None else CHUNK // 2)
     it.deliver(WELCOME)
@@ -174,10 +174,10 @@ def test_heartbeats_carry_the_load(bench: Bench) -> None:
 
 
 def test_a_refused_worker_quits(bench: Bench) -> None:
-    assert bench.deliver(m.Rejected("version", "version 2 is spoken here")) == [Quit("version 2 is spoken here")]
+    assert bench.deliver(m.Rejected("version", "its protocol version is 2")) == [Quit("its protocol version is 2")]
 
 
-def test_an_unknown_worker_drops_everything_and_registers_again(bench: Bench) -> None:
+def test_an_unregistered_worker_drops_all_sessions_and_registers_again(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.hold(2, 1)
     bench.audio(1)
@@ -206,15 +206,15 @@ def test_the_link_is_lost(bench: Bench) -> None:
 
 
 def test_an_unanswered_registration_is_repeated_at_its_own_pace(bench: Bench) -> None:
-    """However seldom the last broker wanted heartbeats."""
+    """The interval of the last broker's heartbeats does not matter."""
     bench.deliver(m.Welcome(1, 30.0))
     bench.deliver(m.Unregistered())
     assert bench.tick() == [REGISTER]
     assert bench.tick(REGISTER_S) == [REGISTER]
 
 
-def test_a_second_welcome_means_that_nothing_is_held(bench: Bench) -> None:
-    """The broker took a repeated registration for a new life: what it granted before is gone, its slots are free."""
+def test_a_second_welcome_ends_all_sessions(bench: Bench) -> None:
+    """The broker treated a repeated registration as that of a new process: the leases of before have ended."""
     bench.hold(1, 0)
     assert bench.deliver(WELCOME) == [CloseSlot(1, 0)]
     assert len(bench.core) == 0
@@ -310,7 +310,7 @@ def test_a_flush_and_what_follows_it(bench: Bench) -> None:
 
 
 def test_blocked_slots_wait(bench: Bench) -> None:
-    """As the last step left them: until the next one, or until the slot is closed."""
+    """A slot stays blocked until the next step, or until it is closed."""
     bench.hold(1, 0)
     bench.hold(2, 1)
     bench.answer(StepDone([], [], blocked=frozenset({0})))
@@ -320,7 +320,7 @@ def test_blocked_slots_wait(bench: Bench) -> None:
     assert [chunk.slot for chunk in bench.step()] == [0]
 
 
-def test_a_closed_slot_is_blocked_no_longer(bench: Bench) -> None:
+def test_a_closed_slot_is_no_longer_blocked(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.answer(StepDone([], [], blocked=frozenset({0, 1})))
     bench.deliver(m.Release(1))
@@ -381,8 +381,8 @@ def test_one_bundle_for_each_frontend(bench: Bench) -> None:
 # ---- A reused slot ----
 
 
-def test_a_reused_slot_does_not_speak_to_its_last_user(bench: Bench) -> None:
-    """The step of the old lease ends after the slot was handed on."""
+def test_the_last_user_of_a_reused_slot_receives_none_of_its_outputs(bench: Bench) -> None:
+    """The step of the old lease ends after the slot was granted again."""
     bench.hold(1, 0)
     bench.audio(1)
     chunks = bench.begin()
@@ -400,8 +400,8 @@ def test_a_reused_slot_does_not_speak_to_its_last_user(bench: Bench) -> None:
     assert [frame.text for frame in bench.sent() if isinstance(frame, m.Partial)] == ["mine"]
 
 
-def test_a_step_of_the_last_user_counts_for_nobody(bench: Bench) -> None:
-    """Its chunk ends no step of the new user, whose own chunk is taken afterwards."""
+def test_a_chunk_of_the_last_user_counts_for_no_session(bench: Bench) -> None:
+    """It is no progress of the new user, whose own chunk is taken afterwards."""
     bench.hold(1, 0)
     bench.audio(1)
     old = bench.begin()
@@ -419,7 +419,7 @@ def test_a_step_of_the_last_user_counts_for_nobody(bench: Bench) -> None:
     assert len(bench.begin()) == 1
 
 
-def test_outputs_without_chunks_belong_to_who_speaks(bench: Bench) -> None:
+def test_outputs_without_chunks_belong_to_the_slots_session(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.end([], text(0), text(3))
     assert bench.sent() == [m.Partial(1, 0, "text", 0, CHUNK)]
@@ -433,8 +433,8 @@ def test_a_slot_that_cannot_be_opened(bench: Bench) -> None:
     bench.audio(1)
     chunks = bench.begin()
     bench.sent()
-    bench.answer(SlotOpened(1, 0, BadRequest("fake speaks en", slug="unsupported-language")))
-    assert bench.sent() == [m.Failed(1, "unsupported-language", "fake speaks en")]
+    bench.answer(SlotOpened(1, 0, BadRequest("fake serves en", slug="unsupported-language")))
+    assert bench.sent() == [m.Failed(1, "unsupported-language", "fake serves en")]
     bench.end(chunks)
     bench.audio(1, CHUNK, CHUNK)
     assert bench.begin() == []
@@ -444,12 +444,12 @@ def test_a_slot_that_cannot_be_opened(bench: Bench) -> None:
 
 
 def test_a_session_fails_once(bench: Bench) -> None:
-    """Its audio was wrong, and then its slot could not be opened: the client receives the first error."""
+    """Its audio was wrong, and then its slot could not be opened. The client receives only the first error."""
     bench.grant(1, 0)
     bench.send(m.Audio(1, 5, pcm(2)))
     (failed,) = bench.sent()
     assert isinstance(failed, m.Failed) and failed.slug == "audio-gap"
-    bench.answer(SlotOpened(1, 0, BadRequest("fake speaks en", slug="unsupported-language")))
+    bench.answer(SlotOpened(1, 0, BadRequest("fake serves en", slug="unsupported-language")))
     assert bench.sent() == []
 
 
@@ -468,7 +468,7 @@ def test_a_failure_of_a_lease_that_is_over(bench: Bench) -> None:
     ],
 )
 def test_a_session_that_fails_is_silent_afterwards(bench: Bench, frame: m.Frame, slug: str) -> None:
-    """Even of what is in the engine at that moment."""
+    """This includes outputs for chunks that are in the engine at that time."""
     bench.hold(1, 0)
     bench.hold(2, 1)
     bench.audio(1)
@@ -480,7 +480,7 @@ def test_a_session_that_fails_is_silent_afterwards(bench: Bench, frame: m.Frame,
     assert isinstance(failed, m.Failed)
     assert (failed.lease, failed.slug) == (1, slug)
     bench.end(chunks, text(0), text(1))
-    assert {heard.lease for heard in bench.sent()} == {2}
+    assert {frame.lease for frame in bench.sent()} == {2}
     bench.send(frame, m.Audio(1, CHUNK, pcm(CHUNK)), m.Stop(1))
     assert bench.begin() == []
     assert bench.sent() == []
@@ -493,7 +493,7 @@ def test_a_failed_session_gives_no_chunk(bench: Bench) -> None:
     assert bench.step() == []
 
 
-def test_a_long_explanation_fits_the_wire(bench: Bench) -> None:
+def test_a_long_detail_is_cut_to_the_limit_of_the_wire(bench: Bench) -> None:
     bench.grant(1, 0)
     bench.answer(SlotOpened(1, 0, BadRequest("x" * 1000)))
     (failed,) = bench.sent()
@@ -517,14 +517,14 @@ def test_a_drained_worker_quits_after_its_last_session(bench: Bench) -> None:
     assert bench.tick() == [Quit()]
 
 
-def test_an_idle_worker_quits_at_once(bench: Bench) -> None:
+def test_an_idle_worker_quits_immediately(bench: Bench) -> None:
     assert bench.drain() == [Send(m.Drain())]
     assert bench.core.next_deadline() <= bench.now
     assert bench.tick() == [Quit()]
 
 
 def test_a_drain_survives_the_loss_of_the_broker(bench: Bench) -> None:
-    """It does not register again only to say that it is draining."""
+    """It does not register again only to send Drain."""
     bench.hold(1, 0)
     bench.drain()
     bench.deliver(m.Unregistered())
@@ -533,13 +533,13 @@ def test_a_drain_survives_the_loss_of_the_broker(bench: Bench) -> None:
     assert bench.tick(0.1) == [Quit()]
 
 
-def test_a_drain_while_nobody_answers() -> None:
+def test_a_drain_without_a_broker() -> None:
     it = Bench()
     assert it.drain() == []
     assert it.tick() == [Quit()]
 
 
-# ---- All of it, with the fake engine behind ----
+# ---- With the fake engine ----
 
 
 Moves = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3000), st.booleans()), max_size=25)
@@ -547,15 +547,15 @@ Moves = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3000), st.booleans(
 
 @settings(max_examples=80)
 @given(moves=Moves, late=st.booleans())
-def test_each_lease_hears_its_own_text_and_no_other(moves: Sequence[tuple[int, int, bool]], late: bool) -> None:
-    """Slots are handed on while steps run; outputs are compared with the samples of each lease."""
+def test_each_lease_receives_its_own_text_and_no_other(moves: Sequence[tuple[int, int, bool]], late: bool) -> None:
+    """Slots are granted again while steps run. Outputs are compared with the samples of each lease."""
     bench = Bench()
     bench.deliver(WELCOME)
     engine = FakeEngine(FakeConfig(slots=4))
     rng = np.random.default_rng(7)
     sent: dict[int, bytes] = {}
     holder: dict[int, int] = {}
-    heard: list[m.FrameOut] = []
+    received: list[m.FrameOut] = []
 
     def perform(commands: Sequence[Command | Send]) -> None:
         for command in commands:
@@ -569,7 +569,7 @@ def test_each_lease_hears_its_own_text_and_no_other(moves: Sequence[tuple[int, i
     def finish(chunks: Sequence[Chunk]) -> None:
         bench.end(chunks, *engine.step(chunks, bench.now))
         bench.core.check()
-        heard.extend(bench.sent())
+        received.extend(bench.sent())
 
     for slot, samples, hand_on in moves:
         chunks = bench.begin() if late else []
@@ -579,7 +579,7 @@ def test_each_lease_hears_its_own_text_and_no_other(moves: Sequence[tuple[int, i
             holder[slot] = len(sent) + 1
             sent[holder[slot]] = b""
             handed += bench.grant(holder[slot], slot)
-        # The engine's thread ends the step that runs before it hears of the change.
+        # The engine's thread finishes the current step before it does the next job.
         finish(chunks)
         perform(handed)
         lease = holder[slot]
@@ -592,11 +592,11 @@ def test_each_lease_hears_its_own_text_and_no_other(moves: Sequence[tuple[int, i
     while chunks := bench.begin():
         finish(chunks)
     for lease, data in sent.items():
-        texts = [frame.text for frame in heard if isinstance(frame, m.Final) and frame.lease == lease]
+        texts = [frame.text for frame in received if isinstance(frame, m.Final) and frame.lease == lease]
         whole = transcript(np.frombuffer(data, "<i2"))
         if lease in holder.values():
             assert " ".join(texts) == whole
-            assert m.Ended(lease) in heard
+            assert m.Ended(lease) in received
         else:
             assert whole.startswith(" ".join(texts))
 
@@ -612,8 +612,8 @@ def transfer(bench: Bench, utterance: int, frontend: bytes = F2) -> list[Command
     return bench.deliver(m.Transfer(1, 2, 0, "s", frontend, utterance), SETUP)
 
 
-def test_a_transferred_session_begins_anew_from_its_last_commit(bench: Bench) -> None:
-    """The client hears the finals that it missed, and says again what came after the commit."""
+def test_a_transferred_session_continues_from_its_last_commit(bench: Bench) -> None:
+    """The client receives the finals that it missed, and sends the audio after the commit again."""
     bench.hold(1, 0)
     for number in range(3):
         bench.audio(1, first=number * CHUNK)
@@ -635,21 +635,21 @@ def test_a_transferred_session_begins_anew_from_its_last_commit(bench: Bench) ->
 
 
 def test_of_all_finals_only_the_last_keeps_its_state(bench: Bench) -> None:
-    """A state may have megabytes. Said again, no final takes the last commit's state from who goes on from it."""
+    """A state may have megabytes. A repeated final must not replace the last commit by one without a state."""
     bench.hold(1, 0)
     for number in range(3):
         bench.audio(1, first=number * CHUNK)
         bench.step(final(0, (number + 1) * CHUNK))
     bench.sent()
     transfer(bench, utterance=0)
-    resumed, *said = bench.sent()
+    resumed, *repeated = bench.sent()
     assert isinstance(resumed, m.Resumed)
-    commits = [frame.commit for frame in said if isinstance(frame, m.Final)]
+    commits = [frame.commit for frame in repeated if isinstance(frame, m.Final)]
     assert commits == [m.Commit(CHUNK, 1, b""), m.Commit(2 * CHUNK, 2, b""), resumed.commit]
     assert resumed.commit == m.Commit(3 * CHUNK, 3, b"state")
 
 
-def test_a_session_that_has_said_nothing_yet_begins_at_its_beginning(bench: Bench) -> None:
+def test_a_transferred_session_without_a_commit_continues_from_its_beginning(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1)
     bench.sent()
@@ -657,7 +657,7 @@ def test_a_session_that_has_said_nothing_yet_begins_at_its_beginning(bench: Benc
     assert bench.sent() == [m.Resumed(2, None)]
 
 
-def test_what_the_old_lease_still_says_is_not_heard(bench: Bench) -> None:
+def test_outputs_of_the_old_lease_are_dropped(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1)
     chunks = bench.begin()
@@ -667,14 +667,14 @@ def test_what_the_old_lease_still_says_is_not_heard(bench: Bench) -> None:
     assert bench.sent() == []
 
 
-def test_a_session_that_is_not_here_cannot_be_transferred(bench: Bench) -> None:
+def test_a_session_that_the_worker_does_not_have_cannot_be_transferred(bench: Bench) -> None:
     transfer(bench, utterance=0)
     (failed,) = bench.sent()
     assert isinstance(failed, m.Failed) and (failed.lease, failed.slug) == (2, "resume-unavailable")
     assert bench.deliver(m.Release(2)) == [CloseSlot(2, 0)]
 
 
-def test_finals_are_kept_only_so_long(bench: Bench) -> None:
+def test_only_the_last_finals_are_kept(bench: Bench) -> None:
     bench.hold(1, 0)
     for number in range(FINALS_KEPT + 1):
         bench.audio(1, first=number * CHUNK)
@@ -685,10 +685,10 @@ def test_finals_are_kept_only_so_long(bench: Bench) -> None:
     assert isinstance(failed, m.Failed) and failed.slug == "resume-unavailable"
 
 
-# ---- Checkpoints ----
+# ---- Commits on request ----
 
 
-def test_a_checkpoint_is_asked_of_the_engine_and_heard_as_progress(bench: Bench) -> None:
+def test_a_requested_commit_is_sent_as_progress(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.audio(1)
     bench.step()
@@ -698,7 +698,7 @@ def test_a_checkpoint_is_asked_of_the_engine_and_heard_as_progress(bench: Bench)
     assert bench.sent() == [m.Progress(1, CHUNK, CHUNK, m.Commit(CHUNK, 0, b"middle", confirmed=0))]
 
 
-def test_an_engine_may_have_no_checkpoint_to_give(bench: Bench) -> None:
+def test_an_engine_may_have_no_snapshot_to_give(bench: Bench) -> None:
     bench.hold(1, 0)
     bench.answer(SnapshotTaken(0, None))
     bench.answer(SnapshotTaken(3, Advanced(3, Snapshot(0, b""))))
@@ -716,7 +716,7 @@ def test_lateness_is_reported(bench: Bench) -> None:
     assert command.message.load.late_ms_p95 == 200.0
 
 
-def test_progress_is_what_is_done_unless_more_is_asked_for(bench: Bench) -> None:
+def test_progress_is_sent_for_received_samples_only_with_the_option(bench: Bench) -> None:
     bench.grant(1, 0, setup=m.Setup("en", True, CHUNK, None))
     bench.answer(SlotOpened(1, 0))
     bench.audio(1)
@@ -725,8 +725,8 @@ def test_progress_is_what_is_done_unless_more_is_asked_for(bench: Bench) -> None
     assert bench.sent() == [m.Progress(1, CHUNK, CHUNK, None)]
 
 
-def test_a_worker_registers_again_when_its_engine_has_let_go(bench: Bench) -> None:
-    """One whose engine hangs would be offered all slots of an empty worker, again and again."""
+def test_a_worker_registers_again_when_its_engine_has_closed_all_slots(bench: Bench) -> None:
+    """Otherwise a worker whose engine hangs would get new sessions again and again."""
     bench.hold(1, 0)
     assert bench.deliver(m.Unregistered()) == [CloseSlot(1, 0)]
     assert bench.tick(2.0) == []
@@ -735,7 +735,7 @@ def test_a_worker_registers_again_when_its_engine_has_let_go(bench: Bench) -> No
 
 
 def test_a_worker_does_not_register_again_while_a_step_runs(bench: Bench) -> None:
-    """Though the engine had not opened its slot yet."""
+    """This holds even if the engine has not opened the slot yet."""
     bench.grant(1, 0)
     bench.audio(1)
     chunks = bench.begin()
@@ -745,8 +745,8 @@ def test_a_worker_does_not_register_again_while_a_step_runs(bench: Bench) -> Non
     assert bench.tick(1.0) == [REGISTER]
 
 
-def test_a_broker_that_does_not_know_the_worker_does_not_hasten_its_registration() -> None:
-    """Each registration may cross an Unregistered: answering each at once would be a storm."""
+def test_unregistered_does_not_hasten_a_repeated_registration() -> None:
+    """A registration and an Unregistered may cross. Answering each immediately would flood the broker."""
     it = Bench()
     assert it.tick() == [REGISTER]
     assert it.deliver(m.Unregistered()) == []

@@ -1,4 +1,4 @@
-"""What systemd receives from a worker: a real notification socket, and a clock that the test turns."""
+"""What systemd receives from a worker: a real notification socket, and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READY = b"READY=1\nSTATUS=registered with a broker"
 
 
 class Systemd:
-    """A watchdog of 4 s: it is to be fed every 2 s."""
+    """A watchdog of 4 s, which the worker feeds every 2 s."""
 
     def __init__(self, bound: socket.socket) -> None:
         self._bound = bound
@@ -26,7 +26,7 @@ class Systemd:
         self.report = UnitReport(Unit({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "4000000"}))
 
     def received(self) -> list[bytes]:
-        """Datagrams on one machine have arrived when `send` returns."""
+        """The datagrams so far. On one machine they have arrived when `send` returns."""
         received = []
         while True:
             try:
@@ -56,7 +56,7 @@ def test_a_worker_is_ready_when_a_broker_has_registered_it(systemd: Systemd) -> 
 
 
 def test_a_worker_is_ready_without_a_broker_after_a_while(systemd: Systemd) -> None:
-    """Once: later changes are its status."""
+    """It reports READY once. Later changes are sent as its status."""
     systemd.report.report(100.0 + REGISTERED_S_MAX - 0.01, registered=False)
     assert systemd.received() == [WATCHDOG]
     for registered in (False, False, True, False):
@@ -68,7 +68,7 @@ def test_a_worker_is_ready_without_a_broker_after_a_while(systemd: Systemd) -> N
     ]
 
 
-def test_a_lost_broker_is_reported_at_once(systemd: Systemd) -> None:
+def test_a_lost_broker_is_reported_immediately(systemd: Systemd) -> None:
     systemd.report.report(100.1, registered=True)
     systemd.report.report(100.2, registered=False)
     assert systemd.received() == [READY, b"STATUS=no broker answers"]
@@ -95,8 +95,8 @@ def test_an_idle_worker_feeds_the_watchdog(systemd: Systemd) -> None:
     assert fed(systemd, 104.0)
 
 
-def test_an_engine_that_hangs_starves_it(systemd: Systemd) -> None:
-    """The first feeding is for the answer before; then nothing, and no turn of the loop either."""
+def test_an_engine_that_hangs_starves_the_watchdog(systemd: Systemd) -> None:
+    """It is fed once for the answer before, then no more, and no deadline wakes the loop for it."""
     systemd.report.submitted()
     assert fed(systemd, 102.0)
     assert systemd.report.next_deadline() == math.inf
@@ -106,7 +106,7 @@ def test_an_engine_that_hangs_starves_it(systemd: Systemd) -> None:
     assert fed(systemd, 201.0)
 
 
-def test_an_engine_that_answers_feeds_it_though_it_is_never_idle(systemd: Systemd) -> None:
+def test_an_engine_that_answers_but_is_never_idle_feeds_the_watchdog(systemd: Systemd) -> None:
     systemd.report.submitted()
     for turn in range(1, 5):
         systemd.report.submitted()

@@ -1,4 +1,4 @@
-"""The worker's shell: real sockets to a broker that the test plays, the real engine thread, and the fake engine."""
+"""The worker's shell with real sockets, the real engine thread and the fake engine. The test acts as the broker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETUP = wire.encode_setup(m.Setup("en", True, 100 * CHUNK_SAMPLES, None))
 
 
 class Engine(FakeEngine):
-    """The fake engine, whose steps wait at a gate and may raise an error."""
+    """The fake engine. Its steps wait for an event and may raise an error."""
 
     def __init__(self) -> None:
         super().__init__(FakeConfig(slots=4))
@@ -64,13 +64,13 @@ class Broker:
             self.worker, routing, *body = self.socket.recv_multipart()
             message = wire.decode(routing)
             if isinstance(message, kind):
-                return message, wire.decode_frames(body[0]) if body else []
+                return message, wire.decode_frames(body[0]) if isinstance(message, m.Bundle) else []
 
     def send(self, message: m.Message, body: bytes | None = None) -> None:
         self.socket.send_multipart([self.worker, wire.encode(message)] + ([] if body is None else [body]))
 
     def welcome(self, heartbeat_s: float = 1000.0, term: int = 0) -> None:
-        """Registered; a long heartbeat shows what a turn does without one."""
+        """Register the worker. With a long heartbeat interval, a test sees what a turn does without one."""
         self.receive(m.RegisterWorker)
         self.send(m.Welcome(1, heartbeat_s, term))
 
@@ -78,7 +78,7 @@ class Broker:
         self.send(m.Grant(lease, slot, f"s{lease}", b"F"), SETUP)
 
     def audio(self, lease: int, *more: m.Frame) -> None:
-        """All of SAMPLES."""
+        """Send all of SAMPLES."""
         frames = [m.Audio(lease, 0, SAMPLES.astype("<i2").tobytes()), *more]
         self.send(m.Bundle(b"W", (lease,)), wire.encode_frames(frames))
 
@@ -90,7 +90,7 @@ class Broker:
 
 
 class Running:
-    """A worker in a thread of its own; its error is kept."""
+    """A worker in its thread; the error of `run` is stored."""
 
     def __init__(self, endpoints: Sequence[str], drain_s: float = WAIT_S) -> None:
         self.engine = Engine()
@@ -113,7 +113,7 @@ class Running:
         return self.error
 
     def close(self) -> None:
-        """End at once, whatever is held."""
+        """End the worker immediately, also with sessions."""
         self.engine.gate.set()
         self.worker._config = replace(self.worker._config, drain_s=0.0)
         self.worker._stop_at = 0.0
@@ -131,7 +131,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def listen(folder: str) -> Iterator[Callable[[str], Broker]]:
-    """Starts a broker at a name in the folder."""
+    """Start a broker at a name in the folder."""
     context: zmq.Context[Any] = zmq.Context()
     listening: list[Broker] = []
 
@@ -185,7 +185,8 @@ def test_a_worker_that_stops_serves_its_sessions_to_their_end(start: Start, brok
     running = start()
     broker.welcome()
     broker.grant(1, 0)
-    broker.audio(1)
+    broker.audio(1, m.Flush(1, "x"))
+    broker.frames_until(m.Flushed)
     running.worker.stop()
     broker.receive(m.Drain)
     running.worker.stop()
@@ -197,7 +198,7 @@ def test_a_worker_that_stops_serves_its_sessions_to_their_end(start: Start, brok
 
 
 def test_a_drain_has_an_end(start: Start, broker: Broker) -> None:
-    """Though a session lives, and though no heartbeat is due for a long time."""
+    """This holds with a session, and when no heartbeat is due for a long time."""
     running = start(drain_s=0.05)
     broker.welcome()
     broker.grant(1, 0)
@@ -226,13 +227,13 @@ def test_heartbeats_do_not_wait_for_a_step(start: Start, broker: Broker) -> None
 def test_a_worker_that_is_rejected_ends(start: Start, broker: Broker) -> None:
     running = start()
     broker.receive(m.RegisterWorker)
-    broker.send(m.Rejected("version", "version 9 is spoken here"))
+    broker.send(m.Rejected("version", "its protocol version is 9"))
     error = running.ended()
     assert isinstance(error, NotYet)
-    assert error.detail == "the broker refuses this worker: version 9 is spoken here"
+    assert error.detail == "the broker refuses this worker: its protocol version is 9"
 
 
-def test_an_engine_that_breaks_ends_the_worker(start: Start, broker: Broker) -> None:
+def test_an_engine_that_fails_ends_the_worker(start: Start, broker: Broker) -> None:
     running = start()
     running.engine.error = RuntimeError("out of memory")
     broker.welcome()
@@ -242,7 +243,7 @@ def test_an_engine_that_breaks_ends_the_worker(start: Start, broker: Broker) -> 
 
 
 def test_bytes_that_are_no_message_are_dropped(start: Start, broker: Broker) -> None:
-    """One line in the log, and what comes behind them is served in the same turn."""
+    """One line is logged, and the messages after them are handled in the same turn."""
     with capture_logs() as logs:
         start()
         broker.receive(m.RegisterWorker)
@@ -255,7 +256,7 @@ def test_bytes_that_are_no_message_are_dropped(start: Start, broker: Broker) -> 
 
 
 def test_a_queue_that_is_full_ends_the_sessions(start: Start, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes back at the other end will have given up this worker."""
+    """A broker that continues later will have evicted this worker."""
     running = start()
     broker.welcome()
     broker.grant(1, 0)
@@ -273,8 +274,8 @@ def test_a_queue_that_is_full_ends_the_sessions(start: Start, broker: Broker, mo
     assert broker.frames_until(m.Flushed)[-1] == m.Flushed(2, "z")
 
 
-def test_a_broken_connection_is_noticed_and_mended(start: Start, listen: Callable[[str], Broker]) -> None:
-    """A worker with a second broker gives up the sessions of one whose connection ends, and registers again."""
+def test_a_broken_connection_is_noticed_and_restored(start: Start, listen: Callable[[str], Broker]) -> None:
+    """A worker with two brokers drops the sessions of the one whose connection ends, and registers again."""
     first, second = listen("b"), listen("c")
     start("b", "c")
     first.receive(m.RegisterWorker)

@@ -1,1 +1,1 @@
-"""asr-worker: owns one device, batches all its sessions into steps of an engine, sends hypotheses back."""
+"""asr-worker: owns one device, batches its sessions into steps of one engine, sends hypotheses back."""

@@ -1,8 +1,9 @@
-"""Which slots take part in the next step: those whose next chunk is complete, earliest deadline first (EDF).
+"""Which slots take part in the next step: those whose next chunk is complete, earliest deadline first.
 
-A chunk's deadline is the moment at which a speaker in real time has finished it: one chunk length after the deadline of
-the chunk before, and not before it arrived. Audio that arrives faster than real time has later and later deadlines.
-Live speakers thereby go before uploads. State is kept as arrays over slots.
+The order is that of EDF (Liu and Layland 1973, "Scheduling Algorithms for Multiprogramming in a Hard-Real-Time
+Environment", section 7), without preemption. A chunk's deadline is the time at which a live speaker would have finished
+it: one chunk length after the deadline of the chunk before, and not before it arrived. Audio that arrives faster than
+real time gets later and later deadlines, so live speakers go before uploads. State is kept as arrays over slots.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 
 NEVER = -np.inf
 PACE = 0.9
-"""Deadlines are this part of a chunk's length apart. A burst after a stall or a move has late deadlines; a speaker in
-real time makes up a tenth of that delay with each chunk."""
+"""Distance between two deadlines, as a share of the chunk's length. After a stall or a move, a burst of audio has late
+deadlines. Each chunk of a live speaker then makes up a tenth of its length."""
 
 
 class Batcher:
-    """`slots` places, at most `batch_max` of them in one step. Times are seconds on one monotonic clock."""
+    """The chunks of `slots` slots. One step takes at most `batch_max`. Times are seconds on one monotonic clock."""
 
     def __init__(self, slots: int, batch_max: int | None = None) -> None:
         assert slots > 0
@@ -29,7 +30,7 @@ class Batcher:
         self._due: NDArray[np.float64] = np.full(slots, NEVER)
 
     def open(self, slot: int, chunk_s: float) -> None:
-        """A new session holds this slot; each of its chunks lasts `chunk_s` seconds."""
+        """A new session has this slot; each of its chunks lasts `chunk_s` seconds."""
         assert chunk_s > 0
         self.close(slot)
         self._pace_s[slot] = PACE * chunk_s
@@ -40,23 +41,26 @@ class Batcher:
         self._due[slot] = NEVER
 
     def submit(self, slot: int, now: float) -> None:
-        """The slot's next chunk is complete. Idempotent until it is picked."""
+        """The slot's next chunk is complete. A repeated call has no effect until the chunk is picked."""
         if not self._ready[slot]:
             self._ready[slot] = True
             self._due[slot] = max(self._due[slot] + self._pace_s[slot], now)
 
     def resubmit(self, slot: int) -> None:
-        """The slot's next chunk was complete already when the last one was picked. Idempotent until it is picked."""
+        """The slot's next chunk was already complete when the last one was picked. Repeated calls have no effect."""
         if not self._ready[slot]:
             self._ready[slot] = True
             self._due[slot] += self._pace_s[slot]
 
     def due(self, slot: int) -> float:
-        """Deadline of the slot's next or last picked chunk."""
+        """Deadline of the slot's complete chunk; without one, that of the chunk picked last."""
         return float(self._due[slot])
 
     def pick(self, blocked: Collection[int] = ()) -> list[int]:
-        """The slots of the next step in order of their deadlines. They are ready again after the next `submit`."""
+        """The slots of the next step in order of their deadlines, without those in `blocked`.
+
+        A picked slot takes part again after the next `submit` or `resubmit`.
+        """
         ready = np.flatnonzero(self._ready)
         if blocked:
             ready = ready[~np.isin(ready, list(blocked))]
@@ -65,5 +69,5 @@ class Batcher:
         return list(order.tolist())
 
     def waiting(self) -> int:
-        """How many slots have a complete chunk."""
+        """Number of slots that have a complete chunk."""
         return int(self._ready.sum())

@@ -1,10 +1,11 @@
-"""The brokers of a worker: one as a rule, several where they share a pool. Pure: which of them it serves.
+"""The brokers of a worker: usually one, several where they share a pool. Decides which of them the worker serves. Pure.
 
-The worker registers with all and votes for one. It takes sessions from the broker that it voted for and that has
-welcomed it, its *leader*, and from no other: a broker that has lost its lead, and has not noticed yet, grants nothing
-here. When the worker votes for another broker, the sessions of the old leader end; their frontends move them.
+The worker registers with every broker and votes for one. It accepts sessions only from its *leader*: the broker that
+has its vote and has welcomed it. A broker that has lost its lead, and has not noticed this yet, can grant no slot of
+this worker. When the worker votes for another broker, the sessions of the old leader end, and their frontends move
+them.
 
-A vote is Raft's (Ongaro and Ousterhout 2014, section 5.2: one vote per term) with a lifetime, as a lease.
+As in Raft (Ongaro and Ousterhout 2014, section 5.2), a worker has one vote per term. Unlike in Raft, a vote expires.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asr_proto import messages as m
-from asr_workers.outbox import Command, Post, Quit, Send
+from asr_workers.outbox import Command, Quit, Send, WorkerPost
 from asr_workers.sessions import Sessions
 
 VOTE_S = 0.6
-"""How long a vote lives. A broker counts on it no longer than this from its claim, which was sent before."""
-NOBODY = 0
+"""How long a vote is valid after the claim arrived. The broker counts from when it sent the claim: it stops earlier."""
+NO_BROKER = 0
 
 
 @dataclass(slots=True)
 class BrokerStanding:
-    """How the worker stands with one broker."""
+    """The worker's connection and registration with one broker."""
 
     up: bool = True
-    """False while the connection is known to be broken."""
+    """False after the connection has ended, until it is up again."""
     known: bool = False
-    """Whether the broker has taken the worker's registration."""
+    """Whether the broker has accepted the worker's registration."""
 
 
 class WorkerBrokers:
-    """Around the one `Sessions` of a worker: `links` brokers, by their number. The whole core of a worker."""
+    """The whole core of a worker: its one `Sessions`, and `links` brokers, identified by their number from 0."""
 
     def __init__(self, sessions: Sessions, links: int) -> None:
         self.sessions = sessions
@@ -41,8 +42,8 @@ class WorkerBrokers:
         self._outbox = sessions.outbox
         self._standings = [BrokerStanding() for _ in range(links)]
         self._term = 0
-        self._boot = NOBODY
-        """The broker that had the last vote. It may have it again in the same term: no other has had it since."""
+        self._boot = NO_BROKER
+        """The broker that got the last vote. It may get the vote again in the same term: no other broker has got it."""
         self._voted_on: int | None = None
         self._number = 0
         self._until = -math.inf
@@ -52,9 +53,9 @@ class WorkerBrokers:
     def handle(
         self, link: int, message: m.FromBroker, setup: m.Setup | None, frames: Iterable[m.Frame], now: float
     ) -> None:
-        """Take a message of one broker with its decoded body."""
+        """Handle a message of one broker with its decoded body."""
         if not self._standings[link].up:
-            return  # it was under way when the connection broke
+            return  # it was sent before the connection broke
         match message:
             case m.Claim():
                 self._claimed(link, message, now)
@@ -70,8 +71,8 @@ class WorkerBrokers:
                 self.sessions.handle(message, setup, frames, now)
 
     def broken(self, link: int, now: float) -> None:
-        """The connection to a broker has ended, and with it the vote for that broker: another may lead at once."""
-        if len(self._standings) == 1 and self._boot == NOBODY:
+        """The connection to a broker has ended. A vote for that broker ends with it, so another broker may lead now."""
+        if len(self._standings) == 1 and self._boot == NO_BROKER:
             return  # a broker that has dropped this worker answers Unregistered
         self._standings[link].up = self._standings[link].known = False
         self._dismiss(link, now)
@@ -80,16 +81,16 @@ class WorkerBrokers:
             self._vote_to_all(now)
 
     def restored(self, link: int) -> None:
-        """The connection to a broker is up again. The process at its other end may be a new one."""
+        """The connection to a broker is up again. The broker may be a new process, so the worker registers again."""
         standing = self._standings[link]
         if not standing.up:
             standing.up = True
             self._register(link)
 
-    # ---- The way out ----
+    # ---- Commands ----
 
     def outgoing(self, now: float) -> list[Command]:
-        """What the shell must do, in this order: everything since the last call."""
+        """The commands since the last call, in the order in which the shell must perform them."""
         commands: list[Command] = [] if self.leader is None else self._outbox.bundles(self.leader)
         for command in self._outbox.take():
             if isinstance(command, Send):
@@ -98,22 +99,23 @@ class WorkerBrokers:
                 commands.append(command)
         return commands
 
-    def _routed(self, message: m.FromWorker, now: float) -> list[Post]:
-        """A message of the sessions is for the leader. A heartbeat goes to all, as each of them must receive one."""
+    def _routed(self, message: m.FromWorker, now: float) -> list[WorkerPost]:
+        """A message of the sessions goes to the leader. A registration or heartbeat goes to each broker, in the form
+        that the broker needs."""
         if isinstance(message, m.RegisterWorker | m.WorkerHeartbeat):
             return [post for link in range(len(self._standings)) for post in self._beat(link, message, now)]
-        return [] if self.leader is None else [Post(self.leader, message)]
+        return [] if self.leader is None else [WorkerPost(self.leader, message)]
 
-    def _beat(self, link: int, message: m.FromWorker, now: float) -> list[Post]:
+    def _beat(self, link: int, message: m.FromWorker, now: float) -> list[WorkerPost]:
         standing = self._standings[link]
         if link == self.leader:
-            return [Post(link, message)]
+            return [WorkerPost(link, message)]
         if standing.known:
-            return [Post(link, self._vote(now))]  # after a restart the broker has no vote of this worker
-        return [Post(link, self._registration())] if standing.up else []
+            return [WorkerPost(link, self._vote(now))]  # after a restart the broker has no vote of this worker
+        return [WorkerPost(link, self._registration())] if standing.up else []
 
     def check(self) -> None:
-        """The invariants: sessions belong to the leader, and the vote is the leader's, where votes are asked for."""
+        """The invariants: only a leader has sessions, and where brokers claim votes, the leader has the vote."""
         self.sessions.check()
         assert self.leader is None or self._voted_on in (None, self.leader)
         assert self.leader is not None or not self.sessions.registered
@@ -133,10 +135,10 @@ class WorkerBrokers:
         self._vote_to_all(now)
 
     def _vote(self, now: float) -> m.Vote:
-        return m.Vote(self._term, self._boot if now < self._until else NOBODY, self._number)
+        return m.Vote(self._term, self._boot if now < self._until else NO_BROKER, self._number)
 
     def _vote_to(self, link: int, now: float) -> None:
-        self._outbox.add(Post(link, self._vote(now)))
+        self._outbox.add(WorkerPost(link, self._vote(now)))
 
     def _vote_to_all(self, now: float) -> None:
         for link, standing in enumerate(self._standings):
@@ -154,11 +156,11 @@ class WorkerBrokers:
             self.sessions.handle(welcome, None, (), now)
 
     def _may_lead(self, boot: int) -> bool:
-        """Whether this broker may lead. A single broker may without a vote: it asks for none."""
-        return boot == self._boot or (self._boot == NOBODY and len(self._standings) == 1)
+        """Whether this broker may lead: it has the vote, or it is the only broker and no vote was ever claimed."""
+        return boot == self._boot or (self._boot == NO_BROKER and len(self._standings) == 1)
 
     def _dismiss(self, link: int, now: float) -> None:
-        """This broker leads no longer. Without a leader there are no sessions."""
+        """If this broker was the leader, it no longer is, and all sessions end."""
         if link == self.leader:
             self.leader = None
             self.sessions.disconnected(now)
@@ -167,12 +169,12 @@ class WorkerBrokers:
         standing = self._standings[link]
         was_known, standing.known = standing.known, False
         if link == self.leader:
-            self._dismiss(link, now)  # the sessions register again at once
+            self._dismiss(link, now)  # `Sessions` repeats the registration
         elif was_known:
             self._register(link)
 
     def _register(self, link: int) -> None:
-        self._outbox.add(Post(link, self._registration()))
+        self._outbox.add(WorkerPost(link, self._registration()))
 
     def _registration(self) -> m.RegisterWorker:
         return m.RegisterWorker(m.PROTOCOL_VERSION, self.sessions.name, self.sessions.spec)

@@ -13,7 +13,7 @@ import structlog
 from asr_process import curve, settings
 from asr_process.notify import Unit
 from asr_process.supervised import watch_parent
-from asr_workers.engine_options import LEFT_ALONE, EngineProcess
+from asr_workers.engine_options import IGNORED, EngineProcess
 from asr_workers.engines import registry
 from asr_workers.worker import Worker, WorkerConfig, signals
 
@@ -33,7 +33,7 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 
 @click.command("asr-worker", cls=EngineProcess)
 @click.option(
-    "--engine", default=registry.DEFAULT, help="Engine that recognises speech, one of those that --list-engines shows."
+    "--engine", default=registry.DEFAULT, help="Engine that recognises speech: one that --list-engines shows."
 )
 @click.option(
     "--list-engines",
@@ -41,14 +41,14 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     is_eager=True,
     expose_value=False,
     callback=_list_engines,
-    help="List the engines, whether each is usable here, and what it lacks; then exit.",
+    help="List the engines, whether each can be used on this machine, and which packages it lacks; then exit.",
 )
-@click.option("--name", help="Name in `asr status` and metrics.  [default: HOST-PID]")
+@click.option("--name", help="Name of this worker in `asr status` and metrics.  [default: HOST-PID]")
 @click.option(
     "--broker",
     type=settings.ENDPOINT,
     multiple=True,
-    help="The broker's side for workers; repeatable, for brokers that share the pool.  "
+    help="Endpoint at which a broker accepts workers. Repeat the option for each broker that shares the pool.  "
     "[default: ipc://RUN_DIR/workers.ipc]",
 )
 @settings.link_options
@@ -57,7 +57,7 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     "--drain-s",
     type=click.FloatRange(min=0),
     default=30.0,
-    help="Longest time sessions may take to end after SIGTERM; a second SIGTERM ends at once.",
+    help="Seconds for which sessions may continue after SIGTERM. A second SIGTERM ends the worker immediately.",
 )
 def main(
     run_dir: Path,
@@ -71,10 +71,10 @@ def main(
     drain_s: float,
     **engine_options: Any,
 ) -> None:
-    """Recognise speech on one device for all sessions the broker pins here.
+    """Recognise speech on one device, for the sessions that the broker pins to this worker.
 
-    Start one worker per GPU, FPGA card or CPU share. It loads its engine, registers with the broker and serves until
-    SIGTERM, then finishes the sessions it holds.
+    Start one worker for each GPU, FPGA card or share of the CPU. It loads its engine and registers with the broker. It
+    serves until SIGTERM, then finishes its sessions and ends.
     """
     endpoints = broker or (settings.workers_endpoint(run_dir),)
     config = WorkerConfig(
@@ -83,9 +83,9 @@ def main(
         metrics=str(metrics) if metrics else None,
         drain_s=drain_s,
     )
-    left_alone = click.get_current_context().meta[LEFT_ALONE]
-    if left_alone:
-        log.info("settings of other engines are left alone", engine=engine, settings=left_alone)
+    ignored = click.get_current_context().meta[IGNORED]
+    if ignored:
+        log.info("settings of other engines are ignored", engine=engine, settings=ignored)
     Unit().status(f"loading {engine}")
     worker = Worker(config, registry.load(engine, **engine_options))
     with signals(worker):

@@ -1,8 +1,8 @@
-"""A process whose options depend on its --engine: those of the process, and those of the engine's configuration.
+"""A process whose options depend on --engine: the options of the process and of the engine's configuration.
 
-The command line is parsed twice: first only to find the engine, then with that engine's options. Options of the other
-engines are known, too: on the command line they are refused, in a variable or a config file they are left alone, since
-workers of several engines may share those.
+The command line is parsed twice: first only to find the engine, then with that engine's options. An option of another
+engine is refused on the command line. In a variable or a config file it is ignored, because workers with different
+engines may share those.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from asr_workers.engines import registry
 ENGINE = "asr_workers.engine"
 """Key under which a context holds the name of the chosen engine."""
 NOT_CHOSEN_YET = ""
-"""In its place while the engine is looked for: then every engine's options are those of others, and are not checked."""
-LEFT_ALONE = "asr_workers.left_alone"
-"""Key under which a context holds settings of other engines that it ignored."""
+"""The engine's name during the first parsing. With it, all options are options of other engines and are not checked."""
+IGNORED = "asr_workers.ignored"
+"""Key under which a context holds the names of ignored settings of other engines."""
 
 
 def chosen(ctx: click.Context) -> str:
-    """The name of the engine whose options a context has."""
+    """The name of the engine whose options the context has."""
     return str(ctx.meta.get(ENGINE, registry.DEFAULT))
 
 
@@ -38,11 +38,11 @@ def own_options(ctx: click.Context) -> list[click.Option]:
 
 
 class EngineProcess(settings.Process):
-    """A process with an option --engine; its function receives the options of that engine by their fields' names."""
+    """A command with an option --engine. Its function receives the options of that engine, named as its fields."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[ENGINE] = self._engine(ctx, args)
-        ctx.meta[LEFT_ALONE] = []
+        ctx.meta[IGNORED] = []
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -50,7 +50,7 @@ class EngineProcess(settings.Process):
         return [*super().get_params(ctx), *own, *others_options(own)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options of the process, then the engine's in a section of their own."""
+        """Write the options of the process, then the options of the engine in a separate section."""
         own = (f"Options of the engine {chosen(ctx)}", own_options(ctx))
         for heading, params in (("Options", super().get_params(ctx)), own):
             with formatter.section(heading):
@@ -63,9 +63,9 @@ class EngineProcess(settings.Process):
         super().format_epilog(ctx, formatter)
 
     def _engine(self, ctx: click.Context, args: list[str]) -> str:
-        """The engine that the command line, the environment or a config file names; nothing else of them is looked at.
+        """The engine that the command line, the environment or a config file names. All other settings are ignored.
 
-        A config file that cannot be used is reported when the whole command line is parsed.
+        A config file that cannot be read is reported by the second parse.
         """
         probe = click.Context(self, ctx.parent, ctx.info_name, **self.context_settings)
         probe.meta[ENGINE] = NOT_CHOSEN_YET
@@ -78,10 +78,10 @@ class EngineProcess(settings.Process):
 
 
 class OthersOption(click.Option):
-    """An option that this worker's engine does not have, but another engine has."""
+    """An option of another engine, which this worker's engine does not have."""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """As it is: only its own engine can check it."""
+        """The value unchecked: only the option's own engine can check it."""
         return value
 
 
@@ -90,11 +90,11 @@ def _refuse(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
         raise SetupError(registry.refusal(chosen(ctx), param.opts[0]))
     if value is not None:
-        ctx.meta[LEFT_ALONE].append(param.name)
+        ctx.meta[IGNORED].append(param.name)
 
 
 def others_options(own: Sequence[click.Option]) -> Iterator[click.Option]:
-    """Every option that engines have beside these of the chosen one."""
+    """The options of all engines, without those that the chosen engine has (`own`)."""
     names, known = {option.name for option in own}, {spelled for option in own for spelled in option.opts}
     for other in registry.ENGINES:
         for option in registry.find(other).options():

@@ -1,4 +1,7 @@
-"""The thread that owns the engine: jobs in order, results in order. Heartbeats do not wait for a step."""
+"""The thread that owns the engine: it does jobs in their order and returns results in this order.
+
+The worker's loop, and with it heartbeats, does not wait for a step.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from asr_workers.jobs import (
 
 
 class EngineThread:
-    """Does jobs with `engine` until `stop`; calls `wake` after each result, from its own thread."""
+    """Does jobs with `engine` until `stop`. Calls `wake` in the engine's thread after each result."""
 
     def __init__(self, engine: Engine, wake: Callable[[], None]) -> None:
         self._engine, self._wake = engine, wake
@@ -35,16 +38,16 @@ class EngineThread:
         self.results: deque[Result] = deque()
         self._open: set[int] = set()
         self._in_flight: list[Chunk] = []
-        """Chunks that are in the engine: no step has finished them yet."""
+        """Chunks that were given to the engine and that no step has finished yet."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Queue a job; its result appears in `results`."""
+        """Queue a job. Its result is appended to `results`."""
         self._jobs.put(job)
 
     def stop(self) -> None:
-        """End after the jobs queued so far."""
+        """End the thread after the jobs queued so far; wait for its end."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -67,7 +70,7 @@ class EngineThread:
             case CloseSlot():
                 return self._close_slot(job)
             case TakeSnapshot(slot):
-                return SnapshotTaken(slot, self._engine.checkpoint(slot) if slot in self._open else None)
+                return SnapshotTaken(slot, self._engine.snapshot(slot) if slot in self._open else None)
 
     def _open_slot(self, job: OpenSlot) -> SlotOpened:
         try:

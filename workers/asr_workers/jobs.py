@@ -1,4 +1,4 @@
-"""What the engine's thread is asked to do, and its answers. Pure: `Sessions` makes jobs, `EngineThread` does them.
+"""The jobs of the engine's thread and its answers. `Sessions` makes jobs, `EngineThread` does them. Pure.
 
 Jobs are done in the order in which they were submitted, and each is answered once.
 """
@@ -16,7 +16,7 @@ from asr_workers.engines.base import Advanced, Chunk, Output, SlotOptions, Snaps
 
 @dataclass(frozen=True, slots=True)
 class OpenSlot:
-    """Take a free slot into use for a lease. Answered by SlotOpened."""
+    """Open a free slot for a lease. Answered by SlotOpened."""
 
     lease: int
     slot: int
@@ -53,7 +53,7 @@ Job = OpenSlot | CloseSlot | TakeSnapshot | RunStep
 
 @dataclass(frozen=True, slots=True)
 class SlotOpened:
-    """The slot belongs to the lease now; with `error` it does not: the engine refused the options."""
+    """The slot belongs to the lease now. With `error` it does not: the engine rejected the options."""
 
     lease: int
     slot: int
@@ -62,7 +62,7 @@ class SlotOpened:
 
 @dataclass(frozen=True, slots=True)
 class SlotClosed:
-    """Nothing of the lease is left in the engine."""
+    """The engine has no state of the lease any more."""
 
     lease: int
     slot: int
@@ -70,7 +70,7 @@ class SlotClosed:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTaken:
-    """`advanced` is None where the engine had no snapshot to give."""
+    """A snapshot. `advanced` is None when the engine could not make one."""
 
     slot: int
     advanced: Advanced | None
@@ -81,13 +81,13 @@ class StepDone:
     """One step has run."""
 
     chunks: Sequence[Chunk]
-    """Those that have been through the model. Some may have been submitted with an earlier step."""
+    """Chunks that have left the model. Some may have been submitted with an earlier step."""
     outputs: Sequence[Output]
     elapsed_s: float = 0.0
     late_s: Sequence[float] = ()
-    """For each chunk of the step: how long after its deadline the step began."""
+    """For each chunk of the step: seconds between its deadline and the start of the step."""
     elective_s: float = 0.0
-    """The part of `elapsed_s` that the engine spent on work which it leaves out under load."""
+    """The part of `elapsed_s` that the engine spent on work that it skips under load."""
     pending: bool = False
     """Whether the engine has work for a step without chunks."""
     blocked: frozenset[int] = frozenset()
@@ -96,7 +96,7 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class EngineFailed:
-    """The engine raised an error that no session caused. The worker ends with it."""
+    """The engine raised an error that no session caused. The worker raises it and ends."""
 
     error: BaseException
 

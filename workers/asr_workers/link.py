@@ -1,4 +1,4 @@
-"""The ZeroMQ leg between a worker and one broker: messages in, messages out, and whether the connection stands."""
+"""The ZeroMQ connection between a worker and one broker: sends and receives messages, reports connects and breaks."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Link:
         self.monitor = self._dialer.monitor
 
     def receive(self) -> list[bytes] | None:
-        """One message's parts; None when nothing waits."""
+        """The parts of one message; None when no message waits."""
         try:
             return self.socket.recv_multipart(zmq.DONTWAIT)
         except zmq.Again:
             return None
 
     def send(self, parts: list[bytes]) -> bool:
-        """Queue a message; False when nobody has read for longer than the queue holds."""
+        """Queue a message. False when the queue is full, because the broker does not read."""
         try:
             self.socket.send_multipart(parts, zmq.DONTWAIT)
         except zmq.Again:
@@ -38,10 +38,10 @@ class Link:
         return True
 
     def poll(self, now: float) -> list[bool]:
-        """What became of the connection since the last call: True each time it came up, False each time it broke."""
+        """The changes of the connection since the last call: True each time it came up, False each time it broke."""
         return self._dialer.poll(now)
 
     def close(self) -> None:
-        """Let go of the socket; what was sent may still leave for a moment."""
+        """Close the socket. ZeroMQ goes on sending queued messages for at most LINGER_MS."""
         self._dialer.close()
         self.socket.close()

@@ -1,4 +1,4 @@
-"""How busy the worker was over its last heartbeat interval. Pure: times are handed in."""
+"""How busy the worker was in its last heartbeat interval. Pure: times are arguments."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from asr_proto.audio import SAMPLE_RATE
 from asr_proto.messages import Load
 
 FADES = 0.8
-"""Factor on all earlier steps at each heartbeat: the cost of a chunk follows what steps cost now."""
+"""Factor on the weight of all earlier steps at each heartbeat, so that the result follows the present cost."""
 STEPS_MIN = 20
+"""Smallest weight of steps from which a slope is computed."""
 CORRELATION_MIN = 0.7
+"""Smallest correlation of sizes and times at which the slope counts as a measurement."""
 
 
 class ChunkCost:
-    """What one more chunk adds to a step: the slope of a line through the steps' sizes and times (least squares).
+    """The time that one more chunk adds to a step: the slope of the least-squares line of step times over step sizes.
 
-    A step has a fixed cost, which all its chunks share. Only the cost that each chunk adds limits their number.
+    A step also has a fixed cost, which its chunks share. Only the cost that each chunk adds limits their number.
     """
 
     def __init__(self) -> None:
         self._sums = np.zeros(6)
 
     def add(self, chunks: int, elapsed_s: float) -> None:
-        """One step."""
+        """Add one step: its number of chunks and its time in seconds."""
         x, y = float(chunks), elapsed_s
         self._sums += (1.0, x, y, x * x, x * y, y * y)
 
     def fade(self) -> None:
-        """Give the steps so far less weight."""
+        """Reduce the weight of the steps so far."""
         self._sums *= FADES
 
     def seconds(self) -> float:
-        """The slope. 0 while unknown: too few steps, all of one size, or a size that explains little of the time."""
+        """The slope in seconds per chunk. 0 while unknown: too few steps, equal sizes, or a weak correlation."""
         n, x, y, xx, xy, yy = self._sums
         if n < STEPS_MIN:
             return 0.0
@@ -58,9 +60,10 @@ class LoadMeter:
         self._chunk_cost = ChunkCost()
 
     def stepped(self, elapsed_s: float, samples: int, late_s: Sequence[float] = (), elective_s: float = 0.0) -> None:
-        """One step took `elapsed_s` seconds and consumed `samples`. It began `late_s` after the deadline of each chunk.
+        """Add one step, which took `elapsed_s` seconds and finished `samples` samples.
 
-        `elective_s` of its time was for work that the engine leaves out under load.
+        `late_s`: for each chunk, seconds between its deadline and the start of the step. `elective_s`: the part of
+        `elapsed_s` for work that the engine skips under load.
         """
         self.steps_total += 1
         self.samples_total += samples

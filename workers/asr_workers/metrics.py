@@ -1,4 +1,4 @@
-"""What a worker exposes to Prometheus: one row of METRICS for each.
+"""The metrics of a worker for Prometheus: one row of METRICS for each.
 
 The worker's loop publishes the values. A scrape runs in another thread and only reads the values published last.
 """
@@ -18,7 +18,7 @@ from asr_workers.sessions import Sessions
 
 @dataclass(frozen=True, slots=True)
 class WorkerMetric:
-    """One metric, and where its value is read. Counters get the suffix `_total`."""
+    """One metric, and the function that reads its value. Counters get the suffix `_total`."""
 
     family: type[GaugeMetricFamily | CounterMetricFamily]
     name: str
@@ -27,8 +27,8 @@ class WorkerMetric:
 
 
 METRICS = (
-    WorkerMetric(GaugeMetricFamily, "asr_worker_slots", "Sessions this worker can hold.", lambda s: s.spec.slots),
-    WorkerMetric(GaugeMetricFamily, "asr_worker_sessions", "Sessions it holds.", len),
+    WorkerMetric(GaugeMetricFamily, "asr_worker_slots", "Sessions that fit on this worker.", lambda s: s.spec.slots),
+    WorkerMetric(GaugeMetricFamily, "asr_worker_sessions", "Sessions on this worker.", len),
     WorkerMetric(CounterMetricFamily, "asr_worker_steps", "Engine steps.", lambda s: s.load.steps_total),
     WorkerMetric(
         CounterMetricFamily, "asr_worker_step_seconds", "Seconds spent in steps.", lambda s: s.load.step_s_total
@@ -48,7 +48,7 @@ class WorkerCollector(Collector):
     def __init__(self, name: str) -> None:
         self._name = name
         self._values: tuple[float, ...] = ()
-        """One for each metric; none before the first `publish`."""
+        """One value for each metric; empty before the first `publish`."""
 
     def publish(self, sessions: Sessions) -> None:
         """Read all values now."""

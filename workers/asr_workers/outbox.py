@@ -1,8 +1,8 @@
-"""The one way out of the worker's core: messages for brokers, frames for frontends, jobs for the engine. Pure.
+"""The output of the worker's core: messages for brokers, frames for frontends, jobs for the engine. Pure.
 
-Everything waits here until the shell takes it, once per turn. Frames are bundled: one message per frontend and turn.
-Bundles leave before everything else. Thereby the last frames of a lease precede the job that closes its slot, and so
-they precede Closed.
+All output waits here until the shell takes it, once per turn. Frames are bundled: one message per frontend and turn.
+Bundles are sent before everything else. So the last frames of a lease are sent before its slot is closed, and before
+Closed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asr_workers.jobs import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class WorkerPost:
     """Send this message to the broker with the number `link`."""
 
     link: int
@@ -38,8 +38,8 @@ class Quit:
     detail: str = ""
 
 
-Command = Post | Job | Quit
-"""What the shell must do."""
+Command = WorkerPost | Job | Quit
+"""The commands that the shell performs."""
 
 
 class Outbox:
@@ -61,12 +61,12 @@ class Outbox:
             self._frames[frontend] = frames
 
     def disconnected(self) -> None:
-        """Drop what was meant for a broker that leads no longer. Jobs stay: the engine must still do them."""
+        """Drop the output for a broker that no longer leads. Jobs stay: the engine must still do them."""
         self._frames.clear()
         self._commands = [command for command in self._commands if not isinstance(command, Send)]
 
     def bundles(self, link: int) -> list[Command]:
-        """One message per frontend with all its frames since the last call, or several where they are too many."""
+        """One message per frontend with all its frames since the last call; several if they exceed FRAMES_MAX."""
         if not self._frames:
             return []
         waiting, self._frames = self._frames, {}
@@ -82,5 +82,5 @@ class Outbox:
         return commands
 
 
-def _bundle(link: int, frontend: bytes, frames: list[m.FrameOut]) -> Post:
-    return Post(link, m.Bundle(frontend, tuple(dict.fromkeys([frame.lease for frame in frames]))), frames)
+def _bundle(link: int, frontend: bytes, frames: list[m.FrameOut]) -> WorkerPost:
+    return WorkerPost(link, m.Bundle(frontend, tuple(dict.fromkeys([frame.lease for frame in frames]))), frames)

@@ -1,7 +1,7 @@
-"""One session on a worker: audio in order, cut into chunks; engine outputs turned into frames. Pure.
+"""One session on a worker: it cuts the audio into chunks and turns the engine's outputs into frames. Pure.
 
-It depends on neither engine nor broker: its owner passes in what arrived and what a step returned, and sends the frames
-that the session returns.
+It depends on neither engine nor broker. Its owner passes in frames and outputs, and sends the frames that the session
+returns.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from asr_proto.errors import BadRequest, DecodeError, LimitExceeded, OutOfOrder,
 from asr_workers.engines.base import Advanced, Chunk, Drained, Hypothesis, Output, Snapshot, Voice
 
 FINALS_KEPT = 32
-"""Finals that are kept for a client that resumes: it may have missed them. Only the last commit keeps its state."""
+"""Number of finals kept for a client that resumes and may have missed them. Only the last commit keeps its state."""
 QUEUED_SAMPLES_MAX = 180 * SAMPLE_RATE
-"""A frontend keeps to its credit, far below this; beyond it the session fails."""
+"""Largest number of queued samples. A frontend's credit is far below this. Above it the session fails."""
 DETAIL_CHARS_MAX = 128
 """The wire's limit of a Failed message's `detail`."""
 
 
 class WorkerSessionState(Enum):
-    """How far a session is."""
+    """The states of a session; the table WORKER_SESSION has the transitions."""
 
     RECEIVING = "receiving"
     """Audio may follow."""
@@ -40,7 +40,7 @@ class WorkerSessionState(Enum):
 
 
 class WorkerSessionEvent(Enum):
-    """What changes the state of a session."""
+    """The events that change the state of a session."""
 
     STOP = "stop"
     DRAINED = "drained"
@@ -48,8 +48,8 @@ class WorkerSessionEvent(Enum):
 
 
 RECEIVING, STOPPED, ENDED, FAILED = WorkerSessionState
-"""For each frame the state is compared with these. CPython 3.11 takes 0.3 us to look up a member of an Enum, and a
-tenth of that for a global."""
+"""Globals, because each frame compares the state with these. In CPython 3.11 the lookup of an Enum's member takes
+0.3 us, that of a global a tenth of this."""
 
 WORKER_SESSION = TransitionTable(
     "worker-session",
@@ -63,26 +63,27 @@ WORKER_SESSION = TransitionTable(
 
 
 class Session:
-    """One lease: the samples that it has taken and done, the flushes that wait, and its state."""
+    """The session of one lease: the samples that it has taken and done, its waiting flushes, and its state."""
 
     def __init__(self, grant: m.Grant, setup: m.Setup, chunk_samples: int) -> None:
         self.lease, self.slot, self.frontend = grant.lease, grant.slot, grant.frontend
         self.setup = setup
         self.taken = self.done = setup.commit.samples if setup.commit else 0
         self.commit = setup.commit
-        """The last one."""
+        """The last commit."""
         self.finals: list[m.Final] = []
-        """The last ones, without the states of their commits."""
+        """The last FINALS_KEPT finals, without the states of their commits."""
         self.machine = StateMachine(WORKER_SESSION)
         self._utterance = setup.commit.utterance if setup.commit else 0
         self._chunk_samples = chunk_samples
         self._queue: list[bytes] = []
-        """PCM16 as it arrived: the pieces of a chunk are joined once, when it is taken."""
+        """PCM16 in the pieces in which it arrived. The pieces of a chunk are joined once, when the chunk is taken."""
         self._queued = 0
+        """Number of samples in `_queue`."""
         self._marks: list[tuple[int, str | None]] = []
-        """Flushes that wait: the sample where each stands, and its marker. Stop has None for a marker."""
+        """Waiting flushes: the sample at which each ends the utterance, and its marker. Stop has the marker None."""
         self._in_step = 0
-        """Samples in the engine."""
+        """Number of samples of the chunk in the engine."""
         self._flushing = False
         """Whether a flush is in the engine: no chunk is taken until the engine returns Drained."""
 
@@ -123,17 +124,17 @@ class Session:
     # ---- A client that resumes ----
 
     def resume(self, before: Session, utterance: int) -> list[m.FrameOut]:
-        """The first frames of this lease, which continues the lease of `before` for a client that needs the finals
-        from `utterance` on. Raises BadRequest when `before` has dropped some of them."""
+        """The first frames of this lease, which continues the session `before`. The client needs the finals from
+        `utterance` on. Raises BadRequest when `before` has dropped some of them."""
         self.finals = [structs.replace(final, lease=self.lease) for final in before.finals]
         missed = [final for final in self.finals if final.utterance >= utterance]
         if len(missed) != max(0, self._utterance - utterance):
-            raise BadRequest("too much was said since", slug="resume-unavailable")
+            raise BadRequest("some finals since then are no longer stored", slug="resume-unavailable")
         return [m.Resumed(self.lease, self.commit), *map(self._repeated, missed)]
 
     def _repeated(self, final: m.Final) -> m.Final:
-        """A final for sending again. The one of the last commit gets its state back: it must not replace that commit
-        by one without a state."""
+        """A final to send again. The final of the last commit gets its state back: the frontend must not replace this
+        commit by one without a state."""
         if self.commit is None or final.commit.samples != self.commit.samples:
             return final
         return structs.replace(final, commit=self.commit)
@@ -141,13 +142,13 @@ class Session:
     # ---- Chunks ----
 
     def ready(self) -> bool:
-        """Whether a chunk can be taken now: a whole one, or what is left before a flush."""
+        """Whether a chunk can be taken now: a whole one, or the rest of the audio before a flush."""
         if self._flushing or self._in_step or self.machine.state is FAILED:
             return False
         return self._queued >= self._chunk_samples or bool(self._marks)
 
     def take(self, deadline_s: float) -> Chunk:
-        """The next chunk. The session has no other before `stepped`."""
+        """Take the next chunk. No other chunk can be taken before `stepped`."""
         assert self.ready()
         size = self._chunk_samples
         if self._marks and self._marks[0][0] - self.done <= size:
@@ -156,7 +157,7 @@ class Session:
         return Chunk(self.slot, self._dequeue(size), self._flushing, deadline_s)
 
     def stepped(self) -> list[m.FrameOut]:
-        """The chunk that was taken last has been through the model."""
+        """The chunk that was taken last has left the model."""
         before, self.done = self.done, self.done + self._in_step
         self._in_step = 0
         return self._progress_after(before, self.done)
@@ -240,7 +241,7 @@ class Session:
         return [self._progress(None)] if before // every != after // every else []
 
     def _fire(self, event: WorkerSessionEvent) -> None:
-        """The story of a session has no clock: its times are seconds of the audio that was received."""
+        """Change the state. A session has no clock: the times in its story are seconds of received audio."""
         self.machine.fire(event, self.taken / SAMPLE_RATE)
 
     def check(self) -> None:

@@ -1,9 +1,9 @@
 """All sessions of a worker: the lease of each slot, the chunks of the next step, the receiver of each output. Pure.
 
-What must be done is in the `outbox` afterwards. The engine runs in a thread of its own: it answers jobs in their
-order, and a slot may have gone to another lease since a job was queued. An output therefore belongs to the lease that
-held the slot *in the engine* when the step ran (`_holders`), not to the one that holds it now: no output of a reused
-slot reaches another client.
+Each method puts its commands into `outbox`. The engine runs in another thread: it answers jobs in their order, and a
+slot may pass to another lease after a job was queued. So an output belongs to the lease that had the slot *in the
+engine* when the step ran (`_holders`), not to the lease that has it now: no output of a reused slot reaches another
+client.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from asr_workers.outbox import Outbox, Quit, Send
 from asr_workers.session import FAILED, Session
 
 REGISTER_S = 1.0
-"""How often an unanswered registration is repeated."""
+"""Interval at which an unanswered registration is repeated."""
 WIPED_S = 0.02
-"""How often a worker without a broker checks whether the engine has closed all slots."""
+"""Interval at which a worker without a broker checks whether the engine has closed all slots."""
 
 
 class Sessions:
@@ -44,7 +44,8 @@ class Sessions:
     def __init__(
         self, name: str, spec: m.Spec, now: float, chunk_samples: Callable[[int | None], int] | None = None
     ) -> None:
-        """`chunk_samples` maps a look-ahead in ms to the length of a session's chunks, where they differ."""
+        """`chunk_samples` maps a look-ahead in ms to the number of samples in a session's chunks. None: they are all of
+        the length in `spec`."""
         self.name, self.spec = name, spec
         self._chunk_samples = chunk_samples or (lambda _: spec.chunk_samples)
         self.outbox = Outbox()
@@ -54,25 +55,26 @@ class Sessions:
         self._sessions: dict[int, Session] = {}
         self._by_slot: dict[int, Session] = {}
         self._holders: dict[int, int] = {}
-        """The lease that holds each slot in the engine."""
+        """By slot: the lease that has the slot in the engine."""
         self._batcher = Batcher(spec.slots)
         self._heartbeat_s = REGISTER_S
         self._heartbeat_at = now
         self._in_step = 0
-        """Chunks of the step under way, at least 1. The engine has one step at a time; 0: it has none."""
+        """Number of chunks in the current step, at least 1; 0: no step runs. The engine has one step at a time."""
         self._pending = False
+        """`StepDone.pending` of the last step."""
         self._blocked: frozenset[int] = frozenset()
-        """As the last step left them: see StepDone."""
+        """`StepDone.blocked` of the last step, without slots that were closed since."""
 
     # ---- Brokers and time ----
 
     def handle(self, message: m.FromBroker, setup: m.Setup | None, frames: Iterable[m.Frame], now: float) -> None:
-        """Take a message of the broker with its decoded body."""
+        """Handle a message of the leading broker with its decoded body."""
         match message:
             case m.Bundle():
                 self._receive(frames, now)
             case m.Welcome():
-                # A broker that welcomes this worker holds no lease of it, however often it does.
+                # A broker that sends Welcome has no lease of this worker. This holds for a repeated Welcome, too.
                 self.disconnected(now)
                 self.registered, self._heartbeat_s = True, message.heartbeat_s
                 if self.draining:
@@ -89,7 +91,7 @@ class Sessions:
                 self._release(message.lease)
 
     def tick(self, now: float) -> None:
-        """Send what is due: heartbeats, or the registration again while it is unanswered. Quit when drained."""
+        """Send what is due: a heartbeat, or the registration while it is unanswered. Quit when drained."""
         if self.draining and self._is_empty():
             self.outbox.add(Quit())
         elif now >= self._heartbeat_at:
@@ -107,7 +109,7 @@ class Sessions:
             self.outbox.add(Send(m.Drain()))
 
     def disconnected(self, now: float) -> None:
-        """The broker holds no lease of this worker any more: drop all sessions, register again at once."""
+        """The broker has no lease of this worker any more: drop all sessions, then register again."""
         if self.registered:
             self._heartbeat_at = now
         self.registered, self._heartbeat_s = False, REGISTER_S
@@ -118,7 +120,7 @@ class Sessions:
     # ---- The engine ----
 
     def step(self) -> None:
-        """Begin the next step, unless one is under way or there is no work for it."""
+        """Begin the next step, unless a step runs already or there is no work."""
         if self._in_step:
             return
         picked = self._batcher.pick(self._blocked)
@@ -171,7 +173,7 @@ class Sessions:
         self.outbox.add(OpenSlot(grant.lease, grant.slot, options, snapshot))
 
     def _transfer(self, transfer: m.Transfer, setup: m.Setup) -> None:
-        """The slot begins anew from the last commit. The client sends all audio after it again."""
+        """Open the slot again from the last commit. The client sends all audio after this commit again."""
         before = self._sessions.get(transfer.from_lease)
         self._release(transfer.from_lease)
         grant = m.Grant(transfer.lease, transfer.slot, transfer.session, transfer.frontend)
@@ -179,7 +181,7 @@ class Sessions:
         session = self._sessions[transfer.lease]
         try:
             if before is None or before.machine.state is FAILED:
-                raise BadRequest("the session is not here any more", slug="resume-unavailable")
+                raise BadRequest("this worker no longer has the session", slug="resume-unavailable")
             self.outbox.post(session.frontend, session.resume(before, transfer.utterance))
         except BadRequest as error:
             self._fail(session, error)
@@ -218,7 +220,7 @@ class Sessions:
                 self._batcher.submit(session.slot, now)
 
     def _stepped(self, done: StepDone) -> None:
-        """Progress goes after the outputs: some dialects answer a chunk with its text. It goes before Drained."""
+        """Progress follows the outputs, because some dialects answer a chunk with its text. It precedes Drained."""
         self._in_step, self._pending, self._blocked = 0, done.pending, done.blocked
         samples = sum([len(chunk.pcm) for chunk in done.chunks])
         self.load.stepped(done.elapsed_s, samples, done.late_s, done.elective_s)
@@ -247,7 +249,7 @@ class Sessions:
         self._batcher.close(session.slot)
 
     def _receiver(self, slot: int) -> Session | None:
-        """The session that receives the outputs of this slot; None where it is over or has failed."""
+        """The session that receives the outputs of this slot; None when it has ended or failed."""
         session = self._sessions.get(self._holders.get(slot, 0))
         return None if session is None or session.machine.state is FAILED else session
 
@@ -255,7 +257,7 @@ class Sessions:
 
     def _beat(self, now: float) -> None:
         if not self.registered and (self._holders or self._in_step):
-            # The engine still holds dropped sessions. Should it hang, this worker must not be offered new ones.
+            # The engine still has dropped sessions. If it hangs, the broker must not pin new ones to this worker.
             self._heartbeat_at = now + WIPED_S
             return
         self._heartbeat_at = now + self._heartbeat_s

@@ -1,7 +1,7 @@
-"""What a worker reports to systemd: ready, whether a broker has registered it, and that its engine works.
+"""What a worker reports to systemd: that it is ready, whether a broker has registered it, and that its engine works.
 
-The watchdog is fed by what the engine does. A worker feeds it while the engine has nothing to do, and otherwise only
-after an answer: an engine that hangs in a step starves the watchdog, and systemd restarts the worker.
+A worker feeds the watchdog while the engine has nothing to do. While the engine has jobs, it feeds the watchdog only
+after an answer. So systemd restarts a worker whose engine hangs in a step.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from asr_process.notify import Unit
 log = structlog.get_logger()
 
 REGISTERED_S_MAX = 5.0
-"""A worker reports itself ready after this long even if no broker answers: that is no failure of the worker."""
+"""A worker reports ready after this long even if no broker answers, because that is not a failure of the worker."""
 
 
 class UnitReport:
-    """The state of one worker as systemd knows it. All times are on one monotonic clock."""
+    """The state of one worker as it was reported to systemd. All times are on one monotonic clock."""
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
@@ -29,7 +29,7 @@ class UnitReport:
         self._is_answering = True
         """Whether the engine has answered a job since the watchdog was fed last."""
         self._registered: bool | None = None
-        """As it was reported last; None before the first report."""
+        """The value reported last; None before the first report."""
 
     def start(self, now: float, step_s_p99: float) -> None:
         """The worker begins to serve. Warns where one step may take longer than the watchdog allows."""
@@ -52,14 +52,16 @@ class UnitReport:
         self._is_answering = True
 
     def draining(self, sessions: int) -> None:
-        """The worker takes no new session and ends when these have ended."""
+        """The worker takes no new session and ends after its `sessions` sessions."""
         self._unit.stopping(f"draining {sessions} sessions")
 
     def report(self, now: float, *, registered: bool) -> None:
         """Report whether a broker has registered the worker, when that changes, and feed the watchdog when due."""
         if registered is not self._registered and (registered or self._registered or now >= self._ready_by):
             if self._registered is None and not registered:
-                log.warning("no broker answers the registration: check that one runs, of a release that can read it")
+                log.warning(
+                    "no broker answers the registration: check that a broker runs and that its release can read it"
+                )
             send = self._unit.ready if self._registered is None else self._unit.status
             send("registered with a broker" if registered else "no broker answers")
             self._registered = registered
@@ -67,7 +69,7 @@ class UnitReport:
             self._is_answering = False
 
     def next_deadline(self) -> float:
-        """When the watchdog must be fed; never while the engine does not answer."""
+        """When the watchdog must be fed. Infinity while the engine does not answer."""
         return self._unit.feed_at if self._may_feed() else math.inf
 
     def _may_feed(self) -> bool:

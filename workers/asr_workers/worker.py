@@ -1,7 +1,7 @@
 """The worker's shell: links to brokers, the engine's thread, systemd and metrics around the pure core.
 
-The core is `WorkerBrokers` around `Sessions`. One turn of the loop passes in all that arrived, then does all that is in
-the core's outbox.
+The core is `WorkerBrokers` around `Sessions`. One turn of the loop passes all arrived messages and results to the core,
+then performs the commands in the core's outbox.
 """
 
 from __future__ import annotations
@@ -34,31 +34,32 @@ from asr_workers.engines.base import Engine
 from asr_workers.jobs import EngineFailed
 from asr_workers.link import Link
 from asr_workers.metrics import WorkerCollector
-from asr_workers.outbox import Command, Post, Quit
+from asr_workers.outbox import Command, Quit, WorkerPost
 from asr_workers.sessions import Sessions
 from asr_workers.unit_report import UnitReport
 
 log = structlog.get_logger()
 
 TURN_MESSAGES_MAX = 256
-"""Messages that one turn takes from one link."""
+"""Largest number of messages that one turn reads from one link."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """How one worker runs. Its engine has a configuration of its own."""
+    """The settings of one worker process. Those of its engine are in the engine's configuration."""
 
     brokers: tuple[curve.BrokerAt, ...]
-    """Where the brokers listen for workers; several where brokers share the pool."""
+    """Endpoints and keys of the brokers; several where brokers share the pool."""
     name: str
     metrics: str | None = None
     """HOST:PORT of the Prometheus endpoint, or None."""
     drain_s: float = 30.0
-    """Longest time that sessions may take to end after SIGTERM."""
+    """Longest time for which sessions may continue after SIGTERM."""
 
 
 class Worker:
-    """One worker process around a ready engine. `run` returns after a drain; it raises what the engine raises."""
+    """One worker process around a loaded engine. `run` returns after a drain. It raises the error of an engine that
+    fails, and NotYet when a broker rejects the worker."""
 
     def __init__(self, config: WorkerConfig, engine: Engine) -> None:
         self._config, self._spec = config, engine.spec
@@ -78,7 +79,7 @@ class Worker:
         self._engine = EngineThread(engine, self._nudge)
         self._report = UnitReport(Unit())
         self._stop_at = math.inf
-        """When draining has taken too long."""
+        """When the worker ends even if sessions are left."""
         self._signalled = False
         self._running = True
 
@@ -102,7 +103,7 @@ class Worker:
             self._report.report(time.monotonic(), registered=self._is_registered())
 
     def _turn(self, poller: zmq.Poller) -> None:
-        """Wait for something to do; pass in what arrived; do what the core answers."""
+        """Wait for a message, a result or a deadline; pass it to the core; perform the core's commands."""
         deadline = min(self._sessions.next_deadline(), self._report.next_deadline(), self._stop_at)
         wait_s = deadline - time.monotonic()
         readable = dict(poller.poll(max(0, math.ceil(wait_s * 1000))))
@@ -121,7 +122,7 @@ class Worker:
         self._flush()
 
     def _check_stop(self, now: float) -> None:
-        """Begin to drain after `stop`; end when draining has taken too long."""
+        """Begin to drain after `stop`; end when draining has lasted `drain_s`."""
         if self._signalled and not self._sessions.draining:
             self._stop_at = now + self._config.drain_s
             log.info("draining", sessions=len(self._sessions))
@@ -158,11 +159,11 @@ class Worker:
                 self._brokers.broken(number, now)
 
     def _is_registered(self) -> bool:
-        """With a broker whose connection may be up."""
+        """Whether a broker has registered this worker and at least one connection may be up."""
         return self._sessions.registered and len(self._broken) < len(self._links)
 
     def _receive_all(self) -> None:
-        """The leader first: after a stall its claim may wait here beside the claim of another broker."""
+        """Read the leader's messages first: after a stall its claim and the claim of another broker may both wait."""
         for number in sorted(range(len(self._links)), key=partial(ne, self._brokers.leader)):
             self._receive(number)
 
@@ -186,16 +187,16 @@ class Worker:
             log.info("registered", broker=message.boot)
         self._brokers.handle(number, message, setup, frames, time.monotonic())  # type: ignore[arg-type]
 
-    # ---- What the core wants done ----
+    # ---- Commands of the core ----
 
     def _flush(self) -> None:
-        """Do everything in the outbox; what follows from a message that cannot be sent comes last."""
+        """Perform all commands. A message that cannot be sent may cause more commands: these come last."""
         while commands := self._brokers.outgoing(time.monotonic()):
             for command in commands:
                 self._perform(command)
 
     def _perform(self, command: Command) -> None:
-        if isinstance(command, Post):
+        if isinstance(command, WorkerPost):
             self._send(command)
         elif isinstance(command, Quit):
             self._quit(command.detail)
@@ -203,19 +204,19 @@ class Worker:
             self._report.submitted()
             self._engine.submit(command)
 
-    def _send(self, post: Post) -> None:
+    def _send(self, post: WorkerPost) -> None:
         parts = [wire.encode(post.message)]
         if post.frames is not None:
             parts.append(wire.encode_frames(post.frames))
         if isinstance(post.message, m.RegisterWorker):
             parts.append(self._hello)
         if not self._links[post.link].send(parts):
-            # Nobody has read for longer than the queue holds: the broker will not know this worker's sessions.
+            # The queue is full: the broker has not read for long and will treat this worker as dead.
             self._brokers.handle(post.link, m.Unregistered(), None, (), time.monotonic())
 
     def _quit(self, detail: str) -> None:
         if detail:
-            # The versions differ, as a rule: in a rolling upgrade the broker's new version comes next.
+            # Usually the versions differ. In a rolling upgrade the broker is replaced next, so a restart may succeed.
             raise NotYet(f"the broker refuses this worker: {detail}")
         log.info("drained")
         self._running = False
@@ -238,7 +239,7 @@ class Worker:
 
 @contextmanager
 def signals(worker: Worker) -> Iterator[None]:
-    """SIGTERM and SIGINT drain the worker; a second one ends it at once."""
+    """SIGTERM and SIGINT drain the worker. A second signal ends the process immediately."""
 
     def on_signal(number: int, _: object) -> None:
         if worker._signalled:

@@ -1,17 +1,17 @@
-"""`asr bench`: how long speakers wait, and what serving them costs.
+"""`asr bench` measures latencies under load, and the CPU time and memory that serving costs.
 
-    schedule, statistics, report     pure: when each frame leaves, what the figures mean, how they are shown
-    timeline, axes, charts, html     pure: when each latency was met; the report as a page
-    difference, compare, history     what became better or worse from one run to another; one line per run
-    websocket, dialects              pure: the least of RFC 6455 and of each dialect that a load generator needs
-    plan, search                     pure: what generators are told and answer; how many sessions to try next
-    audio, scenario                  what the sessions say; options in a file
-    load, connection, disturbance    shell: the sessions, paced by one loop; those that only disturb them
-    by_client                        shell: the few sessions that `asr_client` speaks, over WebRTC
-    generator                        shell: load generators in processes of their own, and the command's end of them
-    processes                        shell: what the server's processes, and our own, use
-    options, run, command            what is asked for; one run; the command line
+    schedule, statistics, report     pure: when each frame is sent; the figures and their definitions; the tables
+    timeline, axes, charts, html     pure: each latency with its moment; the report as an HTML page
+    difference, compare, history     what became better or worse between two runs; one line per run in a file
+    websocket, dialects              pure: the part of RFC 6455 and of each dialect that a load generator needs
+    plan, search                     pure: a generator's plan and its results; how many sessions to try next
+    audio, scenario                  the audio that the sessions send; options in a file
+    load, connection, disturbance    shell: the paced sessions; the connections that only disturb them
+    by_client                        shell: sessions over WebRTC, through `asr_client`
+    generator                        shell: load generators in separate processes, and the command's side of them
+    processes                        shell: CPU time and memory of the server's processes and of the generators
+    options, run, command            the options of a run; one run; the command line
 
-The load generator shares the machine with what it measures, so it does as little as possible per frame, and it
-measures its own lateness: figures taken by a late generator are its own, not the server's.
+The load generator shares the machine with the server that it measures, so it does little work per frame. It also
+measures its own lateness: if frames are sent late, the figures describe the generator and not the server.
 """

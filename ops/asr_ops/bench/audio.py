@@ -1,7 +1,7 @@
-"""What the sessions say: one ring of frames, masked beforehand, that every session enters at a place of its own. Pure,
-but for reading a recording.
+"""The audio that the sessions send: one ring of frames, masked in advance, which each session enters at another place.
 
-Sharing the ring keeps a thousand sessions in a few megabytes, and still no two neighbours say the same at once.
+Pure, except for reading a recording. A shared ring keeps the audio of a thousand sessions in a few megabytes, and
+neighbouring sessions still send different audio at the same time.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ NOISE_PEAK = 8000
 NOISE_SEED = 1
 TONE_S = 3.0
 SPEECH_S, SILENCE_S = (1.0, 4.0), (0.5, 2.5)
-"""The shortest and the longest stretch of speech, and of the silence after it."""
+"""Shortest and longest stretch of speech, and of the silence after it, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """Frames of equal length; after the last one comes the first."""
+    """Frames of equal length. The first frame follows the last."""
 
     pcm: Pcm16
-    """Shape [frames, samples of a frame]."""
+    """Samples, shape [frames, samples of a frame]."""
     wire: tuple[bytes, ...]
-    """Each frame as it goes over the wire."""
+    """Each frame as the bytes to send."""
 
     @property
     def frame_samples(self) -> int:
@@ -40,16 +40,19 @@ class Ring:
         return int(self.pcm.shape[1])
 
     def entry(self, session: int, sessions: int) -> int:
-        """The frame at which that session begins: evenly spread over the ring."""
+        """The index of the first frame of session number `session`: the entries are spread evenly over the ring."""
         return session * len(self.wire) // sessions
 
     def spoken(self, entry: int, frames: int) -> Pcm16:
-        """All samples of a session that begins there and says that many frames."""
+        """All samples of a session that begins at frame `entry` and sends `frames` frames."""
         return self.pcm[np.arange(entry, entry + frames) % len(self.wire)].reshape(-1)
 
 
 def ring(samples: Pcm16, frame_ms: int) -> Ring:
-    """The samples in frames; what does not fill a frame at the end is left out."""
+    """Split samples [n] at 16 kHz into frames. The rest that does not fill a frame is dropped.
+
+    Raises AudioError if there is less than one frame.
+    """
     size = SAMPLE_RATE * frame_ms // 1000
     count = len(samples) // size
     if not count:
@@ -59,7 +62,7 @@ def ring(samples: Pcm16, frame_ms: int) -> Ring:
 
 
 def noise() -> Pcm16:
-    """The same noise every time."""
+    """NOISE_S seconds of noise, the same on every call."""
     drawn: Pcm16 = np.random.default_rng(NOISE_SEED).integers(
         -NOISE_PEAK, NOISE_PEAK, size=NOISE_S * SAMPLE_RATE, dtype=np.int16
     )
@@ -67,12 +70,12 @@ def noise() -> Pcm16:
 
 
 def tone() -> Pcm16:
-    """Two tones in the range of a voice, as the benches of old have it."""
+    """TONE_S seconds of two tones in the range of a voice, as in the older systems' benches."""
     return from_float32(client_command.tone(TONE_S))
 
 
 def with_pauses(samples: Pcm16, seed: int) -> Pcm16:
-    """The same, with digital silence after stretches of drawn length; nothing of it is left out."""
+    """All samples, with digital silence inserted after stretches of random length."""
     draw, parts, at = np.random.default_rng(seed), [], 0
     while at < len(samples):
         spoken, silent = (int(draw.uniform(*span) * SAMPLE_RATE) for span in (SPEECH_S, SILENCE_S))
@@ -82,7 +85,7 @@ def with_pauses(samples: Pcm16, seed: int) -> Pcm16:
 
 
 def recording(path: Path) -> Pcm16:
-    """A sound file at our rate; raises AudioError if it is none."""
+    """A sound file as int16 samples at 16 kHz. Raises AudioError if it cannot be read."""
     with AudioFile(path) as audio:
         pcm = b"".join(audio.frames(1000))
     return to_int16(pcm[: len(pcm) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE])

@@ -1,7 +1,7 @@
-"""Sessions over WebRTC, spoken by `asr_client`: for the few that a data channel's cost leaves room for.
+"""Sessions over WebRTC, through `asr_client`. A data channel costs so much that only a few run on one machine.
 
-Each has its own paced sender and connects when it is to speak. How late a frame is can only be said relative to the
-first of its session.
+Each session has its own paced sender and connects at its start time. A frame's lateness is measured relative to the
+first frame of its session.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from asr_client.dialects.conversation import converse
 from asr_client.dialects.recorder import Recorder, ignore
 from asr_ops.bench.connection import clock
 from asr_ops.bench.load import AtBegin, AtEnd
-from asr_ops.bench.plan import Load, Plan
-from asr_ops.bench.statistics import Session
+from asr_ops.bench.plan import LoadResult, Plan
+from asr_ops.bench.statistics import SessionRecord
 from asr_proto.errors import AsrError, SetupError
 
 
-class Witness(Recorder):
-    """Notes in a bench's record what `asr_client` tells its stopwatch."""
+class SessionRecorder(Recorder):
+    """Writes the events that `asr_client` records for its figures into a bench's session record."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: SessionRecord) -> None:
         super().__init__(ignore)
         self._session, self._text = session, ""
 
@@ -47,25 +47,25 @@ class Witness(Recorder):
         self._session.finals.append((self._session.end_s, self._text))
 
 
-async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> Load:
-    """As `load.run`. Raises SetupError where WebRTC is not installed."""
+async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> LoadResult:
+    """Like `load.run`. Raises SetupError if WebRTC is not installed."""
     began_s = await at_begin()
     numbers = range(len(plan.starts_us))
     sessions = await asyncio.gather(*(_speak(plan, number, began_s) for number in numbers))
     await at_end()
     frame_s = plan.frame_us / 1_000_000
-    return Load(sessions, array("d", (late for session in sessions for late in _lateness_s(session, frame_s))))
+    return LoadResult(sessions, array("d", (late for session in sessions for late in _lateness_s(session, frame_s))))
 
 
-async def _speak(plan: Plan, number: int, began_s: float) -> Session:
+async def _speak(plan: Plan, number: int, began_s: float) -> SessionRecord:
     await asyncio.sleep(began_s + plan.starts_us[number] / 1_000_000 - clock())
-    session = Session(connecting_s=clock())
-    witness, spoken = Witness(session), DIALECTS[plan.dialect].session(None)
+    session = SessionRecord(connecting_s=clock())
+    recorder, spoken = SessionRecorder(session), DIALECTS[plan.dialect].session(None)
     frames = plan.ring.spoken(plan.entries[number], plan.frames).reshape(plan.frames, -1)
     try:
         async with webrtc.open_channel(plan.url, None) as channel:
-            witness.connected()
-            await converse(channel, spoken, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, witness)
+            recorder.connected()
+            await converse(channel, spoken, (frame.astype("<i2").tobytes() for frame in frames), plan.pace, recorder)
     except SetupError:
         raise
     except AsrError as error:
@@ -73,6 +73,6 @@ async def _speak(plan: Plan, number: int, began_s: float) -> Session:
     return session
 
 
-def _lateness_s(session: Session, frame_s: float) -> Iterable[float]:
+def _lateness_s(session: SessionRecord, frame_s: float) -> Iterable[float]:
     sent_s = session.sent_s
     return (at_s - sent_s[0] - number * frame_s for number, at_s in enumerate(sent_s))

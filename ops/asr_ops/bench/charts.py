@@ -1,4 +1,4 @@
-"""Charts as SVG: paths and words alone, in the colours of the page's style sheet (classes s0, s1, ...). Pure."""
+"""Charts as SVG, made of paths and texts, with the colours of the page's style sheet (classes s0, s1, ...). Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from asr_ops.bench.timeline import Point
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 46
-"""Between the plot and the edges: room for numbers and titles."""
+"""Pixels between the plot and the edges, for numbers and titles."""
 CURVE_POINTS_MAX = 300
-"""More cannot be told apart at this width."""
+"""Most points of a curve: more cannot be distinguished at this width."""
 BINS_MAX = 40
 SHARES = (0, 25, 50, 75, 90, 100)
 """Marks of a distribution, in percent."""
@@ -22,16 +22,16 @@ SHARES = (0, 25, 50, 75, 90, 100)
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What is drawn in one colour."""
+    """Points that are drawn in one colour."""
 
     name: str
     style: str
-    """Its class in the style sheet."""
+    """The class in the style sheet that gives the colour."""
     points: Sequence[Point]
 
     @property
     def heights(self) -> list[float]:
-        """The points without their places, in order."""
+        """The vertical values of the points, sorted."""
         return sorted(height for _, height in self.points)
 
 
@@ -39,15 +39,15 @@ class Series:
 
 
 def distributions(shown: Sequence[Series]) -> str:
-    """What share of each series is at most so many milliseconds."""
+    """The cumulative distribution of each series: the percentage of its latencies that are at most x ms."""
     x = logarithmic("ms (logarithmic)", (ms for series in shown for ms in series.heights))
-    y = Axis("% of all at most so long", 0, 100, SHARES)
+    y = Axis("% of all that are at most x", 0, 100, SHARES)
     return _plot(x, y, [_curve(x, y, series) for series in shown], "How latencies are distributed")
 
 
 def over_time(series: Series, end_s: float) -> str:
-    """Each point, and the median and the 95th percentile of those that are near in time."""
-    x, y = linear("s since the first session began to speak", end_s), linear("ms", series.heights[-1])
+    """Each point, and the median and the 95th percentile of each interval of time."""
+    x, y = linear("s since the first session began to send", end_s), linear("ms", series.heights[-1])
     marks = [_dots(x, y, series, "dots")]
     for style, q in (("median", 0.5), ("tail", 0.95)):
         line = [(at_s, percentile(values, q)) for at_s, values in _bins(series.points, end_s)]
@@ -56,7 +56,7 @@ def over_time(series: Series, end_s: float) -> str:
 
 
 def by_sessions(shown: Sequence[Series], failed: Sequence[float]) -> str:
-    """Latencies against numbers of sessions; a cross below marks those that did not pass."""
+    """Latencies against numbers of sessions. A cross marks each number in `failed`, which did not pass."""
     x = linear("sessions", max((MARKS_MAX, *failed, *(sessions for series in shown for sessions, _ in series.points))))
     y = linear("ms", max((ms for series in shown for ms in series.heights), default=0))
     marks = [_line(x, y, series) + _dots(x, y, series, "knots") for series in shown]
@@ -65,7 +65,7 @@ def by_sessions(shown: Sequence[Series], failed: Sequence[float]) -> str:
 
 
 def _curve(x: Axis, y: Axis, series: Series) -> str:
-    """Rises from 0 at the least value to 100 at the greatest."""
+    """The cumulative distribution as a line, from 0 at the lowest value to 100 at the highest."""
     ranked = series.heights
     count, steps = len(ranked), min(len(ranked), CURVE_POINTS_MAX)
     ranks = [-(-count * step // steps) for step in range(1, steps + 1)]
@@ -74,7 +74,7 @@ def _curve(x: Axis, y: Axis, series: Series) -> str:
 
 
 def _bins(points: Sequence[Point], end_s: float) -> list[tuple[float, list[float]]]:
-    """The values of each stretch of time that has any, with its middle."""
+    """The middle and the values of each interval of time that has values."""
     width_s = round_up(max(end_s, 1) / BINS_MAX)
     found: dict[int, list[float]] = {}
     for at_s, ms in sorted(points):
@@ -117,7 +117,7 @@ def _line(x: Axis, y: Axis, series: Series) -> str:
 
 
 def _dots(x: Axis, y: Axis, series: Series, size: str) -> str:
-    """One path for all: thousands of elements would make the page slow."""
+    """All points as dots in one path: thousands of elements would make the page slow."""
     path = "".join(f"M{_at(x, y, *point)}h0" for point in series.points)
     return f'<path class="{size} {series.style}" d="{path}"/>'
 

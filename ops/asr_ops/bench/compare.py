@@ -1,6 +1,6 @@
-"""`asr bench compare A.json B.json`: what became better and what became worse from one report to the other.
+"""`asr bench compare A.json B.json`: what became better and what became worse between two reports.
 
-Says so too where the two should not be compared: other settings, another machine, or noise.
+Warns if the reports are not comparable: other settings, another machine, or a noisy machine.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ STYLES = {"better": "green", "worse": "bold red", "same": "", "unknown": "yellow
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One figure of both runs; None where a run does not have it."""
+class ComparisonRow:
+    """One figure of both runs; None if a run does not have it."""
 
     name: str
     a: float | None
     b: float | None
     change: float | None
-    """As a share of A; None where that is not a number."""
+    """(b - a) / a. None if a is zero or a figure is missing."""
     verdict: Verdict | None
 
 
@@ -45,13 +45,13 @@ class Row:
 class Comparison:
     """Two reports side by side."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ComparisonRow]
     warnings: Sequence[str]
-    """Why the rows may not mean what they say."""
+    """Reasons why the rows may be misleading."""
 
     @property
     def worse(self) -> list[str]:
-        """The names of what became worse."""
+        """The names of the figures that became worse."""
         return [row.name for row in self.rows if row.verdict == "worse"]
 
 
@@ -63,10 +63,13 @@ class Comparison:
     type=click.FloatRange(0),
     default=TOLERANCE * 100,
     metavar="PERCENT",
-    help="What differs by less is the same.",
+    help="Figures that differ by less count as the same.",
 )
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the comparison there too."
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the comparison to this file.",
 )
 def compare(*, a: Path, b: Path, tolerance: float, json_file: Path | None) -> None:
     """Compare two reports of `asr bench --json`: what became better, and what worse, from A to B.
@@ -83,14 +86,14 @@ def compare(*, a: Path, b: Path, tolerance: float, json_file: Path | None) -> No
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A report; raises SetupError if it is none."""
+    """Read a report. Raises SetupError if the file cannot be read or is not a report."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         compared(content, content)
     except OSError as error:
         raise SetupError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SetupError(f"{file} is no report of asr bench --json") from error
+        raise SetupError(f"{file} is not a report of asr bench --json") from error
     return dict(content)
 
 
@@ -98,7 +101,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def compared(a: Mapping[str, Any], b: Mapping[str, Any], tolerance: float = TOLERANCE) -> Comparison:
-    """Every figure that one of them has, and why not to trust the outcome."""
+    """All figures of both reports, and the reasons not to trust the comparison."""
     before, after = _values(a), _values(b)
     names = [*before, *(name for name in after if name not in before)]
     noisy = [f"{name}: {warning}" for name, one in (("A", a), ("B", b)) for warning in one["warnings"]]
@@ -109,22 +112,24 @@ def compared(a: Mapping[str, Any], b: Mapping[str, Any], tolerance: float = TOLE
 
 
 def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """In what the runs were not the same."""
+    """The settings and the machine's properties in which the runs differ, as `name: A -> B`."""
     before, after = _circumstances(a), _circumstances(b)
     names = [name for name in before | after if before.get(name) != after.get(name)]
     return [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names]
 
 
-def _row(name: str, before: float | None, after: float | None, tolerance: float) -> Row:
+def _row(name: str, before: float | None, after: float | None, tolerance: float) -> ComparisonRow:
     if before is None or after is None:
-        return Row(name, before, after, None, None)
+        return ComparisonRow(name, before, after, None, None)
     difference = Difference(name, before, after)
     change = difference.share if math.isfinite(difference.share) else None
-    return Row(name, before, after, change, difference.verdict(tolerance, more_is_better=name in MORE_IS_BETTER))
+    return ComparisonRow(
+        name, before, after, change, difference.verdict(tolerance, more_is_better=name in MORE_IS_BETTER)
+    )
 
 
 def _values(report: Mapping[str, Any]) -> dict[str, float]:
-    """What is compared, by name; what a run does not know is left out."""
+    """The figures to compare, by name, without those that the run did not measure."""
     figures, processes = report["figures"], report["processes"]
     measured = [name for name in MEASURES if figures.get(name)]
     found = {f"{name} {quantile}": figures[name][quantile] for name in measured for quantile in QUANTILES}
@@ -139,7 +144,10 @@ def _values(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _circumstances(report: Mapping[str, Any]) -> dict[str, object]:
-    """What two runs must have in common. A service started for a run listens wherever there is room."""
+    """The settings and the machine, which must be equal in comparable runs.
+
+    The URL of a service that was started for the run is left out, because its port is any free port.
+    """
     given, machine = dict(report["settings"]), dict(report["machine"])
     if given["own_service"]:
         given.pop("url")
@@ -147,11 +155,11 @@ def _circumstances(report: Mapping[str, Any]) -> dict[str, object]:
     return given | machine
 
 
-# ---- For people ----
+# ---- Table ----
 
 
 def table(found: Comparison) -> RenderableType:
-    """Row by row, then what is to be said in words."""
+    """The rows as a table, a summary and the warnings."""
     rows = Table("measure")
     for title in ("A", "B", "difference"):
         rows.add_column(title, justify="right")
@@ -172,5 +180,5 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _change(row: Row) -> str:
+def _change(row: ComparisonRow) -> str:
     return f"{row.change:+.1%}" if row.change else ""

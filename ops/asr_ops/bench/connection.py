@@ -1,7 +1,7 @@
-"""One session's socket: it writes what is already encoded, and notes in a record what comes back and when.
+"""One session's socket: it sends frames that are already encoded, and records each message and its arrival time.
 
-Frames are written straight to the socket. A transport of the event loop keeps what it is given until the loop runs
-again, which costs as much as the sending itself; it is used where the socket takes no more, or for TLS.
+Frames are written directly to the socket. The event loop's transport buffers data until the loop runs again, which
+costs as much as the sending. The transport is used when the socket accepts no more data, and for TLS.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from asr_dialects.client import parse
 from asr_ops.bench import websocket
-from asr_ops.bench.dialects import Dialect
-from asr_ops.bench.statistics import Session
+from asr_ops.bench.dialects import WireDialect
+from asr_ops.bench.statistics import SessionRecord
 from asr_proto.errors import DecodeError
 
 OPEN_TIMEOUT_S = 30.0
@@ -25,29 +25,29 @@ CLOSE = websocket.encode(websocket.CLOSE, NORMAL.to_bytes(2, "big"))
 clock = time.perf_counter
 
 
-class Connection(asyncio.Protocol):
-    """Opened once; over when the session has ended, for whatever reason."""
+class BenchConnection(asyncio.Protocol):
+    """A connection for one session. `over` is done when the session has ended, for any reason."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self.session = Session()
-        self.speaks = False
-        """Whether audio may be sent: from `ready` until the session is over."""
+    def __init__(self, dialect: WireDialect) -> None:
+        self.session = SessionRecord()
+        self.takes_audio = False
+        """Whether audio may be sent: true from `ready` until the session is over."""
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
-        """Done when the session is ready or over."""
+        """Done when the session is ready, or over without having been ready."""
         self.over: asyncio.Future[None] = loop.create_future()
         self.writable = asyncio.Event()
-        """Whether the server keeps up with what was written."""
+        """Set while the transport's write buffer is below its limit."""
         self.writable.set()
         self.transport: asyncio.Transport | None = None
         self._dialect = dialect
         self._descriptor: int | None = None
-        """The socket's, where it can be written to directly."""
+        """The socket's file descriptor. None with TLS, where the socket cannot be written directly."""
         self._reader = websocket.Reader()
         self._request = b""
 
     async def open(self, url: str) -> None:
-        """Returns when the session is ready or over."""
+        """Connect and send the handshake. Returns when the session is ready or over."""
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         self._request = websocket.request(parts.netloc.rpartition("@")[2], target)
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
     # ---- Writing ----
 
     def write(self, data: bytes) -> None:
-        """Send it now, or as soon as the server takes it."""
+        """Send the data now, or when the socket accepts it."""
         assert self.transport is not None
         if self._descriptor is None or self.transport.get_write_buffer_size():
             self.transport.write(data)
@@ -77,23 +77,23 @@ class Connection(asyncio.Protocol):
             sent = os.write(self._descriptor, data)
         except BlockingIOError:
             sent = 0
-        except OSError:  # the transport hears of it too, and says why
+        except OSError:  # the transport gets this error too, and connection_lost reports it
             return
         if sent < len(data):
             self.transport.write(data[sent:])
 
     def stop(self) -> None:
-        """There is no more audio."""
+        """Send the dialect's messages for the end of the audio."""
         self.write(self._dialect.ending)
 
     def abort(self) -> None:
-        """Break off without a word."""
+        """Close the connection without a close frame."""
         self._finish()
         if self.transport is not None:
             self.transport.abort()
 
     def fail(self, reason: str) -> None:
-        """The session is over without its end, unless it is over already; one that never spoke was never ready."""
+        """Record why the session failed, unless it is already over. A session that sent no audio counts as refused."""
         if self.session.end_s is None and self.session.fault is None:
             self.session.fault, self.session.fault_s = reason, clock()
             if not self.session.sent_s:
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def _finish(self) -> None:
-        self.speaks = False
+        self.takes_audio = False
         self.writable.set()
         for future in (self.ready, self.over):
             if not future.done():
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
-    # ---- What the event loop calls ----
+    # ---- Callbacks of the event loop ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
             for frame in frames:
                 self._on_frame(frame, now)
         except (DecodeError, ValueError, KeyError, IndexError, TypeError) as error:
-            self.fail(f"cannot understand the server: {error!r}")
+            self.fail(f"cannot decode the server's data: {error!r}")
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
     def _on_ready(self, now: float) -> None:
         if not self.ready.done():
             self.session.ready_s = now
-            self.speaks = True
+            self.takes_audio = True
             self.ready.set_result(None)
 
     def _on_close(self, payload: bytes, now: float) -> None:

@@ -1,7 +1,7 @@
 """A dialect as a load generator needs it. Pure.
 
-What is sent and what messages mean comes from the records of the test clients (`asr_dialects`); here it is put on the
-wire beforehand.
+The records of the test clients (`asr_dialects`) give the client's messages and read the server's. This module encodes
+the client's messages in advance.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from asr_ops.bench import websocket
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
-    """One dialect over a WebSocket; every one of them takes PCM16 in binary messages."""
+class WireDialect:
+    """One dialect over a WebSocket. Every dialect accepts PCM16 in binary messages."""
 
     opening: bytes
-    """What is sent first, as it goes over the wire."""
+    """The messages before the audio, as the bytes to send."""
     ending: bytes
-    """What is sent after the audio."""
+    """The messages after the audio, as the bytes to send."""
     waits_for_ready: bool
-    """Whether the server sends a message when it takes audio; otherwise it takes audio from the beginning."""
+    """Whether the server reports when it accepts audio. If not, it accepts audio from the beginning."""
     ends_with_close: bool
-    """The server's orderly close, not a message, says that the text is complete."""
+    """Whether the server's normal close, and not a message, marks the end of the text."""
     read: Callable[[Fields], Meaning]
 
 
-def prepared(name: str) -> Dialect:
-    """The dialect of that name, ready to be spoken many times: no message of it differs from session to session."""
+def prepared(name: str) -> WireDialect:
+    """The dialect of that name with encoded messages. They are the same in every session."""
     client = CLIENTS[name]
-    return Dialect(
+    return WireDialect(
         opening=_on_the_wire(client.opening(None)),
         ending=_on_the_wire(client.ending),
         waits_for_ready=client.waits_for_ready,

@@ -1,4 +1,4 @@
-"""When two figures of two runs are the same, and how far two runs of the same are apart. Pure."""
+"""Compares one figure of two runs: the same, better or worse, and by how much. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 Verdict = Literal["same", "better", "worse"]
 
 TOLERANCE = 0.15
-"""Runs of the same that differ by less are the same."""
+"""Relative difference below which two figures count as the same."""
 RESOLUTION_MS = 1.0
-"""Latencies that differ by less are the same: the load generator's timers count milliseconds."""
+"""Difference in ms below which latencies count as the same: the load generator's timers have a resolution of 1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Difference:
 
     @property
     def share(self) -> float:
-        """Of the value before; infinite where that was nothing."""
+        """The change as a share of the value before; infinite if that was zero."""
         if self.before == self.after:
             return 0.0
         change = self.after - self.before
@@ -33,17 +33,20 @@ class Difference:
 
     @property
     def measurable(self) -> bool:
-        """Whether it is more than the clock's grain."""
+        """Whether the change is at least the clock's resolution."""
         return "_ms" not in self.name or abs(self.after - self.before) >= RESOLUTION_MS
 
     def verdict(self, tolerance: float = TOLERANCE, *, more_is_better: bool = False) -> Verdict:
-        """What it means for whoever waits or pays."""
+        """Whether the figure is the same, better or worse. By default, less is better."""
         if not self.measurable or abs(self.share) < tolerance or not self.share:
             return "same"
         return "better" if (self.share > 0) == more_is_better else "worse"
 
 
 def widest(before: Mapping[str, float], after: Mapping[str, float]) -> Difference | None:
-    """The figure that differs most among those that both have; one below the clock's grain only if all are."""
+    """The largest relative difference of the figures that both have; None without common figures.
+
+    Differences below the clock's resolution count only if all are below it.
+    """
     common = [Difference(name, before[name], after[name]) for name in before if name in after]
     return max(common, key=lambda one: (one.measurable, abs(one.share)), default=None)

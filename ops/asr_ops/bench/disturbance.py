@@ -1,6 +1,6 @@
-"""Connections that disturb the paced sessions: some come, speak a little and break off; some flood the server.
+"""Connections that disturb the paced sessions: some send briefly and abort (churn), some send without pause (flood).
 
-They are counted apart. What they cost shows in the figures of the sessions that they disturb.
+They are counted separately. Their effect shows in the figures of the paced sessions.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from asr_ops.bench.connection import Connection
-from asr_ops.bench.dialects import Dialect
+from asr_ops.bench.connection import BenchConnection
+from asr_ops.bench.dialects import WireDialect
 from asr_ops.bench.plan import Aside, Plan
 from asr_proto.audio import SAMPLE_RATE
 
 VISIT_S_MAX = 1.0
-"""How long somebody speaks, at most, who then breaks off."""
+"""Longest time that a churn connection sends before it aborts, in seconds."""
 
 
 @asynccontextmanager
-async def around(plan: Plan, dialect: Dialect) -> AsyncIterator[dict[str, Aside]]:
-    """While the block runs, the disturbances of the plan; their counts by name."""
+async def around(plan: Plan, dialect: WireDialect) -> AsyncIterator[dict[str, Aside]]:
+    """Run the plan's disturbances while the block runs. Yields their counts by name, `churn` and `flood`."""
     asides: dict[str, Aside] = {}
     tasks: list[asyncio.Task[None]] = []
 
@@ -40,7 +40,7 @@ async def around(plan: Plan, dialect: Dialect) -> AsyncIterator[dict[str, Aside]
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Raises what went wrong in them."""
+    """Cancel the tasks. Raises an exception that ended one of them earlier."""
     for task in tasks:
         task.cancel()
     for task in tasks:
@@ -48,8 +48,8 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
             await task
 
 
-async def _churn(plan: Plan, dialect: Dialect, aside: Aside) -> None:
-    """Somebody comes at random moments, as many as asked for on average."""
+async def _churn(plan: Plan, dialect: WireDialect, aside: Aside) -> None:
+    """Open connections at random moments (a Poisson process), on average `plan.churn_per_s` a second."""
     draw = random.Random(plan.seed)
     async with asyncio.TaskGroup() as visits:
         while True:
@@ -57,27 +57,27 @@ async def _churn(plan: Plan, dialect: Dialect, aside: Aside) -> None:
             visits.create_task(_visit(plan, dialect, aside, draw.uniform(0, VISIT_S_MAX)))
 
 
-async def _visit(plan: Plan, dialect: Dialect, aside: Aside, length_s: float) -> None:
-    """One who breaks off."""
-    connection = Connection(dialect)
+async def _visit(plan: Plan, dialect: WireDialect, aside: Aside, length_s: float) -> None:
+    """One connection that sends for `length_s` seconds and aborts."""
+    connection = BenchConnection(dialect)
     aside.came += 1
     try:
         await connection.open(plan.url)
         for number in range(round(length_s * 1_000_000 / plan.frame_us)):
             await asyncio.sleep(plan.frame_us / 1_000_000)
-            if not _said(plan, connection, aside, number):
+            if not _send_frame(plan, connection, aside, number):
                 return
     finally:
         connection.abort()
 
 
-async def _flood(plan: Plan, dialect: Dialect, aside: Aside, number: int) -> None:
-    """One who sends whenever the server takes it."""
-    connection = Connection(dialect)
+async def _flood(plan: Plan, dialect: WireDialect, aside: Aside, number: int) -> None:
+    """One connection that sends as fast as the server accepts."""
+    connection = BenchConnection(dialect)
     aside.came += 1
     try:
         await connection.open(plan.url)
-        while _said(plan, connection, aside, number):
+        while _send_frame(plan, connection, aside, number):
             number += 1
             await connection.writable.wait()
             await asyncio.sleep(0)
@@ -85,9 +85,9 @@ async def _flood(plan: Plan, dialect: Dialect, aside: Aside, number: int) -> Non
         connection.abort()
 
 
-def _said(plan: Plan, connection: Connection, aside: Aside, number: int) -> bool:
-    """Whether one more frame could be sent."""
-    if not connection.speaks:
+def _send_frame(plan: Plan, connection: BenchConnection, aside: Aside, number: int) -> bool:
+    """Send one frame of the ring. Returns False, and counts the fault, if the session is over."""
+    if not connection.takes_audio:
         aside.fault(connection.session.fault or "ended")
         return False
     connection.write(plan.ring.wire[number % len(plan.ring.wire)])

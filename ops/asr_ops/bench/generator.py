@@ -1,15 +1,15 @@
-"""Load generators in processes of their own, so that neither the command nor its look into other processes delays them.
+"""Load generators in separate processes, so that neither the command nor its reading of CPU and memory delays them.
 
     command                        generator
     a share of the plan     ->
                             <-     all sessions are open
-    when to begin           ->     speaks
+    when to begin           ->     sends audio
                             <-     all sessions have ended
-    go on                   ->
-                            <-     what happened
+    continue                ->
+                            <-     the results
 
-Messages are pickles on the child's stdin and stdout; both ends are this module. A sentence in place of an answer says
-what went wrong. The clock is the machine's, so the times of all processes can be compared.
+Messages are pickles on the child's stdin and stdout; this module implements both ends. A string in place of an answer
+is an error message. All processes use the machine's clock, so their times can be compared.
 """
 
 from __future__ import annotations
@@ -30,49 +30,52 @@ import uvloop
 from asr_client.dialects import DIALECTS
 from asr_ops.bench import by_client, load
 from asr_ops.bench.connection import clock
-from asr_ops.bench.plan import Load, Plan, merged, shares
+from asr_ops.bench.plan import LoadResult, Plan, merged, shares
 from asr_proto.errors import AsrError
 
 LEAD_S = 0.1
-"""Between the last session's `ready` and the beginning."""
+"""Seconds from the last session's `ready` to the beginning of the audio."""
 LENGTH = struct.Struct("!Q")
-Meet = Callable[[], Awaitable[None]]
+Barrier = Callable[[], Awaitable[None]]
 
 # ---- The command's end ----
 
 
 class Generators:
-    """Processes that wait for a plan."""
+    """The command's side of the load generators, which wait for a plan."""
 
     def __init__(self, processes: list[Process]) -> None:
         self._processes = processes
 
     @property
     def pids(self) -> list[int]:
-        """Whose CPU time is the load's own."""
+        """Process ids of the load generators. Their CPU time is not the server's."""
         return [process.pid for process in self._processes]
 
-    async def run(self, plan: Plan, at_begin: Meet, at_end: Meet) -> Load:
-        """Carry the plan out. The callbacks frame the time in which audio is spoken. Raises AsrError."""
-        await self._tell(shares(plan, len(self._processes)))
-        await self._hear()
-        await at_begin()
-        await self._tell([clock() + LEAD_S] * len(self._processes))
-        await self._hear()
-        await at_end()
-        await self._tell([None] * len(self._processes))
-        return merged(plan, await self._hear())
+    async def run(self, plan: Plan, at_begin: Barrier, at_end: Barrier) -> LoadResult:
+        """Carry out the plan. `at_begin` runs before the first audio is sent, `at_end` after the last session ended.
 
-    async def _tell(self, messages: list[Any]) -> None:
+        Raises AsrError if a load generator fails.
+        """
+        await self._send_all(shares(plan, len(self._processes)))
+        await self._receive_all()
+        await at_begin()
+        await self._send_all([clock() + LEAD_S] * len(self._processes))
+        await self._receive_all()
+        await at_end()
+        await self._send_all([None] * len(self._processes))
+        return merged(plan, await self._receive_all())
+
+    async def _send_all(self, messages: list[Any]) -> None:
         await asyncio.gather(*map(_write, self._processes, messages))
 
-    async def _hear(self) -> list[Any]:
+    async def _receive_all(self) -> list[Any]:
         return list(await asyncio.gather(*map(_read, self._processes)))
 
 
 @asynccontextmanager
 async def generating(count: int) -> AsyncIterator[Generators]:
-    """That many processes, for as long as the block runs."""
+    """Run `count` load generators while the block runs."""
     async with AsyncExitStack() as stack:
         yield Generators([await stack.enter_async_context(_started()) for _ in range(count)])
 
@@ -100,7 +103,7 @@ async def _read(process: Process) -> Any:
         (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
         message = pickle.loads(await process.stdout.readexactly(length))
     except asyncio.IncompleteReadError as error:
-        raise AsrError("a load generator has ended by itself") from error
+        raise AsrError("a load generator ended unexpectedly") from error
     if isinstance(message, str):
         raise AsrError(message)
     return message
@@ -110,9 +113,9 @@ async def _read(process: Process) -> Any:
 
 
 def main() -> None:
-    """Carry out plans until nobody sends one. The command decides what an interrupt means."""
+    """Carry out plans until the command closes stdin. Interrupts are ignored: the command handles them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.disable()  # it would stop everything for milliseconds, and nothing here makes much garbage
+    gc.disable()  # a collection would delay frames by milliseconds, and there is little garbage
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve())
 
@@ -121,19 +124,19 @@ async def _serve() -> None:
     while (plan := await asyncio.to_thread(_next)) is not None:
         run = by_client.run if DIALECTS[plan.dialect].channel == "webrtc" else load.run
         try:
-            _answer(await run(plan, _meet, _meet))
+            _answer(await run(plan, _wait_for_others, _wait_for_others))
         except AsrError as error:
             _answer(error.detail)
 
 
-async def _meet() -> Any:
-    """Say that this point is reached, and wait for the others."""
+async def _wait_for_others() -> Any:
+    """Report that this point is reached, and wait for the other generators. Returns the command's message."""
     _answer(None)
     return await asyncio.to_thread(_next)
 
 
 def _next() -> Any:
-    """What the command sends; None when it is gone."""
+    """The command's next message; None if the command has ended."""
     try:
         return pickle.load(sys.stdin.buffer)
     except EOFError:

@@ -1,7 +1,7 @@
-"""One line per run in a file of comma-separated values, and what the last such line says about this run.
+"""Appends one line per run to a CSV file, and compares the run with the last run of the same kind.
 
-Two runs of the same on the same machine should have the same medians. Where they do not, somebody is told so: figures
-that cannot be repeated must not be believed.
+Two equal runs on the same machine should have the same medians. If they differ, the bench reports it: figures that
+cannot be repeated are not reliable.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asr_ops.bench.difference import TOLERANCE, widest
-from asr_ops.bench.report import COLUMNS, OTHERS_CORES_MAX, Report
+from asr_ops.bench.report import COLUMNS, OTHERS_CORES_MAX, BenchReport
 
 Line = Mapping[str, str]
-"""Values by column; what is unknown is empty."""
+"""Values by column; an unknown value is empty."""
 
 KIND = (
     "cpu",
@@ -30,7 +30,7 @@ KIND = (
     "processes",
     "shape",
 )
-"""Runs that have these in common are of the same kind."""
+"""Columns that are equal in runs of the same kind."""
 MEDIANS = ("first_partial_ms_p50", "partial_lag_ms_p50", "final_ms_p50")
 HISTORY = (
     "when",
@@ -61,11 +61,11 @@ HISTORY = (
     "processes",
     "shape",
 )
-"""The columns of a new file. New ones come last, so that older files stay as they are."""
+"""The columns of a new file. New columns are added at the end, so that older files stay valid."""
 
 
-def append(path: Path, report: Report) -> str:
-    """One line more, in the file's own columns; answers in a sentence how it compares with the last of its kind."""
+def append(path: Path, report: BenchReport) -> str:
+    """Append a line with the file's own columns. Returns a sentence that compares it with the last run of its kind."""
     columns, lines = _read(path)
     known = line(report)
     new = {name: known.get(name, "") for name in columns or HISTORY}
@@ -77,7 +77,7 @@ def append(path: Path, report: Report) -> str:
     return compared(lines, new)
 
 
-def line(report: Report) -> dict[str, str]:
+def line(report: BenchReport) -> dict[str, str]:
     """The values of HISTORY."""
     values: dict[str, object] = {"when": report.when, **report.machine, **asdict(report.settings)}
     values |= asdict(report.counts)
@@ -102,12 +102,12 @@ def compared(lines: Iterable[Line], new: Line) -> str:
     shown = f"{difference.name} {difference.share:+.0%}, {difference.before:g} -> {difference.after:g}"
     if difference.verdict() == "same":
         return f"history: medians as in the last such run, of {last['when']} (at most {shown})"
-    said = f"history: medians differ by more than {TOLERANCE:.0%} from the last such run, of {last['when']}"
-    return f"{said} ({shown}): {_why(last, new)}"
+    sentence = f"history: medians differ by more than {TOLERANCE:.0%} from the last such run, of {last['when']}"
+    return f"{sentence} ({shown}): {_why(last, new)}"
 
 
 def _why(last: Line, new: Line) -> str:
-    """Noise that was seen explains a difference; without it, either the server or noise out of sight does."""
+    """The likely cause of a difference: measured noise, or else the server or noise that was not measured."""
     noisy = [which for which, one in (("then", last), ("now", new)) if _number(one, "others_cores") > OTHERS_CORES_MAX]
     if noisy:
         return f"the machine is noisy ({' and '.join(noisy)}), run again"
@@ -115,7 +115,7 @@ def _why(last: Line, new: Line) -> str:
 
 
 def _read(path: Path) -> tuple[Sequence[str], list[Line]]:
-    """The file's columns and lines; neither if there is no file yet."""
+    """The file's columns and lines; both empty if the file does not exist."""
     if not path.exists():
         return (), []
     with path.open(encoding="utf-8", newline="") as file:

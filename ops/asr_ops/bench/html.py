@@ -1,6 +1,6 @@
-"""A run's report as one page that needs nothing else: no network, no script. Pure.
+"""A run's report as one self-contained HTML page, without network access or scripts. Pure.
 
-It is made from what `report.as_json` gives; parts that a run does not have are left out.
+It is made from the result of `report.as_json`. Parts that a run does not have are left out.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from asr_ops.bench.report import COLUMNS, digits
 from asr_ops.bench.timeline import Point
 
 NAMES = {"first_partial_ms": "first partial", "partial_lag_ms": "partial lag", "final_ms": "final"}
-"""What is drawn, each in a colour of its own."""
+"""The measures that are drawn, each in another colour, and their titles."""
 SLOWEST = 20
-"""As many sessions are shown one by one."""
+"""Number of sessions in the table of the slowest sessions."""
 SESSION_COLUMNS = ("outcome", "exact", "ready_ms", "first_partial_ms", "final_ms", "end_ms", "partials", "rtf", "xrt")
-Report = Mapping[str, Any]
+ReportContent = Mapping[str, Any]
 
 
-def page(content: Report) -> str:
+def page(content: ReportContent) -> str:
     """The whole report."""
     title = escape(content["title"])
     parts = (_head, _warnings, _tiles, _latencies, _charts, _steps, _asides, _processes, _sessions, _circumstances)
@@ -35,21 +35,21 @@ def page(content: Report) -> str:
     )
 
 
-# ---- At a glance ----
+# ---- Summary ----
 
 
-def _head(content: Report) -> str:
+def _head(content: ReportContent) -> str:
     machine = content["machine"]
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB"
     about = f"{content['when']} · {where}"
     return f'<h1>{escape(content["title"])}</h1>\n<p class="muted">{escape(about)}</p>'
 
 
-def _warnings(content: Report) -> str:
+def _warnings(content: ReportContent) -> str:
     return "\n".join(f'<p class="warning">{escape(warning)}</p>' for warning in content["warnings"])
 
 
-def _tiles(content: Report) -> str:
+def _tiles(content: ReportContent) -> str:
     counts, figures = content["counts"], content["figures"]
     fared = f"{counts['refused']} refused, {counts['errors']} errors, {_value('lost', counts['lost'])} lost"
     tiles = [_tile("served", f"{counts['served']} of {counts['sessions']}", f"{fared} {_faults(content)}")]
@@ -77,7 +77,7 @@ def _tile(name: str, value: str, more: str) -> str:
 # ---- Charts ----
 
 
-def _charts(content: Report) -> str:
+def _charts(content: ReportContent) -> str:
     shown = [_series(name, points) for name, points in content["timeline"].items()]
     if not shown:
         return ""
@@ -90,7 +90,7 @@ def _charts(content: Report) -> str:
 
 
 def _series(measure: str, points: Sequence[Point]) -> Series:
-    """Every measure has its name and its colour, wherever it is drawn."""
+    """The points of a measure, with the measure's title and colour, which are the same in all charts."""
     return Series(NAMES[measure], f"s{list(NAMES).index(measure)}", points)
 
 
@@ -103,7 +103,7 @@ def _legend(shown: Iterable[Series]) -> str:
 
 
 def _keys(*keys: tuple[str, str, str]) -> str:
-    """Shape, class and words of each."""
+    """A legend. Each key is (shape, class of the colour, text)."""
     shown = (f'<span><i class="{shape} {style}"></i>{escape(words)}</span>' for shape, style, words in keys)
     return f'<p class="legend">{"".join(shown)}</p>'
 
@@ -111,7 +111,7 @@ def _keys(*keys: tuple[str, str, str]) -> str:
 # ---- Tables ----
 
 
-def _latencies(content: Report) -> str:
+def _latencies(content: ReportContent) -> str:
     rows = [
         (name, str(spread["count"]), *(f"{spread[column]:.{digits(name)}f}" for column in COLUMNS))
         for name, spread in content["figures"].items()
@@ -119,8 +119,8 @@ def _latencies(content: Report) -> str:
     return _table("Figures", ("measure", "n", *COLUMNS), rows)
 
 
-def _steps(content: Report) -> str:
-    """What was tried to find the greatest number of sessions."""
+def _steps(content: ReportContent) -> str:
+    """The steps of a search for the most sessions."""
     steps = content.get("steps") or []
     if not steps:
         return ""
@@ -135,31 +135,31 @@ def _p95(measure: str, steps: Iterable[Mapping[str, Any]]) -> Series:
     return _series(measure, sorted(point for point in values if point[1] is not None))
 
 
-def _asides(content: Report) -> str:
-    """Those who were there to disturb the others."""
+def _asides(content: ReportContent) -> str:
+    """The connections that disturbed the paced sessions."""
     asides = content.get("asides") or {}
     return _records(
         "Disturbances", [{"name": name, **aside, "faults": _faults(aside)} for name, aside in asides.items()]
     )
 
 
-def _processes(content: Report) -> str:
+def _processes(content: ReportContent) -> str:
     return _records("Processes", content["processes"])
 
 
-def _sessions(content: Report) -> str:
-    """Those that were not served, then those that waited longest."""
+def _sessions(content: ReportContent) -> str:
+    """The sessions that were not served, then those with the longest latency of the last final."""
     ranked = sorted(enumerate(content["sessions"]), key=lambda one: -_waited(one[1]))[:SLOWEST]
     shown = [{"session": number} | {name: session[name] for name in SESSION_COLUMNS} for number, session in ranked]
     return _records("The slowest sessions", shown)
 
 
-def _waited(session: Report) -> float:
+def _waited(session: ReportContent) -> float:
     return float("inf") if session["final_ms"] is None else float(session["final_ms"])
 
 
-def _circumstances(content: Report) -> str:
-    """What was asked for, of what, and how well the load was made."""
+def _circumstances(content: ReportContent) -> str:
+    """The settings, the machine, and the load generator's lateness and CPU use."""
     generator = content["generator"]
     lateness = generator["lateness_ms"] or {}
     load = {"cores": generator["cores"], "others_cores": content["others_cores"]}
@@ -170,7 +170,7 @@ def _circumstances(content: Report) -> str:
 
 
 def _records(title: str, records: Sequence[Mapping[str, object]]) -> str:
-    """One line for each, with the names of the first as its head."""
+    """A table with one line a record. The keys of the first record are its headings."""
     return _table(title, list(records[0]), [_shown(record) for record in records]) if records else ""
 
 

@@ -1,8 +1,8 @@
-"""N sessions of one dialect, paced by one loop.
+"""Runs N sessions of one dialect, paced by one loop.
 
-Everything that can be done beforehand is: connections are open and sessions ready before their first frame leaves, and
-frames are masked already. Per frame there remain one write and two timestamps: no task, no timer, no encoding.
-Messages are decoded as they come, because there are few of them. What the figures mean is not this module's business.
+All possible work is done in advance: connections are open, sessions are ready and frames are masked before the first
+frame is sent. So a frame costs one write and two timestamps: no task, no timer, no encoding. Messages are decoded on
+arrival, because they are few. This module must not know how the figures are computed.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from array import array
 from collections.abc import Awaitable, Callable, Sequence
 
 from asr_ops.bench import dialects, disturbance
-from asr_ops.bench.connection import Connection, clock
-from asr_ops.bench.plan import Load, Plan
+from asr_ops.bench.connection import BenchConnection, clock
+from asr_ops.bench.plan import LoadResult, Plan
 from asr_ops.bench.schedule import departures
 from asr_proto.errors import AsrError
 
 OPENING_AT_ONCE = 32
 AHEAD_S = 2.0
-"""How long before it speaks a session connects, where not all connect before the first speaks."""
+"""Seconds from a session's connect to its first audio, with a ramp. Without a ramp all sessions connect first."""
 END_TIMEOUT_S = 30.0
-"""Longest wait for texts after the last frame."""
+"""Longest wait for the sessions' ends after the last frame, in seconds."""
 SLEEP_S_MIN = 0.001
-"""Finer sleeps cost more than they gain: the loop's timers count milliseconds."""
+"""Shortest sleep in seconds: the event loop's timers count milliseconds."""
 BURST_FRAMES_MAX = 32
-"""Frames written before the loop may read."""
+"""Most frames that are written before the event loop can read."""
 
 AtBegin = Callable[[], Awaitable[float]]
-"""Answers when to begin, by `clock`."""
+"""Returns the time at which to begin, by `clock`."""
 AtEnd = Callable[[], Awaitable[object]]
 
 
-async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> Load:
-    """Open all sessions, speak, wait for all ends. The callbacks frame the time in which audio is spoken."""
+async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> LoadResult:
+    """Open all sessions, send their audio and wait for their ends.
+
+    `at_begin` runs before the first audio is sent, `at_end` after the last session ended. Raises AsrError if no server
+    answers.
+    """
     dialect = dialects.prepared(plan.dialect)
-    connections = [Connection(dialect) for _ in plan.starts_us]
+    connections = [BenchConnection(dialect) for _ in plan.starts_us]
     if plan.opens_along:
         began_s = await at_begin() + AHEAD_S
         opening = asyncio.create_task(_open_along(plan, connections, began_s))
@@ -52,17 +56,17 @@ async def run(plan: Plan, at_begin: AtBegin, at_end: AtEnd) -> Load:
     for connection in connections:
         connection.fail("no end in time")
     await asyncio.sleep(0)
-    return Load([connection.session for connection in connections], lateness_s, asides)
+    return LoadResult([connection.session for connection in connections], lateness_s, asides)
 
 
 # ---- Opening ----
 
 
-async def _open_all(plan: Plan, connections: Sequence[Connection]) -> None:
-    """All sessions, ready or refused. Raises AsrError if nobody answers at all."""
+async def _open_all(plan: Plan, connections: Sequence[BenchConnection]) -> None:
+    """Open all sessions. Returns when each is ready or refused. Raises AsrError if no server answers."""
     gate = asyncio.Semaphore(OPENING_AT_ONCE)
 
-    async def open_one(connection: Connection) -> None:
+    async def open_one(connection: BenchConnection) -> None:
         async with gate:
             await connection.open(plan.url)
 
@@ -70,10 +74,10 @@ async def _open_all(plan: Plan, connections: Sequence[Connection]) -> None:
     _check_answered(plan, connections)
 
 
-async def _open_along(plan: Plan, connections: Sequence[Connection], began_s: float) -> None:
-    """Each session shortly before it is to speak."""
+async def _open_along(plan: Plan, connections: Sequence[BenchConnection], began_s: float) -> None:
+    """Open each session AHEAD_S seconds before its start. Raises AsrError if no server answers."""
 
-    async def open_one(connection: Connection, start_us: int) -> None:
+    async def open_one(connection: BenchConnection, start_us: int) -> None:
         await asyncio.sleep(began_s + start_us / 1_000_000 - AHEAD_S - clock())
         await connection.open(plan.url)
 
@@ -81,16 +85,16 @@ async def _open_along(plan: Plan, connections: Sequence[Connection], began_s: fl
     _check_answered(plan, connections)
 
 
-def _check_answered(plan: Plan, connections: Sequence[Connection]) -> None:
+def _check_answered(plan: Plan, connections: Sequence[BenchConnection]) -> None:
     if connections and all(connection.transport is None for connection in connections):
         raise AsrError(f"no server answers at {plan.url} ({connections[0].session.fault})")
 
 
-# ---- Speaking ----
+# ---- Sending ----
 
 
-async def _speak(plan: Plan, connections: Sequence[Connection], began_s: float) -> array[float]:
-    """Write each frame when it is due, to the sessions that still run; answers how late each was."""
+async def _speak(plan: Plan, connections: Sequence[BenchConnection], began_s: float) -> array[float]:
+    """Write each frame at its due time to the sessions that still run. Returns each frame's lateness in seconds."""
     lateness_s = array("d")
     wire, entries, last, burst = plan.ring.wire, plan.entries, plan.frames - 1, 0
     for due_us, number, frame in departures(plan.starts_us, plan.frames, plan.frame_us):
@@ -99,7 +103,7 @@ async def _speak(plan: Plan, connections: Sequence[Connection], began_s: float) 
             await asyncio.sleep(max(due_s - now, SLEEP_S_MIN) if due_s > now else 0)
             now, burst = clock(), 0
         connection = connections[number]
-        if not connection.speaks:
+        if not connection.takes_audio:
             connection.fail("not ready in time")
             continue
         connection.write(wire[(entries[number] + frame) % len(wire)])

@@ -1,4 +1,4 @@
-"""What a run is asked for, whether it can be done, and what its sessions say."""
+"""The options of a run, their check, and the audio that its sessions send."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from asr_proto.errors import SetupError
 
 FAKE = "fake"
 VISITS_S = 3.0
-"""How long one who breaks off may hold a slot, opening and closing included."""
+"""Longest time that a churn connection holds a slot, in seconds, including opening and closing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class BenchOptions:
     """The command line, checked."""
 
     url: str | None = None
@@ -26,7 +26,7 @@ class Options:
     dialect: str = "native"
     engine: str = FAKE
     sessions: int = 100
-    """At once."""
+    """Number of sessions at the same time."""
     total: int | None = None
     duration_s: float = 10.0
     frame_ms: int = 100
@@ -34,7 +34,7 @@ class Options:
     file: Path | None = None
     tone: bool = False
     pauses: bool = False
-    start: schedule.Start = "random"
+    start: schedule.StartPattern = "random"
     ramp_s: float = 0.0
     churn_per_s: float = 0.0
     flood: int = 0
@@ -44,23 +44,23 @@ class Options:
 
     @property
     def rounds(self) -> list[int]:
-        """How many sessions each round has: a total is spoken in rounds of so many at once."""
+        """The number of sessions in each round: `total` sessions, at most `sessions` a round."""
         full, rest = divmod(self.total or self.sessions, self.sessions)
         return [self.sessions] * full + [rest] * bool(rest)
 
     @property
     def slots(self) -> int:
-        """How many sessions there may be at once, those that only disturb included."""
+        """Most sessions at the same time, including the disturbing connections."""
         return self.sessions + self.flood + round(self.churn_per_s * VISITS_S)
 
     @property
     def frames(self) -> int:
-        """Of each session."""
+        """Frames of each session."""
         return max(1, round(self.duration_s * 1000 / self.frame_ms))
 
     @property
     def shape(self) -> str:
-        """What is not as usual about the load, in a few words."""
+        """Description of what differs from the default load; empty for the default."""
         found = {
             f"at {self.pace:g} times real time": self.pace != 1,
             "with pauses": self.pauses,
@@ -72,24 +72,24 @@ class Options:
         return ", ".join(words for words, applies in found.items() if applies)
 
 
-def check(options: Options, *, find_max: bool) -> None:
-    """Raises SetupError for what cannot be done."""
+def check(options: BenchOptions, *, find_max: bool) -> None:
+    """Raises SetupError for options that contradict each other or the dialect."""
     dialect = DIALECTS[options.dialect]
     if options.total is not None and find_max:
-        raise SetupError("--n says how many speak, --find-max asks it: give one of them")
+        raise SetupError("--n sets the number of sessions, --find-max searches for it: give one of them")
     if options.frame_ms < (least := dialect.frame_ms(options.frame_ms, options.pace)):
         raise SetupError(f"{options.dialect} limits messages per second: it needs --frame-ms {least} or more here")
     if dialect.channel == "webrtc" and (options.churn_per_s or options.flood):
-        raise SetupError(f"--churn and --flood speak WebSockets only, not {options.dialect}'s WebRTC")
+        raise SetupError(f"--churn and --flood use WebSockets only, not {options.dialect}'s WebRTC")
 
 
-def ring(options: Options) -> audio.Ring:
-    """What the sessions say."""
+def ring(options: BenchOptions) -> audio.Ring:
+    """The audio that the sessions send. Raises SetupError or AudioError if it cannot be read."""
     samples = _samples(options)
     return audio.ring(audio.with_pauses(samples, options.seed) if options.pauses else samples, options.frame_ms)
 
 
-def _samples(options: Options) -> Pcm16:
+def _samples(options: BenchOptions) -> Pcm16:
     if options.file is not None:
         return audio.recording(options.file)
     if options.tone:
@@ -98,12 +98,12 @@ def _samples(options: Options) -> Pcm16:
         return audio.noise()
     clips = wer.two_cities()
     if not clips:
-        raise SetupError("the package moonshine-voice, whose sample would be spoken, is missing: give --file")
+        raise SetupError("the package moonshine-voice, whose sample would be sent, is missing: give --file")
     return audio.recording(clips[0].path)
 
 
-def audio_of(options: Options) -> str:
-    """What that is, in a word."""
+def audio_of(options: BenchOptions) -> str:
+    """The audio's name for the report."""
     if options.file is not None:
         return str(options.file)
     return "tone" if options.tone else "noise" if options.engine == FAKE else wer.TWO_CITIES

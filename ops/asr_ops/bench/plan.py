@@ -1,6 +1,6 @@
-"""What a load generator is to do, and what came of it: plain values that travel between processes. Pure.
+"""A load generator's plan and its results: plain values that are sent between processes. Pure.
 
-A plan can be shared out to several generators; what they did is put together in the order of the whole plan.
+A plan can be divided among several generators. Their results are merged in the order of the whole plan.
 """
 
 from __future__ import annotations
@@ -11,53 +11,54 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from asr_ops.bench.audio import Ring
-from asr_ops.bench.statistics import Session
+from asr_ops.bench.statistics import SessionRecord
 from asr_proto.audio import SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be sent, and when."""
+    """The audio to send, and when."""
 
     url: str
     dialect: str
     ring: Ring
     frames: int
-    """Of each session."""
+    """Number of frames of each session."""
     starts_us: Sequence[int]
-    """When each session begins to speak."""
+    """Start of each session's audio, in microseconds after the beginning."""
     entries: Sequence[int]
-    """Where in the ring each session begins."""
+    """Index of each session's first frame in the ring."""
     pace: float = 1.0
-    """How fast to speak, relative to real time."""
+    """Speed of the audio, as a multiple of real time."""
     opens_along: bool = False
-    """Sessions connect shortly before they speak, not all before the first does."""
+    """Whether each session connects shortly before its start. If not, all connect before the first one starts."""
     churn_per_s: float = 0.0
-    """How many more come each second, speak a little and break off."""
+    """Connections per second that send briefly and abort."""
     flood: int = 0
-    """How many more send as fast as the server takes it."""
+    """Number of connections that send as fast as the server accepts."""
     seed: int = 1
 
     @property
     def disturbs(self) -> bool:
-        """Whether there are others besides the paced sessions."""
+        """Whether there are disturbing connections besides the paced sessions."""
         return self.churn_per_s > 0 or self.flood > 0
 
     @property
     def frame_us(self) -> int:
-        """From the departure of one frame to that of the next."""
+        """Microseconds between two frames of a session."""
         return round(self.ring.frame_samples * 1_000_000 / SAMPLE_RATE / self.pace)
 
 
 @dataclass(slots=True)
 class Aside:
-    """Connections that are there to disturb, and are not in the figures."""
+    """Counts of the disturbing connections of one kind, which are not in the figures."""
 
     came: int = 0
+    """Number of connections that were opened."""
     faults: dict[str, int] = field(default_factory=dict)
-    """Why some of them could not go on, and how many."""
+    """Reasons why connections failed, and how often."""
     audio_s: float = 0.0
-    """How much they sent."""
+    """Seconds of audio that they sent."""
 
     def __add__(self, other: Aside) -> Aside:
         faults = Counter(self.faults) + Counter(other.faults)
@@ -68,30 +69,30 @@ class Aside:
         return f"{self.came} came and sent {self.audio_s:.1f} s of audio{why}"
 
     def fault(self, reason: str) -> None:
-        """One more that could not go on."""
+        """Count one more failed connection."""
         self.faults[reason] = self.faults.get(reason, 0) + 1
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What happened."""
+class LoadResult:
+    """The results of a load generator."""
 
-    sessions: list[Session]
+    sessions: list[SessionRecord]
     lateness_s: array[float]
-    """How much later than due each frame left."""
+    """Lateness of each frame in seconds: the time it was sent minus its due time."""
     asides: Mapping[str, Aside] = field(default_factory=dict)
-    """`churn` and `flood`, where there were such."""
+    """Counts of the disturbing connections: `churn` and `flood`, if the plan has them."""
 
 
 def entries(ring: Ring, sessions: int) -> list[int]:
-    """Places spread evenly over the ring."""
+    """The indices of the sessions' first frames, spread evenly over the ring."""
     return [ring.entry(session, sessions) for session in range(sessions)]
 
 
 def shares(plan: Plan, parts: int) -> list[Plan]:
-    """A part of the plan for each of several generators: every so many-th session.
+    """Divide the plan among `parts` generators: each gets every n-th session.
 
-    Who disturbs is left to the last of them alone: what floods a server would keep paced sessions from their pace.
+    The last generator runs all disturbing connections and no paced session, because a flood would delay paced frames.
     """
     paced = parts - plan.disturbs
     quiet = replace(plan, churn_per_s=0, flood=0)
@@ -102,18 +103,18 @@ def shares(plan: Plan, parts: int) -> list[Plan]:
     return [*found, replace(plan, starts_us=[], entries=[])] if plan.disturbs else found
 
 
-def merged(plan: Plan, loads: Sequence[Load]) -> Load:
-    """What generators did with their shares of the plan, in the plan's order."""
-    sessions = [Session()] * len(plan.starts_us)
+def merged(plan: Plan, loads: Sequence[LoadResult]) -> LoadResult:
+    """Merge the generators' results, in the order of the whole plan."""
+    sessions = [SessionRecord()] * len(plan.starts_us)
     lateness_s, paced = array("d"), len(loads) - plan.disturbs
     for part, load in enumerate(loads[:paced]):
         sessions[part::paced] = load.sessions
         lateness_s += load.lateness_s
-    return Load(sessions, lateness_s, added([load.asides for load in loads]))
+    return LoadResult(sessions, lateness_s, added([load.asides for load in loads]))
 
 
 def added(asides: Sequence[Mapping[str, Aside]]) -> dict[str, Aside]:
-    """Of the same name, together."""
+    """The sums of the counts with the same name."""
     found: dict[str, Aside] = {}
     for some in asides:
         for name, aside in some.items():

@@ -1,6 +1,6 @@
-"""What the server's processes, and this one, use: CPU time and memory, from psutil.
+"""CPU time and memory of the server's processes, of the load generators and of this process, from psutil.
 
-RSS counts shared pages in every process; PSS shares them out, so only PSS can be added up.
+RSS counts a shared page in every process. PSS divides a shared page among its processes, so only PSS can be added up.
 """
 
 from __future__ import annotations
@@ -29,19 +29,21 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The server's processes by id, the load's own and the whole machine at one moment."""
+class UsageSnapshot:
+    """CPU and memory of the server's processes, CPU of the bench and of the whole machine, at one moment."""
 
     at_s: float
     server: dict[int, Sample]
+    """The server's processes by process id."""
     own_cpu_s: float
+    """CPU seconds of this process and of the load generators."""
     machine_cpu_s: float
-    """Of everything that runs here."""
+    """CPU seconds of all processes on the machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process used while audio was spoken."""
+    """CPU and memory of one server process while audio was sent."""
 
     name: str
     cpu_s: float
@@ -49,41 +51,44 @@ class Usage:
     rss_mb: float
     pss_mb: float
     session_kb: float
-    """Growth of PSS since before the first session, for each session."""
+    """Growth of PSS since before the first session, in kilobytes per session."""
 
 
 def psutil() -> Any:
-    """The library, or one sentence."""
+    """The module psutil. Raises SetupError if it is not installed."""
     try:
         return import_module("psutil")
     except ImportError as error:
         raise SetupError("asr bench needs psutil, of the extra 'dev': pip install 'asr-pool[dev]'") from error
 
 
-def snapshot(root: int | None, generators: Sequence[int], at_s: float) -> Snapshot:
-    """Now; `root` is the process of `asr serve`, None where the server is not ours to look into.
+def snapshot(root: int | None, generators: Sequence[int], at_s: float) -> UsageSnapshot:
+    """Read CPU and memory now.
 
-    What this process uses, and the generators do, is our own.
+    `root` is the process id of `asr serve`, or None if the bench did not start the server. `generators` are the process
+    ids of the load generators, whose CPU time counts as the bench's own.
     """
     times = psutil().cpu_times()
     machine = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
     own = [psutil().Process(pid).cpu_times() for pid in (os.getpid(), *generators)]
-    return Snapshot(at_s, _server(root), sum(one.user + one.system for one in own), machine)
+    return UsageSnapshot(at_s, _server(root), sum(one.user + one.system for one in own), machine)
 
 
-def usage(idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Snapshot, sessions: int) -> list[Usage]:
-    """CPU from begin to end, memory in the middle against idle."""
+def usage(
+    idle: UsageSnapshot, begin: UsageSnapshot, memory: UsageSnapshot, end: UsageSnapshot, sessions: int
+) -> list[Usage]:
+    """CPU and memory of each server process: CPU from `begin` to `end`, memory growth from `idle` to `memory`."""
     return [_usage(pid, idle, begin, memory, end, sessions) for pid in end.server if pid in begin.server]
 
 
-def others_cores(begin: Snapshot, end: Snapshot) -> float:
-    """Cores that were busy with neither the server nor us, on average; only meaningful if the server is ours."""
+def others_cores(begin: UsageSnapshot, end: UsageSnapshot) -> float:
+    """Cores kept busy, on average, by neither the server nor the bench. Valid only if the bench started the server."""
     ours = end.own_cpu_s - begin.own_cpu_s + sum(cpu_s for cpu_s in _server_cpu(begin, end))
     return max(0.0, (end.machine_cpu_s - begin.machine_cpu_s - ours) / (end.at_s - begin.at_s))
 
 
 def machine() -> dict[str, object]:
-    """What this was measured on."""
+    """The machine's CPU, cores, memory, system, Python version and load, for the report."""
     library = psutil()
     return {
         "cpu": _cpu_model(),
@@ -96,7 +101,7 @@ def machine() -> dict[str, object]:
 
 
 def role(command: Sequence[str]) -> str:
-    """What a process is, from its command line: its --name, its role, or `serve`."""
+    """A process's name from its command line: its --name, or else its role, or else `serve`."""
     names = [word.removeprefix(NAME_OPTION) for word in command if word.startswith(NAME_OPTION)]
     roles = [ROLES[package] for word in command if (package := word.partition(".")[0]) in ROLES]
     return next(iter(names + roles), "serve")
@@ -111,7 +116,7 @@ def _server(root: int | None) -> dict[int, Sample]:
     for process in (top, *top.children(recursive=True)):
         try:
             found[process.pid] = _sample(process)
-        except library.NoSuchProcess:  # it has ended meanwhile
+        except library.NoSuchProcess:  # it ended in the meantime
             continue
     return found
 
@@ -122,7 +127,9 @@ def _sample(process: Any) -> Sample:
         return Sample(role(process.cmdline()), times.user + times.system, memory.rss, getattr(memory, "pss", 0))
 
 
-def _usage(pid: int, idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Snapshot, sessions: int) -> Usage:
+def _usage(
+    pid: int, idle: UsageSnapshot, begin: UsageSnapshot, memory: UsageSnapshot, end: UsageSnapshot, sessions: int
+) -> Usage:
     cpu_s = end.server[pid].cpu_s - begin.server[pid].cpu_s
     held = memory.server.get(pid, end.server[pid])
     before = idle.server.get(pid, held)
@@ -136,7 +143,7 @@ def _usage(pid: int, idle: Snapshot, begin: Snapshot, memory: Snapshot, end: Sna
     )
 
 
-def _server_cpu(begin: Snapshot, end: Snapshot) -> list[float]:
+def _server_cpu(begin: UsageSnapshot, end: UsageSnapshot) -> list[float]:
     return [end.server[pid].cpu_s - begin.server[pid].cpu_s for pid in end.server if pid in begin.server]
 
 

@@ -1,6 +1,6 @@
-"""A run's figures as tables for people, as JSON for programs and as one line of a history. Pure.
+"""A run's figures, as tables and as JSON. Pure.
 
-The report says when its own figures are not to be trusted: the generator was late, or the machine was busy otherwise.
+The report warns if its figures are not reliable: the load generator was late, or other programs kept the machine busy.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from rich.text import Text
 
 from asr_ops.bench.plan import Aside
 from asr_ops.bench.processes import Usage
-from asr_ops.bench.statistics import Counts, SessionFigures, Spread, Totals, spread, totals
+from asr_ops.bench.statistics import SessionCounts, SessionFigures, Spread, Totals, spread, totals
 from asr_ops.bench.timeline import timeline
 
 LATENESS_MS_MAX = 10.0
-"""A generator later than this (p99) also reads late, and its figures are its own."""
+"""Highest lateness in milliseconds (p99). A later generator also reads late, so it falsifies the latencies."""
 OTHERS_CORES_MAX = 0.25
-"""More than this used by others, and another run will differ."""
+"""Most cores kept busy by other programs. Above it, the figures cannot be repeated."""
 COLUMNS = ("avg", "p50", "p90", "p95", "p99", "max")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What was asked for."""
+class BenchSettings:
+    """The settings of a run."""
 
     url: str
     own_service: bool
@@ -38,82 +38,82 @@ class Settings:
     audio: str
     dialect: str = "native"
     processes: int = 1
-    """Of the load generator."""
+    """Number of load generators."""
     shape: str = ""
-    """What is not as usual about the load, in a few words."""
+    """Description of what differs from the default load; empty for the default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """How well the load was made."""
+    """Lateness and CPU use of the load generators."""
 
     lateness_ms: Spread | None
     cores: float
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All that is known of a run."""
+class BenchReport:
+    """All results of a run."""
 
     when: str
-    settings: Settings
+    settings: BenchSettings
     machine: dict[str, object]
-    counts: Counts
+    counts: SessionCounts
     faults: dict[str, int]
-    """How often each reason for not being served was heard."""
+    """Number of sessions by the reason why they were not served."""
     figures: dict[str, Spread]
     processes: Sequence[Usage]
     generator: Generator
     others_cores: float | None
     sessions: Sequence[SessionFigures]
     asides: Mapping[str, Aside] = field(default_factory=dict)
-    """What disturbed these sessions on purpose."""
+    """Counts of the disturbing connections, by kind."""
 
     @property
     def server_cores(self) -> float:
-        """Of all processes of the server."""
+        """Cores used by all processes of the server."""
         return sum(process.cores for process in self.processes)
 
     @property
     def session_kb(self) -> float:
-        """Memory for each session, in all processes of the server."""
+        """Memory growth per session in kilobytes, of all processes of the server."""
         return sum(process.session_kb for process in self.processes)
 
     @property
     def totals(self) -> Totals:
-        """Of all sessions that were served."""
+        """The totals of all sessions that were served."""
         return totals(self.sessions)
 
 
 def digits(name: str) -> int:
-    """Behind the point, where a figure of that name is shown."""
+    """The number of decimal places with which a figure of that name is shown."""
     if name in {"rtf", "xrt"} or name.endswith("cores"):
         return 3
     return 0 if name == "partials" else 1
 
 
 def faults(sessions: Sequence[SessionFigures]) -> dict[str, int]:
-    """The reasons of those not served, each with its number."""
+    """The reasons why sessions were not served, with the number of sessions for each."""
     outcomes = [session.outcome for session in sessions if session.outcome != "served"]
     return {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
 
 
-def warnings(report: Report) -> list[str]:
-    """Why the figures may not be the server's."""
+def warnings(report: BenchReport) -> list[str]:
+    """Reasons why the figures may not describe the server."""
     found, lateness = [], report.generator.lateness_ms
     if lateness is not None and lateness.p99 > LATENESS_MS_MAX:
         late = f"the load generator was the bottleneck: frames left {lateness.p99:.1f} ms late (p99)"
-        found.append(f"{late}, so these figures are partly its own")
+        found.append(f"{late}, so these figures partly describe the generator")
     if report.others_cores is not None and report.others_cores > OTHERS_CORES_MAX:
         found.append(f"the machine is noisy: others kept {report.others_cores:.2f} cores busy")
     return found
 
 
-# ---- For people ----
+# ---- Tables ----
 
 
-def tables(report: Report) -> RenderableType:
-    """Latencies, processes, and what is to be said in words."""
+def tables(report: BenchReport) -> RenderableType:
+    """The latencies and processes as tables, then the counts and warnings as lines."""
     parts: list[RenderableType] = [Text(_title(report.settings)), _latencies(report.figures)]
     if report.processes:
         parts.append(_processes(report))
@@ -123,7 +123,7 @@ def tables(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def _title(settings: Settings) -> str:
+def _title(settings: BenchSettings) -> str:
     load = f"{settings.sessions} sessions of {settings.duration_s:g} s in frames of {settings.frame_ms} ms"
     named = settings.engine if settings.dialect == "native" else f"{settings.engine}, {settings.dialect}"
     parts = [load, f"starting {_starting(settings.start)}", settings.shape]
@@ -143,7 +143,7 @@ def _latencies(figures: dict[str, Spread]) -> Table:
     return table
 
 
-def _processes(report: Report) -> Table:
+def _processes(report: BenchReport) -> Table:
     table = Table("process")
     for title in ("CPU s", "cores", "RSS MB", "PSS MB", "KB per session"):
         table.add_column(title, justify="right")
@@ -157,7 +157,7 @@ def _processes(report: Report) -> Table:
     return table
 
 
-def _fared(report: Report) -> str:
+def _fared(report: BenchReport) -> str:
     counts = report.counts
     lost = "lost unknown" if counts.lost is None else f"{counts.lost} lost"
     why = "".join(f"; {number} x {reason}" for reason, number in report.faults.items())
@@ -180,11 +180,15 @@ def _machine(machine: dict[str, object]) -> str:
     return ", ".join([*shown, f"Python {machine['python']}, load {machine['load_before']} before"])
 
 
-# ---- For programs ----
+# ---- JSON ----
 
 
-def as_json(report: Report) -> dict[str, object]:
-    """Everything; the partial lags of each session as a distribution, those of all with their moments."""
+def as_json(report: BenchReport) -> dict[str, object]:
+    """All figures as plain values.
+
+    The partial lags of one session are given as a distribution. The timeline has the lags of all sessions with their
+    times.
+    """
     content = asdict(report)
     content["title"] = _title(report.settings)
     content["totals"] = asdict(report.totals)
@@ -196,12 +200,12 @@ def as_json(report: Report) -> dict[str, object]:
 
 
 def _aside(aside: Aside) -> dict[str, object]:
-    """asdict() would count a Counter's items anew."""
+    """The counts as a dict. asdict() cannot copy a Counter, so `faults` becomes a plain dict."""
     return asdict(aside) | {"faults": dict(aside.faults)}
 
 
 def _session(session: SessionFigures) -> dict[str, object]:
-    """Without moments, which mean nothing outside of the process that took them."""
+    """A session's figures without points in time, which have no meaning outside the process that measured them."""
     content = asdict(session)
     for moment in ("began_s", "spoken_s", "partial_at_s"):
         del content[moment]

@@ -1,6 +1,6 @@
-"""When each session starts and when each of its frames leaves. Pure; whole microseconds, so that order is exact.
+"""When each session starts and when each of its frames is sent. Pure. Times are whole microseconds, so order is exact.
 
-A frame leaves when its last sample has been spoken: frame 0 of a session that starts at 0 leaves one frame later.
+A frame is sent at the time of its last sample: frame 0 of a session that starts at 0 is sent one frame later.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Literal
 
 import numpy as np
 
-Start = Literal["random", "together"]
+StartPattern = Literal["random", "together"]
 Departure = tuple[int, int, int]
-"""Microseconds after the beginning, session, frame. A plain tuple: one is made for each frame."""
+"""(microseconds after the beginning, session, frame). A plain tuple for speed: one is made for each frame."""
 SPREAD_US = 1_000_000
-"""Random starts lie within a second: longer than any frame and any engine's update."""
+"""Random starts lie within this many microseconds: longer than any frame and any engine's time between partials."""
 
 
-def starts_us(sessions: int, start: Start, seed: int, ramp_us: int = 0) -> list[int]:
-    """The moment at which each session begins to speak; with a ramp, one after the other over that time."""
+def starts_us(sessions: int, start: StartPattern, seed: int, ramp_us: int = 0) -> list[int]:
+    """The start of each session's audio, in microseconds. With a ramp, the sessions start one after the other."""
     ramp = [ramp_us * session // sessions for session in range(sessions)]
     if start == "together":
         return ramp
@@ -27,9 +27,10 @@ def starts_us(sessions: int, start: Start, seed: int, ramp_us: int = 0) -> list[
 
 
 def departures(starts: Sequence[int], frames: int, frame_us: int) -> Iterator[Departure]:
-    """Every frame of every session, in the order of leaving.
+    """Every frame of every session, in the order of sending.
 
-    All sessions share one period, so their order within a period never changes: no heap, no list of all frames.
+    All sessions have the same frame period, so their order within a period never changes. No heap and no list of all
+    frames is needed.
     """
     waits = [divmod(start, frame_us) for start in starts]
     order = sorted(range(len(starts)), key=lambda session: waits[session][1])
@@ -42,5 +43,5 @@ def departures(starts: Sequence[int], frames: int, frame_us: int) -> Iterator[De
 
 
 def frame_holding(end_sample: int, frame_samples: int, frames: int) -> int:
-    """The frame whose departure completes the audio up to (not including) `end_sample`."""
+    """The index of the frame that completes the audio up to (not including) `end_sample`."""
     return min(max(0, (end_sample - 1) // frame_samples), frames - 1)

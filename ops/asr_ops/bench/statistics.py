@@ -1,20 +1,20 @@
-"""From what happened in the sessions to the figures of a run. Pure.
+"""Computes the figures of a run from the records of its sessions. Pure.
 
     ready_ms           from the start of connecting to `ready`
     refused_ms         from the start of connecting to the refusal
-    first_partial_ms   from the moment the session begins to speak to its first text
-    partial_lag_ms     from the departure of the audio up to a partial's `end_s` to that partial's arrival
-    final_ms           from the departure of the last frame to the last final (to `end`, if no final was still missing)
-    end_ms             from the departure of the last frame to `end`
-    partials           how many partials came
-    avg_partial_gap_ms the mean time from one partial to the next
-    rtf, xrt           from the moment the session begins to speak to `end`, divided by the audio's length; its inverse
+    first_partial_ms   from the start of the session's audio to its first text
+    partial_lag_ms     from sending the audio up to a partial's `end_s` to that partial's arrival
+    final_ms           from sending the last frame to the last final (to `end`, if the last final arrived earlier)
+    end_ms             from sending the last frame to `end`
+    partials           number of partials
+    avg_partial_gap_ms mean time from one partial to the next
+    rtf, xrt           time from the start of the audio to `end`, divided by the audio's length; and its inverse
 
     refused            sessions that never became ready
     errors             sessions that became ready and did not reach `end`
-    lost               sessions that became ready and whose text is not exactly the expected one, where it is known
+    lost               sessions that became ready and whose text is not exactly the expected one, if that is known
 
-Lags are counted from when a frame really left, so a late generator does not shorten them.
+Lags are measured from the time at which a frame was really sent, so a late generator does not shorten them.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ MEASURES = (
 
 
 @dataclass(slots=True)
-class Session:
-    """What happened in one session. Times are seconds of one clock; None is what did not happen."""
+class SessionRecord:
+    """The events of one session. Times are seconds of one clock; None: the event did not happen."""
 
     connecting_s: float = 0.0
     ready_s: float | None = None
     engine: str | None = None
     sent_s: array[float] = field(default_factory=lambda: array("d"))
-    """When each frame left."""
+    """The time at which each frame was sent."""
     partials: list[tuple[float, float | None]] = field(default_factory=list)
-    """Arrival, and the `end_s` that it speaks of, None where the dialect does not say."""
+    """Arrival of each partial, and the end of the audio that it covers. None if the dialect does not report that."""
     finals: list[tuple[float, str]] = field(default_factory=list)
-    """Arrival and text."""
+    """Arrival and text of each final."""
     end_s: float | None = None
     fault: str | None = None
-    """Why there is no end."""
+    """Why the session did not reach its end."""
     fault_s: float | None = None
-    """When that was known."""
+    """The time of the fault."""
 
     @property
     def text(self) -> str:
-        """All that is certain to have been understood."""
+        """The texts of all finals."""
         return " ".join(text for _, text in self.finals if text)
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How values are distributed."""
+    """Mean, quantiles and maximum of values."""
 
     count: int
     avg: float
@@ -82,23 +82,24 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class SessionFigures:
-    """The figures of one session; `exact` is None where the expected text is not known."""
+    """The figures of one session, as the module's docstring defines them."""
 
     outcome: str
-    """`served`, or why not."""
+    """`served`, or the reason why it was not served."""
     exact: bool | None
+    """Whether the text is the expected one. None if the expected text is unknown."""
     audio_s: float
-    """Length of what was sent."""
+    """Seconds of audio that were sent."""
     began_s: float | None
-    """When it began to speak, by the clock of all sessions."""
+    """The start of its audio, in seconds of the clock that all sessions share."""
     spoken_s: float | None
-    """When its last frame left."""
+    """The time at which its last frame was sent."""
     ready_ms: float | None
     refused_ms: float | None
     first_partial_ms: float | None
     partial_lag_ms: tuple[float, ...]
     partial_at_s: tuple[float, ...]
-    """When each of these partials arrived."""
+    """Arrival times of the partials of `partial_lag_ms`."""
     final_ms: float | None
     end_ms: float | None
     partials: int | None
@@ -108,8 +109,8 @@ class SessionFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """How many sessions fared how; the classes are explained in the module's docstring."""
+class SessionCounts:
+    """Numbers of sessions by outcome, as the module's docstring defines them."""
 
     sessions: int
     served: int
@@ -119,24 +120,24 @@ class Counts:
 
     @property
     def clean(self) -> bool:
-        """Everybody got everything."""
+        """Whether every session was served and no text differs from the expected one."""
         return self.served == self.sessions and not self.lost
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What all sessions that were served add up to."""
+    """Sums over all sessions that were served."""
 
     audio_s: float
     elapsed_s: float
-    """From the moment the first of them began to speak to the last `end`."""
+    """Seconds from the start of the first session's audio to the last `end`."""
     min_per_min: float
-    """Minutes of audio served in a minute."""
+    """Minutes of audio served per minute."""
     sec_per_min: float
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """The distribution, or None of nothing."""
+    """The distribution of the values; None if there are none."""
     ranked = sorted(values)
     if not ranked:
         return None
@@ -144,8 +145,12 @@ def spread(values: Iterable[float]) -> Spread | None:
     return Spread(len(ranked), fmean(ranked), p50, p90, p95, p99, ranked[-1])
 
 
-def measure(session: Session, frame_samples: int, expected: str | None, pace: float = 1.0) -> SessionFigures:
-    """The figures of one session whose frames have that many samples, spoken so many times as fast as real time."""
+def measure(session: SessionRecord, frame_samples: int, expected: str | None, pace: float = 1.0) -> SessionFigures:
+    """The figures of one session.
+
+    `frame_samples` is the length of its frames, `expected` its text if known, and `pace` the speed of its audio as a
+    multiple of real time.
+    """
     frame_s, sent = frame_samples / SAMPLE_RATE, session.sent_s
     ready = session.ready_s is not None
     spoken = bool(sent) and ready
@@ -176,12 +181,12 @@ def measure(session: Session, frame_samples: int, expected: str | None, pace: fl
     )
 
 
-def count(sessions: Sequence[SessionFigures]) -> Counts:
-    """How the sessions fared."""
+def count(sessions: Sequence[SessionFigures]) -> SessionCounts:
+    """Count the sessions by outcome."""
     ready = [session for session in sessions if session.ready_ms is not None]
     served = sum(session.outcome == "served" for session in sessions)
     known = [session.exact for session in ready if session.exact is not None]
-    return Counts(
+    return SessionCounts(
         sessions=len(sessions),
         served=served,
         refused=len(sessions) - len(ready),
@@ -191,13 +196,13 @@ def count(sessions: Sequence[SessionFigures]) -> Counts:
 
 
 def overall(sessions: Sequence[SessionFigures]) -> dict[str, Spread]:
-    """The distribution of each measure over all sessions; partial lags of all sessions are taken together."""
+    """The distribution of each measure over all sessions. All partial lags of all sessions form one distribution."""
     found = {name: spread(_values(sessions, name)) for name in MEASURES}
     return {name: row for name, row in found.items() if row is not None}
 
 
 def totals(sessions: Sequence[SessionFigures]) -> Totals:
-    """All zero if nobody was served."""
+    """The totals of the sessions that were served; all zero if none was."""
     spans = [
         (session.began_s, session.spoken_s + session.end_ms / 1000, session.audio_s)
         for session in sessions
@@ -215,7 +220,7 @@ def _values(sessions: Sequence[SessionFigures], name: str) -> Iterable[float]:
     return (value for session in sessions if (value := getattr(session, name)) is not None)
 
 
-def _lags(session: Session, frame_samples: int) -> Iterable[tuple[float, float]]:
+def _lags(session: SessionRecord, frame_samples: int) -> Iterable[tuple[float, float]]:
     """Arrival and lag of each partial."""
     for arrival, end_s in session.partials:
         if end_s is None:
@@ -224,14 +229,14 @@ def _lags(session: Session, frame_samples: int) -> Iterable[tuple[float, float]]
         yield arrival, (arrival - session.sent_s[frame]) * 1000
 
 
-def _last_text(session: Session, last_sent_s: float, end_s: float) -> float:
-    """The last final's arrival, if the end of the audio was still waiting for it."""
+def _last_text(session: SessionRecord, last_sent_s: float, end_s: float) -> float:
+    """The last final's arrival if it came after the last frame was sent, or else `end_s`."""
     last_s = session.finals[-1][0] if session.finals else 0.0
     return last_s if last_s > last_sent_s else end_s
 
 
 def _gap_ms(arrivals: Sequence[float]) -> float | None:
-    """The mean of the gaps is the whole span over their number."""
+    """The mean time between arrivals in milliseconds: the whole span divided by the number of gaps."""
     return (arrivals[-1] - arrivals[0]) / (len(arrivals) - 1) * 1000 if len(arrivals) > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""When each latency was met: points of a moment and a latency, few enough for a report. Pure."""
+"""Latencies over time: points of (time, latency), thinned to a number that fits a report. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from asr_ops.bench.statistics import SessionFigures
 
 Point = tuple[float, float]
-"""Seconds since the first session began to speak, and milliseconds."""
+"""Seconds since the start of the first session's audio, and the latency in milliseconds."""
 POINTS_MAX = 4000
-"""For each measure: a report of any run stays below a megabyte."""
+"""Most points of a measure: the report of any run stays below a megabyte."""
 SHOWN = ("first_partial_ms", "partial_lag_ms", "final_ms")
 
 
 def timeline(sessions: Sequence[SessionFigures], points_max: int = POINTS_MAX) -> dict[str, list[Point]]:
-    """The points of each measure in the order of their moments; a measure that nobody has is left out."""
+    """The points of each measure, sorted by time. A measure without values is left out."""
     begin_s = min((session.began_s for session in sessions if session.began_s is not None), default=0.0)
     found: Mapping[str, list[Point]] = {name: [] for name in SHOWN}
     for session in sessions:
@@ -24,9 +24,10 @@ def timeline(sessions: Sequence[SessionFigures], points_max: int = POINTS_MAX) -
 
 
 def thinned(points: Sequence[Point], points_max: int) -> list[Point]:
-    """Every so many-th of them by latency, the greatest for certain: their distribution remains, and so does the worst.
+    """Every n-th point in the order of latency, always with the highest, sorted by time.
 
-    Leaving out by moment instead would always meet the same sessions, whose frames leave in turn.
+    This keeps the distribution and the worst latency. Thinning in the order of time would always keep the same
+    sessions, because sessions send their frames in turn.
     """
     ranked = sorted(points, key=lambda point: (-point[1], point[0]))
     step = -(-len(ranked) // points_max)
@@ -34,7 +35,7 @@ def thinned(points: Sequence[Point], points_max: int) -> list[Point]:
 
 
 def _met(session: SessionFigures) -> Iterator[tuple[str, float, float]]:
-    """Each latency with its measure and the moment at which it was over."""
+    """(measure, time at which the latency ended, latency) of each latency of a session."""
     if session.began_s is not None and session.first_partial_ms is not None:
         yield "first_partial_ms", session.began_s + session.first_partial_ms / 1000, session.first_partial_ms
     for at_s, lag_ms in zip(session.partial_at_s, session.partial_lag_ms, strict=True):

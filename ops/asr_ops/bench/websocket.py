@@ -1,7 +1,7 @@
-"""The least of RFC 6455 that a load generator needs. Pure: bytes in, bytes out.
+"""The part of WebSocket (RFC 6455) that a load generator needs. Pure: bytes in, bytes out.
 
-A client must mask what it sends. Masking a frame costs more than sending it, so frames are masked once, beforehand,
-and sent many times: every frame of a run uses the same key. The server cannot tell, and pays its full price.
+A client must mask its frames (section 5.3). Masking a frame costs more than sending it, so frames are masked once in
+advance and sent many times, all with the same key. The server's unmasking costs as much as with different keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Frame(NamedTuple):
 
 
 def encode(opcode: int, payload: bytes) -> bytes:
-    """A whole message in one masked frame."""
+    """A whole message as one masked frame."""
     length = len(payload)
     if length < 126:
         header = struct.pack("!BB", FINAL_BIT | opcode, MASKED_BIT | length)
@@ -42,13 +42,16 @@ def encode(opcode: int, payload: bytes) -> bytes:
 
 
 def masked(payload: bytes) -> bytes:
-    """The payload under MASK; masking twice gives it back."""
+    """The payload masked with MASK. Masking again restores it."""
     key = np.resize(np.frombuffer(MASK, np.uint8), len(payload))
     return (np.frombuffer(payload, np.uint8) ^ key).tobytes()
 
 
 def request(host: str, target: str) -> bytes:
-    """What asks for the upgrade. The key's answer is not checked: it guards against caches, which are not here."""
+    """The HTTP request for the upgrade.
+
+    The server's Sec-WebSocket-Accept is not checked: it detects caches between client and server, and there are none.
+    """
     lines = [
         f"GET {target} HTTP/1.1",
         f"Host: {host}",
@@ -61,15 +64,15 @@ def request(host: str, target: str) -> bytes:
 
 
 class Reader:
-    """Turns the server's bytes, however they are cut, into its handshake's status and then into frames."""
+    """Decodes the server's bytes, in pieces of any size: first the handshake's status, then frames."""
 
     def __init__(self) -> None:
         self._held = b""
         self.status: int | None = None
-        """The HTTP status, once the handshake is there; only after 101 do frames follow."""
+        """The HTTP status; None until the handshake is complete. Frames follow only after status 101."""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are complete now; raises DecodeError for what no server of ours sends."""
+        """The frames that are complete now. Raises DecodeError for bytes that this project's server never sends."""
         self._held += data
         if self.status is None:
             self._take_handshake()
@@ -91,7 +94,7 @@ class Reader:
 
 
 def _take(held: bytes) -> tuple[Frame, int] | None:
-    """The first frame and its length in bytes, or None if it is not complete."""
+    """The first frame and its length in bytes; None if it is not complete."""
     if len(held) < 2:
         return None
     if not held[0] & FINAL_BIT or held[1] & MASKED_BIT:

@@ -1,4 +1,4 @@
-"""A cache-aware .nemo model as sherpa-onnx wants it: encoder, decoder and joiner, tokens and what its header must say.
+"""Exports a cache-aware .nemo model for sherpa-onnx: encoder with metadata, decoder, joiner and tokens.
 
 python export.py MODEL.nemo FOLDER --right 1
 """
@@ -20,7 +20,7 @@ LEFT = 70
 @click.option("--right", type=click.IntRange(0), default=1, help="Look-ahead, in encoder frames.")
 def main(model: Path, folder: Path, right: int) -> None:
     """Write encoder.onnx, decoder.onnx, joiner.onnx and tokens.txt of MODEL to FOLDER."""
-    from nemo.collections.asr.models import ASRModel  # noqa: PLC0415 - it takes seconds
+    from nemo.collections.asr.models import ASRModel  # noqa: PLC0415 - the import takes seconds
 
     folder.mkdir(parents=True, exist_ok=True)
     loaded: Any = ASRModel.restore_from(str(model), map_location="cpu")
@@ -37,7 +37,7 @@ def main(model: Path, folder: Path, right: int) -> None:
 
 
 def _header(model: Any) -> dict[str, Any]:
-    """What sherpa-onnx reads from the encoder's metadata."""
+    """The encoder's metadata that sherpa-onnx reads."""
     streaming = model.encoder.streaming_cfg
     channel, time, _ = model.encoder.get_initial_cache_state(batch_size=1)
     return {

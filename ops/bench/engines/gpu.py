@@ -1,9 +1,9 @@
-"""How many sessions one GPU carries: the most whose steps, all but one in a hundred, take less than a chunk lasts.
+"""Searches for the most sessions of one GPU: the most for which the p99 of step times is shorter than a chunk.
 
     python ops/bench/engines/gpu.py --json gpu.json
-    python ops/bench/engines/gpu.py --device cpu --shape small --right 1 --sessions-max 64     the same, to try it
+    python ops/bench/engines/gpu.py --device cpu --shape small --right 1 --sessions-max 64     a trial on the CPU
 
-Random weights of the shape; every step carries all sessions, features and decoding included. The clock is the wall's.
+The weights are random. Every step has a chunk of every session, features and decoding included. Times are wall time.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from asr_workers.engines.fastconformer.streaming import ModelSettings
 
 FRAME_MS = 80
 RIGHTS = {"small": (1, 13), "large": (1, 13), "nemotron": (0, 1, 3, 6)}
-"""Chunks of 160 and 1120 ms; for the Nemotron family of 80, 160, 320 and 560."""
+"""Look-aheads in encoder frames: chunks of 160 and 1120 ms; for the Nemotron family, 80, 160, 320 and 560 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One search."""
+    """The result of one search."""
 
     shape: str
     chunk_ms: int
     precision: str
     steps: str
-    """As graphs or eager."""
+    """How steps run: CUDA graphs or eager."""
     sessions: int
     step_ms_p50: float
     step_ms_p99: float
     memory_mb: float
-    """Most memory taken on the device, weights included."""
+    """Peak memory on the device in megabytes, weights included."""
 
 
 @click.command(context_settings={"show_default": True})
@@ -52,10 +52,14 @@ class Row:
 @click.option("--shape", "shapes", type=click.Choice(list(SHAPES)), multiple=True, default=("large", "nemotron"))
 @click.option("--precision", "precisions", multiple=True, default=("fp32", "bf16"))
 @click.option("--mode", "modes", type=click.Choice(["graphs", "eager"]), multiple=True, default=("graphs", "eager"))
-@click.option("--right", "rights", type=int, multiple=True, help="Look-aheads.  [default: those of the shape]")
+@click.option(
+    "--right", "rights", type=int, multiple=True, help="Look-ahead in encoder frames.  [default: those of the shape]"
+)
 @click.option("--sessions-max", type=click.IntRange(1), default=4096)
-@click.option("--steps", type=click.IntRange(10), default=100, help="Measured for each number of sessions.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
+@click.option("--steps", type=click.IntRange(10), default=100, help="Steps to measure for each number of sessions.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to a file."
+)
 def main(
     *,
     device: str,
@@ -67,7 +71,7 @@ def main(
     steps: int,
     json_file: Path | None,
 ) -> None:
-    """Search for every shape, precision, way of stepping and look-ahead; print a table."""
+    """Search for every shape, precision, mode and look-ahead, and print a table."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="asr-gpu-") as work:
         for shape in shapes:
@@ -86,25 +90,25 @@ def main(
 
 
 def search(shape: str, settings: ModelSettings, right: int, sessions_max: int, steps: int) -> Row:
-    """Double the sessions while their steps are short enough, then halve the gap down to a sixteenth."""
+    """Double the sessions while steps are short enough, then bisect until the gap is a sixteenth of the result."""
     chunk_ms = (right + 1) * FRAME_MS
     good, bad = Row(shape, chunk_ms, settings.precision, _mode(settings), 0, 0.0, 0.0, 0.0), sessions_max + 1
-    asked = 1
-    while good.sessions < asked < bad:
-        row = measure(good, settings, right, asked, steps)
+    tried = 1
+    while good.sessions < tried < bad:
+        row = measure(good, settings, right, tried, steps)
         if row is not None and row.step_ms_p99 < chunk_ms:
             good = row
-            asked = min(2 * asked, sessions_max) if bad > sessions_max else (asked + bad) // 2
+            tried = min(2 * tried, sessions_max) if bad > sessions_max else (tried + bad) // 2
         else:
-            bad = asked
-            asked = (good.sessions + bad) // 2
+            bad = tried
+            tried = (good.sessions + bad) // 2
         if bad - good.sessions <= max(1, good.sessions // 16):
             break
     return good
 
 
 def measure(like: Row, settings: ModelSettings, right: int, sessions: int, steps: int) -> Row | None:
-    """With so many sessions; None where they do not fit into the device."""
+    """Measure steps of that many sessions. None if they do not fit into the device's memory."""
     is_cuda = settings.device.startswith("cuda")
     if is_cuda:
         torch.cuda.empty_cache()
@@ -129,7 +133,7 @@ def _mode(settings: ModelSettings) -> str:
 
 
 def table(rows: list[Row], device: str) -> Table:
-    """What was found, one line a search."""
+    """A table with one line for each search."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else device
     shown = Table(title=f"sessions on {name}", box=None, header_style="bold")
     for heading in ("shape", "chunk ms", "precision", "steps", "sessions", "step ms p50", "p99", "memory MB"):

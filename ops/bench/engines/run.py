@@ -1,11 +1,11 @@
-"""The lean FastConformer beside NeMo and sherpa-onnx: what a step costs, and how many sessions a core carries.
+"""Compares the lean FastConformer with NeMo and sherpa-onnx: the cost of a step, and the sessions per core.
 
     make bench-engines
     make bench-engines ARGS="--shape small --model ops/models/digits-fastconformer.nemo --batches 16"
 
-Each side runs in a process of its own, with one thread, one after another, on the same model. A step is what a session
-says in the time of one chunk: features, encoder and decoding. Costs are medians of the process's CPU time, which other
-load on the machine disturbs less than the clock's.
+Each side runs in a separate process with one thread, one after another, on the same model. A step processes one chunk
+of every session: features, encoder and decoding. Costs are medians of the process's CPU time, which other load on the
+machine disturbs less than wall time.
 """
 
 from __future__ import annotations
@@ -42,18 +42,20 @@ class Row:
 
     @property
     def sessions(self) -> float:
-        """In real time, on one core."""
+        """Sessions in real time on one core."""
         return self.batch * (self.right + 1) * FRAME_MS / self.step_ms
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--shape", "shapes", type=click.Choice(list(SHAPES)), multiple=True, default=("small", "large"))
-@click.option("--model", type=click.Path(path_type=Path, exists=True), help="Instead of random weights of the shape.")
+@click.option("--model", type=click.Path(path_type=Path, exists=True), help="Use this model, not random weights.")
 @click.option("--right", "rights", type=int, multiple=True, default=(1, 13), help="Look-ahead, in encoder frames.")
 @click.option("--side", "sides", type=click.Choice(SIDES), multiple=True, default=SIDES)
 @click.option("--batches", default="1,4,16,64")
 @click.option("--steps", type=click.IntRange(5), default=20)
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to a file."
+)
 def main(
     *,
     shapes: tuple[str, ...],
@@ -64,7 +66,7 @@ def main(
     steps: int,
     json_file: Path | None,
 ) -> None:
-    """Measure all sides in turn and print them beside each other."""
+    """Measure all sides in turn and print a table."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="asr-engines-") as work:
         for shape in shapes:
@@ -94,7 +96,7 @@ def _measure(side: str, nemo: Path, right: int, batches: str, steps: int, onnx: 
 
 
 def _run(command: list[str]) -> list[dict[str, float]]:
-    """What a side printed as JSON; the rest of what it says is for nobody, unless it fails."""
+    """The JSON lines that a side printed. Its other output is shown only if it fails."""
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | ONE_THREAD)
     if done.returncode:
         raise click.ClickException(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
@@ -102,7 +104,7 @@ def _run(command: list[str]) -> list[dict[str, float]]:
 
 
 def table(rows: list[Row]) -> Table:
-    """Step cost and sessions of a core, for each shape, look-ahead and batch; sherpa's sessions are 1."""
+    """Step cost and sessions per core for each shape, look-ahead and batch, and the ratio to sherpa's sessions."""
     shown = Table(box=None, header_style="bold")
     for heading in ("shape", "context", "batch", "side", "step ms", "sessions/core", "to sherpa"):
         shown.add_column(heading, justify="right" if heading not in ("shape", "side") else "left")

@@ -1,8 +1,8 @@
-"""Models of a shape, with random weights: for measuring speed, where what is said does not matter.
+"""Writes models of a shape with random weights, for measuring speed, where the text does not matter.
 
     python shapes.py large large.nemo
 
-Their blank is made as likely as a speaker makes it: about one token in three encoder frames of noise.
+The blank's bias is set so that noise gives as many tokens as speech: about one token in three encoder frames.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONTEXTS = [[70, 13], [70, 6], [70, 1], [70, 0]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Of a cache-aware streaming FastConformer hybrid."""
+    """Sizes of a cache-aware streaming FastConformer hybrid (RNN-T and CTC)."""
 
     layers: int
     width: int
@@ -54,7 +54,7 @@ def write(shape: Shape, out: Path, seed: int = 1) -> None:
 
 
 def _tokenizer(folder: Path, vocabulary: int) -> None:
-    """Pieces enough; nobody reads them."""
+    """Write a tokenizer with `vocabulary` arbitrary pieces."""
     import sentencepiece  # noqa: PLC0415
 
     words = [f"{a}{b}{c}" for a in "bcdfghklmnprstvz" for b in "aeiou" for c in "bdfgklmnprst"]
@@ -75,7 +75,7 @@ def _tokenizer(folder: Path, vocabulary: int) -> None:
 
 
 def _config(shape: Shape, tokenizer: str) -> dict[str, Any]:
-    """As the published streaming models are made."""
+    """NeMo's configuration, like that of the published streaming models."""
     return {
         "sample_rate": 16000,
         "tokenizer": {"dir": tokenizer, "type": "bpe"},
@@ -155,7 +155,7 @@ def _config(shape: Shape, tokenizer: str) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _calibrate(model: Any, seconds: int = 8, rounds: int = 8) -> None:
-    """Move the blank's bias until noise makes as many tokens as speech."""
+    """Find, by bisection, the blank's bias at which noise gives as many tokens as speech."""
     torch.manual_seed(2)
     audio = torch.randn(1, 16000 * seconds) * 0.1
     encoded, lengths = model(input_signal=audio, input_signal_length=torch.tensor([audio.shape[1]]))

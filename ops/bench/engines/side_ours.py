@@ -1,4 +1,4 @@
-"""Our side of the engine bench, and NeMo's: one thread, N slots stepped together.
+"""Our side of the engine bench, and NeMo's: one thread, N slots in each step.
 
     python side_ours.py MODEL.nemo --implementation lean --precision fp32 --right 1 --batches 1,4,16,64 --steps 40
 
@@ -34,7 +34,7 @@ WARM_UP = 5
 @click.option("--batches", default="1,4,16,64")
 @click.option("--steps", type=click.IntRange(1), default=40)
 def main(*, model: str, batches: str, right: int, steps: int, **settings: Any) -> None:
-    """Measure one implementation."""
+    """Measure one implementation and print a line of JSON for each batch."""
     sizes = [int(size) for size in batches.split(",")]
     loaded = load(ModelSettings(model=model, slots=max(sizes), **settings))
     for batch in sizes:
@@ -46,17 +46,17 @@ def main(*, model: str, batches: str, right: int, steps: int, **settings: Any) -
 
 
 def cpu_s() -> float:
-    """The process's CPU time."""
+    """The process's CPU time in seconds."""
     return time.process_time()
 
 
 def clock_s() -> float:
-    """The wall's."""
+    """Wall time in seconds."""
     return time.perf_counter()
 
 
 class Steps:
-    """`batch` slots that hear noise in real time's portions: each step is one later chunk of every slot."""
+    """`batch` slots that get noise. Each measured step is one chunk of every slot, after the slots' first chunk."""
 
     def __init__(self, model: StreamingModel, batch: int, right: int) -> None:
         self._model, self._right, self._slots = model, right, range(batch)
@@ -69,11 +69,11 @@ class Steps:
             model.open(slot)
 
     def measure(self, steps: int, clock: Callable[[], float], warm_up: int = WARM_UP) -> list[float]:
-        """Milliseconds of each step by `clock`; the slots are closed after the last."""
+        """Milliseconds of each step by `clock`. The slots are closed afterwards."""
         found = []
         self._step(self._geometry.first_frames)
         for _ in range(warm_up + steps):
-            pcm = self._hear(self._geometry.later_frames)
+            pcm = self._noise(self._geometry.later_frames)
             started = clock()
             self._step(self._geometry.later_frames, pcm)
             found.append((clock() - started) * 1000)
@@ -81,14 +81,14 @@ class Steps:
             self._model.close(slot)
         return found[warm_up:]
 
-    def _hear(self, frames: int) -> list[Any]:
+    def _noise(self, frames: int) -> list[Any]:
         loud = self._rng.standard_normal((len(self._slots), frames * HOP)) * 3000
         return list(loud.astype(np.int16))
 
     def _step(self, frames: int, pcm: list[Any] | None = None) -> None:
-        """Feed until every slot has that many frames; then step once."""
+        """Feed noise until every slot has `frames` feature frames, then step once."""
         while True:
-            fresh = self._mel.feed(self._slots, pcm or self._hear(frames), [False] * len(self._slots))
+            fresh = self._mel.feed(self._slots, pcm or self._noise(frames), [False] * len(self._slots))
             self._features = [torch.cat(pair) for pair in zip(self._features, fresh, strict=True)]
             if len(self._features[0]) >= frames:
                 break

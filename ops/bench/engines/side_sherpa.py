@@ -1,4 +1,4 @@
-"""sherpa-onnx's side of the engine bench: one thread, N streams stepped together; runs in the peer's environment.
+"""sherpa-onnx's side of the engine bench: one thread, N streams in each step. Runs in the peer's environment.
 
     python side_sherpa.py FOLDER --batches 1,4,16,64 --steps 40
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(recognizer: "sherpa_onnx.OnlineRecognizer", batch: int, steps: int, samples: int) -> dict[str, float]:
-    """Streams of noise, a chunk each; then all that are ready are decoded together."""
+    """Feed each stream chunks of noise, and decode all ready streams together. Returns the median step time."""
     rng = np.random.default_rng(1)
     noise = (rng.standard_normal((batch, samples * (steps + WARM_UP + 4))) * 0.1).astype(np.float32)
     streams = [recognizer.create_stream() for _ in range(batch)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# batch.sh FILE [MODEL]: a recording of at most 30 s, in one request.
+# batch.sh FILE [MODEL]: sends a recording of at most 30 s in one request.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# start.sh [OPTION...]: the service, in the foreground, on AMIRA_SERVER_HOST:AMIRA_SERVER_PORT. Options go to 'asr serve'.
+# start.sh [OPTION...]: runs the service in the foreground, on AMIRA_SERVER_HOST:AMIRA_SERVER_PORT.
+#
+# Options are passed to 'asr serve'.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ends what start.sh has started.
+# Stops the service that start.sh started.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

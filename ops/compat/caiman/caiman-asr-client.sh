@@ -2,7 +2,7 @@
 # caiman-asr-client.sh [--host HOST] [--port PORT] [--connect-timeout S] [--quiet] WAV...
 # caiman-asr-client.sh --concurrent-connections N [--perpetual] ... WAV
 #
-# Every file at the same time, in real time. Many connections that repeat one file are 'asr bench'.
+# Sends all files at the same time, in real time. For many connections that repeat one file, it runs 'asr bench'.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -23,7 +23,7 @@ done
 ((${#files[@]})) || refuse "name at least one sound file" 2
 if [[ -n $connections ]]; then
     ((${#files[@]} == 1)) || refuse "many connections repeat one file: name one" 2
-    talk bench caiman "$host:$port" --streams "$connections" --frame-ms 60 --file "${files[0]}"
+    run_client bench caiman "$host:$port" --streams "$connections" --frame-ms 60 --file "${files[0]}"
 fi
 command=$(program asr)
 exec {out}>&1

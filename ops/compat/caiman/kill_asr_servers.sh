@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ends the server that start_asr_server.sh has started.
+# Stops the server that start_asr_server.sh started.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

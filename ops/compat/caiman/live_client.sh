@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# live_client.sh [--host HOST] [--port PORT]: the microphone, until Ctrl+C. Nothing is saved.
+# live_client.sh [--host HOST] [--port PORT]: transcribes the microphone until Ctrl+C. It saves nothing.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

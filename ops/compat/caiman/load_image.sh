@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# In place of 'docker load -i docker-asr-server.tgz': there is no image to load.
+# Replaces 'docker load -i docker-asr-server.tgz'. There is no image to load.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

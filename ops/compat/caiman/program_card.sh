@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# In place of flashing the card.
+# Replaces the script that flashes the card: prints why this project cannot do that.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

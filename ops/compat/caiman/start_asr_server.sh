@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # start_asr_server.sh [--rnnt-checkpoint PATH] [--cpu-backend] [--license-dir DIR] [--card-id N] [--no-state-resets] [-- OPTION...]
 #
-# CAIMAN-ASR's server: in the foreground, on port 3030. Options after -- go to 'asr serve'. --card-id may be repeated:
-# one service drives several cards, so there is no need for a server per card.
+# Replaces CAIMAN-ASR's server: runs in the foreground, on port 3030. Options after -- are passed to 'asr serve'.
+# --card-id may be repeated: one service uses several cards, so one server per card is not necessary.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -27,7 +27,7 @@ elif [[ -z $checkpoint ]]; then
     [[ $backend == cpu ]] || refuse "a card needs --rnnt-checkpoint; the embedded model needs --cpu-backend" 2
     serve caiman "$listen" "${more[@]}"
 fi
-is_usable card || refuse "the engine 'card' is not usable here (asr-worker --list-engines says why): it runs checkpoints"
+is_usable card || refuse "the engine 'card' is not usable here, and only it runs checkpoints: see asr-worker --list-engines"
 if [[ $backend == cpu ]]; then
     cards=(--device=cpu)
 elif ((${#cards[@]} == 0)); then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# bench.sh OPTION...: many sessions at once, with the running service.
+# bench.sh OPTION...: loads the running service with many sessions.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 
-talk bench moonshine "127.0.0.1:${ASR_PORT:-8000}" ${ASR_WEBRTC_PATH:+--path "$ASR_WEBRTC_PATH"} \
+run_client bench moonshine "127.0.0.1:${ASR_PORT:-8000}" ${ASR_WEBRTC_PATH:+--path "$ASR_WEBRTC_PATH"} \
     --n 20 --concurrency 5 --frame-ms 20 "$@"

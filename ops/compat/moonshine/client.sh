@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# client.sh [--file FILE] [--server HOST:PORT] [--path /webrtc] [--secure] [--rtf N] [--full-text]: over WebRTC.
+# client.sh [--file FILE] [--server HOST:PORT] [--path /webrtc] [--secure] [--rtf N] [--full-text]: uses WebRTC.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 
-talk client moonshine "127.0.0.1:${ASR_PORT:-8000}" ${ASR_WEBRTC_PATH:+--path "$ASR_WEBRTC_PATH"} "$@"
+run_client client moonshine "127.0.0.1:${ASR_PORT:-8000}" ${ASR_WEBRTC_PATH:+--path "$ASR_WEBRTC_PATH"} "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The virtual environment (VENV_PATH, PYTHON_BIN), with WebRTC; TORCH_CUDA and TORCH_VERSION choose a wheel of torch.
+# Installs the virtual environment (VENV_PATH, PYTHON_BIN) with WebRTC. TORCH_CUDA and TORCH_VERSION add a torch wheel.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

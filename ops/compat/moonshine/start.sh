@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# start.sh [OPTION...]: the service, in the foreground, on ASR_HOST:ASR_PORT. Options go to 'asr serve'.
+# start.sh [OPTION...]: runs the service in the foreground, on ASR_HOST:ASR_PORT. Options are passed to 'asr serve'.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

@@ -3,4 +3,4 @@
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 
-talk client parakeet "127.0.0.1:${PORT:-8000}" "$@"
+run_client client parakeet "127.0.0.1:${PORT:-8000}" "$@"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # main.sh [OPTION...]: checks, installs and starts the service in the background, and shows its log.
 #
-# Ctrl+C leaves the service running; called again, it shows the log of the one that runs. Options go to 'asr serve'.
+# Ctrl+C leaves the service running. A second call shows the log of the running service. Options are passed to
+# 'asr serve'.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -16,6 +17,6 @@ if ! running parakeet >/dev/null; then
     ln -sfn -- "$(basename -- "$log")" "$logs/latest.log"
     engine=$(engine_options parakeet)
     serve_detached parakeet "$log" "--listen=${ASR_LISTEN:-0.0.0.0:${PORT:-8000}}" ${engine:+"$engine"} "$@"
-    say "started; stop it with $COMPAT/parakeet/stop.sh"
+    note "started; stop it with $COMPAT/parakeet/stop.sh"
 fi
 exec tail -n +1 -f "$logs/latest.log"

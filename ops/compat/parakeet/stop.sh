@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# stop.sh [--nuke-venv]: ends what main.sh has started. Logs and caches stay; so does the environment unless asked.
+# stop.sh [--nuke-venv]: stops the service that main.sh started. --nuke-venv removes the virtual environment too.
+#
+# Logs and caches are never removed.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run_server.sh [OPTION...]: the service, in the foreground, on ASR_HOST:ASR_PORT. Options go to 'asr serve'.
+# run_server.sh [OPTION...]: runs the service in the foreground, on ASR_HOST:ASR_PORT. Options are passed to 'asr serve'.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 # shellcheck source=env.sh

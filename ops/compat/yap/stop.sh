@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# stop.sh [--nuke-venv]: ends what run_server.sh has started. Caches outside the environment stay.
+# stop.sh [--nuke-venv]: stops the service that run_server.sh started. Caches outside the environment stay.
 # shellcheck source=../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib.sh"
 

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-from asr_frontends.codecs.native import PATH, NativeCodec
 
+from asr_dialects.native import PATH
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Request
+from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers import connection as module
 from asr_frontends.servers.connection import OUTBOX_BYTES_MAX, Connection, Receiver
@@ -102,10 +103,8 @@ class Served:
     def fill(self) -> None:
         """Final after final, until one more is too much."""
         self.transport.writable = False
-        utterance = 0
-        while self.connection._outbox_bytes <= OUTBOX_BYTES_MAX:
+        for utterance in range(OUTBOX_BYTES_MAX // 50_000 + 1):
             self.connection.deliver(final(utterance, "x" * 50_000))
-            utterance += 1
 
 
 def final(utterance: int, text: str = "text") -> m.Final:
@@ -326,6 +325,21 @@ def test_without_a_session_the_client_receives_the_error_itself() -> None:
         served.connection.on_frame("no message")
         assert served.frontend.failures == []
         assert served.transport.types() == ["error"]
+        served.connection.on_frame(START)
+        assert served.frontend.listener is None  # nothing begins after the close
+
+    run(test)
+
+
+def test_a_slow_reader_whose_frontend_has_ended_its_session_receives_the_error_too() -> None:
+    async def test(served: Served) -> None:
+        served.start()
+        served.frontend.fail = lambda id, error: None  # type: ignore[method-assign, assignment, misc]
+        served.fill()
+        served.connection.deliver(final(99))
+        served.transport.writable = True
+        served.connection.on_writable()
+        assert served.transport.types() == ["ready", "error"]
 
     run(test)
 

@@ -209,7 +209,7 @@ def test_a_session_that_moves_says_the_same(make: Make, at: int, resets: bool, a
     heard = hear(first, 0, pcm[: at * CHUNK], flush=False)
     given_out = [out.snapshot for out in heard if isinstance(out, Advanced | Hypothesis) and out.snapshot]
     if asked or not given_out:
-        advanced = first.checkpoint(0)
+        advanced = first.snapshot(0)
         assert advanced is not None
         snapshot = advanced.snapshot
     else:
@@ -241,7 +241,7 @@ def test_a_snapshot_of_another_model_is_refused(make: Make, tmp_path: Path, rese
     first, _ = make(state_resets=resets)
     first.open(0, SlotOptions(), None)
     hear(first, 0, noise(20), flush=False)
-    advanced = first.checkpoint(0)
+    advanced = first.snapshot(0)
     assert advanced is not None
     second, card = make(model=write_model(tmp_path / "other.carm", seed=5), state_resets=resets)
     with pytest.raises(BadRequest, match="of another model") as refused:
@@ -256,7 +256,7 @@ def test_a_state_that_the_card_refuses_is_refused(make: Make) -> None:
     engine, card = make(state_resets=False)
     engine.open(0, SlotOptions(), None)
     card.export_state = lambda slot: b"longer than ours"  # type: ignore[method-assign]
-    advanced = engine.checkpoint(0)
+    advanced = engine.snapshot(0)
     assert advanced is not None
     snapshot = advanced.snapshot
     for _ in range(3):

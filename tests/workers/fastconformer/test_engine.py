@@ -153,12 +153,12 @@ def test_another_engine_goes_on_from_the_last_commit(lost_at: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(turn=st.integers(1, len(TALK) // CHUNK), look_ahead_ms=st.sampled_from([None, 0, 480, 1040]))
-def test_another_engine_goes_on_from_a_checkpoint(turn: int, look_ahead_ms: int | None) -> None:
+def test_another_engine_continues_from_a_snapshot(turn: int, look_ahead_ms: int | None) -> None:
     """In the middle of an utterance, with any look-ahead: the same text, times and confidences."""
     it, other, lost_at = engine(), engine(), turn * CHUNK
     it.open(0, SlotOptions(look_ahead_ms=look_ahead_ms), None)
     before = feed(it, 0, TALK[:lost_at], flush=False)
-    advanced = it.checkpoint(0)
+    advanced = it.snapshot(0)
     assert advanced is not None and advanced.snapshot.sample == lost_at
     other.open(3, SlotOptions(), advanced.snapshot)
     after = [replace(final, slot=0) for final in finals(feed(other, 3, TALK[lost_at:]))]
@@ -167,15 +167,15 @@ def test_another_engine_goes_on_from_a_checkpoint(turn: int, look_ahead_ms: int 
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_checkpoints_at_every_place(every: int) -> None:
+def test_snapshots_at_every_place(every: int) -> None:
     """They change no output, and later commits do not lie before them. From each commit the rest comes once."""
     it, outputs = engine(), list[Output]()
     it.open(0, SlotOptions(), None)
     for turn, start in enumerate(range(0, len(TALK), CHUNK)):
         last = start + CHUNK >= len(TALK)
         outputs += feed(it, 0, TALK[start : start + CHUNK], flush=last)
-        checkpoint = it.checkpoint(0) if turn % every == 0 and not last else None
-        outputs += [checkpoint] if checkpoint else []
+        advanced = it.snapshot(0) if turn % every == 0 and not last else None
+        outputs += [advanced] if advanced else []
     whole = finals(hear(TALK))
     assert finals(outputs) == [
         replace(final, snapshot=mine.snapshot) for final, mine in zip(whole, finals(outputs), strict=True)
@@ -235,13 +235,13 @@ def test_without_a_pause_it_is_cut_between_words() -> None:
 
 
 def test_a_model_too_large_to_be_moved_within_an_utterance() -> None:
-    """The engine gives no checkpoint, and starts with an empty state after a cut."""
+    """The engine gives no snapshot, and starts with an empty state after a cut."""
     it = FastConformerEngine(
         FastConformerConfig(slots=1, utterance_s_max=5.0), load=lambda given: ScriptedModel(given, slot_bytes=9_000_000)
     )
     it.open(0, SlotOptions(), None)
     outputs = feed(it, 0, speech(35.0))
-    assert it.checkpoint(0) is None
+    assert it.snapshot(0) is None
     assert [commit.state for commit in commits(outputs)] == [b""] * len(commits(outputs))
     assert [final.endpoint for final in finals(outputs)] == ["length", "length", "flush"]
 

@@ -122,7 +122,7 @@ def test_it_goes_on_elsewhere(checkpoint: Path, implementation: str) -> None:
     it, other = (engine(checkpoint, implementation=implementation) for _ in range(2))
     it.open(0, SlotOptions(), None)
     feed(it, 0, pcm[:51_200], flush=False)
-    advanced = it.checkpoint(0)
+    advanced = it.snapshot(0)
     assert advanced is not None
     other.open(2, SlotOptions(), advanced.snapshot)
     (there,), (here,) = finals(feed(other, 2, pcm[51_200:])), finals(feed(it, 0, pcm[51_200:]))

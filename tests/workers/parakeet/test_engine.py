@@ -179,12 +179,12 @@ def test_another_engine_goes_on_from_the_last_commit(turn: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(turn=st.integers(1, len(TALK) // CHUNK))
-def test_another_engine_goes_on_from_a_checkpoint(turn: int) -> None:
+def test_another_engine_continues_from_a_snapshot(turn: int) -> None:
     """In the middle of an utterance: from the left context on, with the decoder's state."""
     it, other, lost_at = engine(), engine(), turn * CHUNK
     it.open(0, SlotOptions(), None)
     feed(it, 0, TALK[:lost_at], flush=False)
-    snapshot = it.checkpoint(0).snapshot
+    snapshot = it.snapshot(0).snapshot
     assert lost_at - snapshot.sample <= (1.6 + 0.48 + 0.32 + 0.96 + 0.48) * 16000
     other.open(3, SlotOptions(), snapshot)
     after = [replace(final, slot=0) for final in finals(feed(other, 3, TALK[snapshot.sample :]))]

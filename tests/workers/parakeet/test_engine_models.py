@@ -81,7 +81,7 @@ def test_it_goes_on_elsewhere(checkpoint: Path, precision: str) -> None:
     it, other = engine(checkpoint, precision=precision), engine(checkpoint, precision=precision)
     it.open(0, SlotOptions(), None)
     feed(it, 0, pcm[:53_760], flush=False)
-    snapshot = it.checkpoint(0).snapshot
+    snapshot = it.snapshot(0).snapshot
     assert 0 < snapshot.sample < 53_760
     assert len(snapshot.state) < 65_536
     other.open(2, SlotOptions(), snapshot)
@@ -101,7 +101,7 @@ def test_a_snapshot_of_another_model_is_refused(checkpoint: Path) -> None:
     it = engine(checkpoint)
     it.open(0, SlotOptions(), None)
     feed(it, 0, speech_like(2.0, 1), flush=False)
-    snapshot = it.checkpoint(0).snapshot
+    snapshot = it.snapshot(0).snapshot
     it._model.checksum = "another"
     with pytest.raises(BadRequest) as caught:
         it.open(1, SlotOptions(), snapshot)

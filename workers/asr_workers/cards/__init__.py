@@ -1,1 +1,1 @@
-"""Speech recognition cards: their C interface, its simulator, the binding and the file of a compiled model."""
+"""Speech recognition cards: the C interface, its simulator, the Python binding and the file of a compiled model."""

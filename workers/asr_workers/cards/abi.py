@@ -1,4 +1,4 @@
-"""asr_card.h in ctypes: its structs, with their sizes asserted, and how a library is found and loaded."""
+"""asr_card.h in ctypes: the structs, with asserted sizes, and the loading of a library."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMPLETION = np.dtype(
     ]
 )
 PACKET = np.dtype([("value", "<f4", 32), ("which", "u1", 32)])
-"""Logits of 256 classes in short: value[i] is that of class 256 * packet + 32 * which[i] + i, the largest of 8."""
+"""The largest logits of 256 classes: value[i] is the largest of 8, that of class 256 * packet + 32 * which[i] + i."""
 
 
 class Identity(ctypes.Structure):
@@ -85,12 +85,12 @@ class Results(ctypes.Structure):
     )
 
 
-# What a C compiler makes of the header on every 64-bit machine; tests/cards compares with a compiler's own answer.
+# The sizes in C on every 64-bit machine; tests/cards compares them with a compiler's output.
 assert (ctypes.sizeof(Identity), ctypes.sizeof(Health), ctypes.sizeof(Results)) == (344, 56, 64)
 assert (CHUNK.itemsize, COMPLETION.itemsize, PACKET.itemsize) == (16, 40, 160)
 
 Calls = Any
-"""A loaded library: its functions are attributes."""
+"""A loaded library; its functions are attributes."""
 Call = Callable[..., int]
 _Struct = TypeVar("_Struct", bound=ctypes.Structure)
 
@@ -117,13 +117,13 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
 
 
 def new(kind: type[_Struct]) -> _Struct:
-    """A struct that says its size, as the header wants it."""
+    """A zeroed struct with its struct_size set, as asr_card.h requires."""
     return kind(struct_size=ctypes.sizeof(kind))
 
 
 def load(path: Path | None) -> Calls:
-    """The library at `path`, or the simulator that was built with the package. Raises SetupError."""
-    # Resolved: dlopen looks for a bare name in the system's folders only.
+    """Load the library at `path`, or the simulator that was built with the package. Raises SetupError."""
+    # Resolved, because dlopen searches a bare name only in the system's folders.
     found = path.resolve() if path else simulator()
     if not found.is_file():
         raise SetupError(f"there is no card library {found}")
@@ -146,7 +146,7 @@ def load(path: Path | None) -> Calls:
 
 
 def simulator() -> Path:
-    """The simulator's library. Raises SetupError where it was not built."""
+    """Path of the simulator's library. Raises SetupError if it was not built."""
     found = importlib.util.find_spec("asr_workers.cards._simulator")
     if found is None or found.origin is None:
         raise SetupError(
@@ -157,7 +157,7 @@ def simulator() -> Path:
 
 
 def check(calls: Calls, code: int) -> None:
-    """Raises CardError with the library's own sentence where a call failed."""
+    """Raise CardError with the library's error sentence if a call failed."""
     if code == CardStatus.OK:
         return
     sentence = ctypes.create_string_buffer(512)

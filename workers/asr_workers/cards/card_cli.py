@@ -1,4 +1,4 @@
-"""`asr-card`: which cards there are, how one is, and whether it passes the self-test of the engine."""
+"""`asr-card`: lists cards, shows a card's data, and runs the worker's self-test on it."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ HANG_S = 30.0
 SELFTEST_SLOTS = 16
 
 
-class Refusing(click.Group):
-    """A group whose commands refuse with one sentence, and with the exit code that a worker would have."""
+class CardCommands(settings.ProgramGroup):
+    """A group whose CardErrors are shown as one sentence, with the exit code of a worker."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with settings.refusals_as_sentences("asr-card"):
-            try:
-                return super().invoke(ctx)
-            except CardError as error:
-                if error.code not in FOR_GOOD:
-                    raise CardFailed(f"asr-card: {error}") from error
+        try:
+            return super().invoke(ctx)
+        except CardError as error:
+            if error.code not in FOR_GOOD:
+                raise CardFailed(f"asr-card: {error}") from error
+            with settings.refusals_as_sentences("asr-card"):
                 raise SetupError(str(error)) from error
 
 
 def card_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Which library to ask, and what it is told."""
+    """Decorator that adds the options for the card's library."""
     library = click.option(
         "--card-library",
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="ASR_WORKER_CARD_LIBRARY",
-        help="The vendor's library behind asr_card.h.  [default: the simulator]",
+        help="The vendor's library that implements asr_card.h.  [default: the simulator]",
     )
-    options = click.option("--card-options", default="", help="Passed to the library, as in cards=2.")
+    options = click.option("--card-options", default="", help="Options for the library, such as cards=2.")
     return library(options(function))
 
 
-@click.group("asr-card", cls=Refusing)
+@click.group("asr-card", cls=CardCommands)
 def main() -> None:
-    """Accelerator cards behind asr_card.h, or the simulator where no --card-library is named.
+    """Accelerator cards with a library that implements asr_card.h; without --card-library, the simulator.
 
-    ops/cards.md says how a card is brought up.
+    ops/cards.md explains how to install a card.
     """
 
 
@@ -61,7 +61,7 @@ def main() -> None:
 @card_options
 @click.pass_context
 def list_cards(ctx: click.Context, card_library: Path | None, card_options: str) -> None:
-    """One line per card. Ends with 1 when one cannot be asked, and with what to check when there is none."""
+    """Print one line per card. Exit code 1 if a card gives no answer or there is none; then print what to check."""
     library = CardLibrary(card_library, card_options)
     count = library.count()
     silent = 0
@@ -84,7 +84,7 @@ def list_cards(ctx: click.Context, card_library: Path | None, card_options: str)
 @click.argument("index", type=click.IntRange(min=0), default=0, metavar="[N]")
 @card_options
 def info(index: int, card_library: Path | None, card_options: str) -> None:
-    """What card N says of itself, without taking it from whoever uses it."""
+    """Print the data of card N without opening it: it may be in use."""
     for name, value in asdict(_identity(CardLibrary(card_library, card_options), index)).items():
         click.echo(f"{name:<14} {value}")
 
@@ -96,7 +96,7 @@ def info(index: int, card_library: Path | None, card_options: str) -> None:
 )
 @card_options
 def selftest_card(index: int, model: Path, card_library: Path | None, card_options: str) -> None:
-    """Load a model into card N and run the test that a worker runs before it serves. The card must be free."""
+    """Load a model into card N and run a worker's self-test. No other process may use the card."""
     library = CardLibrary(card_library, card_options)
     _identity(library, index)
     tokens_max = carm.read(model).config.n_classes - 1
@@ -125,7 +125,7 @@ def _identity(library: CardLibrary, index: int) -> CardIdentity:
 
 
 def on_bus(devices: Path) -> list[str]:
-    """PCIe addresses of the cards that the kernel sees, whatever the library says."""
+    """PCIe addresses of the cards that the kernel finds, independent of the card's library."""
     found = []
     for device in sorted(devices.glob("*")):
         try:
@@ -138,10 +138,10 @@ def on_bus(devices: Path) -> list[str]:
 
 
 def nothing_found(addresses: list[str]) -> str:
-    """What to check when a library finds no card."""
+    """Advice for a library that finds no card; `addresses` are those of `on_bus`."""
     if addresses:
         return (
-            f"The library finds no card, although the kernel sees {', '.join(addresses)}: check that the vendor's "
+            f"The library finds no card, although the kernel finds {', '.join(addresses)}: check that the vendor's "
             "driver is loaded, that its device files may be opened by this user, that the card's image fits the "
             "library's version, and that no other process has the card. Power-cycle the host after flashing."
         )

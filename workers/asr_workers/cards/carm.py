@@ -1,14 +1,14 @@
-"""The file of a compiled card model (.carm): little-endian, every tensor 64-byte aligned, so that a card maps it.
+"""The file of a compiled card model (.carm): little-endian, tensors aligned to 64 bytes, so that it can be mapped.
 
     offset 0    magic "ASRCARM\\0", version u32, header bytes u32 (256), file bytes u64, sha256 of all from offset 64
-    offset 64   the configuration: 16 u32, a name [16], the source's checksum [64]
+    offset 64   the configuration: 16 u32, a name [16], the checksum of the source checkpoint [64]
     offset 256  one entry of 128 bytes per tensor: name [64], kind, rows, columns, offsets and sizes
     then        the tensors
 
 Weights are fp32, int8 or bfp16. int8: one scale per row (output), value = scale * q with q in -127..127. bfp16: blocks
-of 8 along the row share an 8-bit exponent e (biased by 127, of the block's largest value; 0 for a block of zeros), each
-value is a 7-bit mantissa with a sign: value = q * 2^(e - 127 - 6). Biases and feature statistics are always fp32.
-Activations are quantised by the card while it computes. This module needs numpy alone.
+of 8 along the row share an 8-bit exponent e, which is that of the block's largest value, biased by 127 (0 for a block
+of zeros). Each value has a sign and a 7-bit mantissa: value = q * 2^(e - 127 - 6). Biases and feature statistics are
+always fp32. The card quantises activations while it computes. This module needs only numpy.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MAGIC = b"ASRCARM\0"
 VERSION = 1
 HEADER_BYTES = 256
 CHECKED_FROM = 64
-"""The sha256 covers the file from here on."""
+"""Offset in bytes from which the sha256 covers the file."""
 ALIGNMENT = 64
 
 Precision = Literal["fp32", "int8", "bfp16"]
@@ -61,17 +61,17 @@ _KIND_BYTES = 3
 
 @dataclass(frozen=True, slots=True)
 class CarmTensor:
-    """A tensor as it lies in the file; arrays are read-only views of the mapped file."""
+    """A tensor of the file; its arrays are read-only views of the mapped file."""
 
     shape: tuple[int, ...]
     precision: Precision
     values: NDArray[np.float32] | NDArray[np.int8]
-    """fp32: as `shape`. int8: [rows, columns]. bfp16: mantissas [rows, columns rounded up to 8]."""
+    """fp32: values in `shape`. int8: values [rows, columns]. bfp16: mantissas [rows, columns rounded up to 8]."""
     scales: NDArray[np.float32] | NDArray[np.uint8] | None = None
-    """int8: [rows] of fp32. bfp16: biased exponents [rows, blocks]. fp32: None."""
+    """int8: fp32 scales [rows]. bfp16: biased exponents [rows, blocks]. fp32: None."""
 
     def dequantized(self) -> Float32:
-        """What the weights stand for, fp32 in `shape`."""
+        """The values of the weights, fp32 in `shape`."""
         if self.scales is None:
             return self.values.astype(np.float32)
         if self.precision == "int8":
@@ -81,21 +81,21 @@ class CarmTensor:
 
 @dataclass(frozen=True, slots=True)
 class Carm:
-    """A compiled model, mapped."""
+    """A compiled model, mapped into memory."""
 
     config: CarmConfig
     precision: Precision
     tensors: Mapping[str, CarmTensor]
     melmeans: Float32
-    """[80]"""
+    """Mean of each log-mel band [80]."""
     melvars: Float32
-    """[80]"""
+    """Variance of each log-mel band [80]."""
     sentencepiece: bytes
     """The serialised SentencePiece model."""
     source_checksum: str
-    """sha256 of the hardware checkpoint it was compiled from, hex; or what its writer gave."""
+    """sha256 of the hardware checkpoint that was compiled, in hex; or the text that the writer passed."""
     checksum: str
-    """sha256 of this model, hex: what slot states and commits are bound to."""
+    """sha256 of this model, in hex. Slot states and commits are valid only for this model."""
 
 
 def write(
@@ -108,10 +108,10 @@ def write(
     sentencepiece: bytes,
     source_checksum: str,
 ) -> None:
-    """Compile: quantise the weight matrices to `precision` and write the file.
+    """Compile a model: quantise the weight matrices to `precision` and write the file.
 
-    `tensors` are named and shaped as `config.shapes()` says; others are ignored. melmeans and melvars are [80].
-    Raises CardError for tensors that are missing, of a wrong shape or not finite.
+    `tensors` have the names and shapes of `config.shapes()`; others are ignored. melmeans and melvars are [80].
+    Raises CardError for tensors that are missing, have a wrong shape or are not finite.
     """
     config.check()
     image = bytearray()
@@ -149,7 +149,7 @@ def _sections(
     melvars: Float32,
     sentencepiece: bytes,
 ) -> list[_Section]:
-    """(name, kind, shape, values, scales) of everything in the file, in its order."""
+    """(name, kind, shape, values, scales) of each section, in the file's order."""
     sections: list[_Section] = []
     for name, given in (("melmeans", melmeans), ("melvars", melvars)):
         sections.append((name, 0, (N_MELS,), _checked(name, given, (N_MELS,)).tobytes(), b""))
@@ -183,7 +183,7 @@ def _checked(name: str, tensor: Float32, shape: tuple[int, ...]) -> Float32:
 
 
 def read(path: Path) -> Carm:
-    """Map a compiled model and check all of it. Raises CardError with one sentence saying what is wrong."""
+    """Map a compiled model and check all of it. Raises CardError with one sentence that names the first fault."""
     mapped = _mapped(path)
     digest = _check_start(path, mapped)
     *numbers, name, source = _CONFIG.unpack_from(mapped, CHECKED_FROM)
@@ -202,7 +202,7 @@ def read(path: Path) -> Carm:
     )
     config.check()
     if numbers[10:13] != [STRIDE_SAMPLES, N_FFT, N_MELS] or numbers[13] >= len(PRECISIONS):
-        raise bad_model(f"{path.name} has a front end or precision that this version does not know")
+        raise bad_model(f"{path.name} has a front end or precision that this version does not support")
     parts = dict(_entry(path, mapped, HEADER_BYTES + index * _ENTRY.size) for index in range(numbers[14]))
     expected = {**config.shapes(), "melmeans": (N_MELS,), "melvars": (N_MELS,)}
     tensors = {key: part for key, part in parts.items() if isinstance(part, CarmTensor)}
@@ -234,7 +234,7 @@ def _mapped(path: Path) -> memoryview:
 
 
 def _check_start(path: Path, mapped: memoryview) -> str:
-    """The model's checksum, hex."""
+    """Check the file's header and checksum. Returns the checksum in hex. Raises CardError."""
     if len(mapped) < HEADER_BYTES or bytes(mapped[:8]) != MAGIC:
         hint = "; compile a hardware checkpoint with asr-compile first" if bytes(mapped[:2]) == b"PK" else ""
         raise bad_model(f"{path.name} is not a compiled card model{hint}")
@@ -251,7 +251,7 @@ def _check_start(path: Path, mapped: memoryview) -> str:
 
 
 def _entry(path: Path, mapped: memoryview, at: int) -> tuple[str, CarmTensor | bytes]:
-    """A tensor, or the bytes of a section that is none."""
+    """The name of the section at offset `at`, and its tensor or its bytes. Raises CardError."""
     if at + _ENTRY.size > len(mapped):
         raise bad_model(f"{path.name} has a tensor outside of the file")
     name, kind, rows, columns, axes, values_at, values_bytes, scales_at, scales_bytes = _ENTRY.unpack_from(mapped, at)
@@ -276,14 +276,14 @@ def _entry(path: Path, mapped: memoryview, at: int) -> tuple[str, CarmTensor | b
             mantissas = np.frombuffer(values, np.int8).reshape(rows, blocks * BFP_BLOCK)
             tensor = CarmTensor(shape, "bfp16", mantissas, np.frombuffer(scales, np.uint8).reshape(rows, blocks))
         else:
-            raise ValueError("a kind that is not known")
+            raise ValueError("an unknown kind")
     except ValueError as error:
         raise bad_model(f"the tensor {_text(name)} in {path.name} has a wrong kind or size") from error
     return _text(name), tensor
 
 
 def _check_statistic(path: Path, name: str, tensor: CarmTensor) -> None:
-    """What every chunk is normalised with."""
+    """Raise CardError unless the statistic can normalise features: finite, and variances positive."""
     if not bool(np.isfinite(tensor.values).all()):
         raise bad_model(f"{name} in {path.name} has values that are not finite")
     if name == "melvars" and not bool((tensor.values > 0).all()):

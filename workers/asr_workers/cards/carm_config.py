@@ -1,4 +1,4 @@
-"""The shape of a card's network: which tensors it has, and which shapes are no network of one step per chunk."""
+"""The sizes of a card's network: the shapes of its tensors, and the check that one chunk is one encoder step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ N_FFT = 512
 N_MELS = 80
 STRIDE_SAMPLES = 160
 LAYERS_MAX = 64
-"""Of each LSTM: ten times what the largest model has, and few enough to be counted before a file is believed."""
+"""Most layers of one LSTM: ten times those of the largest model, so that a damaged file cannot cause a huge table."""
 FRAMES_PER_CHUNK = 6
-"""Mel frames of a 60 ms chunk: what one encoder step takes."""
+"""Mel frames of a 60 ms chunk: the input of one encoder step."""
 
 
 def bad_model(sentence: str) -> CardError:
@@ -22,10 +22,10 @@ def bad_model(sentence: str) -> CardError:
 
 @dataclass(frozen=True, slots=True)
 class CarmConfig:
-    """The shape of an RNN-T. The encoder takes one step per 60 ms: in_feats / 80 * enc_stack_time_factor is 6."""
+    """The sizes of an RNN-T. The encoder takes one step per 60 ms: in_feats / 80 * enc_stack_time_factor is 6."""
 
     in_feats: int
-    """Stacked mel features of one frame of the first LSTM: 240."""
+    """Inputs of the first LSTM: the features of several stacked mel frames, 240."""
     enc_n_hid: int
     enc_pre_rnn_layers: int
     enc_post_rnn_layers: int
@@ -34,11 +34,11 @@ class CarmConfig:
     pred_rnn_layers: int
     joint_n_hid: int
     n_classes: int
-    """Including blank, which is the last."""
+    """Number of classes, including blank, which is the last."""
     window_samples: int
-    """Of the spectrum's window: 320 (testing) or 400."""
+    """Length of the spectrum's window, in samples at 16 kHz: 320 (testing) or 400."""
     name: str = "other"
-    """testing, base, large or other."""
+    """Name of the model's size: testing, base, large or other."""
 
     @property
     def frame_stacking(self) -> int:
@@ -46,7 +46,7 @@ class CarmConfig:
         return self.in_feats // N_MELS
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor of the network, by its name in the hardware checkpoint's state_dict, with its shape."""
+        """The shape of every tensor of the network, by its name in the hardware checkpoint's state_dict."""
         shapes: dict[str, tuple[int, ...]] = {}
         pre = (self.in_feats, self.enc_n_hid, self.enc_pre_rnn_layers)
         post = (self.enc_n_hid * self.enc_stack_time_factor, self.enc_n_hid, self.enc_post_rnn_layers)
@@ -69,7 +69,7 @@ class CarmConfig:
         return shapes
 
     def check(self) -> None:
-        """Raises CardError for a shape that is no RNN-T of one step per chunk."""
+        """Raise CardError unless the sizes are those of an RNN-T with one encoder step per chunk."""
         sizes = self.numbers()
         layers = (self.enc_pre_rnn_layers, self.enc_post_rnn_layers, self.pred_rnn_layers)
         if min(sizes) < 1 or max(sizes) > 1 << 20 or self.n_classes < 2 or max(layers) > LAYERS_MAX:
@@ -85,7 +85,7 @@ class CarmConfig:
             raise bad_model(f"the model's name {self.name!r} is longer than 15 bytes")
 
     def numbers(self) -> tuple[int, ...]:
-        """The sizes in their order in the file."""
+        """The sizes in the file's order."""
         return (
             self.in_feats,
             self.enc_n_hid,

@@ -1,4 +1,4 @@
-"""What can go wrong with a card."""
+"""Status codes and errors of a card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CardStatus(IntEnum):
     LINK = 14
     INTERNAL = 15
     COUNT = 900
-    """The binding's own: the card completed chunks that it was not given."""
+    """Set by the binding, not by a library: the card completed chunks that were not submitted."""
 
 
 FOR_GOOD = frozenset(
@@ -38,7 +38,7 @@ FOR_GOOD = frozenset(
         CardStatus.UNSUPPORTED,
     }
 )
-"""What another try will not change."""
+"""Permanent errors: another try gives the same result."""
 
 
 def status_name(code: int) -> str:
@@ -50,7 +50,7 @@ def status_name(code: int) -> str:
 
 
 class CardError(Exception):
-    """A call on a card failed. `code` is a CardStatus or the vendor's own, `sentence` says what it means."""
+    """A call on a card failed. `code` is a CardStatus or a vendor's code; `sentence` explains it."""
 
     def __init__(self, code: int, sentence: str) -> None:
         super().__init__(f"{sentence} ({status_name(code)})")

@@ -1,4 +1,4 @@
-"""What a process dies of when its card does."""
+"""The error that ends a process when its card fails."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import IO, Any
 import click
 
 EXIT_CODE = 3
-"""Unlike 2, which says that nothing is to be tried again: the card may be well again, which its self-test will tell."""
+"""Exit code after a card's failure: a supervisor may restart the process, whose self-test checks the card again.
+
+Exit code 2 (SetupError) means that a restart is useless.
+"""
 
 
 class CardFailed(click.ClickException):
     """The card must not be used any further: its process ends with one sentence, and its sessions move.
 
-    It is no SetupError, for it can come at any time; and no bug, for which there is a traceback.
+    It is no SetupError, because it can happen at any time. It shows no traceback, because it is no bug.
     """
 
     exit_code = EXIT_CODE

@@ -1,7 +1,7 @@
-"""The binding of asr_card.h: a card's shared library as Python objects. Every return code becomes a CardError.
+"""The Python binding of asr_card.h: a card's shared library as Python objects. Every error code raises CardError.
 
-Chunks and completions cross as numpy arrays: 2000 streams are 33,000 chunks a second. The lists of `submit` and `poll`
-wrap the arrays for whoever has a few. Nothing here knows sessions, models or text.
+Chunks and completions are passed as numpy arrays, because 2000 streams are 33,000 chunks a second. `submit` and `poll`
+wrap the arrays as lists, for callers with few chunks.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = [
 ]
 
 CHUNK_SAMPLES = 960
-"""60 ms of 16 kHz: what a slot takes in one step."""
+"""Samples of one chunk: 60 ms at 16 kHz, one step of a slot."""
 CHUNK_FEATURES = 480
-"""The same as features: 6 frames of 80."""
+"""Features of one chunk: 6 mel frames of 80."""
 TOKENS_PER_STEP_MAX = 30
 
 
 class CardLibrary:
-    """A card vendor's shared library, or the simulator where `path` is None."""
+    """A card vendor's shared library; the simulator if `path` is None."""
 
     def __init__(self, path: Path | None = None, options: str = "") -> None:
-        """`options` ("key=value,...") go with every call, before those given to `open`. Raises SetupError."""
+        """`options` ("key=value,...") are passed with every call, before those of `open`. Raises SetupError."""
         self._path = path
         self._options = options
         self._calls = abi.load(path)
@@ -51,23 +51,23 @@ class CardLibrary:
         return self._path is None
 
     def count(self) -> int:
-        """How many cards there are."""
+        """Number of cards that the library finds. Raises CardError."""
         count = ctypes.c_uint32()
         self._check(self._calls.asr_card_count(self._options.encode(), ctypes.byref(count)))
         return count.value
 
     def identity(self, index: int) -> CardIdentity:
-        """Who card `index` is, without opening it."""
+        """The identity of card `index`, without opening it. Raises CardError."""
         identity = abi.new(abi.Identity)
         self._check(self._calls.asr_card_identify(index, self._options.encode(), ctypes.byref(identity)))
         return identity_of(identity)
 
     def open(self, index: int, options: str = "") -> Card:
-        """Take card `index` for this process.
+        """Open card `index` for this process. Raises CardError.
 
-        Every library knows top_k=0|1. The simulator knows mode=compute|timing, threads=N, capacity=N, cards=N, seed=N,
-        isa=generic|avx2|avx512|vnni, fault=hang|reset|count|drop|ecc|heat|link@STEP (STEP 1 is the card's first batch)
-        and in timing mode arch=base|large and latency_ms=MEDIAN.
+        Every library supports top_k=0|1. The simulator also supports mode=compute|timing, threads=N, capacity=N,
+        cards=N, seed=N, isa=generic|avx2|avx512|vnni, fault=hang|reset|count|drop|ecc|heat|link@STEP (STEP 1 is the
+        card's first batch), and in timing mode arch=base|large and latency_ms=MEDIAN.
         """
         joined = ",".join(part for part in (self._options, options) if part)
         handle = ctypes.c_void_p()
@@ -75,7 +75,7 @@ class CardLibrary:
         try:
             return Card(self._calls, handle, top_k="top_k=1" in joined.split(","))
         except CardError:
-            self._calls.asr_card_close(handle)  # what it says is of no interest beside the first error
+            self._calls.asr_card_close(handle)  # its result is ignored: the first error matters
             raise
 
     def _check(self, code: int) -> None:
@@ -83,7 +83,10 @@ class CardLibrary:
 
 
 class Card:
-    """An open card. Calls come from any thread; polls from one at a time; close_card is the last call."""
+    """An open card. Any thread may call it, but only one at a time may poll; close_card is the last call.
+
+    Every method raises CardError.
+    """
 
     def __init__(self, calls: abi.Calls, handle: ctypes.c_void_p, *, top_k: bool) -> None:
         self._calls = calls
@@ -99,7 +102,7 @@ class Card:
         return identity_of(identity)
 
     def health(self) -> CardHealth:
-        """Answers even while the card hangs."""
+        """The card's health; works even while the card hangs."""
         health = abi.new(abi.Health)
         self._call(self._calls.asr_card_get_health, ctypes.byref(health))
         return CardHealth(
@@ -113,28 +116,31 @@ class Card:
         )
 
     def load(self, model: Path) -> None:
-        """Load a compiled model while no slot is open. May take seconds; meanwhile other calls but health are BUSY."""
+        """Load a compiled model while no slot is open. May take seconds; meanwhile all calls but health are BUSY."""
         self._call(self._calls.asr_card_load, os.fsencode(model))
         self._in_flight = np.zeros(self.identity().slots_max, np.int64)
 
     def slots(self, count: int) -> None:
-        """Reserve the slots 0 .. count - 1 while none is open; without this call there are slots_max."""
+        """Reserve the slots 0 .. count - 1 while no slot is open. Without this call there are slots_max slots."""
         self._call(self._calls.asr_card_reserve, count)
 
     def open(self, slot: int) -> None:
-        """Take a slot into use, in its initial state."""
+        """Open a slot in its initial state."""
         self._call(self._calls.asr_card_slot_open, slot)
 
     def close(self, slot: int) -> None:
-        """Forget a slot. CardError BUSY while it has chunks in flight; so with reset, export_state, import_state."""
+        """Close a slot and drop its state.
+
+        CardError BUSY while it has chunks in flight; the same holds for reset, export_state and import_state.
+        """
         self._call(self._calls.asr_card_slot_close, slot)
 
     def reset(self, slot: int) -> None:
-        """Back to the initial state."""
+        """Set a slot back to its initial state."""
         self._call(self._calls.asr_card_slot_reset, slot)
 
     def submit(self, chunks: Sequence[tuple[int, int, NDArray[np.int16]]]) -> None:
-        """Give (slot, tag, pcm[960]) chunks to the card: all or, with CardError FULL, none. Never blocks."""
+        """Submit (slot, tag, pcm[960]) chunks: the card accepts all or, with CardError FULL, none. Never blocks."""
         if not chunks:
             return
         slots, tags, pcm = zip(*chunks, strict=True)
@@ -147,7 +153,10 @@ class Card:
         pcm: NDArray[np.int16],
         last: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Give n chunks: slots [n], tags [n], pcm [n, 960]. Where `last`, the slot begins anew after the chunk."""
+        """Submit n chunks: slots [n], tags [n], pcm int16 [n, 960], as `submit` does.
+
+        `last` bool [n]: the slot is reset after the chunk.
+        """
         samples = _rows(pcm, np.int16, CHUNK_SAMPLES, len(slots))
         self._submit(self._calls.asr_card_submit, slots, tags, samples.ctypes.data, last)
 
@@ -158,25 +167,25 @@ class Card:
         features: NDArray[np.float32],
         last: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Like submit_arrays, with normalised log-mel frames: features [n, 6, 80] or [n, 480]."""
+        """Like submit_arrays, with normalised log-mel frames: features float32 [n, 6, 80] or [n, 480]."""
         frames = _rows(features.reshape(len(slots), -1), np.float32, CHUNK_FEATURES, len(slots))
         self._submit(self._calls.asr_card_submit_features, slots, tags, frames.ctypes.data, last)
 
     def poll(self, timeout_ms: int) -> list[Completion]:
-        """Wait for at least one completion, at most `timeout_ms`; then all there are."""
+        """Wait up to `timeout_ms` for at least one completion, then return all available ones."""
         return self.poll_arrays(timeout_ms).items()
 
     def poll_arrays(self, timeout_ms: int) -> Completions:
-        """`poll`, as arrays. CardError COUNT when chunks are completed that were not given."""
+        """`poll`, as arrays. CardError COUNT for completions of chunks that were not submitted."""
         completions = self._buffers.poll(self._calls, self._handle, timeout_ms)
         known = completions.slots < len(self._in_flight)
         np.subtract.at(self._in_flight, completions.slots[known], 1)
         if not known.all() or (len(completions) and self._in_flight[completions.slots].min() < 0):
-            raise CardError(CardStatus.COUNT, "the card completed more chunks than it was given")
+            raise CardError(CardStatus.COUNT, "the card completed more chunks than were submitted")
         return completions
 
     def export_state(self, slot: int) -> bytes:
-        """The state of a slot, bound to the loaded model."""
+        """The state of a slot; only a card with the same model can import it."""
         size = ctypes.c_size_t()
         self._call(self._calls.asr_card_state_size, ctypes.byref(size))
         state = ctypes.create_string_buffer(size.value)
@@ -184,11 +193,11 @@ class Card:
         return state.raw
 
     def import_state(self, slot: int, state: bytes) -> None:
-        """Continue an open slot from an exported state. CardError BAD_STATE where it is not this model's."""
+        """Set an open slot to an exported state. CardError BAD_STATE for damaged bytes or another model's state."""
         self._call(self._calls.asr_card_state_import, slot, state, len(state))
 
     def close_card(self) -> None:
-        """Give the card back; chunks in flight are dropped. Closing twice is harmless."""
+        """Close the card; chunks in flight are dropped. Closing twice is harmless."""
         if self._handle.value is not None:
             handle, self._handle = self._handle, ctypes.c_void_p()
             abi.check(self._calls, self._calls.asr_card_close(handle))
@@ -205,7 +214,7 @@ class Card:
         chunks["slot"], chunks["tag"] = slots, tags
         if last is not None:
             chunks["flags"] = last
-        # Counted first: another thread may poll the completions before this call is back.
+        # Counted before the call: another thread may poll the completions before the call returns.
         in_flight = np.asarray(slots)[chunks["slot"] < len(self._in_flight)]
         np.add.at(self._in_flight, in_flight, 1)
         try:
@@ -221,7 +230,7 @@ class Card:
 
 
 class _Buffers:
-    """What completions are polled into; copied out, so that a result outlives the next poll."""
+    """The buffers for polled completions. Results are copies, so that they stay valid after the next poll."""
 
     def __init__(self, completions_max: int, top_k: bool) -> None:
         tokens_max = completions_max * TOKENS_PER_STEP_MAX
@@ -246,7 +255,7 @@ class _Buffers:
         abi.check(calls, calls.asr_card_poll(handle, timeout_ms, ctypes.byref(results)))
         count, tokens, packets = results.completion_count, results.token_count, results.packet_count
         if count > results.completion_max or tokens > results.token_max or packets > results.packet_max:
-            raise CardError(CardStatus.COUNT, "the card gave more than the buffers hold")
+            raise CardError(CardStatus.COUNT, "the card returned more than the buffers hold")
         completions = self._completions[:count]
         token_offsets = _offsets(completions["token_offset"], completions["token_count"], tokens, "tokens")
         packet_offsets = _offsets(completions["packet_offset"], completions["packet_count"], packets, "packets")
@@ -264,7 +273,7 @@ class _Buffers:
 
 
 def _offsets(given: NDArray[np.uint32], counts: NDArray[np.uint32], total: int, what: str) -> NDArray[np.int64]:
-    """[n + 1] from [n] counts. CardError INTERNAL where the card's own offsets or `total` say something else."""
+    """Offsets [n + 1] from counts [n]. CardError INTERNAL if the card's offsets `given` or `total` differ."""
     offsets = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
     if offsets[-1] != total or (offsets[:-1] != given).any():
@@ -273,7 +282,7 @@ def _offsets(given: NDArray[np.uint32], counts: NDArray[np.uint32], total: int, 
 
 
 def _rows(array: NDArray[np.generic], kind: type[np.generic], width: int, count: int) -> NDArray[np.generic]:
-    """`array` as the C side reads it: contiguous [count, width] of `kind`."""
+    """`array` as the C library reads it: contiguous [count, width] of `kind`. CardError ARGUMENT for another shape."""
     if array.dtype != kind or array.shape != (count, width):
         raise CardError(
             CardStatus.ARGUMENT,

@@ -1,8 +1,9 @@
-"""Licences: signed documents that let a deployment use one physical card, until a day and up to a version.
+"""Licences: signed documents that allow a deployment to use one physical card, up to a date and a version.
 
-A licence is a JSON file in the licence folder: the document, and an Ed25519 signature of it by the issuer, whose public
-key lies beside it as `issuer.pub`. It keeps people from using a card by mistake, longer than agreed or in another
-place; who can write into the folder can put another issuer there.
+A licence is a JSON file in the licence folder: the document and its Ed25519 signature (RFC 8032) by the issuer. The
+issuer's public key is in the same folder, as `issuer.pub`. Licences prevent the use of a card by mistake, after the
+agreed date or in another place. They do not protect against someone who can write to the folder and so can replace the
+issuer.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ ISSUER = "issuer.pub"
 SECRET_MODE, PUBLIC_MODE = 0o600, 0o644
 FILE_BYTES_MAX = 65536
 VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*", re.ASCII)
-"""Of `version_max`: numbers with dots."""
+"""Form of `version_max`: numbers with dots."""
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """What is signed."""
+    """The signed document."""
 
     card: str
-    """Id of the card, as `asr-card list` prints it."""
+    """Id of the card, as printed by `asr-card list`."""
     holder: str
     expires: date
-    """The last day, in UTC."""
+    """The last valid day, in UTC."""
     version_max: str
-    """The highest version of asr-pool, as in "1.4": that of 1.4.9 is not higher. Empty: any."""
+    """The highest valid version of asr-pool, such as "1.4", which includes 1.4.9. Empty: any version."""
     issued: date
 
     @property
     def id(self) -> str:
-        """Names this licence in logs and in the pool's status."""
+        """Short id of this licence, for logs and the pool's status."""
         return hashlib.sha256(self.signed_bytes()).hexdigest()[:12]
 
     def signed_bytes(self) -> bytes:
@@ -58,14 +59,14 @@ class Licence:
         return {"format": _FORMAT, **fields}
 
     def encode(self, key: Ed25519PrivateKey) -> str:
-        """The file's text."""
+        """The text of the licence file, signed with `key`."""
         signature = base64.b64encode(key.sign(self.signed_bytes())).decode()
         return json.dumps({"licence": self._fields(), "signature": signature}, indent=2) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What a licence is held against."""
+    """The day (UTC) and the version of asr-pool that a licence is checked against."""
 
     day: date
     version: str
@@ -79,7 +80,7 @@ class Now:
 
 
 def find(folder: Path, card: str, now: Now) -> Licence:
-    """The licence for this card that is good longest. Raises SetupError with the reason when there is none."""
+    """The valid licence for this card that expires last. Raises SetupError with the reasons if there is none."""
     issuer = read_issuer(folder / ISSUER)
     files = sorted(folder.glob(f"*{SUFFIX}"))
     if not files:
@@ -99,17 +100,17 @@ def find(folder: Path, card: str, now: Now) -> Licence:
 
 
 def read(path: Path, issuer: Ed25519PublicKey) -> Licence:
-    """A licence whose signature is the issuer's. Raises SetupError: the rest of a sentence about the file."""
+    """Read a licence and check its signature. Raises SetupError, whose text continues a sentence about the file."""
     licence, signature = parse(path)
     try:
         issuer.verify(signature, licence.signed_bytes())
     except InvalidSignature as error:
-        raise SetupError("was changed, or is of another issuer: its signature is wrong") from error
+        raise SetupError("was changed, or is from another issuer: its signature is wrong") from error
     return licence
 
 
 def check(licence: Licence, card: str, now: Now) -> None:
-    """Whether it is good for this card, today and for this version. Raises SetupError as `read`."""
+    """Raise SetupError, as `read` does, unless the licence is valid for this card, day and version."""
     if licence.card != card:
         raise SetupError(f"is for card {licence.card}")
     if now.day > licence.expires:
@@ -121,13 +122,13 @@ def check(licence: Licence, card: str, now: Now) -> None:
 
 
 def parse(path: Path) -> tuple[Licence, bytes]:
-    """A licence and its signature, which is not checked. Raises SetupError as `read`."""
+    """Read a licence and its signature, without checking the signature. Raises SetupError as `read` does."""
     try:
         with path.open("rb") as file:
             document = json.loads(file.read(FILE_BYTES_MAX))
         fields = document["licence"]
         if fields.pop("format") != _FORMAT:
-            raise ValueError("a format that is not known")
+            raise ValueError("an unknown format")
         expires, issued = (date.fromisoformat(fields.pop(name)) for name in ("expires", "issued"))
         licence = Licence(expires=expires, issued=issued, **fields)
         if not all(isinstance(text, str) for text in (licence.card, licence.holder, licence.version_max)):
@@ -142,7 +143,7 @@ def parse(path: Path) -> tuple[Licence, bytes]:
 
 
 def read_issuer(path: Path) -> Ed25519PublicKey:
-    """The public key that licences are signed with. Raises SetupError."""
+    """The issuer's public key, which verifies licences. Raises SetupError."""
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except OSError as error:
@@ -155,7 +156,7 @@ def read_issuer(path: Path) -> Ed25519PublicKey:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """(1, 4) for "1.4"; what follows the numbers, as in 1.4.0rc1, does not count."""
+    """(1, 4) for "1.4"; a suffix such as the one of 1.4.0rc1 is ignored."""
     return tuple(int(number) for number in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]
 
 
@@ -163,7 +164,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def new_issuer(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make the pair of an issuer: NAME.key_secret, and `issuer.pub` for the licence folders. Raises SetupError."""
+    """Write an issuer's key pair: NAME.key_secret, and `issuer.pub` for licence folders. Raises SetupError.
+
+    Returns both paths.
+    """
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -181,14 +185,14 @@ def new_issuer(folder: Path, name: str) -> tuple[Path, Path]:
             made.append(path)
             path.write_bytes(content)
     except OSError as error:
-        for path in made:  # half a pair is in the way of the next try
+        for path in made:  # half a pair would block the next try
             path.unlink(missing_ok=True)
         raise SetupError(f"the issuer's keys cannot be written into {folder}: {error.strerror}") from error
     return secret_path, public_path
 
 
 def read_secret(path: Path) -> Ed25519PrivateKey:
-    """The key to sign with. Raises SetupError."""
+    """The issuer's secret key, which signs licences. Raises SetupError."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:

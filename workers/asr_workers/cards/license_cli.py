@@ -1,10 +1,9 @@
-"""`asr-license`: licences for the cards of one's own deployment. Nothing here talks to a card or a pool."""
+"""`asr-license`: makes and shows licences for the cards of a deployment. It connects to no card and no pool."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -22,15 +21,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 DAY = click.DateTime(["%Y-%m-%d"])
 
 
-class Refusing(click.Group):
-    """A group whose commands refuse with one sentence."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with settings.refusals_as_sentences("asr-license"):
-            return super().invoke(ctx)
-
-
-@click.group("asr-license", cls=Refusing)
+@click.group("asr-license", cls=settings.ProgramGroup)
 def main() -> None:
     """Licences that bind physical cards to this deployment.
 
@@ -43,9 +34,9 @@ def main() -> None:
 
 @main.command("issuer")
 @click.argument("folder", type=FOLDER, metavar="DIR")
-@click.option("--name", required=True, help="The secret key becomes NAME.key_secret.")
+@click.option("--name", required=True, help="Name of the secret key file, without .key_secret.")
 def issuer(folder: Path, name: str) -> None:
-    """Make an issuer's key pair in DIR: a licence folder needs only its issuer.pub."""
+    """Make an issuer's key pair in DIR. A licence folder needs only the file issuer.pub."""
     secret, public = licence.new_issuer(folder, name)
     click.echo(f"{secret}: signs licences; keep it where no worker reads")
     click.echo(f"{public}: belongs into the folder of --license-dir")
@@ -54,12 +45,12 @@ def issuer(folder: Path, name: str) -> None:
 @main.command("new")
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option("--key", required=True, type=FILE, help="The issuer's secret key.")
-@click.option("--card", required=True, help="The card's id, as asr-card list prints it.")
-@click.option("--holder", required=True, help="Whose licence it is.")
-@click.option("--expires", required=True, type=DAY, help="Its last day, in UTC.")
-@click.option("--version-max", default="", help="The highest version of asr-pool, as in 1.4.  [default: any]")
+@click.option("--card", required=True, help="The card's id, as printed by asr-card list.")
+@click.option("--holder", required=True, help="The holder of the licence.")
+@click.option("--expires", required=True, type=DAY, help="The last valid day of the licence, in UTC.")
+@click.option("--version-max", default="", help="The highest version of asr-pool, such as 1.4.  [default: any]")
 def new(folder: Path, key: Path, card: str, holder: str, expires: datetime, version_max: str) -> None:
-    """Issue a licence into DIR. Workers read it when they start."""
+    """Write a new licence to DIR. Workers read it when they start."""
     if version_max and not licence.VERSION.fullmatch(version_max):
         raise click.BadParameter("a version is numbers with dots", param_hint="--version-max")
     issued = datetime.now(UTC).date()
@@ -76,10 +67,10 @@ def new(folder: Path, key: Path, card: str, holder: str, expires: datetime, vers
 
 @main.command("show")
 @click.argument("folder", type=FOLDER, metavar="DIR")
-@click.option("--card", help="Whether each is good for this card.")
+@click.option("--card", help="Check whether each licence is valid for this card.")
 @click.pass_context
 def show(ctx: click.Context, folder: Path, card: str | None) -> None:
-    """Print the licences in DIR, and what is wrong with each. Ends with 1 if none is good."""
+    """Print the licences in DIR, and why any is not valid. Exit code 1 if none is valid."""
     issuer_key = licence.read_issuer(folder / licence.ISSUER)
     good = 0
     for path in sorted(folder.glob(f"*{licence.SUFFIX}")):

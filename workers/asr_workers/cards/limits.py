@@ -1,4 +1,4 @@
-"""What this processor could do at most, measured by the simulator's library: the bench compares its steps with it."""
+"""The processor's peak speed, measured by the simulator's library: the bench compares step times with it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from asr_workers.cards import abi
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one thread, in a second of its processor time."""
+class ProcessorLimits:
+    """Peak rates of one thread, per second of its processor time."""
 
     multiply_adds: float
-    """8 bit products with operands from the first cache."""
+    """8-bit multiply-adds per second, with operands in the first-level cache."""
     bytes_read: float
-    """From memory, one after the other."""
+    """Bytes per second, read sequentially from memory."""
 
 
-def measured() -> Limits:
-    """Takes a quarter of a second. Raises SetupError where there is no simulator."""
+def measured() -> ProcessorLimits:
+    """Measure the limits; takes a quarter of a second. Raises SetupError if the simulator was not built."""
     calls = abi.load(None)
     multiply_adds, bytes_read = ctypes.c_double(), ctypes.c_double()
     calls.asr_simulator_limits.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
     calls.asr_simulator_limits.restype = ctypes.c_int32
     abi.check(calls, calls.asr_simulator_limits(ctypes.byref(multiply_adds), ctypes.byref(bytes_read)))
-    return Limits(multiply_adds.value, bytes_read.value)
+    return ProcessorLimits(multiply_adds.value, bytes_read.value)

@@ -1,4 +1,4 @@
-"""What a card says: who it is, how it is, what chunks gave."""
+"""The values that a card reports: its identity, its health and the results of chunks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from asr_workers.cards import abi
 
 @dataclass(frozen=True, slots=True)
 class CardIdentity:
-    """Who a card is and how much it can do."""
+    """A card's identity and capacity."""
 
     id: str
-    """Unique and permanent: what a licence is bound to."""
+    """Unique, permanent id of the card; licences name it."""
     serial: str
     firmware: str
     name: str
     is_physical: bool
     capacity: int
-    """Streams in real time with the loaded model; before one is loaded, the most it can have with any."""
+    """Streams in real time with the loaded model; before a model is loaded, the most with any model."""
     slots_max: int
     """Slots that can be open at once: at least the capacity."""
     temperature_c: float
@@ -45,35 +45,35 @@ class CardHealth:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What one chunk gave."""
+    """The result of one chunk."""
 
     slot: int
     tag: int
     """The caller's number of the chunk."""
     step: int
-    """Encoder steps of the slot since open or reset, before this one."""
+    """Encoder steps of the slot since open or reset, before this one: 0 for the first."""
     status: int
-    """0, or the CardStatus that says why there is no result."""
+    """0, or the CardStatus of a chunk without a result."""
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """What n chunks gave, as arrays; the tokens of chunk i are tokens[token_offsets[i] : token_offsets[i + 1]]."""
+    """The results of n chunks, as arrays; chunk i has the tokens token_offsets[i] up to token_offsets[i + 1]."""
 
     slots: NDArray[np.uint32]
     tags: NDArray[np.uint64]
     steps: NDArray[np.uint64]
     status: NDArray[np.int32]
     token_offsets: NDArray[np.int64]
-    """[n + 1]"""
+    """Offsets into `tokens` and `log_probs` [n + 1]."""
     tokens: NDArray[np.uint32]
     log_probs: NDArray[np.float32]
     packets: NDArray[np.void]
-    """abi.PACKET items of all joint evaluations, with the option top_k=1; else empty."""
+    """abi.PACKET items of all joint evaluations, with the option top_k=1; otherwise empty."""
     packet_offsets: NDArray[np.int64]
-    """[n + 1]"""
+    """Offsets into `packets` [n + 1]."""
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -90,7 +90,7 @@ class Completions:
 
 
 def identity_of(identity: abi.Identity) -> CardIdentity:
-    """The struct as values."""
+    """The fields of the C struct as Python values."""
     return CardIdentity(
         id=_text(identity.id),
         serial=_text(identity.serial),

@@ -1,6 +1,6 @@
-"""The self-test that a card passes before it serves: the same audio twice, a state that travels, counters that agree.
+"""The self-test of a card before it serves: decode the same audio twice, move a slot's state, check the counters.
 
-It tests the card, not the model: what the tokens say does not matter, that they repeat does.
+It tests the card, not the model: the tokens need not be right, but they must be the same each time.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from asr_workers.cards.traffic import Decoded, Traffic
 
 CHUNKS = 24
 BATCH_MAX = 64
-"""Slots in the largest round: a simulator that computes takes long for more."""
+"""Slots in the largest round: with more, a simulator that computes takes too long."""
 BATCH_ROUNDS = 3
 SUBMITS = 2 * CHUNKS + 3 * (CHUNKS // 2) + BATCH_ROUNDS
-"""Batches that the card is given, if it has several slots: twice all, a half, the other half twice, full rounds."""
+"""Batches submitted to a card with several slots: all audio twice, one half once, the other half twice, full rounds."""
 TEMPERATURE_C_MAX = 95.0
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What was found."""
+    """Results of a self-test."""
 
     tokens: int
-    """Decoded from the test's audio."""
+    """Number of tokens decoded from the test's audio."""
     temperature_c: float
     chunk_s: float
-    """One chunk alone, median."""
+    """Median time of a single chunk, in seconds."""
     round_s: float
-    """A round with every slot in it: measured, or where there are many, what follows from fewer."""
+    """Time of a round with one chunk in every slot, in seconds; extrapolated above BATCH_MAX slots."""
     state_bytes: int
+    """Size of a slot's state, in bytes."""
 
 
 def run(card: Card, traffic: Traffic[int], slots: int) -> SelfTest:
     """Test a card with a loaded model and `slots` reserved slots, none of them open. Raises CardFailed.
 
-    All slots are closed again afterwards, if it passes.
+    If the test passes, all slots are closed again.
     """
     try:
         return _run(card, traffic, slots)
@@ -53,10 +54,10 @@ def run(card: Card, traffic: Traffic[int], slots: int) -> SelfTest:
 def _run(card: Card, traffic: Traffic[int], slots: int) -> SelfTest:
     audio = sound(CHUNKS)
     card.open(0)
-    first, times = _hear(traffic, 0, audio)
+    first, times = _decode(traffic, 0, audio)
     card.reset(0)
-    again, _ = _hear(traffic, 0, audio)
-    if _said(again) != _said(first):
+    again, _ = _decode(traffic, 0, audio)
+    if _tokens(again) != _tokens(first):
         raise CardFailed("the self-test failed: the same audio gave other tokens the second time")
     if slots > 1:
         _move_state(card, traffic, audio)
@@ -70,21 +71,24 @@ def _run(card: Card, traffic: Traffic[int], slots: int) -> SelfTest:
         raise CardFailed(f"the self-test failed: the card's health is bad ({health})")
     if health.temperature_c > TEMPERATURE_C_MAX:
         raise CardFailed(f"the self-test failed: the card has {health.temperature_c:.0f} degrees Celsius")
-    tokens = sum(len(step) for step in _said(first))
+    tokens = sum(len(step) for step in _tokens(first))
     return SelfTest(tokens, health.temperature_c, chunk_s, round_s, state_bytes)
 
 
 def larger_round_s(chunk_s: float, measured_s: float, batch: int, slots: int) -> float:
-    """Seconds for `slots` chunks at once where `batch` took `measured_s`: each is work, the latency comes once."""
+    """Seconds for a round of `slots` chunks, extrapolated from `measured_s` for `batch` chunks.
+
+    `chunk_s`, the time of one chunk, holds the fixed latency; every further chunk adds the same time.
+    """
     if slots <= batch:
         return measured_s
     return chunk_s + max(0.0, measured_s - chunk_s) * (slots - 1) / (batch - 1)
 
 
-def _hear(
+def _decode(
     traffic: Traffic[int], slot: int, audio: NDArray[np.int16], first: int = 0
 ) -> tuple[list[Decoded], list[float]]:
-    """Chunks [n, 960] one after the other, and how long each took."""
+    """Decode chunks [n, 960] one by one; `first` is the step of the first. Returns results and times in seconds."""
     decoded, times = [], []
     for step, chunk in enumerate(audio, first):
         started = time.perf_counter()
@@ -95,25 +99,25 @@ def _hear(
 
 
 def _move_state(card: Card, traffic: Traffic[int], audio: NDArray[np.int16]) -> None:
-    """Slot 1 continues from slot 0 in the middle of the audio, and must say the same."""
+    """Copy the state of slot 0 to slot 1 in the middle of the audio: both must decode the same tokens."""
     half = len(audio) // 2
     card.reset(0)
-    _hear(traffic, 0, audio[:half])
+    _decode(traffic, 0, audio[:half])
     card.open(1)
     card.import_state(1, card.export_state(0))
-    stayed, _ = _hear(traffic, 0, audio[half:], half)
-    moved, _ = _hear(traffic, 1, audio[half:], half)
+    stayed, _ = _decode(traffic, 0, audio[half:], half)
+    moved, _ = _decode(traffic, 1, audio[half:], half)
     card.close(1)
-    if _said(moved) != _said(stayed):
+    if _tokens(moved) != _tokens(stayed):
         raise CardFailed("the self-test failed: a slot's state did not survive a move to another slot")
 
 
-def _said(decoded: list[Decoded]) -> list[list[int]]:
+def _tokens(decoded: list[Decoded]) -> list[list[int]]:
     return [tokens for tokens, _ in decoded]
 
 
 def _full_round(card: Card, traffic: Traffic[int], slots: int, audio: NDArray[np.int16]) -> float:
-    """Seconds of the slowest round with every slot in it."""
+    """Time of the slowest round with a chunk in every slot, in seconds."""
     numbers = list(range(slots))
     for slot in numbers:
         card.open(slot)
@@ -130,7 +134,7 @@ def _full_round(card: Card, traffic: Traffic[int], slots: int, audio: NDArray[np
 
 
 def sound(chunks: int) -> NDArray[np.int16]:
-    """Audio [chunks, 960] that is always the same: tones that glide like vowels, in bursts, over a little noise."""
+    """Deterministic audio, int16 [chunks, 960] at 16 kHz: gliding harmonic tones in bursts, with a little noise."""
     samples = chunks * CHUNK_SAMPLES
     at = np.arange(samples) / 16000.0
     glide = 200 + 150 * np.sin(2 * np.pi * 1.3 * at)

@@ -1,8 +1,8 @@
-"""Chunks on their way through a card: each comes back once, in order and in time, or the card is out of order.
+"""Chunks in flight on a card: each must complete once, in order and in time, or the card has failed.
 
-A card says that something is wrong in many ways: a status, a completion too few or too many, silence. All of them end
-here, in one error. Nothing is tried again, for who knows what state the slots are in; but a full queue has taken
-nothing, and is given time.
+A card's faults appear in many ways: an error status, a missing or extra completion, or no answer. All of them raise
+CardFailed here. Nothing is retried, because the slots' states are then unknown. Only a full queue is no fault: the
+card has accepted no chunk, so the submit waits and tries again.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import Completions
 
 HANG_S = 1.0
-"""Longest time that a chunk may take: many times what it does."""
+"""Longest time of a chunk on the card, in seconds: many times the usual time."""
 POLL_S = 0.05
 STALL_S = 0.1
-"""Longest time between two polls that counts: while this process stood still itself, the card is not to blame."""
+"""Longest time between two polls that counts, in seconds: a pause of this process must not look like a card's hang."""
 
 Decoded = tuple[list[int], list[float]]
-"""Tokens and their log-probabilities."""
+"""Tokens and their log-probabilities (natural logarithm)."""
 Owner = TypeVar("Owner")
 NOTHING: Decoded = ([], [])
 
 
 class TrafficCard(Protocol):
-    """What is needed of library.Card."""
+    """The methods of library.Card that Traffic uses."""
 
     def submit_arrays(self, slots: NDArray[np.integer], tags: NDArray[np.integer], pcm: NDArray[np.int16]) -> None: ...
 
@@ -39,29 +39,36 @@ class TrafficCard(Protocol):
 
 
 class Traffic(Generic[Owner]):
-    """Of one card, whose model has `tokens_max` tokens. An owner is whatever a chunk's result is given back with."""
+    """The chunks in flight on one card, whose model has `tokens_max` tokens.
+
+    `submit` takes an owner for each chunk; `poll` returns it with the chunk's result.
+    """
 
     def __init__(self, card: TrafficCard, name: str, tokens_max: int, hang_s: float = HANG_S) -> None:
         self._card, self._name, self._tokens_max = card, name, tokens_max
         self.hang_s = hang_s
         self._tag = 0
         self._given: dict[int, tuple[Owner, int, int]] = {}
-        """Owner, slot and step, by tag; the oldest first."""
+        """Owner, slot and step of each chunk in flight, by tag; the oldest first."""
         self._back: list[tuple[Owner, Decoded]] = []
-        """Polled to make room for a submit."""
+        """Results that `submit` polled to make room and `poll` has not returned yet."""
         self._oldest = -1
+        """Tag of the oldest chunk in flight at the last poll."""
         self._waited_s = 0.0
-        """For the oldest."""
+        """How long that chunk has been the oldest, in seconds."""
         self._polled_at = 0.0
 
     def __len__(self) -> int:
-        """Chunks on their way, and those that `poll` has not given back yet."""
+        """Number of chunks whose result `poll` has not returned yet."""
         return len(self._given) + len(self._back)
 
     def submit(
         self, owners: Sequence[Owner], slots: Sequence[int], steps: Sequence[int], pcm: NDArray[np.int16]
     ) -> None:
-        """Give the card n chunks, int16 [n, 960], of these slots; each is its slot's chunk number `step`."""
+        """Submit n chunks, int16 [n, 960], for `slots` [n]; `steps` [n] are their numbers within their slots.
+
+        Waits while the card's queue is full. Raises CardFailed.
+        """
         first, self._tag = self._tag, self._tag + len(slots)
         tags = np.arange(first, self._tag, dtype=np.uint64)
         while not self._taken(np.array(slots, np.uint32), tags, pcm):
@@ -70,7 +77,7 @@ class Traffic(Generic[Owner]):
         self._given.update(zip(tags.tolist(), zip(owners, slots, steps, strict=True), strict=True))
 
     def _taken(self, slots: NDArray[np.uint32], tags: NDArray[np.uint64], pcm: NDArray[np.int16]) -> bool:
-        """False while the card's queue is full of what it still has to complete."""
+        """Submit to the card; False if its queue is full. Raises CardFailed."""
         try:
             self._card.submit_arrays(slots, tags, pcm)
         except CardError as error:
@@ -80,7 +87,7 @@ class Traffic(Generic[Owner]):
         return True
 
     def poll(self, wait_s: float) -> list[tuple[Owner, Decoded]]:
-        """What has come back; waits so long for the first. Raises CardFailed."""
+        """Owners and results of completed chunks; waits up to `wait_s` seconds for the first. Raises CardFailed."""
         decoded, self._back = self._back, []
         try:
             completions = self._card.poll_arrays(0 if decoded else max(int(wait_s * 1000), 0))
@@ -104,7 +111,7 @@ class Traffic(Generic[Owner]):
         return decoded
 
     def all(self) -> list[tuple[Owner, Decoded]]:
-        """Wait until everything has come back."""
+        """Wait until all chunks are complete, and return their results. Raises CardFailed."""
         decoded = []
         while self:
             decoded += self.poll(POLL_S)
@@ -115,7 +122,7 @@ class Traffic(Generic[Owner]):
         if len(bad):
             raise CardFailed(f"{self._name} failed: {len(bad)} chunks ended with {status_name(int(bad[0]))}")
         if len(completions.tokens) and int(completions.tokens.max()) >= self._tokens_max:
-            raise CardFailed(f"{self._name} failed: it decoded a token that the model has not")
+            raise CardFailed(f"{self._name} failed: it decoded a token that is not in the model")
 
     def _check_age(self) -> None:
         now, before = time.monotonic(), self._polled_at

@@ -30,8 +30,9 @@ class SlotOptions:
 class Snapshot:
     """A point from which another engine of the same kind can continue: replay audio from `sample` on top of `state`.
 
-    Snapshots come with finals, in silence and from `checkpoint`. The `sample` of a slot's snapshots never decreases. It
-    never lies before that of the snapshot with which the slot was opened. Audio before the latest one is dropped.
+    Snapshots come with finals, in silence and from `Engine.snapshot`. The `sample` of a slot's snapshots never
+    decreases. It never lies before that of the snapshot with which the slot was opened. Audio before the latest one is
+    dropped.
     """
 
     sample: int
@@ -133,7 +134,7 @@ class Engine(Protocol):
         this step or a later one: after all finals of the flushed audio, and after a snapshot that lies at the flush.
         """
 
-    def checkpoint(self, slot: int) -> Advanced | None:
+    def snapshot(self, slot: int) -> Advanced | None:
         """A snapshot of this slot in the middle of an utterance; None where the engine cannot make one."""
 
     def pending(self) -> bool:

@@ -98,7 +98,7 @@ class FakeEngine(Engine):
         if snapshot and snapshot.state:
             self._slots[slot] = _FakeSlot(options.partials, *msgpack.unpackb(snapshot.state))
 
-    def checkpoint(self, slot: int) -> Advanced:
+    def snapshot(self, slot: int) -> Advanced:
         state = self._slots[slot]
         fields = (state.start, state.end, state.checksum, state.samples, state.words)
         return Advanced(slot, Snapshot(state.end + state.samples, msgpack.packb(fields)))

@@ -1,4 +1,4 @@
-"""The broker under load: paced as live sessions would, and as fast as it can."""
+"""Measures the broker under load: at the pace of live sessions, and at full speed."""
 
 from __future__ import annotations
 
@@ -10,42 +10,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from asr_ops.bench.micro.broker_process import BrokerProcess, broker_process
-from asr_ops.bench.micro.peers import FRONTENDS, PHASES, Arrival, Bundle, Peers, round_robin
-from asr_ops.bench.processes import Snapshot, others_cores, snapshot
+from asr_ops.bench.micro.peers import FRONTENDS, PHASES, Arrival, BenchPeers, ReadyBundle, round_robin
+from asr_ops.bench.processes import UsageSnapshot, others_cores, snapshot
 from asr_ops.bench.statistics import Spread, spread
 
 BUNDLE_S = 0.005
 WARM_UP_S = 0.5
 DRAIN_S = 0.5
 UNDER_WAY = 64
-"""Bundles that a run at full speed has under way: two for each pair."""
+"""Bundles under way in a run at full speed: two for each pair of frontend and worker."""
 MESSAGES_UNDER_WAY = 1024
 FRAME = bytes(640)
 SMALL = bytes(6)
 MESSAGE_SESSIONS = 32
-"""One for each pair: every message has one frame."""
+"""One session for each pair of frontend and worker, so that every message has one frame."""
 BUSY = 0.9
-"""A thread of the broker below this has waited for the generator."""
+"""Share of a core. A broker thread that used less waited for the generator."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One run. Frames and bundles are those that arrived in `seconds`."""
+class BrokerRow:
+    """The figures of one run. Frames and bundles are those that arrived in `seconds`."""
 
     name: str
     sessions: int | None
-    """None where the load is not that of sessions in real time."""
+    """Number of sessions in real time. None for a run at full speed."""
     seconds: float
     frames: int
     bundles: int
     main_s: float
+    """CPU seconds of the broker's own thread."""
     io_s: float
+    """CPU seconds of ZeroMQ's threads."""
     hop_ms: Spread | None
     late_ms: Spread | None
     missing: int
-    """Bundles that were sent and had not arrived half a second later."""
+    """Bundles that were sent and had not arrived DRAIN_S seconds after the end."""
     others_cores: float
-    """Kept busy by neither the broker nor this process."""
+    """Cores kept busy by neither the broker nor this process."""
 
     @property
     def frames_per_s(self) -> float:
@@ -57,28 +59,28 @@ class Row:
 
     @property
     def cpu_s(self) -> float:
-        """Of both threads."""
+        """CPU seconds of all threads of the broker."""
         return self.main_s + self.io_s
 
     @property
     def cores_per_1000(self) -> float | None:
-        """Of 1,000 sessions."""
+        """Cores used for 1,000 sessions. None for a run at full speed."""
         return self.cpu_s / self.seconds / self.sessions * 1000 if self.sessions else None
 
     @property
     def busiest(self) -> float:
-        """The share of a core of the busier thread."""
+        """The share of a core that the busier of the two used."""
         return max(self.main_s, self.io_s) / self.seconds
 
     @property
     def generator_was_slow(self) -> bool:
-        """A run at full speed in which no thread of the broker was the limit."""
+        """Whether, in a run at full speed, the generator was the limit and not a thread of the broker."""
         return self.sessions is None and self.busiest < BUSY
 
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted during a run."""
+    """Counts and times of a run."""
 
     frames: int = 0
     bundles: int = 0
@@ -87,7 +89,7 @@ class Tally:
     late_ms: list[float] = field(default_factory=list)
 
     def take(self, arrivals: Iterable[Arrival]) -> int:
-        """Count them; returns how many."""
+        """Count the arrivals. Returns their number."""
         before = self.bundles
         for one in arrivals:
             self.bundles += 1
@@ -96,35 +98,35 @@ class Tally:
         return self.bundles - before
 
 
-Drive = Callable[[Peers, Tally, float], None]
-"""Loads the broker until a moment of the monotonic clock."""
+Drive = Callable[[BenchPeers, Tally, float], None]
+"""Loads the broker until a time of the monotonic clock."""
 
 
-def rows(sessions: Sequence[int], seconds: float) -> list[Row]:
-    """Each number of sessions in real time; then, with the bundles of the most, and with messages, at full speed."""
+def rows(sessions: Sequence[int], seconds: float) -> list[BrokerRow]:
+    """Measure each number of sessions in real time, then full speed with the largest bundles and with messages."""
     live = [paced(count, seconds) for count in sessions]
     return [*live, full_speed(max(sessions), seconds), messages(seconds)]
 
 
-def paced(sessions: int, seconds: float) -> Row:
-    """Live sessions, each with a frame every 20 ms."""
-    with broker_process() as broker, Peers(broker, sessions) as peers:
+def paced(sessions: int, seconds: float) -> BrokerRow:
+    """Measure live sessions, each with a frame every 20 ms."""
+    with broker_process() as broker, BenchPeers(broker, sessions) as peers:
         bundles = peers.bundles(FRAME)
         return _run(f"{sessions:,} sessions", sessions, broker, peers, lambda *run: _paced(bundles, *run), seconds)
 
 
-def full_speed(sessions: int, seconds: float) -> Row:
-    """The bundles of that many sessions as fast as they go."""
+def full_speed(sessions: int, seconds: float) -> BrokerRow:
+    """Measure the bundles of that many sessions at full speed."""
     return _full_speed(f"full speed, bundles of {sessions:,} sessions", sessions, FRAME, UNDER_WAY, seconds)
 
 
-def messages(seconds: float) -> Row:
-    """Bundles of one small frame each as fast as they go."""
+def messages(seconds: float) -> BrokerRow:
+    """Measure bundles of one small frame each at full speed."""
     return _full_speed("full speed, messages", MESSAGE_SESSIONS, SMALL, MESSAGES_UNDER_WAY, seconds)
 
 
-def _full_speed(name: str, sessions: int, pcm: bytes, under_way: int, seconds: float) -> Row:
-    with broker_process() as broker, Peers(broker, sessions) as peers:
+def _full_speed(name: str, sessions: int, pcm: bytes, under_way: int, seconds: float) -> BrokerRow:
+    with broker_process() as broker, BenchPeers(broker, sessions) as peers:
         queue = round_robin(peers.bundles(pcm))
         return _run(name, None, broker, peers, lambda *run: _refilled(queue, under_way, *run), seconds)
 
@@ -132,7 +134,9 @@ def _full_speed(name: str, sessions: int, pcm: bytes, under_way: int, seconds: f
 # ---- One run ----
 
 
-def _run(name: str, sessions: int | None, broker: BrokerProcess, peers: Peers, drive: Drive, seconds: float) -> Row:
+def _run(
+    name: str, sessions: int | None, broker: BrokerProcess, peers: BenchPeers, drive: Drive, seconds: float
+) -> BrokerRow:
     with _no_collection():
         drive(peers, Tally(), time.monotonic() + WARM_UP_S)
         _drain(peers, Tally())
@@ -141,7 +145,7 @@ def _run(name: str, sessions: int | None, broker: BrokerProcess, peers: Peers, d
         main_s, io_s = (end - begin for begin, end in zip(threads, broker.threads_s(), strict=True))
         after, arrived = _now(broker), (tally.frames, tally.bundles)
         _drain(peers, tally)
-    return Row(
+    return BrokerRow(
         name,
         sessions,
         after.at_s - before.at_s,
@@ -155,12 +159,12 @@ def _run(name: str, sessions: int | None, broker: BrokerProcess, peers: Peers, d
     )
 
 
-def _now(broker: BrokerProcess) -> Snapshot:
+def _now(broker: BrokerProcess) -> UsageSnapshot:
     return snapshot(broker.pid, (), time.monotonic())
 
 
-def _paced(bundles: list[list[list[Bundle]]], peers: Peers, tally: Tally, end: float) -> None:
-    """The frontends take turns, each sends the bundles of a phase at once."""
+def _paced(bundles: list[list[list[ReadyBundle]]], peers: BenchPeers, tally: Tally, end: float) -> None:
+    """Send at the pace of live sessions. The frontends take turns; each sends all bundles of one phase together."""
     began, number = time.monotonic(), 0
     while (due := began + number * BUNDLE_S / FRONTENDS) < end:
         tally.take(peers.receive(math.ceil(max(0.0, due - time.monotonic()) * 1000)))
@@ -174,8 +178,10 @@ def _paced(bundles: list[list[list[Bundle]]], peers: Peers, tally: Tally, end: f
             number += 1
 
 
-def _refilled(queue: Iterator[tuple[int, Bundle]], under_way: int, peers: Peers, tally: Tally, end: float) -> None:
-    """One more leaves for each that arrives."""
+def _refilled(
+    queue: Iterator[tuple[int, ReadyBundle]], under_way: int, peers: BenchPeers, tally: Tally, end: float
+) -> None:
+    """Send one bundle for each that arrives, so that `under_way` bundles are always under way."""
     while time.monotonic() < end:
         while tally.sent - tally.bundles < under_way:
             peers.send(*next(queue))
@@ -184,8 +190,8 @@ def _refilled(queue: Iterator[tuple[int, Bundle]], under_way: int, peers: Peers,
         peers.keep()
 
 
-def _drain(peers: Peers, tally: Tally) -> None:
-    """What is still under way."""
+def _drain(peers: BenchPeers, tally: Tally) -> None:
+    """Receive the bundles that are still under way, for DRAIN_S seconds."""
     end = time.monotonic() + DRAIN_S
     while time.monotonic() < end:
         tally.take(peers.receive(10))
@@ -193,7 +199,7 @@ def _drain(peers: Peers, tally: Tally) -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """The generator's garbage collector would be seen in the latencies."""
+    """Disable the garbage collector while the block runs, because its pauses would show in the latencies."""
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""A real `asr-broker` in a directory of its own, and what its threads use."""
+"""Runs a real `asr-broker` in a temporary directory, and reads the CPU time of its threads."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ STOP_S_MAX = 5.0
 
 @dataclass(frozen=True, slots=True)
 class BrokerProcess:
-    """Where it listens. It may not do so yet: ZeroMQ's peers wait for it."""
+    """A broker and its endpoints. It may not listen yet: ZeroMQ peers connect when it does."""
 
     pid: int
     frontends: str
     workers: str
 
     def threads_s(self) -> tuple[float, float]:
-        """CPU seconds so far of the broker's own thread, and of ZeroMQ's."""
+        """CPU seconds so far of the broker's own thread, and of all other threads (ZeroMQ's)."""
         spent = {one.id: one.user_time + one.system_time for one in psutil().Process(self.pid).threads()}
         main_s = spent.pop(self.pid)
         return main_s, sum(spent.values())
@@ -35,7 +35,7 @@ class BrokerProcess:
 
 @contextmanager
 def broker_process() -> Iterator[BrokerProcess]:
-    """Runs while the block does. It ends with this process, should that end first: we hold its stdin."""
+    """Run a broker while the block runs. It also ends if this process ends first, because that closes its stdin."""
     with tempfile.TemporaryDirectory(prefix="asr-micro-") as run_dir:
         command = [sys.executable, "-m", "asr_broker.cli", f"--run-dir={run_dir}", "--log-level=error"]
         environment = {**os.environ, VARIABLE: "1"}

@@ -1,4 +1,4 @@
-"""Each dialect's codec: taking a 20 ms frame, saying a partial (or what the dialect says instead)."""
+"""Cost of each dialect's codec: receiving a 20 ms frame, and sending a partial (or the dialect's equivalent)."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def _receiving(name: str) -> Cost:
 
 def _sending(name: str) -> Cost:
     codec, spoken = conversation(name), _spoken()
-    if name == "caiman":  # it has no partials: every 60 ms have a response
+    if name == "caiman":  # it has no partials, but a response for every 60 ms of audio
         return measure(f"{name} send", lambda: codec.send(next(spoken)[1]), 1, 1000 / 60)
     return measure(f"{name} send", lambda: codec.send(next(spoken)[0]), 1, PARTIALS_PER_S)
 
 
 def _spoken() -> Iterator[tuple[Partial, e.Progress]]:
-    """Ever other words, so that no codec is silent because nothing has changed."""
+    """Partials with changing texts. A codec may send nothing for an unchanged text."""
     for number in count(1):
         end = number * 3 * FRAME_SAMPLES
         text = f"the birch canoe slid on the smooth planks {number % 100}"

@@ -1,4 +1,4 @@
-"""The command `asr bench micro`: which parts to measure, and where the figures go."""
+"""The command `asr bench micro`: measures the parts and writes the figures."""
 
 from __future__ import annotations
 
@@ -32,18 +32,20 @@ SESSIONS = (100, 1_000, 5_000, 10_000)
     multiple=True,
     default=SESSIONS,
     metavar="N",
-    help="Sessions that load the broker; repeatable.",
+    help="Number of sessions that load the broker; repeatable.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.1), default=4.0, metavar="S", help="How long each load of the broker is."
+    "--seconds", type=click.FloatRange(0.1), default=4.0, metavar="S", help="Seconds of each load of the broker."
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this file."
+)
 def micro(parts: tuple[str, ...], sessions: tuple[int, ...], seconds: float, json_file: Path | None) -> None:
     """Measure the cost of each part on a frame's way alone: wire, codec, websocket, batcher, sessions, broker; or all.
 
     \b
-        asr bench micro                             about a minute
-        asr bench micro wire codec                  the CPU time of some parts
+        asr bench micro                             all parts, about a minute
+        asr bench micro wire codec                  the CPU time of these parts
         asr bench micro broker --sessions 10000     a broker under the load of 10,000 sessions
     """
     console = Console()

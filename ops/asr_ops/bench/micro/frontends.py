@@ -1,4 +1,4 @@
-"""The frontend's pure `Sessions`: a client's frame on its way in, a worker's partial and progress (an answer) back."""
+"""Cost of the frontend's pure `Sessions`: a client's frame, and a worker's partial with progress (an answer)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from asr_proto import messages as m
 
 SESSIONS = (100, 500, 2000)
 FRAMES_PER_PROGRESS = 5
-"""A commit so often keeps the journal short, as it is in a conversation of short utterances."""
+"""Frames between two commits. Frequent commits keep the journal short, as in a conversation of short utterances."""
 
 
 def costs() -> list[Cost]:
-    """With bundles for 8 workers."""
+    """Costs of a frame and of an answer, with bundles for 8 workers."""
     return [cost for sessions in SESSIONS for cost in _sessions(sessions)]
 
 
@@ -35,13 +35,13 @@ def _sessions(count: int) -> list[Cost]:
         now = number * 0.02
         laps.lap(frame, count, receive)
         if number % FRAMES_PER_PROGRESS == 0:
-            said = _said(count, number * FRAME_SAMPLES)
-            laps.lap(answer, count, lambda: frontend.handle(m.Bundle(b"F", ()), said, now))  # noqa: B023 - run at once
+            answers = _answers(count, number * FRAME_SAMPLES)
+            laps.lap(answer, count, lambda: frontend.handle(m.Bundle(b"F", ()), answers, now))  # noqa: B023 - runs immediately
     return [laps.cost(frame, FRAMES_PER_S), laps.cost(answer, PARTIALS_PER_S)]
 
 
-def _said(count: int, samples: int) -> list[m.Frame]:
-    """By the workers, of all audio so far."""
+def _answers(count: int, samples: int) -> list[m.Frame]:
+    """The workers' partial and progress for all audio so far, for each session."""
     return [
         frame
         for lease in range(1, count + 1)

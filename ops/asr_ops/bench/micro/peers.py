@@ -1,7 +1,7 @@
-"""Raw frontends and workers: they register, open sessions and keep them, and send bundles made beforehand.
+"""Simulated frontends and workers: they register, open sessions, send heartbeats and send bundles made in advance.
 
-They are far cheaper than real ones, so that one process can load a broker fully. A bundle's first frame has the time of
-its departure in place of its sample index; the bytes stay a valid message.
+They cost far less than real ones, so one process can load a broker fully. A bundle's first frame carries the sending
+time in place of its sample index. The bytes remain a valid message.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from asr_proto.errors import SetupError
 
 FRONTENDS, WORKERS = 4, 8
 PHASES = 4
-"""Bundles in which one pair's sessions take turns: with one every 5 ms, each session has a frame every 20 ms."""
+"""Bundles among which one pair's sessions are divided. With one every 5 ms, each session has a frame every 20 ms."""
 ANSWER_S_MAX = 20.0
 QUEUE_MESSAGES_MAX = 20_000
 TURN_MESSAGES = 256
@@ -35,12 +35,12 @@ T = TypeVar("T", m.Welcome, m.Pinned, m.Grant)
 _STAMP = struct.Struct(">Q")
 _NO_TIME = (1 << 63) - 1
 _STAMP_AFTER_COUNT = 12
-"""Bytes from a body's count of frames to the first frame's sample index: array, tag, lease, type of integer."""
+"""Bytes from the end of a body's frame count to the first frame's sample index: array, tag, lease, type of integer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """Ready to leave."""
+class ReadyBundle:
+    """An encoded bundle."""
 
     routing: bytes
     body: bytearray
@@ -49,35 +49,36 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A bundle at its worker; times in ns of the monotonic clock."""
+    """A bundle that a worker received."""
 
     frames: int
     hop_ns: int
+    """Nanoseconds from before the frontend's send to after the worker's receive."""
 
 
-def bundle(worker: bytes, leases: list[int], pcm: bytes) -> Bundle:
-    """One frame of each of these sessions."""
+def bundle(worker: bytes, leases: list[int], pcm: bytes) -> ReadyBundle:
+    """A bundle with one frame of each of these sessions."""
     frames = [m.Audio(lease, _NO_TIME, pcm) for lease in leases]
-    return Bundle(wire.encode(m.Bundle(worker, tuple(leases))), bytearray(wire.encode_frames(frames)), len(frames))
+    return ReadyBundle(wire.encode(m.Bundle(worker, tuple(leases))), bytearray(wire.encode_frames(frames)), len(frames))
 
 
 def stamp(body: bytearray, now_ns: int) -> None:
-    """Write down when it leaves."""
+    """Write the sending time into the body."""
     _STAMP.pack_into(body, _counted(body)[1] + _STAMP_AFTER_COUNT, now_ns)
 
 
 def arrival(body: bytes | bytearray | memoryview, now_ns: int) -> Arrival:
-    """Of a stamped body."""
+    """The arrival of a stamped body."""
     frames, after = _counted(body)
     return Arrival(frames, now_ns - _STAMP.unpack_from(body, after + _STAMP_AFTER_COUNT)[0])
 
 
 def _counted(body: bytes | bytearray | memoryview) -> tuple[int, int]:
-    """The number of frames and where it ends: msgpack's fixarray has one byte, its array 16 has three."""
+    """The number of frames, and the offset after it: MessagePack's fixarray header has one byte, array 16 has three."""
     return (body[0] & 15, 1) if body[0] & 0xF0 == 0x90 else (int.from_bytes(body[1:3], "big"), 3)
 
 
-class Peers:
+class BenchPeers:
     """4 frontends and 8 workers of one broker, with sessions between all of them."""
 
     def __init__(self, broker: BrokerProcess, sessions: int) -> None:
@@ -95,16 +96,16 @@ class Peers:
         for socket in (*self._workers, *self._frontends):
             self._poller.register(socket, zmq.POLLIN)
 
-    def __enter__(self) -> Peers:
+    def __enter__(self) -> BenchPeers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
-    # ---- Beforehand ----
+    # ---- Preparation ----
 
-    def bundles(self, pcm: bytes) -> list[list[list[Bundle]]]:
-        """For each frontend and each phase, what it sends at once: at most one bundle for each worker."""
+    def bundles(self, pcm: bytes) -> list[list[list[ReadyBundle]]]:
+        """For each frontend and each phase, the bundles that it sends together: at most one for each worker."""
         return [
             [
                 [bundle(worker, held[phase::PHASES], pcm) for worker, held in leases.items() if held[phase::PHASES]]
@@ -131,7 +132,7 @@ class Peers:
             self._heartbeat_s = _await(frontend, m.Welcome).heartbeat_s
 
     def _open(self, sessions: int) -> None:
-        """One frontend after the other, so that each has as many on every worker."""
+        """Open the sessions of one frontend after the other, so that each has equally many on every worker."""
         for session in range(sessions):
             self.keep()
             number = session * FRONTENDS // sessions
@@ -148,13 +149,13 @@ class Peers:
 
     # ---- Under load ----
 
-    def send(self, frontend: int, one: Bundle) -> None:
-        """Stamped with the moment before it leaves."""
+    def send(self, frontend: int, one: ReadyBundle) -> None:
+        """Stamp the bundle with the time and send it."""
         stamp(one.body, time.monotonic_ns())
         self._frontends[frontend].send_multipart([one.routing, one.body])
 
     def receive(self, wait_ms: int) -> Iterator[Arrival]:
-        """What has reached the workers, after waiting for something to come to anybody."""
+        """The bundles that reached the workers. Waits up to `wait_ms` for a message to any worker or frontend."""
         readable = dict(self._poller.poll(wait_ms))
         for worker in self._workers:
             if worker in readable:
@@ -164,7 +165,7 @@ class Peers:
                 _drain(frontend)
 
     def keep(self) -> None:
-        """Heartbeats, when they are due."""
+        """Send heartbeats, if they are due."""
         now = time.monotonic()
         if now < self._heartbeat_at:
             return
@@ -176,8 +177,8 @@ class Peers:
             worker.send(wire.encode(m.WorkerHeartbeat(m.Load(self._steps, 0, 1.0, 1.0, 0.1, 0.1))))
 
 
-def round_robin(bundles: list[list[list[Bundle]]]) -> Iterator[tuple[int, Bundle]]:
-    """All of them for ever, with their frontends; consecutive ones have different frontends."""
+def round_robin(bundles: list[list[list[ReadyBundle]]]) -> Iterator[tuple[int, ReadyBundle]]:
+    """All bundles with the numbers of their frontends, in an endless loop. Consecutive bundles alternate frontends."""
     queues = [deque((number, one) for phase in phases for one in phase) for number, phases in enumerate(bundles)]
     ready = [queue for queue in queues if queue]
     for queue in cycle(ready):
@@ -191,12 +192,12 @@ def _arrivals(worker: zmq.Socket[bytes]) -> Iterator[Arrival]:
             parts = worker.recv_multipart(zmq.DONTWAIT, copy=False)
         except zmq.Again:
             return
-        if len(parts) == 2:  # all else has no body
+        if len(parts) == 2:  # other messages have no body
             yield arrival(parts[1].buffer, time.monotonic_ns())
 
 
 def _drain(peer: zmq.Socket[bytes]) -> None:
-    """Answers to heartbeats say nothing new; that a lease is over would be the end of the measurement."""
+    """Discard the broker's answers to heartbeats. Raises SetupError if a lease ended, which makes the run invalid."""
     for _ in range(TURN_MESSAGES):
         try:
             parts = peer.recv_multipart(zmq.DONTWAIT)
@@ -208,7 +209,7 @@ def _drain(peer: zmq.Socket[bytes]) -> None:
 
 
 def _await(peer: zmq.Socket[bytes], kind: type[T]) -> T:
-    """The next message of this kind, over whatever comes before it."""
+    """The next message of this kind. Messages of other kinds are discarded. Raises SetupError after ANSWER_S_MAX s."""
     while peer.poll(int(ANSWER_S_MAX * 1000)):
         message = wire.decode(peer.recv_multipart()[0])
         if isinstance(message, kind):

@@ -1,4 +1,4 @@
-"""The wire: what frontends and workers pay for each frame, and the broker for each bundle."""
+"""Cost of the wire format: encoding and decoding, per frame in frontends and workers, and per bundle in the broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT = "the birch canoe slid on the smooth planks"
 
 
 def costs() -> list[Cost]:
-    """Encoding and decoding, for bundles of 64 frames, each of another session."""
+    """Costs of encoding and decoding, for bundles of 64 frames of 64 sessions."""
     leases = range(LEASE, LEASE + BUNDLE)
     speech = m.Commit(320_000, 3, bytes(64))
     short = [m.Audio(lease, 320_000, bytes(640)) for lease in leases]
@@ -33,7 +33,7 @@ def costs() -> list[Cost]:
 
 
 def _header(bundle: m.Bundle) -> list[Cost]:
-    """Its cost for one frame in the bundle."""
+    """The header's cost, divided among the frames of the bundle."""
     data = wire.encode(bundle)
     return [
         measure("header encode, a frame's part", lambda: wire.encode(bundle), BUNDLE, FRAMES_PER_S),

@@ -1,4 +1,4 @@
-"""The worker's pure parts with a number of slots: the batcher alone, and all of `Sessions`."""
+"""Cost of the worker's pure parts with many slots: the batcher, and the whole `Sessions`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PROGRESS_SAMPLES = 16_000
 
 
 def batcher_costs() -> list[Cost]:
-    """Of a chunk, when a step takes a chunk of every slot, and when it takes 32 of them."""
+    """Costs of a chunk in the batcher, for steps of all slots and for steps of 32 slots."""
     return [cost for slots in SLOTS for cost in _batcher(slots)]
 
 
 def sessions_costs() -> list[Cost]:
-    """Of a frame and of a chunk."""
+    """Costs of a frame and of a chunk in `Sessions`."""
     return [cost for slots in SLOTS for cost in _sessions(slots)]
 
 
@@ -74,7 +74,7 @@ def _sessions(slots: int) -> list[Cost]:
 
 
 def full(slots: int) -> Sessions:
-    """A worker all of whose slots are open; the leases count from 1."""
+    """A worker whose slots are all open. The leases are numbered from 1."""
     spec = m.Spec("fake", "fake", ("en",), slots, CHUNK_SAMPLES, 1.0, "none")
     worker = Sessions("w", spec, 0.0)
     worker.handle(m.Welcome(1, 1.0), None, (), 0.0)

@@ -1,7 +1,7 @@
-"""This project's Moonshine engine, in a process of its own: `ours.py SPEECH.wav SLOTS SHARE` prints its cost.
+"""Measures this project's Moonshine engine in a separate process: `ours.py SPEECH.wav SLOTS SHARE` prints its cost.
 
-Every slot says SHARE of the speech, each from another place. The clock is simulated, so that partials come as often as
-in real time however fast this runs; a slot's chunks lie between its neighbours', as they do when nobody waits.
+Every slot gets SHARE of the speech, each from another place. The clock is simulated, so that there are as many partials
+as in real time, however fast this runs. The slots' chunks alternate, as they do if no chunk has to wait.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from asr_workers.engines.moonshine.engine import MoonshineEngine
 
 
 def chunks(speech: Pcm16, slots: int, samples: int, size: int) -> list[Chunk]:
-    """All chunks in the order of their deadlines."""
+    """All chunks of all slots, each of `size` samples, in the order of their deadlines."""
     found = []
     for slot in range(slots):
-        said = np.roll(speech, -slot * len(speech) // slots)[:samples]
+        own = np.roll(speech, -slot * len(speech) // slots)[:samples]
         late_s = slot / slots * size / child.RATE
         for at in range(0, samples, size):
-            pcm = said[at : at + size]
+            pcm = own[at : at + size]
             found.append(Chunk(slot, pcm, at + size >= samples, late_s + (at + len(pcm)) / child.RATE))
     return sorted(found, key=lambda chunk: chunk.deadline_s)
 
 
-def steps(engine: MoonshineEngine, said: list[Chunk]) -> Iterator[Output]:
-    """Feed it; all work is done before the next chunk comes, as on a machine that keeps up."""
-    for chunk in said:
+def steps(engine: MoonshineEngine, fed: list[Chunk]) -> Iterator[Output]:
+    """Feed the chunks. All work is done before the next chunk is fed, as on a machine that is fast enough."""
+    for chunk in fed:
         yield from engine.step([chunk], chunk.deadline_s)
         while engine.pending():
             yield from engine.step([], chunk.deadline_s)
@@ -44,11 +44,11 @@ def main(wav: Path, slots: int, share: float) -> child.Printed:
     engine = MoonshineEngine(MoonshineConfig(slots=slots))
     speech = child.samples(wav)
     samples = round(len(speech) * share)
-    said = chunks(speech, slots, samples, engine.spec.chunk_samples)
+    fed = chunks(speech, slots, samples, engine.spec.chunk_samples)
     for slot in range(slots):
         engine.open(slot, SlotOptions(), None)
     began = time.process_time()
-    texts = [output for output in steps(engine, said) if isinstance(output, Hypothesis)]
+    texts = [output for output in steps(engine, fed) if isinstance(output, Hypothesis)]
     cpu_s = time.process_time() - began
     finals = sum(text.endpoint is not None for text in texts)
     return {

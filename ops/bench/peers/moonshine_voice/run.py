@@ -1,4 +1,4 @@
-"""This project's Moonshine engine beside moonshine-voice's own streaming: CPU time for each second of a stream.
+"""Compares this project's Moonshine engine with moonshine-voice's own streaming: CPU time per second of a stream.
 
 python ops/bench/peers/moonshine_voice/run.py [FOLDER] --rounds 3 --json peer.json
 """
@@ -30,23 +30,25 @@ Costs = dict[str, list[side.Cost]]
 
 @click.command(context_settings={"show_default": True})
 @click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--rounds", type=click.IntRange(1), default=3, metavar="N", help="Everything in turn, so often.")
-@click.option("--seconds", type=click.FloatRange(10), default=80.0, metavar="S", help="No more speech than this.")
-@click.option("--slots", type=click.IntRange(1), default=8, metavar="N", help="Sessions of ours at once.")
-@click.option("--service/--no-service", default=True, help="Also through `asr serve`, in real time.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
+@click.option("--rounds", type=click.IntRange(1), default=3, metavar="N", help="Number of runs of each side.")
+@click.option("--seconds", type=click.FloatRange(10), default=80.0, metavar="S", help="Use at most S s of speech.")
+@click.option("--slots", type=click.IntRange(1), default=8, metavar="N", help="Sessions of our engine.")
+@click.option("--service/--no-service", default=True, help="Also measure `asr serve`, in real time.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to a file."
+)
 def main(
     *, folder: Path | None, rounds: int, seconds: float, slots: int, service: bool, json_file: Path | None
 ) -> None:
     """Measure both sides on the same speech, in turn. FOLDER has a manifest.jsonl and clips."""
     try:
-        said = speech.ring(speech.paths(folder), seconds)
+        samples = speech.ring(speech.paths(folder), seconds)
     except AsrError as error:
         raise click.ClickException(error.detail) from error
     costs: Costs = {}
     with tempfile.TemporaryDirectory(prefix="asr-peer-") as work:
         wav = Path(work, "speech.wav")
-        write(wav, said)
+        write(wav, samples)
         for number in range(1, rounds + 1):
             click.echo(f"round {number} of {rounds}", err=True)
             _round(costs, wav, slots, service)
@@ -57,17 +59,17 @@ def main(
         json_file.write_text(json.dumps(side.as_json(found, costs), indent=1) + "\n", encoding="utf-8")
 
 
-def write(wav: Path, said: Pcm16) -> None:
-    """As a file, for the processes that are measured."""
+def write(wav: Path, samples: Pcm16) -> None:
+    """Write the samples to a WAV file for the measured processes."""
     with wave.open(str(wav), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(child.RATE)
-        file.writeframes(said.astype("<i2").tobytes())
+        file.writeframes(samples.astype("<i2").tobytes())
 
 
 def _round(costs: Costs, wav: Path, slots: int, service: bool) -> None:
-    share = str(min(1.0, 2 / slots))  # all is said twice
+    share = str(min(1.0, 2 / slots))  # all slots together get the speech twice
     _add(costs, side.PEER, _cost("theirs.py", str(wav), "audio"))
     _add(costs, side.ENGINE, _cost("ours.py", str(wav), str(slots), share))
     _add(costs, side.PEER_LEAN, _cost("theirs.py", str(wav), "lean"))
@@ -82,7 +84,7 @@ def _add(costs: Costs, name: str, cost: side.Cost) -> None:
 
 
 def _cost(program: str, *arguments: str) -> side.Cost:
-    """What one process measures of itself, alone on a core."""
+    """The cost that a child process measures of itself, on one core."""
     printed = _output([sys.executable, str(HERE / program), *arguments], _on_one_core)
     return side.Cost(**json.loads(printed.splitlines()[-1]))
 

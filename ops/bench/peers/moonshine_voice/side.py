@@ -1,4 +1,4 @@
-"""What was measured on each side, what it means for a core, and the table. Pure."""
+"""The costs of both sides, the sessions per core, and the table. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.table import Table
 PEER, PEER_LEAN = "moonshine-voice", "without its audio"
 ENGINE, WORKER, SERVICE = "our engine", "our worker", "our service"
 GOAL = 2.0
-"""Sessions per core, ours to the peer's."""
+"""Goal for our sessions per core divided by the peer's."""
 PARTIALS_MIN = 0.95
-"""A service that is given too little CPU time decodes fewer partials: it is cheaper, and not comparable."""
+"""Least share of the peer's partials. A service that lacks CPU time decodes fewer partials and is not comparable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU time for so much speech, all streams together, and how much was said about it (None where not counted)."""
+    """Seconds of speech of all streams, the CPU time for it, and the numbers of results (None if not counted)."""
 
     audio_s: float
     cpu_s: float
@@ -34,32 +34,32 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of serving, over all rounds."""
+    """The figures of one side over all rounds."""
 
     name: str
     rounds: int
     per_s: float
-    """Median."""
+    """CPU seconds per second of a stream: the median of the rounds."""
     per_s_min: float
     per_s_max: float
     sessions_per_core: float
     ratio: float
-    """Of sessions per core, to the peer as it comes."""
+    """Sessions per core divided by those of the peer with its default settings."""
     ratio_lean: float
-    """The same, to the peer at its cheapest."""
+    """Sessions per core divided by those of the peer with its cheapest setting."""
     partials_per_s: float | None
     finals: int | None
 
 
 def rows(rounds: Mapping[str, Sequence[Cost]]) -> list[Row]:
-    """A row for each way that was measured, in that order."""
+    """A row for each side that was measured, in that order."""
     peer, lean = (median(cost.per_s for cost in rounds[name]) for name in (PEER, PEER_LEAN))
     return [_row(name, costs, peer, lean) for name, costs in rounds.items()]
 
 
 def _row(name: str, costs: Sequence[Cost], peer: float, lean: float) -> Row:
     found = sorted(cost.per_s for cost in costs)
-    middle, said = median(found), [cost.partials / cost.audio_s for cost in costs if cost.partials is not None]
+    middle, rates = median(found), [cost.partials / cost.audio_s for cost in costs if cost.partials is not None]
     return Row(
         name=name,
         rounds=len(found),
@@ -69,13 +69,13 @@ def _row(name: str, costs: Sequence[Cost], peer: float, lean: float) -> Row:
         sessions_per_core=1 / middle,
         ratio=peer / middle,
         ratio_lean=lean / middle,
-        partials_per_s=median(said) if said else None,
+        partials_per_s=median(rates) if rates else None,
         finals=costs[-1].finals,
     )
 
 
 def table(found: Sequence[Row]) -> Table:
-    """For people."""
+    """The rows as a table."""
     shown = Table("what")
     for title in ("CPU s/s", "from", "to", "per core", "ratio", "to its best", "partials/s"):
         shown.add_column(title, justify="right")
@@ -88,27 +88,27 @@ def table(found: Sequence[Row]) -> Table:
 
 
 def verdict(found: Sequence[Row]) -> str:
-    """Whether the goal is met: by the service, or by the engine where no service was measured or it gave less."""
+    """Whether the goal is met: by the service, or by the engine if the service is missing or sent fewer partials."""
     named = {row.name: row for row in found}
     peer, service = named[PEER].partials_per_s, named.get(SERVICE)
     equal = service is not None and (service.partials_per_s or 0) >= PARTIALS_MIN * (peer or 0)
     row = service if service is not None and equal else named[ENGINE]
     met = "met" if row.ratio >= GOAL else "NOT met"
-    said = (
-        f"goal {met}: {row.name} has {row.ratio:.2f} times the sessions per core, {GOAL:g} are wanted; "
+    sentence = (
+        f"goal {met}: {row.name} has {row.ratio:.2f} times the sessions per core, the goal is {GOAL:g}; "
         f"{row.ratio_lean:.2f} times those of the peer without its audio"
     )
-    return said if service is None or equal else f"{said}\nour service does not count: it gave fewer partials"
+    return sentence if service is None or equal else f"{sentence}\nour service does not count: it sent fewer partials"
 
 
 def as_json(found: Sequence[Row], rounds: Mapping[str, Sequence[Cost]]) -> dict[str, object]:
-    """For programs: the rows, and every run behind them."""
+    """The rows and all runs as plain values for JSON."""
     runs = {name: [{**asdict(cost), "per_s": cost.per_s} for cost in costs] for name, costs in rounds.items()}
     return {"rows": [asdict(row) for row in found], "runs": runs, "goal": GOAL, "verdict": verdict(found)}
 
 
 def service_costs(bench: Mapping[str, Any]) -> tuple[Cost, Cost]:
-    """The worker alone and all processes, from the JSON of `asr bench`."""
+    """The costs of the worker and of all processes, from the JSON of `asr bench`."""
     audio_s = bench["settings"]["sessions"] * bench["settings"]["duration_s"]
     worker = sum(process["cpu_s"] for process in bench["processes"] if process["name"].startswith("worker"))
     everything = sum(process["cpu_s"] for process in bench["processes"])

@@ -1,4 +1,4 @@
-"""What everybody hears: one ring of read speech, with a second of silence behind each recording."""
+"""The speech for all sides: recordings of read speech, each followed by a second of silence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SILENCE = np.zeros(SAMPLE_RATE, np.int16)
 
 
 def paths(folder: Path | None) -> list[Path]:
-    """The wheel's sample and the repository's clips; or those of a folder with a manifest."""
+    """The wheel's sample and the repository's clips, or the clips of a folder with a manifest."""
     directory = folder or DATA
     lines = (directory / "manifest.jsonl").read_text("utf-8").splitlines()
     clips = [directory / json.loads(line)["path"] for line in lines if line.strip()]
@@ -25,7 +25,7 @@ def paths(folder: Path | None) -> list[Path]:
 
 
 def ring(found: list[Path], seconds_max: float) -> Pcm16:
-    """All of them, one after the other, but no more than so long; raises SetupError for nothing."""
+    """The recordings in a row, cut to `seconds_max`. Raises SetupError if there are none."""
     parts: list[Pcm16] = []
     for path in found:
         with AudioFile(path) as audio:

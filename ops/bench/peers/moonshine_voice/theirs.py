@@ -1,6 +1,6 @@
-"""moonshine-voice's own streaming, in a process of its own: `theirs.py SPEECH.wav audio|lean` prints its cost.
+"""Measures moonshine-voice's own streaming in a separate process: `theirs.py SPEECH.wav audio|lean` prints its cost.
 
-One stream: the streams of a process share the state of its voice activity detection.
+It uses one stream, because the streams of a process share the state of its voice activity detection.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ UPDATE_S = 0.5
 
 
 def main(wav: Path, options: dict[str, str]) -> child.Printed:
-    import moonshine_voice as mv  # noqa: PLC0415 - it loads its library: not for those who only import this
+    import moonshine_voice as mv  # noqa: PLC0415 - it loads a native library, which importers do not need
 
     samples = child.samples(wav)
-    heard = (samples / 32768.0).astype("float32")
+    audio = (samples / 32768.0).astype("float32")
     size = round(PIECE_S * child.RATE)
-    pieces = [heard[at : at + size].tolist() for at in range(0, len(heard), size)]
+    pieces = [audio[at : at + size].tolist() for at in range(0, len(audio), size)]
     seen = {"LineTextChanged": 0, "LineCompleted": 0}
 
     def count(event: object) -> None:
@@ -31,7 +31,8 @@ def main(wav: Path, options: dict[str, str]) -> child.Printed:
 
     folder = Path(mv.__file__).parent / "assets" / "tiny-en"
     with mv.Transcriber(str(folder), mv.ModelArch.TINY, UPDATE_S, options=options) as transcriber:
-        transcriber.transcribe_without_streaming(heard[: 3 * child.RATE].tolist(), child.RATE)  # the first is slow
+        # The first inference is slow.
+        transcriber.transcribe_without_streaming(audio[: 3 * child.RATE].tolist(), child.RATE)
         with transcriber.create_stream(UPDATE_S) as stream:
             stream.add_listener(count)
             began = time.process_time()

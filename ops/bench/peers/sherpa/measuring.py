@@ -1,6 +1,6 @@
-"""One load against one server, read in the same way whichever server it is.
+"""Runs one load against one of the two servers, and measures both servers in the same way.
 
-The load is `asr bench`'s, in this process; so is the reading of CPU time and memory.
+The load generator and the reading of CPU time and memory are those of `asr bench`, in this process.
 """
 
 from __future__ import annotations
@@ -23,52 +23,52 @@ from asr_proto.audio import Pcm16
 from asr_workers.engines import fake
 
 LEAD_S = 0.1
-"""Between the last session's opening and the beginning."""
+"""Seconds from the last session's opening to the beginning of the audio."""
 MEMORY_AT = 0.75
-"""When memory is read, as a share of the duration: every session is in full flight then."""
+"""When memory is read, as a share of the duration: all sessions are active then."""
 MS = 1000
 DIALECT = "native"
-"""Of this project; `sherpa_load` knows only its own."""
+"""This project's dialect. `sherpa_load` ignores it and uses the peer's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the sessions do."""
+    """The load: number of sessions, length of their audio, frames and starts."""
 
     sessions: int
     duration_s: float
     frame_ms: int
-    start: schedule.Start
+    start: schedule.StartPattern
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One of the two: how it is run, how it is spoken to."""
+    """One of the two servers: how to start it, its load generator, its audio and the expected text."""
 
     serving: Callable[[], AbstractAsyncContextManager[Service]]
-    run: Callable[[plan.Plan, load.AtBegin, load.AtEnd], Awaitable[plan.Load]]
+    run: Callable[[plan.Plan, load.AtBegin, load.AtEnd], Awaitable[plan.LoadResult]]
     url: Callable[[str], str]
-    """Where audio is taken, from what the service calls its address."""
+    """Gives the sessions' URL for the service's URL."""
     ring: audio.Ring
     text: Callable[[Pcm16], str]
-    """What it must answer to that audio."""
+    """Gives the expected text for some audio."""
 
 
 def ours(frame_ms: int) -> Server:
-    """This project with the fake engine, which costs nothing and commits every second."""
+    """This project with the fake engine, which takes no CPU time and commits every second."""
     ring = audio.ring(audio.noise(), frame_ms)
     return Server(lambda: serving(["--engine=fake"]), load.run, DIALECTS[DIALECT].url, ring, fake.transcript)
 
 
 def peers(peer: sherpa_server.Peer, frame_ms: int) -> Server:
-    """The C++ server with the toy model, which never says anything."""
+    """The C++ server with the toy model, whose text is always empty."""
     ring = sherpa_wire.ring(audio.noise(), frame_ms)
     return Server(lambda: sherpa_server.serving(peer), sherpa_load.run, str, ring, lambda _: "")
 
 
 async def measure(server: Server, work: Work) -> Figures:
-    """Start it, load it, stop it."""
+    """Start the server, run the load, stop the server. Raises AsrError if it cannot be started or reached."""
     async with server.serving() as service:
         what = _plan(server, work, server.url(service.url))
         watch = _Watch(service.pid, work.duration_s)
@@ -88,7 +88,7 @@ def _plan(server: Server, work: Work, url: str) -> plan.Plan:
 
 
 class _Watch:
-    """Reads what the processes use: before, at the beginning, in full flight and at the end."""
+    """Reads CPU and memory of the processes: before the sessions, at the beginning, once in between and at the end."""
 
     def __init__(self, pid: int, duration_s: float) -> None:
         self._pid, self._duration_s = pid, duration_s
@@ -96,7 +96,7 @@ class _Watch:
         self._reading: asyncio.Task[None] | None = None
 
     async def at_begin(self) -> float:
-        """Answers when to begin."""
+        """Read at the beginning. Returns the time at which to begin, by `clock`."""
         self.begin = self._read()
         self._reading = asyncio.create_task(self._read_memory())
         return clock() + LEAD_S
@@ -107,16 +107,16 @@ class _Watch:
         await self._reading
 
     async def _read_memory(self) -> None:
-        """In a thread: adding up a large process's pages takes longer than a frame may be late."""
+        """Read memory in a thread, because reading a large process's pages would delay frames."""
         await asyncio.sleep(self._duration_s * MEMORY_AT)
         self.memory = await asyncio.to_thread(self._read)
 
-    def _read(self) -> processes.Snapshot:
+    def _read(self) -> processes.UsageSnapshot:
         return processes.snapshot(self._pid, (), clock())
 
 
-def _figures(server: Server, what: plan.Plan, watch: _Watch, done: plan.Load) -> Figures:
-    """Nobody served is no error here: the figures are zero, and the report says so."""
+def _figures(server: Server, what: plan.Plan, watch: _Watch, done: plan.LoadResult) -> Figures:
+    """The figures of one server. If no session was served, they are zero and the report shows it."""
     sessions = [_measured(server, what, number, session) for number, session in enumerate(done.sessions)]
     used = processes.usage(watch.idle, watch.begin, watch.memory, watch.end, len(sessions))
     final = statistics.spread(one.final_ms for one in sessions if one.final_ms is not None)
@@ -134,6 +134,8 @@ def _figures(server: Server, what: plan.Plan, watch: _Watch, done: plan.Load) ->
     )
 
 
-def _measured(server: Server, what: plan.Plan, number: int, session: statistics.Session) -> statistics.SessionFigures:
+def _measured(
+    server: Server, what: plan.Plan, number: int, session: statistics.SessionRecord
+) -> statistics.SessionFigures:
     expected = server.text(what.ring.spoken(what.entries[number], what.frames))
     return statistics.measure(session, what.ring.frame_samples, expected)

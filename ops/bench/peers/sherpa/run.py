@@ -1,4 +1,4 @@
-"""This project and sherpa-onnx's C++ streaming server beside each other, under the same load, without a model.
+"""Compares this project with sherpa-onnx's C++ streaming server under the same load, with models that compute nothing.
 
 python ops/bench/peers/sherpa/run.py --sessions 20,100,200,400 --duration 10
 """
@@ -30,7 +30,7 @@ from asr_process import settings
 from asr_proto.errors import AsrError, SetupError
 
 CHUNKS_MS = click.Choice([str(chunk_ms) for chunk_ms in toy_model.CHUNKS_MS])
-STARTS: dict[str, tuple[schedule.Start, ...]] = {
+STARTS: dict[str, tuple[schedule.StartPattern, ...]] = {
     "together": ("together",),
     "random": ("random",),
     "both": ("together", "random"),
@@ -38,7 +38,7 @@ STARTS: dict[str, tuple[schedule.Start, ...]] = {
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """As in 20,100,200; raises ValueError for anything else."""
+    """Parse positive integers separated by commas, as in 20,100,200. Raises ValueError for other text."""
     found = tuple(int(part) for part in text.split(","))
     if min(found) < 1:
         raise ValueError(text)
@@ -46,8 +46,8 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line, checked."""
+class PeerOptions:
+    """The checked options of the command line."""
 
     sessions: tuple[int, ...]
     duration_s: float
@@ -59,26 +59,28 @@ class Options:
 
 
 @click.command("run.py", cls=settings.Program, context_settings={"show_default": True})
-@click.option("--sessions", type=numbers, default="20,100,200,400", metavar="N,N", help="How many speak at once.")
-@click.option("--duration", "duration_s", type=click.FloatRange(1), default=10.0, metavar="S", help="For how long.")
+@click.option("--sessions", type=numbers, default="20,100,200,400", metavar="N,N", help="Numbers of sessions.")
+@click.option("--duration", "duration_s", type=click.FloatRange(1), default=10.0, metavar="S", help="Seconds of audio.")
 @click.option("--frame-ms", type=click.Choice(["20", "60", "100"]), default="100", help="Milliseconds in a frame.")
-@click.option("--start", type=click.Choice(list(STARTS)), default="together", help="When sessions begin, and end.")
-@click.option("--seed", type=int, default=1, help="Of the random starts.")
-@click.option("--rounds", type=click.IntRange(1), default=1, help="Runs of each server; the median of each figure.")
+@click.option("--start", type=click.Choice(list(STARTS)), default="together", help="When sessions begin.")
+@click.option("--seed", type=int, default=1, help="Seed of the random starts.")
+@click.option("--rounds", type=click.IntRange(1), default=1, help="Runs of each server. Figures are their medians.")
 @click.option("--chunk-ms", type=CHUNKS_MS, default=str(toy_model.CHUNK_MS), help="Audio in one step of the toy model.")
 @click.option(
-    "--peer-arg", multiple=True, metavar="ARG", help="Pass this on to the peer, as in --peer-arg=--max-batch-size=64."
+    "--peer-arg", multiple=True, metavar="ARG", help="Pass this to the peer, as in --peer-arg=--max-batch-size=64."
 )
 @click.option("--peer-venv", type=click.Path(path_type=Path), default=VENV, show_default="beside this file")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to a file."
+)
 def main(
     *, frame_ms: str, chunk_ms: str, peer_arg: tuple[str, ...], peer_venv: Path, json_file: Path | None, **given: Any
 ) -> None:
-    """Load this project and sherpa-onnx's C++ streaming server in turn and compare what they do.
+    """Run the same load on this project and on sherpa-onnx's C++ streaming server in turn, and compare the figures.
 
-    Goals speak of sessions that begin together; a missed one is no error. Exit code 1 means that a session failed.
+    The goals apply to sessions that begin together. A missed goal is no error. Exit code 1 means that a session failed.
     """
-    options = Options(frame_ms=int(frame_ms), peer=Peer(peer_venv, int(chunk_ms), peer_arg), **given)
+    options = PeerOptions(frame_ms=int(frame_ms), peer=Peer(peer_venv, int(chunk_ms), peer_arg), **given)
     check(options.peer)
     processes.psutil()
     if json_file is not None and not json_file.parent.is_dir():
@@ -90,7 +92,7 @@ def main(
     sys.exit(0 if all(pair.served for pair in pairs) else 1)
 
 
-def _run(options: Options) -> list[Pair]:
+def _run(options: PeerOptions) -> list[Pair]:
     allow_files(max(options.sessions) + FILES_SPARE)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -101,14 +103,14 @@ def _run(options: Options) -> list[Pair]:
         raise SetupError(error.detail) from error
 
 
-def _works(options: Options) -> Iterator[Work]:
+def _works(options: PeerOptions) -> Iterator[Work]:
     for start in STARTS[options.start]:
         for sessions in options.sessions:
             yield Work(sessions, options.duration_s, options.frame_ms, start, options.seed)
 
 
-async def _pair(options: Options, work: Work) -> Pair:
-    """The servers take turns, and so does which of them is first."""
+async def _pair(options: PeerOptions, work: Work) -> Pair:
+    """Measure both servers in every round. The order alternates from round to round."""
     servers = (peers(options.peer, options.frame_ms), ours(options.frame_ms))
     found: tuple[list[Figures], list[Figures]] = ([], [])
     for number in range(options.rounds):
@@ -117,7 +119,7 @@ async def _pair(options: Options, work: Work) -> Pair:
     return Pair(work.sessions, work.start, *map(middle, found))
 
 
-def _print(options: Options, pairs: list[Pair]) -> None:
+def _print(options: PeerOptions, pairs: list[Pair]) -> None:
     console = Console()
     for start in STARTS[options.start]:
         console.print(side_by_side.table(pairs, start))
@@ -126,7 +128,7 @@ def _print(options: Options, pairs: list[Pair]) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _content(options: Options, pairs: list[Pair]) -> dict[str, object]:
+def _content(options: PeerOptions, pairs: list[Pair]) -> dict[str, object]:
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": processes.machine(),
@@ -143,5 +145,5 @@ def _content(options: Options, pairs: list[Pair]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    gc.disable()  # it would stop the load for milliseconds
+    gc.disable()  # a collection would delay frames by milliseconds
     main()

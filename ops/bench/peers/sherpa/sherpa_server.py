@@ -1,4 +1,4 @@
-"""A `sherpa-onnx-online-websocket-server` with the toy model for the time of a measurement."""
+"""Runs a `sherpa-onnx-online-websocket-server` with the toy model during a measurement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LISTENS = b"Listening on:"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Where the peer is installed, and how it is run."""
+    """The peer's virtual environment, the toy model's chunk and further arguments."""
 
     venv: Path
     chunk_ms: int
@@ -33,20 +33,23 @@ class Peer:
 
 
 def check(peer: Peer) -> None:
-    """Raises SetupError if it is not installed."""
+    """Raise SetupError if the peer is not installed."""
     if not _server(peer).exists():
         raise SetupError(f"there is no {SERVER} in {peer.venv / 'bin'}: `make bench-peer` installs it")
 
 
 def pins() -> list[str]:
-    """Which versions are installed."""
+    """The pinned requirements of the peer."""
     lines = (FOLDER / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if "==" in line]
 
 
 @asynccontextmanager
 async def serving(peer: Peer) -> AsyncIterator[Service]:
-    """Runs while the block does, on a free port; what it logs is shown only if it does not start."""
+    """Run the server on a free port while the block runs.
+
+    Raises SetupError, with the server's log, if it does not start.
+    """
     with tempfile.TemporaryDirectory(prefix="sherpa-peer-") as name:
         folder = Path(name)
         _write_model(peer, folder)
@@ -72,7 +75,7 @@ def _arguments(folder: Path, port: int) -> Sequence[str]:
 
 
 def _write_model(peer: Peer, folder: Path) -> None:
-    """By the peer's Python, because only that has onnx."""
+    """Write the model with the peer's Python, because onnx is installed only there. Raises SetupError."""
     script, python = str(FOLDER / "toy_model.py"), str(peer.venv / "bin" / "python")
     command = [python, script, str(folder), f"--chunk-ms={peer.chunk_ms}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -86,7 +89,7 @@ def _free_port() -> int:
 
 
 async def _listening(process: asyncio.subprocess.Process, output: Path) -> None:
-    """Its log says so; connecting to find out would leave a trace in it."""
+    """Wait until the server's log shows that it listens. A test connection would count as a session."""
     for _ in range(round(START_S_MAX / POLL_S)):
         if LISTENS in output.read_bytes():
             return
@@ -97,7 +100,7 @@ async def _listening(process: asyncio.subprocess.Process, output: Path) -> None:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """In order, then by force."""
+    """Terminate the process, and kill it after STOP_S_MAX seconds."""
     if process.returncode is not None:
         return
     process.terminate()

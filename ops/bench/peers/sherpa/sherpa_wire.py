@@ -1,10 +1,10 @@
-"""What sherpa-onnx's streaming server says and hears. Pure.
+"""The protocol of sherpa-onnx's streaming server. Pure.
 
-    client   float32 samples of -1 to 1 in binary messages, then the text `Done`
-    server   JSON after every chunk that it has decoded, `is_eof` in the last one, and the text `Done!`
+    client   sends float32 samples from -1 to 1 in binary messages, then the text `Done`
+    server   sends JSON after every chunk that it has decoded, with `is_eof` in the last one, and the text `Done!`
 
-Nothing is said when a session begins. A session is over with the JSON that has `is_eof`: its text is complete then.
-`Done!` means nothing here, because under load it overtakes that JSON: they are sent by different threads.
+The server sends nothing when a session begins. A session ends with the JSON that has `is_eof`: its text is complete.
+`Done!` is ignored, because under load it arrives before that JSON: different threads send them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from asr_dialects.client import NOTHING, Meaning
 from asr_ops.bench import audio, websocket
-from asr_ops.bench.dialects import Dialect
+from asr_ops.bench.dialects import WireDialect
 from asr_proto.audio import Pcm16
 
 DONE = b"Done!"
@@ -22,13 +22,13 @@ FULL_SCALE = 32768
 
 
 def ring(samples: Pcm16, frame_ms: int) -> audio.Ring:
-    """The frames that this project is sent, each sample in four bytes instead of two."""
+    """The frames of `audio.ring`, with samples of four bytes instead of two."""
     ours = audio.ring(samples, frame_ms)
     return audio.Ring(ours.pcm, tuple(websocket.encode(websocket.BINARY, payload(frame)) for frame in ours.pcm))
 
 
 def payload(pcm: Pcm16) -> bytes:
-    """Little-endian float32; every int16 is exact in it."""
+    """The samples as little-endian float32, which represents every int16 exactly."""
     return (pcm.astype("<f4") / FULL_SCALE).tobytes()
 
 
@@ -37,7 +37,7 @@ def read(fields: Mapping[str, Any]) -> Meaning:
     return Meaning(fields["text"], final=True, ended=True) if fields["is_eof"] else NOTHING
 
 
-DIALECT = Dialect(
+DIALECT = WireDialect(
     opening=b"",
     ending=websocket.encode(websocket.TEXT, b"Done"),
     waits_for_ready=False,

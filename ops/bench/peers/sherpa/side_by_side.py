@@ -1,4 +1,4 @@
-"""The two servers' figures beside each other, their ratios, and which goals are met. Pure.
+"""The two servers' figures, their ratios, and which goals are met. Pure.
 
 A ratio is this project's figure divided by the peer's: below 1 means that this project is better.
 """
@@ -13,36 +13,36 @@ from statistics import median
 from rich.table import Table
 
 from asr_ops.bench.report import LATENESS_MS_MAX, OTHERS_CORES_MAX
-from asr_ops.bench.schedule import Start
+from asr_ops.bench.schedule import StartPattern
 
 FINAL_MS_P95_MAX = {200: 60.0, 400: 120.0}
-"""By number of sessions, that all end in the same moment."""
+"""Goals for p95 of final latency in milliseconds, by number of sessions, if all sessions end at the same time."""
 FRAME_MS = 100
 MANY = 400
-"""Where CPU and memory are judged: what a process uses once no longer shows."""
+"""Number of sessions for the goals of CPU and memory: a process's fixed memory is negligible there."""
 SESSION_KB_MAX = 100.0
 PEER, OURS, RATIO = "sherpa-onnx", "asr-pool", "ratio"
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one server did under one load."""
+    """The figures of one server under one load."""
 
     served: int
-    """Sessions that got all of their text."""
+    """Number of sessions with the complete expected text."""
     faults: Mapping[str, int]
-    """How often each reason for not being served was heard."""
+    """Number of sessions by the reason why they were not served."""
     final_ms_p50: float
     final_ms_p95: float
     final_ms_p99: float
     cores: float
-    """Of all processes of the server."""
+    """Cores used by all processes of the server."""
     session_kb: float
-    """Growth of PSS for each session."""
+    """Growth of PSS in kilobytes per session."""
     lateness_ms_p99: float
-    """Of the load generator."""
+    """Lateness of the load generator's frames in milliseconds."""
     others_cores: float
-    """Kept busy by neither the server nor the generator."""
+    """Cores kept busy by neither the server nor the generator."""
 
 
 COMPARED = ("final_ms_p50", "final_ms_p95", "final_ms_p99", "cores", "session_kb")
@@ -50,27 +50,27 @@ COMPARED = ("final_ms_p50", "final_ms_p95", "final_ms_p99", "cores", "session_kb
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Both servers under the same load."""
+    """The figures of both servers under the same load."""
 
     sessions: int
-    start: Start
+    start: StartPattern
     peer: Figures
     ours: Figures
 
     @property
     def served(self) -> bool:
-        """Whether every session of both got all of its text."""
+        """Whether every session of both servers got its complete text."""
         return self.sessions == self.peer.served == self.ours.served
 
     @property
     def ratios(self) -> dict[str, float | None]:
-        """Ours divided by the peer's; None where the peer's is nothing."""
+        """Our figures divided by the peer's; None if the peer's figure is zero."""
         return {name: _ratio(getattr(self.ours, name), getattr(self.peer, name)) for name in COMPARED}
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One goal; `figure` is None if the run did not contain what it speaks of."""
+    """One goal. `figure` is None if the run did not measure it."""
 
     name: str
     limit: float | None
@@ -78,12 +78,12 @@ class Goal:
 
     @property
     def met(self) -> bool | None:
-        """None if it was not measured."""
+        """Whether the goal is met; None if it was not measured."""
         return None if self.figure is None or self.limit is None else self.figure <= self.limit
 
 
 def middle(rounds: Sequence[Figures]) -> Figures:
-    """The median of each figure; of those served the fewest, and all faults."""
+    """The median of each figure over the rounds, the smallest number of served sessions, and all faults."""
     names = (*COMPARED, "lateness_ms_p99", "others_cores")
     medians = {name: median(getattr(one, name) for one in rounds) for name in names}
     faults = sum((Counter(one.faults) for one in rounds), Counter())
@@ -91,7 +91,7 @@ def middle(rounds: Sequence[Figures]) -> Figures:
 
 
 def goals(pairs: Sequence[Pair], frame_ms: int) -> list[Goal]:
-    """They speak of sessions that begin and end in the same moment, and of all of them; latency, of 100 ms frames."""
+    """The goals, measured if all sessions begin together and all are served. Latency also needs frames of 100 ms."""
     together = {pair.sessions: pair for pair in pairs if pair.start == "together" and pair.served}
     found = []
     for sessions, limit in FINAL_MS_P95_MAX.items():
@@ -106,7 +106,7 @@ def goals(pairs: Sequence[Pair], frame_ms: int) -> list[Goal]:
 
 
 def warnings(pairs: Sequence[Pair]) -> list[str]:
-    """Which figures are not only the server's."""
+    """Reasons why figures may not describe the server."""
     found = []
     for pair in pairs:
         for name, figures in ((PEER, pair.peer), (OURS, pair.ours)):
@@ -121,8 +121,8 @@ def warnings(pairs: Sequence[Pair]) -> list[str]:
     return found
 
 
-def table(pairs: Sequence[Pair], start: Start) -> Table:
-    """Three rows for each number of sessions."""
+def table(pairs: Sequence[Pair], start: StartPattern) -> Table:
+    """A table with three rows for each number of sessions: the peer, this project and the ratios."""
     drawn = Table(title=f"sessions starting {start}", title_justify="left")
     drawn.add_column("sessions", justify="right")
     drawn.add_column("server")
@@ -137,15 +137,14 @@ def table(pairs: Sequence[Pair], start: Start) -> Table:
 
 
 def sentence(goal: Goal) -> str:
-    """`met`, `missed` or `not measured`, and why."""
+    """The goal with its figure and limit, and whether it is met."""
     if goal.figure is None or goal.limit is None:
         return f"{goal.name}: not measured"
-    said = "met" if goal.met else "missed"
-    return f"{goal.name}: {goal.figure:.4g}, at most {goal.limit:.4g}: {said}"
+    return f"{goal.name}: {goal.figure:.4g}, at most {goal.limit:.4g}: {'met' if goal.met else 'missed'}"
 
 
 def as_json(pairs: Sequence[Pair], frame_ms: int) -> dict[str, object]:
-    """All of it for programs."""
+    """All figures as plain values for JSON."""
     return {
         "pairs": [{**asdict(pair), "ratios": pair.ratios} for pair in pairs],
         "goals": [{**asdict(goal), "met": goal.met} for goal in goals(pairs, frame_ms)],

@@ -1,8 +1,8 @@
-"""A streaming NeMo transducer that computes nothing, so that what is measured is the server around it.
+"""A streaming NeMo transducer that computes nothing, so that only the server's own cost is measured.
 
-Encoder, decoder and joiner have the inputs, outputs and metadata that sherpa-onnx expects of an exported model, and
-always say blank. Their caches hold one number. What the server itself does stays: the features of all audio, the
-batches, one call of the joiner for every 80 ms, one JSON message for every chunk.
+Encoder, decoder and joiner have the inputs, outputs and metadata that sherpa-onnx expects of an exported model. They
+always emit blank, and their caches hold one number. The server's own work remains: the features of all audio, the
+batches, one call of the joiner for every 80 ms, and one JSON message for every chunk.
 
     python toy_model.py FOLDER [--chunk-ms 160]     writes encoder.onnx, decoder.onnx, joiner.onnx and tokens.txt
 """
@@ -16,15 +16,15 @@ FEATURE_MS = 10
 SUBSAMPLING = 8
 """Features in one encoder frame, as in NeMo's FastConformer."""
 PRE_ENCODE_CACHE = 9
-"""Features of the past that each window begins with, as there."""
+"""Past features at the beginning of each window, as in NeMo's FastConformer."""
 CHUNKS_MS = (80, 160, 480, 560, 1040, 1120)
-"""Those of NeMo's streaming models."""
+"""Chunks of NeMo's streaming models, in milliseconds."""
 CHUNK_MS = 160
 SYMBOLS = ("\u2581", "\u2581la", "la")
-"""Never said: a tokens file must have some."""
+"""Symbols for the tokens file, which needs some. They are never emitted."""
 BLANK = "<blk>"
 
-# The opset is old enough for the ONNX Runtime inside sherpa-onnx.
+# The ONNX Runtime inside sherpa-onnx supports this opset.
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 ENCODER = """
 encoder (float[B,80,T] audio_signal, int64[B] length, float[B,1,1,1] cache_last_channel,
@@ -67,7 +67,7 @@ def graphs(chunk_ms: int) -> dict[str, str]:
 
 
 def metadata(chunk_ms: int) -> dict[str, str]:
-    """What sherpa-onnx reads from the encoder; `vocab_size` does not count the blank."""
+    """The encoder's metadata that sherpa-onnx reads. `vocab_size` does not count the blank."""
     chunk = chunk_ms // FEATURE_MS
     values = {
         "window_size": chunk + PRE_ENCODE_CACHE,
@@ -86,13 +86,13 @@ def metadata(chunk_ms: int) -> dict[str, str]:
 
 
 def tokens() -> str:
-    """The tokens file: the blank is the last one."""
+    """The text of the tokens file. The blank is the last token."""
     return "".join(f"{symbol} {number}\n" for number, symbol in enumerate((*SYMBOLS, BLANK)))
 
 
 def write(folder: Path, chunk_ms: int) -> None:
-    """All four files."""
-    import onnx  # noqa: PLC0415  the graphs can be looked at without it
+    """Write all four files."""
+    import onnx  # noqa: PLC0415  the functions above do not need it
 
     for name, graph in graphs(chunk_ms).items():
         model = onnx.parser.parse_model(graph)
@@ -104,7 +104,7 @@ def write(folder: Path, chunk_ms: int) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Write a streaming model that computes nothing.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--chunk-ms", type=int, choices=CHUNKS_MS, default=CHUNK_MS)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Says what is missing; installing system packages is left to you.
+# Prints which system packages are missing. It does not install them.
 # shellcheck source=../../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../lib.sh"
 

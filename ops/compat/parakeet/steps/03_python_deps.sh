@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The project's virtual environment, with everything in it.
+# Installs the project's virtual environment with all its packages.
 # shellcheck source=../../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../lib.sh"
 

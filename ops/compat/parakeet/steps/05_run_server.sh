@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# 05_run_server.sh [OPTION...]: the service, in the foreground, on port 8000 (PORT). Options go to 'asr serve'.
+# 05_run_server.sh [OPTION...]: runs the service in the foreground, on PORT (8000). Options are passed to 'asr serve'.
 # shellcheck source=../../lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../lib.sh"
 

@@ -1,5 +1,5 @@
-/* card.h - a simulated card from the inside: what its parts share. Everything is guarded by `mutex`, or by `is_loading`
- * while a model is being loaded. */
+/* card.h - the internal data of a simulated card, shared by its parts. `mutex` guards all of it; while a model is being
+ * loaded, `is_loading` does. */
 #ifndef CARD_H
 #define CARD_H
 
@@ -14,14 +14,14 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-#define CHUNKS_MAX 8    /* of a slot in flight */
+#define CHUNKS_MAX 8    /* chunks of a slot in flight */
 #define BATCH_MAX 256   /* slots in one step */
 #define DEADLINE_NS 60000000ull
 #define NEVER UINT64_MAX
 #define COOL_C 45.0f
 #define HOT_C 105.0f
 
-/* What becomes of a chunk: a result, or a fault. */
+/* The outcome of a chunk: a result, or a fault. */
 typedef enum fate { FATE_RESULT, FATE_TWICE, FATE_DROPPED, FATE_ECC, FATE_RESET, FATE_HEAT } fate;
 
 typedef struct chunk {
@@ -38,22 +38,22 @@ typedef struct chunk {
 
 typedef struct slot {
     int is_open;
-    uint32_t in_flight; /* submitted and not polled */
+    uint32_t in_flight; /* chunks submitted and not polled */
     uint64_t step;
-    uint64_t due_ns;    /* timing: of its last chunk */
-    float *state;       /* compute: network_state_floats() */
-    chunk *ring;        /* compute: CHUNKS_MAX */
+    uint64_t due_ns;    /* timing: when its last chunk completes */
+    float *state;       /* compute: network_state_floats() floats */
+    chunk *ring;        /* compute: queue of CHUNKS_MAX chunks */
     uint32_t first, queued;
 } slot;
 
-/* A chunk that is complete, or (timing) will be at due_ns. */
+/* A chunk that is complete, or (timing) completes at due_ns. */
 typedef struct done {
     struct done *next;
     uint64_t due_ns, order;
     uint64_t submitted_ns;
     uint32_t slot;
     uint64_t tag, step;
-    int is_extra; /* the second completion of one chunk, which is in flight no longer */
+    int is_extra; /* the second completion of a chunk (fault "count"), which is no longer in flight */
     outcome result;
 } done;
 
@@ -67,7 +67,7 @@ struct asr_card {
     asr_card_health health;
     uint64_t submits;
     int is_hung, is_hot, is_link_lost;
-    int is_loading; /* asr_card_load works without the mutex; `enter` refuses all others */
+    int is_loading; /* asr_card_load runs without the mutex; `enter` rejects all other calls */
     done *first_done, *last_done;
     model *model;
 
@@ -77,7 +77,7 @@ struct asr_card {
     network *network;
     pthread_t worker;
     int has_worker, is_stopping, is_wipe_due;
-    uint32_t *ready; /* slots with queued chunks, each once, in the order of their first: a ring of slots_max */
+    uint32_t *ready; /* ring of slots_max: slots with queued chunks, each once, in the order of their first chunk */
     uint32_t ready_first, ready_count;
 
     /* timing */
@@ -86,8 +86,8 @@ struct asr_card {
     uint64_t busy_until_ns, order, random;
 };
 
-/* sim.c: lock an open card whose link works and that loads no model; it is not locked where a code is returned. `leave`
- * passes codes on. */
+/* sim.c: `enter` locks an open card whose link works and that loads no model; if it returns an error, the card is not
+ * locked. `leave` unlocks the card and returns `code`. */
 int32_t enter(asr_card *card);
 int32_t leave(asr_card *card, int32_t code);
 void slot_free(slot *s);
@@ -112,7 +112,7 @@ void compute_wipe(asr_card *card, slot *s);
 
 /* timing.c */
 int32_t timing_submit(asr_card *card, const asr_card_chunk *given, fate fate, const int16_t *pcm);
-/* Completes what is due; when the next is, or NEVER. */
+/* Complete the chunks that are due. Returns when the next one is due, or NEVER. */
 uint64_t timing_collect(asr_card *card, uint64_t now);
 void timing_stop(asr_card *card);
 

@@ -129,7 +129,7 @@ static float bfp_quantum(uint8_t exponent)
     return ldexpf(1.0f, (int)exponent - 127 - 6);
 }
 
-/* Bytes of a row of int8 or bfp16 values in the file. */
+/* Size of a row of int8 or bfp16 values in the file, in bytes. */
 static size_t row_bytes(const entry *e)
 {
     return e->kind == 1 ? e->columns : rounded_up(e->columns, 8);
@@ -151,7 +151,7 @@ void carmfile_row(const file *f, const entry *e, uint32_t row, float *out)
         out[k] = q[k] * (e->kind == 1 ? scale : bfp_quantum(scales[(size_t)row * blocks + k / 8]));
 }
 
-/* A row of 8 bit values into its lane of a panel. */
+/* Copy a row of 8-bit values into its lane of a panel. */
 static void pack_mantissas(const file *f, const entry *e, uint32_t row, uint8_t *lane)
 {
     const int8_t *q = (const int8_t *)f->bytes + e->values_at + row * row_bytes(e);
@@ -159,7 +159,7 @@ static void pack_mantissas(const file *f, const entry *e, uint32_t row, uint8_t 
         lane[(size_t)(k / 4) * 4 * PANEL + k % 4] = (uint8_t)(q[k] + 128);
 }
 
-/* The exponents of its blocks' quanta: 6 less than those of the largest values. */
+/* Copy the exponents of the blocks' quanta: each is 6 less than that of the block's largest value. */
 static void pack_exponents(const file *f, const entry *e, uint32_t row, uint8_t *lane)
 {
     uint32_t blocks = rounded_up(e->columns, 8) / 8;

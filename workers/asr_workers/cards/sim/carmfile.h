@@ -1,4 +1,4 @@
-/* carmfile.h - a compiled model's file, mapped and checked, and its tensors. carm.py says how it is laid out. */
+/* carmfile.h - a compiled model's file, mapped and checked, and its tensors. carm.py describes the format. */
 #ifndef CARMFILE_H
 #define CARMFILE_H
 
@@ -34,7 +34,7 @@ typedef struct file {
     uint32_t count;
 } file;
 
-/* Zeroed memory at a multiple of 64 bytes. */
+/* Zeroed memory, aligned to 64 bytes. */
 void *aligned_zeros(size_t bytes);
 uint32_t rounded_up(uint32_t value, uint32_t unit);
 
@@ -42,13 +42,13 @@ int32_t carmfile_open(const char *path, file *f);
 void carmfile_close(file *f);
 const start *carmfile_start(const file *f);
 
-/* A tensor with this shape (columns 0: one axis); NULL, with the sentence kept, where there is none. */
+/* The tensor with this name and shape (columns 0: one axis). Without one it calls `fail` and returns NULL. */
 const entry *carmfile_find(const file *f, const char *name, uint32_t rows, uint32_t columns);
-/* Row `row` of a matrix as numbers. */
+/* Row `row` of a matrix, dequantised to fp32. */
 void carmfile_row(const file *f, const entry *e, uint32_t row, float *out);
 /* Add a vector, fp32 in every file, to `sum`. */
 int32_t carmfile_vector(const file *f, const char *name, uint32_t count, float *sum);
-/* A weight matrix as the file's kernels want it. */
+/* A weight matrix, packed for the file's kernels. */
 int32_t carmfile_matrix(const file *f, const char *name, uint32_t outputs, uint32_t inputs, linear *w);
 
 #endif

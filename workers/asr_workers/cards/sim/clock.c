@@ -1,4 +1,4 @@
-/* clock.c - the time of a simulated card. */
+/* clock.c - the clock of a simulated card. */
 #include "clock.h"
 
 #include <time.h>

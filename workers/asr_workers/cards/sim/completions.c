@@ -1,4 +1,4 @@
-/* completions.c - chunks that are complete, until they are polled. */
+/* completions.c - the queue of complete chunks that are not polled yet. */
 #include "card.h"
 
 #include "failure.h"

@@ -1,4 +1,4 @@
-/* compute.c - the thread that computes: every step takes one chunk of each slot that has one. */
+/* compute.c - the thread that computes: each step takes one chunk from every slot with queued chunks. */
 #include "card.h"
 
 #include "clock.h"
@@ -52,13 +52,13 @@ static void wipe_all(asr_card *card)
         }
 }
 
-/* A chunk has left its slot: with a result, or with the status of its fault. */
+/* Remove a chunk from its slot and queue its completion, with a result or with the status of its fault. */
 static void complete(asr_card *card, uint32_t number, const outcome *result)
 {
     slot *s = card->slots + number;
     chunk *c = s->ring + s->first;
     done *d = done_new(number, c->tag, s->step, c->submitted_ns);
-    if (d != NULL) { /* without memory the chunk is one that never completes */
+    if (d != NULL) { /* without memory the chunk never completes */
         d->due_ns = now_ns();
         if (result != NULL)
             d->result = *result;

@@ -1,4 +1,4 @@
-/* failure.c - the sentence of a thread's last failure. */
+/* failure.c - the error sentence of a thread's last failed call. */
 #include "failure.h"
 
 #include <stdarg.h>

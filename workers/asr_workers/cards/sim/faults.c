@@ -1,10 +1,10 @@
 /*
- * faults.c - a fault that is asked for happens with one submit, counted from 1 since the card was opened:
- *   hang   nothing is completed any more; health still says ok
+ * faults.c - injects the fault of the option `fault` at one submit, counted from 1 since the card was opened:
+ *   hang   no chunk completes any more; health still reports ok
  *   link   this submit and every later call fail, but health and close
  *   heat   from now on chunks complete with ASR_CARD_E_HEAT
  *   ecc    the first chunk completes with ASR_CARD_E_ECC
- *   reset  every chunk in flight completes with ASR_CARD_E_RESET, all slots are back in their initial state
+ *   reset  every chunk in flight completes with ASR_CARD_E_RESET, and all slots return to their initial state
  *   count  the first chunk completes twice
  *   drop   the first chunk never completes
  */

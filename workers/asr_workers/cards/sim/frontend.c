@@ -1,7 +1,8 @@
 /*
- * frontend.c - samples to normalised log-mel frames, as the networks were trained with NVIDIA DALI: its Hann window is
- * taken in the middle of each sample, its mel filters are triangles linear in Hz between Slaney's mel points, each
- * times 2 / its width. Spectra are computed in double precision: quiet bands of a loud frame keep their value.
+ * frontend.c - converts samples to normalised log-mel frames as NVIDIA DALI does: the networks were trained with it.
+ * The Hann window is evaluated at the middle of each sample. The mel filters are triangles, linear in Hz between mel
+ * points (Slaney 1998, Auditory Toolbox), each times 2 / its width. Spectra are computed in double precision, so that
+ * quiet bands of a loud frame keep their precision.
  */
 #include "frontend.h"
 
@@ -32,7 +33,7 @@ static void init_bands(frontend *f)
             band++;
         f->rising[bin] = f->falling[bin] = 0.0;
         f->band[bin] = band <= N_MELS ? (int16_t)band : -1;
-        if (band > N_MELS) /* 8000 Hz itself is the foot of the last triangle */
+        if (band > N_MELS) /* 8000 Hz is the end of the last triangle */
             continue;
         double up = (hz - edges[band]) / (edges[band + 1] - edges[band]);
         if (band < N_MELS)
@@ -63,7 +64,7 @@ uint32_t frontend_carry(const frontend *f)
     return f->window_samples - STRIDE_SAMPLES + 1;
 }
 
-/* Powers of the bins into bands, of all lanes. */
+/* Sum the powers of the bins into bands, for all lanes. */
 static void add_bands(const frontend *f, const double *power, double *bands)
 {
     memset(bands, 0, sizeof(double) * N_MELS * LANES);

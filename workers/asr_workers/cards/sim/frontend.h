@@ -1,4 +1,4 @@
-/* frontend.h - samples to normalised log-mel frames. */
+/* frontend.h - converts samples to normalised log-mel frames. */
 #ifndef FRONTEND_H
 #define FRONTEND_H
 
@@ -18,7 +18,7 @@ typedef struct frontend {
     uint32_t window_samples;
     double window[N_FFT];
     double twiddles[N_FFT]; /* cos and -sin of 2 pi k / 512, k < 256 */
-    int16_t band[BINS];     /* of the rising triangle at a bin; the falling one is the band before; -1: none */
+    int16_t band[BINS];     /* band whose triangle rises at a bin, -1: none; the previous band's triangle falls there */
     double rising[BINS], falling[BINS];
     float mean[N_MELS];
     float inverse_deviation[N_MELS];

@@ -1,4 +1,4 @@
-/* kernels.c - which instruction set is used. */
+/* kernels.c - selects the instruction set. */
 #include "kernels.h"
 
 #include <string.h>

@@ -24,13 +24,13 @@ typedef struct linear {
     uint8_t *exponent;       /* bfp16: [panel][input / 8][32], of the quantum, biased by 127 */
 } linear;
 
-/* Rows of activations as a linear takes them. Rows lie one after the other; where the kernels have a rows_max, tiles of
- * tile_rows() rows do, and within a tile units (4 bytes, or a bfp_block) alternate between its rows: [unit][row]. */
+/* Rows of activations in the layout that a linear needs. Without a rows_max in the kernels, rows are contiguous. With
+ * one, tiles of tile_rows() rows are contiguous, and a tile is [unit][row], with units of 4 bytes or a bfp_block. */
 typedef struct operand {
     uint32_t rows;
-    void *values; /* float, or int8_t, or bfp_block; as many as the weights' inputs_padded */
+    void *values; /* float, int8_t or bfp_block; inputs_padded values in each row */
     float *scale; /* int8: [rows] */
-    int32_t *sum; /* int8: sum of a row's values, which takes the 128 out of the weights again */
+    int32_t *sum; /* int8: [rows], the sum of a row's values, to remove the 128 that the weights contain */
 } operand;
 
 /* Eight activations that share an exponent. */
@@ -42,18 +42,18 @@ typedef struct bfp_block {
 
 typedef struct kernels {
     const char *name;
-    uint32_t rows_max_f32, rows_max_s8, rows_max_bfp; /* rows of a tile at most; 0: rows lie plainly */
-    /* out[row][output] = bias[output] + products, or += where bias is NULL; for the panels from .. to - 1. */
+    uint32_t rows_max_f32, rows_max_s8, rows_max_bfp; /* most rows of a tile; 0: contiguous rows, no tiles */
+    /* out[row][output] = bias[output] + products, or += products if bias is NULL; for the panels from .. to - 1. */
     void (*matmul_f32)(const linear *weights, const operand *x, uint32_t from, uint32_t to, const float *bias,
                        float *out, size_t out_stride);
     void (*matmul_s8)(const linear *weights, const operand *x, uint32_t from, uint32_t to, const float *bias,
                       float *out, size_t out_stride);
-    /* NULL: weights of bfp16 are unpacked to fp32, activations rounded by round_bfp. */
+    /* If NULL, bfp16 weights are unpacked to fp32, and activations are rounded by round_bfp. */
     void (*matmul_bfp)(const linear *weights, const operand *x, uint32_t from, uint32_t to, const float *bias,
                        float *out, size_t out_stride);
     /* Symmetric 8 bit with one scale for the row; q is filled up to `padded` with zeros. */
     void (*quantize)(const float *x, uint32_t count, uint32_t padded, int8_t *q, float *scale, int32_t *sum);
-    /* Block floating point: `count` values to blocks of 8, and what these stand for. */
+    /* Block floating point: convert `count` values to blocks of 8, or round them to the values of such blocks. */
     void (*quantize_bfp)(const float *x, uint32_t count, bfp_block *blocks);
     void (*round_bfp)(const float *x, uint32_t count, float *out);
     /* One LSTM cell: gates i, f, g, o of `hidden` each; c and h are updated, h also goes to `out`. */
@@ -66,15 +66,15 @@ typedef struct kernels {
     void (*power_spectra)(double *time, const double *twiddles, double *power);
 } kernels;
 
-/* Rows of a tile, as equal as they can be, so that the last tile is not a thin one. */
+/* Rows of a tile: the rows are divided into tiles as equally as possible, so that the last tile is not small. */
 static inline uint32_t tile_rows(uint32_t rows, uint32_t most)
 {
     uint32_t tiles = (rows + most - 1) / most;
     return (rows + tiles - 1) / tiles;
 }
 
-/* The best set for this processor, or the one of this name ("generic", "avx2", "avx512", "vnni"); NULL where the
- * processor cannot. */
+/* The best set for this processor, or the one with this name ("generic", "avx2", "avx512", "vnni"); NULL if the
+ * processor does not support it. */
 const kernels *kernels_choose(const char *name);
 
 extern const kernels kernels_generic;

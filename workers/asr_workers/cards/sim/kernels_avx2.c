@@ -14,7 +14,7 @@ AVX2 INLINE void store_avx2(__m256 sums, const float *bias, float *out)
     _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(bias ? bias : out), sums));
 }
 
-/* `m` rows of x (a constant where this is inlined) by one panel. */
+/* `m` rows of x times one panel; `m` is a constant after inlining. */
 AVX2 INLINE void tile_f32_avx2(const int m, const float *w, uint32_t inputs, const float *x, size_t stride,
                                const float *bias, float *out, size_t out_stride)
 {
@@ -54,7 +54,7 @@ AVX2 static void matmul_f32_avx2(const linear *weights, const operand *x, uint32
     }
 }
 
-/* |x| * (w with the sign of x): the products of two fit into 16 bits, which those with w + 128 would not. */
+/* |x| * (w with the sign of x): the sum of two such products fits into 16 bits; with w + 128 it would not. */
 AVX2 INLINE void tile_s8_avx2(const int m, const uint8_t *w, uint32_t inputs, const int8_t *x, size_t stride,
                               __m256i totals[2][4])
 {

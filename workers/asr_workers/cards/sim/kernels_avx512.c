@@ -11,8 +11,8 @@
 ELEMENTWISE_KERNELS(avx512, AVX512)
 
 /*
- * A tile is a panel of weights by up to 12 rows: two registers of sums a row and two of weights are 26 of 32. The sums
- * have names instead of being an array, which compilers put into memory.
+ * A tile is a panel of weights times up to 12 rows. It needs two registers of sums for each row and two of weights, 26
+ * of 32. The sums are named variables, because compilers put an array into memory.
  */
 #define ROWS_MAX 12
 #define ROWS_1(X) X(0)
@@ -70,8 +70,8 @@ AVX512 INLINE void store_row_s8(__m512i low, __m512i high, int32_t sum, float x_
     store_row_f32(sum0, sum1, bias, out);
 }
 
-/* sums += four unsigned weights times four signed values, as an instruction by itself: gcc 12 copies the sums of the
- * intrinsic through memory. */
+/* sums += four unsigned weights times four signed values, in inline assembly: gcc 12 copies the sums of the intrinsic
+ * through memory. */
 VNNI INLINE void add_products(__m512i *sums, __m512i weights, const int32_t *values)
 {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(*sums) : "v"(weights), "m"(*values));
@@ -202,7 +202,7 @@ const kernels kernels_vnni = {
     ELEMENTWISE_MEMBERS(avx512),
 };
 
-/* Without VNNI the 8 bit products are those of AVX2, which takes plain rows. */
+/* Without VNNI, the AVX2 function computes the 8-bit products; it needs contiguous rows. */
 static void matmul_s8_plain(const linear *weights, const operand *x, uint32_t from, uint32_t to, const float *bias,
                             float *out, size_t out_stride)
 {

@@ -1,6 +1,6 @@
 /*
- * kernels_body.h - what a compiler vectorises well by itself, to be inlined into functions of each instruction set.
- * Loops over `lane` stand for vector registers; the order of sums is fixed, so no -ffast-math is needed.
+ * kernels_body.h - functions that compilers vectorise well, inlined into the functions of each instruction set.
+ * Loops over `lane` become vector registers. The order of sums is fixed, so no -ffast-math is needed.
  */
 #ifndef KERNELS_BODY_H
 #define KERNELS_BODY_H
@@ -105,7 +105,7 @@ INLINE uint32_t argmax_body(const float *x, uint32_t count)
     for (; j < count; j++)
         if (x[j] == most)
             return j;
-    return count - 1; /* only NaN compares with nothing */
+    return count - 1; /* reached only if all values are NaN */
 }
 
 INLINE float log_sum_exp_body(const float *x, uint32_t count, float shift)
@@ -144,7 +144,7 @@ INLINE void quantize_body(const float *restrict x, uint32_t count, uint32_t padd
     *sum = total;
 }
 
-/* Quantum of the block: 2^(exponent of the largest - 6), or 0 where that is too small for a float. */
+/* Quantum of a block: 2^(exponent of the largest value - 6), or 0 if that is too small for a float. */
 INLINE float quantum_body(const float x[8])
 {
     uint32_t most = 0;
@@ -165,7 +165,7 @@ INLINE float bfp_mantissa_body(float x, float inverse)
     const float magic = 12582912.0f;
     float q = (x * inverse + magic) - magic;
     q = q > 127.0f ? 127.0f : q;
-    return q > -127.0f ? q : -127.0f; /* this way round a NaN becomes a number, too */
+    return q > -127.0f ? q : -127.0f; /* this order of the comparison turns NaN into a number */
 }
 
 INLINE void quantize_bfp_body(const float *restrict x, uint32_t count, bfp_block *restrict blocks)
@@ -198,7 +198,7 @@ INLINE void round_bfp_body(const float *restrict x, uint32_t count, float *restr
     }
 }
 
-/* A complex FFT of 256 points over the 512 real ones (even real, odd imaginary), then the two halves taken apart. */
+/* A real FFT of 512 points: a complex FFT of 256 points (even samples real, odd imaginary), whose result is split. */
 INLINE void power_spectra_body(double *restrict time, const double *restrict twiddles, double *restrict power)
 {
     /* Bit reversal of 8 bits; a complex point is two rows of LANES. */

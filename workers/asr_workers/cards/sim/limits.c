@@ -1,6 +1,6 @@
 /*
- * limits.c - what this processor could do at most, to compare a step's time with. Not part of asr_card.h: the bench
- * finds asr_simulator_limits by its name.
+ * limits.c - measures the processor's peak speed, to compare a step's time with. Not part of asr_card.h: the bench
+ * loads asr_simulator_limits by its name.
  */
 #include "card.h"
 
@@ -16,7 +16,7 @@
 #define INPUTS 256
 #define REPEATS 200
 
-/* Of this thread: what others do on the machine does not count. */
+/* Processor time of this thread, in nanoseconds: other threads and processes do not count. */
 static uint64_t cpu_ns(void)
 {
     struct timespec now;
@@ -24,7 +24,7 @@ static uint64_t cpu_ns(void)
     return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
 }
 
-/* Multiply-adds a second of 8 bit products whose operands stay in the first cache: one panel, over and over. */
+/* 8-bit multiply-adds per second with operands in the first-level cache: one panel, again and again. */
 static double products(const kernels *k, uint8_t *memory)
 {
     linear w = {PANEL, INPUTS, PANEL, INPUTS, NULL, memory, (float *)(void *)(memory + PANEL * INPUTS), NULL};
@@ -40,7 +40,7 @@ static double products(const kernels *k, uint8_t *memory)
     return (double)rounds * PANEL * INPUTS * ROWS / ((double)(cpu_ns() - begun) * 1e-9);
 }
 
-/* Bytes a second that one thread reads from memory. */
+/* Bytes per second that one thread reads from memory. */
 static double reads(const uint8_t *memory, uint64_t *sum)
 {
     uint64_t begun = cpu_ns(), rounds = 0;
@@ -53,7 +53,7 @@ static double reads(const uint8_t *memory, uint64_t *sum)
     return (double)rounds * READ_BYTES / ((double)(cpu_ns() - begun) * 1e-9);
 }
 
-/* 8 bit multiply-adds and bytes read, each a second of one thread's time. */
+/* 8-bit multiply-adds and bytes read, each per second of one thread's processor time. */
 ASR_CARD_API int32_t asr_simulator_limits(double *multiply_adds, double *bytes)
 {
     void *memory = NULL;

@@ -23,7 +23,7 @@ static int32_t read_sizes(const char *path, const start *s, model *m)
     if (s->in_feats % N_MELS || s->in_feats / N_MELS * s->time_factor != CHUNK_FRAMES || s->n_mels != N_MELS ||
         s->n_fft != N_FFT || s->stride_samples != STRIDE_SAMPLES || s->window_samples < STRIDE_SAMPLES ||
         s->window_samples > N_FFT || s->classes < 2 || s->precision > PRECISION_BFP16)
-        return fail(ASR_CARD_E_MODEL, "%s has a front end or precision that this library does not know", path);
+        return fail(ASR_CARD_E_MODEL, "%s has a front end or precision that this library does not support", path);
     m->in_feats = s->in_feats;
     m->enc_hidden = s->enc_hidden;
     m->pre_layers = s->pre_layers;

@@ -29,7 +29,7 @@ typedef struct model {
     float *embedding; /* [classes - 1][pred_hidden] */
 } model;
 
-/* Pack the weights for these kernels; with NULL check the file and read its sizes, no more. */
+/* Load a model and pack its weights for these kernels; if they are NULL, only check the file and read its sizes. */
 int32_t model_load(const char *path, const kernels *k, model **loaded);
 void model_free(model *m);
 

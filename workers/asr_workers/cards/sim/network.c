@@ -1,9 +1,10 @@
 /*
- * network.c - one step of the RNN-T for a batch of slots.
+ * network.c - one step of the RNN-T for a batch of slots, with greedy decoding (Graves 2012, arXiv:1211.3711, sections
+ * 2.4 and 2.5).
  *
- * A slot's state is one run of floats: what the front end carries, h and c of every LSTM layer (before the time
- * stacking, after it, of the predictor), and the projected predictor output. A step works on the states in place;
- * rows that a matrix takes are gathered by pointers when they are prepared (quantised) for it.
+ * A slot's state is one array of floats: the samples that the front end carries over, h and c of every LSTM layer
+ * (before the time stacking, after it, of the predictor), and the projected predictor output. A step updates the states
+ * in place. The input rows of a matrix are gathered through pointers when they are prepared (quantised) for it.
  */
 #include "network.h"
 
@@ -28,10 +29,10 @@ struct network {
     float *hidden;   /* [batch][pred_hidden] */
     float *joined;   /* [batch][joint, padded] */
     float *logits;   /* [batch][classes, padded] */
-    float *none;     /* the embedding of the start: zeros */
+    float *none;     /* the embedding before the first token: zeros */
     projector projector;
     const float **rows; /* [batch * time_factor] */
-    float **cells;      /* [batch]: h and c of the layer in work */
+    float **cells;      /* [batch]: h and c of the current layer */
     uint32_t *active;   /* [batch] */
     uint32_t *picked;   /* [batch] classes with the largest logit */
 };
@@ -62,7 +63,7 @@ static void update_cells(void *context, uint32_t from, uint32_t to)
 
 /*
  * One LSTM layer over `frames` frames of `batch` slots. n->rows holds the inputs, [batch][frames]; n->cells the states.
- * `out` is [batch][frames][hidden] and may be where the inputs are. n->rows then points to it.
+ * `out` is [batch][frames][hidden] and may be the memory of the inputs. On return n->rows points to it.
  */
 static void lstm(network *n, const lstm_layer *layer, uint32_t hidden, uint32_t frames, uint32_t batch, float *out)
 {
@@ -80,7 +81,7 @@ static void lstm(network *n, const lstm_layer *layer, uint32_t hidden, uint32_t 
         n->rows[row] = out + (size_t)row * hidden;
 }
 
-/* Layers one after the other; the states of layer i begin `at` + i * 2 * hidden into those of the slots. */
+/* A stack of LSTM layers; in a slot's state, layer i begins at `at` + i * 2 * hidden. */
 static void lstm_layers(network *n, const lstm_layer *layers, uint32_t count, uint32_t hidden, uint32_t frames,
                         uint32_t batch, float *const *states, size_t at, float *out)
 {
@@ -122,7 +123,7 @@ static void encode(network *n, uint32_t batch, float *const *states)
     project(&n->projector, &m->joint_enc.weights, n->rows, batch, m->joint_enc.bias, n->encoded, stride);
 }
 
-/* The predictor takes n->rows (embeddings); its projected output goes into the states. */
+/* Run the predictor on n->rows (embeddings) and write its projected output into the states. */
 static void predict(network *n, uint32_t batch, float *const *states)
 {
     const model *m = n->m;
@@ -168,7 +169,7 @@ static void pick(void *context, uint32_t from, uint32_t to)
     }
 }
 
-/* The logits of row i as packets, appended to its outcome. */
+/* Append the logits of row i to its outcome, as packets. */
 static void add_packets(const network *n, uint32_t i, outcome *o)
 {
     const float *logits = n->logits + (size_t)i * n->m->joint_net.weights.outputs_padded;
@@ -301,7 +302,7 @@ int32_t network_new(const model *m, const kernels *k, pool *p, uint32_t batch_ma
         network_free(n);
         return code;
     }
-    /* The predictor's start is the same for everybody. */
+    /* The predictor's first output is the same for every slot. */
     n->rows[0] = n->none;
     predict(n, 1, &n->initial);
     *made = n;

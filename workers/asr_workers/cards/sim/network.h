@@ -11,13 +11,13 @@
 
 typedef struct network network;
 
-/* What a chunk holds: samples [960] or, where pcm is NULL, features [6][80]. */
+/* The content of a chunk: samples [960] or, if pcm is NULL, features [6][80]. */
 typedef struct chunk_input {
     const int16_t *pcm;
     const float *features;
 } chunk_input;
 
-/* What it gave. `packets` is allocated when asked for; the caller frees it. */
+/* The result of a chunk. `packets` is allocated with the option top_k; the caller frees it. */
 typedef struct outcome {
     int32_t status;
     uint32_t token_count;
@@ -27,15 +27,15 @@ typedef struct outcome {
     asr_card_packet *packets;
 } outcome;
 
-/* Everything for steps of up to `batch_max` slots; the model, the kernels and the pool stay the caller's. */
+/* The buffers for steps of up to `batch_max` slots; the caller keeps ownership of the model, kernels and pool. */
 int32_t network_new(const model *m, const kernels *k, pool *p, uint32_t batch_max, network **made);
 void network_free(network *n);
 
-/* Floats of a slot's state, and the state of one that was just opened. */
+/* The number of floats in a slot's state, and the initial state of a slot. */
 size_t network_state_floats(const network *n);
 const float *network_initial(const network *n);
 
-/* One step: states[i] is updated with inputs[i], which gives outcomes[i]. */
+/* One step: for each i, update states[i] with inputs[i] and write the result to outcomes[i]. */
 void network_step(network *n, uint32_t batch, float *const *states, const chunk_input *inputs, int has_top_k,
                   outcome *outcomes);
 

@@ -1,4 +1,4 @@
-/* options.c - what "key=value,..." says about a simulated card. */
+/* options.c - parses the options "key=value,..." of a simulated card. */
 #include "options.h"
 
 #include "asr_card.h"
@@ -26,7 +26,7 @@ static int32_t count(const char *key, const char *value, uint32_t most, uint32_t
     return code;
 }
 
-/* Which of two words; *is_second says so. */
+/* Parse a value that is one of two words; *is_second is set to whether it is the second. */
 static int32_t either(const char *key, const char *value, const char *first, const char *second, int *is_second)
 {
     *is_second = strcmp(value, second) == 0;
@@ -87,7 +87,7 @@ static int32_t option(const char *key, char *value, options *parsed)
         strcpy(parsed->isa, value);
         return ASR_CARD_OK;
     }
-    return fail(ASR_CARD_E_ARGUMENT, "the simulator knows no option %s=%s", key, value);
+    return fail(ASR_CARD_E_ARGUMENT, "the simulator has no option %s=%s", key, value);
 }
 
 int32_t options_parse(const char *text, options *parsed)

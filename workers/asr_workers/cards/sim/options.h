@@ -1,4 +1,4 @@
-/* options.h - what "key=value,..." says about a simulated card. */
+/* options.h - the options "key=value,..." of a simulated card. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
@@ -19,14 +19,14 @@ typedef enum fault_kind {
 
 typedef struct options {
     int is_timing;
-    int is_large;     /* arch=large, of timing mode */
+    int is_large;     /* arch=large, in timing mode */
     int has_arch;
-    int is_shared;    /* others may open the card too */
+    int is_shared;    /* other processes may open the card too */
     int has_top_k;
     uint32_t cards;
     uint32_t threads;
     uint32_t capacity; /* 0: the default of the mode */
-    double latency_ms; /* median, of timing mode */
+    double latency_ms; /* median, in timing mode */
     uint64_t seed;
     char isa[16];
     fault_kind fault;

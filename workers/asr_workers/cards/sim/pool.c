@@ -64,7 +64,7 @@ pool *pool_new(uint32_t threads)
     p->threads = 1;
     for (uint32_t i = 1; i < threads; i++) {
         p->helpers[i] = (helper){.owner = p, .number = i};
-        /* With fewer threads than asked for it is slower, no more. */
+        /* Fewer threads than requested only make it slower. */
         if (pthread_create(&p->helpers[i].thread, NULL, help, &p->helpers[i]) != 0)
             break;
         p->threads++;

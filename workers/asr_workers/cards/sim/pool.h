@@ -7,10 +7,10 @@
 typedef struct pool pool;
 typedef void (*pool_task)(void *context, uint32_t from, uint32_t to);
 
-/* `threads` with the caller's; NULL without memory. */
+/* A pool of `threads` threads, including the caller's; NULL without memory. */
 pool *pool_new(uint32_t threads);
 void pool_free(pool *p);
-/* task(context, from, to) for parts of 0 .. count - 1, all done on return. One caller at a time. */
+/* Call task(context, from, to) for parts of 0 .. count - 1; all are complete on return. One caller at a time. */
 void pool_run(pool *p, pool_task task, void *context, uint32_t count);
 
 #endif

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a matrix takes: how wide a row of its operand is, and how rows are laid out. */
+/* The layout of a matrix's operand: the size of a row, and how rows are packed. */
 typedef struct layout {
     uint32_t rows_max; /* of a tile; 0: plain rows */
     size_t unit;       /* bytes that stay together when rows are packed into tiles */
@@ -55,7 +55,7 @@ static void prepare_rows(void *context, uint32_t from, uint32_t to)
     }
 }
 
-/* Units of `unit` bytes from [row][unit] to [unit][row]; a constant where this is inlined. */
+/* Reorder units of `unit` bytes from [row][unit] to [unit][row]; `unit` is a constant after inlining. */
 static inline __attribute__((always_inline)) void pack_tile(const uint8_t *in, uint8_t *out, size_t stride, size_t unit,
                                                             uint32_t height)
 {

@@ -1,4 +1,4 @@
-/* sim.c - the functions of asr_card.h that are about a whole card. */
+/* sim.c - the functions of asr_card.h for a whole card. */
 #include "card.h"
 
 #include "failure.h"
@@ -66,7 +66,7 @@ static int32_t describe(const asr_card *card, asr_card_identity *out)
     return ASR_CARD_OK;
 }
 
-/* A card that is not yet allocated: what its options and index make it. */
+/* Set the fields of a card, which is not allocated yet, from its index and options. */
 static int32_t prepare(uint32_t index, const char *text, asr_card *card)
 {
     memset(card, 0, sizeof(*card));
@@ -93,7 +93,7 @@ int32_t asr_card_identify(uint32_t index, const char *text, asr_card_identity *i
     return code == ASR_CARD_OK ? describe(&card, identity) : code;
 }
 
-/* No slot is open. Where there is no memory, the card keeps the slots it has. */
+/* Allocate slots for `capacity`; no slot may be open. Without memory the card keeps its slots. */
 static int32_t allocate_slots(asr_card *card, uint32_t capacity)
 {
     uint32_t count = slots_for(capacity);
@@ -232,7 +232,7 @@ int32_t asr_card_get_health(asr_card *card, asr_card_health *health)
     return leave(card, ASR_CARD_OK);
 }
 
-/* Without the mutex: is_loading keeps out every call that would see the parts being changed. */
+/* Runs without the mutex: is_loading rejects all calls that use the changing parts. */
 static int32_t replace_model(asr_card *card, model *loaded)
 {
     uint32_t classes = loaded->classes;
@@ -240,7 +240,7 @@ static int32_t replace_model(asr_card *card, model *loaded)
     if (card->options.has_top_k && classes % 256 != 0)
         code = fail(ASR_CARD_E_UNSUPPORTED, "top_k needs a number of classes divisible by 256, not %u", classes);
     if (code == ASR_CARD_OK) {
-        compute_stop(card); /* no slot is open, so the worker sleeps */
+        compute_stop(card); /* no slot is open, so the worker thread waits */
         code = allocate_slots(card, capacity_with(&card->options, loaded));
     }
     if (code != ASR_CARD_OK) {

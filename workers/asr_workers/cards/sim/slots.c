@@ -1,4 +1,4 @@
-/* slots.c - the functions of asr_card.h that are about slots, their states and their chunks. */
+/* slots.c - the functions of asr_card.h for slots, their states and their chunks. */
 #include "card.h"
 
 #include "clock.h"
@@ -21,7 +21,7 @@ int32_t asr_card_reserve(asr_card *card, uint32_t count)
     return leave(card, code);
 }
 
-/* Lock the card for an operation on an open slot that has nothing in flight. */
+/* Lock the card for an operation on an open slot without chunks in flight. */
 static int32_t enter_slot(asr_card *card, uint32_t number, slot **found)
 {
     *found = NULL;
@@ -125,7 +125,7 @@ int32_t asr_card_state_import(asr_card *card, uint32_t number, const void *state
     return code == ASR_CARD_OK ? leave(card, state_import(card, s, state, size)) : code;
 }
 
-/* Count the chunks into their slots; where one cannot be taken, none is. */
+/* Add the chunks to their slots' counts; if one cannot be accepted, none is. */
 static int32_t admit(asr_card *card, const asr_card_chunk *chunks, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {

@@ -11,7 +11,7 @@ typedef struct state_header {
     uint64_t step;
     uint8_t model[32];
     uint64_t bytes; /* after the header */
-    uint64_t hash;  /* of step, model and what follows */
+    uint64_t hash;  /* of step, model and the bytes after the header */
 } state_header;
 
 _Static_assert(sizeof(state_header) == 64, "the state's layout");

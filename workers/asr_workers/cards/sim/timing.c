@@ -1,10 +1,10 @@
 /*
- * timing.c - a card that only keeps time: as many streams as the hardware, but no result of the network.
+ * timing.c - a card that simulates only the time: the capacity of the hardware, but no results of the network.
  *
- * Chunks pass a pipeline one after the other, at 1.25 times the rate of `capacity` streams, then take a latency drawn
- * from a log-normal distribution: median `latency_ms` (8), 99th percentile 15/8 of it, which is what is published for a
- * lightly loaded card. Completions come at whole milliseconds. More streams than the capacity let the queue grow and
- * deadlines pass. Tokens are a function of the step and the samples: about one in four chunks has one.
+ * Chunks pass through a pipeline one after the other, at 1.25 times the rate of `capacity` streams. Each then takes a
+ * latency from a log-normal distribution: median `latency_ms` (8), 99th percentile 15/8 of it, the published values for
+ * a lightly loaded card. Completions happen at whole milliseconds. With more streams than the capacity the queue grows
+ * and deadlines are missed. Tokens are a function of the step and the samples: about one in four chunks has one.
  */
 #include "card.h"
 

@@ -84,7 +84,7 @@ class CardEngine(Engine):
         self._closed.append(session)
         self._free_closed()
 
-    def checkpoint(self, slot: int) -> Advanced | None:
+    def snapshot(self, slot: int) -> Advanced | None:
         session = self._sessions[slot]
         if self._rule is None and session.has_chunks_in_card():
             return None

@@ -133,7 +133,7 @@ class FastConformerEngine(Engine):
         """The samples of one chunk with the session's look-ahead. Waiting for more audio would delay its words."""
         return self._model.geometry(self._right_for(look_ahead_ms)).later_frames * self._model.mel.hop_samples
 
-    def checkpoint(self, slot: int) -> Advanced | None:
+    def snapshot(self, slot: int) -> Advanced | None:
         return Advanced(slot, self._snapshot(self._slots[slot])) if self._rules.cuts else None
 
     @torch.inference_mode()

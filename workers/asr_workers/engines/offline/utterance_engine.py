@@ -141,7 +141,7 @@ class UtteranceEngine(Engine, ABC):
         self._slots.pop(slot, None)
         self._segmenter.close(slot)
 
-    def checkpoint(self, slot: int) -> None:
+    def snapshot(self, slot: int) -> None:
         """None: utterances have a longest length, so the commits of the segmenter come often enough."""
 
     def blocked(self, slot: int) -> bool:

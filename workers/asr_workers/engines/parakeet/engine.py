@@ -107,7 +107,7 @@ class ParakeetEngine(Engine):
     def pending(self) -> bool:
         return any(slot.flushing or self._window(slot) is not None for slot in self._slots.values())
 
-    def checkpoint(self, slot: int) -> Advanced:
+    def snapshot(self, slot: int) -> Advanced:
         return Advanced(slot, self._snapshot(self._slots[slot]))
 
     @torch.inference_mode()
