@@ -1,4 +1,4 @@
-"""The engine `card` on a pretended card: segments on card slots, moves, troubles. Its text follows the samples."""
+"""The engine `card` on a fake card, whose text depends on the samples: segments on card slots, moves, failures."""
 
 from __future__ import annotations
 

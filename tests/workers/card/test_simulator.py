@@ -1,4 +1,4 @@
-"""The engine `card` on the simulator: the real network, its states, its faults, and what it takes as a model."""
+"""The engine `card` on the simulator: the real network, its states, its faults, and the model files that it takes."""
 
 from __future__ import annotations
 

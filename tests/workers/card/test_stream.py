@@ -1,4 +1,4 @@
-"""Decoded steps become partials, finals and snapshots: a stream alone, with tokens written by hand."""
+"""A CardStream turns decoded steps, with tokens written by hand, into partials, finals and snapshots."""
 
 from __future__ import annotations
 

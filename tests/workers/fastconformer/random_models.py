@@ -1,4 +1,4 @@
-"""Random FastConformers with natural emission: the reference's own classes, a fixed seed, saved as `.nemo`."""
+"""FastConformers of NeMo with random weights from a fixed seed that emit tokens at a natural rate, saved as `.nemo`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A streaming model without weights: each loud frame is a token that follows from all that its slot has heard.
+"""A streaming model without weights: each loud frame emits a token that depends on all earlier audio of its slot.
 
-What it says differs with every sample, with where its state began and with the look-ahead, so an engine that loses,
-doubles or mixes up anything says something else.
+The tokens depend on every sample, on the place at which the state was empty, and on the look-ahead. So an engine that
+loses, repeats or mixes up audio returns other tokens.
 """
 
 from __future__ import annotations

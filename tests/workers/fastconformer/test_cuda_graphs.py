@@ -1,4 +1,4 @@
-"""Steps over static buffers: the same as without, here unrecorded; recorded where there is a CUDA device."""
+"""Steps over static buffers give the same results as other steps. They are recorded only on a CUDA device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batched greedy decoding equals the plain one, frame by frame and token by token."""
+"""Batched greedy decoding equals a plain loop over frames and tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fastconformer engine around a model of known answers: what a session says follows from its samples alone."""
+"""The fastconformer engine with a scripted model: the text of a session depends on its samples alone."""
 
 from __future__ import annotations
 

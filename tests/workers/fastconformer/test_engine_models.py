@@ -1,4 +1,4 @@
-"""The fastconformer engine with real networks of random weights: it says what NeMo says offline."""
+"""The fastconformer engine with real networks of random weights: its text is that of NeMo offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streaming features: those of the whole recording, however it is cut."""
+"""Streaming features equal those of the whole recording, for any chunks."""
 
 from __future__ import annotations
 

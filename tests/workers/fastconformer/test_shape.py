@@ -1,4 +1,4 @@
-"""Which models stream, how much a step takes, and whom the lean implementation knows."""
+"""The models that can stream, the sizes of their chunks, and the models that the lean implementation supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moonshine on torch: batches beside single utterances, on the real weights that a wheel carries for ONNX."""
+"""Moonshine on torch: batches compared with single utterances, with real weights from the wheel's ONNX model."""
 
 # ruff: noqa: E402 - where a package is missing, the imports after it are not reached
 

@@ -1,4 +1,4 @@
-"""What the tests of the engines of NeMo's models share: sessions of noise and silence, and what an engine says of them.
+"""Shared by the tests of both engines of NeMo models: sessions of noise and silence, and an engine's outputs of them.
 
 Needs neither torch nor NeMo.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints are read without running them, and what cannot be read is one sentence."""
+"""Checkpoints are read without running code in them. A checkpoint that cannot be read gives one sentence."""
 
 from __future__ import annotations
 

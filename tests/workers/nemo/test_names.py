@@ -1,4 +1,4 @@
-"""Which languages a model's name tells of, and what it is called."""
+"""The served name of a model, and the languages that follow from its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the text of an utterance in progress goes on, once its beginning is no longer decoded."""
+"""Joining the text of an utterance in progress whose beginning is no longer decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segmenting recorded speech: what is found must depend on the samples alone."""
+"""Segmenting recorded speech: the utterances depend on the samples alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small Parakeet-TDT with random weights, saved as NeMo saves them: it says much, and none of it makes sense."""
+"""A small Parakeet-TDT with random weights, saved by NeMo. It emits many tokens, whose text has no meaning."""
 
 from __future__ import annotations
 

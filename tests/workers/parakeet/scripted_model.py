@@ -1,7 +1,7 @@
-"""A Parakeet-TDT without weights: each loud frame is a token that follows from all that its row has heard.
+"""A Parakeet-TDT without weights: each loud frame emits a token that depends on all earlier frames of its row.
 
-A frame's sound is the mean of its samples alone, so the text of a session does not depend on its windows: an engine
-that decodes a frame twice or not at all, or with the state of another row, says something else.
+The loudness of a frame is the mean of its samples, so the text of a session does not depend on its windows. An engine
+that decodes a frame twice or not at all, or with the state of another row, returns another text.
 """
 
 from __future__ import annotations

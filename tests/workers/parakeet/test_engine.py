@@ -1,4 +1,4 @@
-"""The parakeet engine around a model of known answers: what a session says follows from its samples alone."""
+"""The parakeet engine with a scripted model: the text of a session depends on its samples alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parakeet engine with real networks of random weights, and what cannot be loaded."""
+"""The parakeet engine with real networks of random weights, and checkpoints that cannot be loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fits on a device is known before anybody is served, and what does not is one sentence."""
+"""The number of windows that fit on a device is measured before the worker serves; too many slots give one sentence."""
 
 from __future__ import annotations
 

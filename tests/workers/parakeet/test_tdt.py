@@ -1,4 +1,4 @@
-"""Batched greedy TDT decoding says what NeMo's says, in one piece or in many."""
+"""Batched greedy TDT decoding returns the tokens of NeMo's, for frames in one piece or in many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows around chunks: each frame is decoded once, with the context it was promised."""
+"""Windows around chunks: each frame is decoded once, with the configured context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hardware checkpoints: what is read, and one sentence for everything that is not (CAI-38)."""
+"""Hardware checkpoints: valid ones are read, and each invalid one gives one sentence (CAI-38)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""asr-compile: a card model out of a hardware checkpoint, or one sentence (CAI-11)."""
+"""asr-compile makes a card model of a hardware checkpoint, or prints one sentence (CAI-11)."""
 
 from __future__ import annotations
 

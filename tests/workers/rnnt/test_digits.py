@@ -1,4 +1,4 @@
-"""The shipped digits model really recognises: the reference in torch, and compiled on the card's simulator."""
+"""The shipped digits model recognises speech: as the reference in torch, and compiled on the card's simulator."""
 
 from __future__ import annotations
 
