@@ -102,7 +102,7 @@ def transcribe(
     """Transcribe sound files, or the microphone, with a running service.
 
     FILE is WAV, FLAC, MP3 or Ogg, of any sample rate and number of channels. The text goes to stdout: one line for
-    each utterance, or "FILE: text" for several files. On a terminal the words appear while they are recognised.
+    each utterance, or "FILE: text" for several files. On a terminal the words appear while they are recognized.
 
     \b
     Examples:

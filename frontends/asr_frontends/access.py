@@ -34,7 +34,7 @@ ANY_ORIGIN = "*"
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a client must fulfil to be admitted."""
+    """What a client must fulfill to be admitted."""
 
     keys: Mapping[str, str] | None = None
     """The name of each key, by the key's SHA-256 in hexadecimal; None admits clients without a key."""

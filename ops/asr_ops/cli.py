@@ -43,7 +43,7 @@ def main() -> None:
 
     \b
         asr serve                    start a whole pool on this machine
-        asr transcribe speech.wav    print its words as they are recognised
+        asr transcribe speech.wav    print its words as they are recognized
         asr status                   show the workers, frontends and sessions
     """
 

@@ -195,7 +195,7 @@ def _row(worker: WorkerStatus) -> list[str]:
 
 
 def _model(spec: Spec) -> str:
-    """The model's name, then the weights' checksum and licence, then the encode factor if it is above 1."""
+    """The model's name, then the weights' checksum and license, then the encode factor if it is above 1."""
     weights = ", ".join(filter(None, (spec.checksum, spec.license)))
     factor = f"encodes {spec.encode_factor:.1f} times" if spec.encode_factor > 1 else ""
     return "\n".join(filter(None, (spec.model, weights, factor)))

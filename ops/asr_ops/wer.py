@@ -3,10 +3,10 @@
 DIR/manifest.jsonl lists the clips, one JSON object a line: {"path", "text", "duration_s", "kind"}. Every clip is sent
 through the whole service in small frames, as a client sends it. So the rate includes the engine, batching, endpointing
 and the dialect. The word error rate is (substitutions + deletions + insertions) / words of the reference, from the
-alignment with the fewest errors (Levenshtein 1966), computed by jiwer. Both texts are normalised first, as in Whisper's
+alignment with the fewest errors (Levenshtein 1966), computed by jiwer. Both texts are normalized first, as in Whisper's
 evaluation (Radford et al. 2022, arXiv:2212.04356, appendix C): lower case, no punctuation, numbers as digits.
 
-Without --url it starts `asr serve` for the measurement. This module must not know how the service recognises speech.
+Without --url it starts `asr serve` for the measurement. This module must not know how the service recognizes speech.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ degree of comparison only.
 """
 """The text read in two_cities.wav, a sample of the moonshine-voice wheel: Dickens, A Tale of Two Cities, 1859."""
 
-Normalise = Callable[[str], str]
+Normalize = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The score of one clip. Both texts are normalised."""
+    """The score of one clip. Both texts are normalized."""
 
     clip: Clip
     reference: str
@@ -93,9 +93,9 @@ def main(
 ) -> None:
     """Measure the word error rate on the clips of DIR/manifest.jsonl."""
     try:
-        normalise = _normaliser()
+        normalize = _normalizer()
         clips = chosen([*read_manifest(directory), *two_cities()], kinds)
-        results = asyncio.run(_measure(clips, url, frame_ms, normalise))
+        results = asyncio.run(_measure(clips, url, frame_ms, normalize))
     except SetupError as error:
         click.echo(f"asr_ops.wer: {error.detail}", err=True)
         sys.exit(2)
@@ -155,19 +155,19 @@ def chosen(clips: Sequence[Clip], kinds: str | None) -> list[Clip]:
 # ---- Measuring ----
 
 
-async def _measure(clips: Sequence[Clip], url: str | None, frame_ms: int, normalise: Normalise) -> list[Result]:
+async def _measure(clips: Sequence[Clip], url: str | None, frame_ms: int, normalize: Normalize) -> list[Result]:
     if url is not None:
-        return await _recognise_all(clips, stream_url(url), frame_ms, normalise)
+        return await _recognize_all(clips, stream_url(url), frame_ms, normalize)
     async with serving(()) as started:
-        return await _recognise_all(clips, started.url, frame_ms, normalise)
+        return await _recognize_all(clips, started.url, frame_ms, normalize)
 
 
-async def _recognise_all(clips: Sequence[Clip], url: str, frame_ms: int, normalise: Normalise) -> list[Result]:
-    """Recognise one clip after the other, so that no text depends on the load by other clips."""
-    return [score(clip, await _recognise(clip, url, frame_ms), normalise) for clip in clips]
+async def _recognize_all(clips: Sequence[Clip], url: str, frame_ms: int, normalize: Normalize) -> list[Result]:
+    """Recognize one clip after the other, so that no text depends on the load by other clips."""
+    return [score(clip, await _recognize(clip, url, frame_ms), normalize) for clip in clips]
 
 
-async def _recognise(clip: Clip, url: str, frame_ms: int) -> str:
+async def _recognize(clip: Clip, url: str, frame_ms: int) -> str:
     try:
         with AudioFile(clip.path) as audio:
             async with connect(url, partials=False) as session:
@@ -178,18 +178,18 @@ async def _recognise(clip: Clip, url: str, frame_ms: int) -> str:
     return transcript.text
 
 
-def score(clip: Clip, recognised: str, normalise: Normalise) -> Result:
-    """Normalise both texts, align their words with jiwer and count the errors."""
-    reference, hypothesis = normalise(clip.text), normalise(recognised)
+def score(clip: Clip, recognized: str, normalize: Normalize) -> Result:
+    """Normalize both texts, align their words with jiwer and count the errors."""
+    reference, hypothesis = normalize(clip.text), normalize(recognized)
     found = _dev_extra("jiwer").process_words(reference, hypothesis)
     errors = found.substitutions + found.deletions + found.insertions
     return Result(clip, reference, hypothesis, Score(1, found.hits + found.substitutions + found.deletions, errors))
 
 
-def _normaliser() -> Normalise:
-    normaliser: Normalise = _dev_extra("whisper_normalizer.english").EnglishTextNormalizer()
+def _normalizer() -> Normalize:
+    normalizer: Normalize = _dev_extra("whisper_normalizer.english").EnglishTextNormalizer()
     _dev_extra("jiwer")
-    return normaliser
+    return normalizer
 
 
 def _dev_extra(module: str) -> Any:

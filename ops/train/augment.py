@@ -83,8 +83,8 @@ def line(audio: Audio, rng: np.random.Generator) -> Audio:
     octaves = np.log2(np.maximum(hertz, 50.0) / 1000.0)
     gain_db = rng.uniform(-7, 7) * octaves
     for _ in range(3):
-        height_db, centre, width = rng.uniform(-10, 10), rng.uniform(-3.3, 2.6), rng.uniform(0.3, 1.0)
-        gain_db += height_db * np.exp(-0.5 * ((octaves - centre) / width) ** 2)
+        height_db, center, width = rng.uniform(-10, 10), rng.uniform(-3.3, 2.6), rng.uniform(0.3, 1.0)
+        gain_db += height_db * np.exp(-0.5 * ((octaves - center) / width) ** 2)
     if chance(rng, 0.5):
         gain_db -= 12 * np.maximum(0, np.log2(rng.uniform(60, 320) / np.maximum(hertz, 20.0)))
     if chance(rng, 0.5):
@@ -106,15 +106,15 @@ def _room(rng: np.random.Generator) -> Audio:
 
 
 def add_noise(audio: Audio, rng: np.random.Generator, babble: Callable[[int], Audio]) -> Audio:
-    """Add white, coloured or `babble(n)` noise 6 to 40 dB below the speech."""
+    """Add white, colored or `babble(n)` noise 6 to 40 dB below the speech."""
     kind = rng.choice(3)
-    noise = babble(len(audio)) if kind == 0 else coloured(len(audio), rng, 0.0 if kind == 1 else rng.uniform(0.3, 1.5))
+    noise = babble(len(audio)) if kind == 0 else colored(len(audio), rng, 0.0 if kind == 1 else rng.uniform(0.3, 1.5))
     loud = np.sqrt(np.mean(audio**2))
     gain = loud * 10 ** (-rng.uniform(6, 40) / 20) / max(1e-9, float(np.sqrt(np.mean(noise**2))))
     return audio + noise * np.float32(gain)
 
 
-def coloured(count: int, rng: np.random.Generator, slope: float) -> Audio:
+def colored(count: int, rng: np.random.Generator, slope: float) -> Audio:
     """Noise [count] whose amplitude falls as frequency to the power -`slope` (0 white, 0.5 pink, 1 brown)."""
     noise = rng.standard_normal(count, dtype=np.float32)
     if slope == 0:

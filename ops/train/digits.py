@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from augment import RATE_HZ, Audio, add_noise, chance, coloured, cut, distort, line, log_uniform, speed, vocal_tract
+from augment import RATE_HZ, Audio, add_noise, chance, colored, cut, distort, line, log_uniform, speed, vocal_tract
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 UNSEEN_TAKES = range(5)
@@ -155,7 +155,7 @@ class Strings:
         audio = audio * np.float32(10 ** (rng.uniform(-30, -1) / 20) / max(1e-4, float(np.abs(audio).max())))
         if chance(rng, 0.7):
             # The noise floor of a sound card, so that silence is not all zeros.
-            audio = audio + coloured(len(audio), rng, 0.0) * np.float32(10 ** (rng.uniform(-96, -60) / 20))
+            audio = audio + colored(len(audio), rng, 0.0) * np.float32(10 ** (rng.uniform(-96, -60) / 20))
         return audio
 
     def _babble(self, count: int) -> Audio:

@@ -21,7 +21,7 @@ from asr_workers.engines.fastconformer.engine import FastConformerEngine
 from asr_workers.engines.parakeet.config import ParakeetConfig
 from asr_workers.engines.parakeet.engine import ParakeetEngine
 
-Recognise = Callable[[Sequence[Audio]], list[str]]
+Recognize = Callable[[Sequence[Audio]], list[str]]
 
 
 def word_error(spoken: Sequence[Sequence[int]], texts: Sequence[str]) -> float:
@@ -29,8 +29,8 @@ def word_error(spoken: Sequence[Sequence[int]], texts: Sequence[str]) -> float:
     return float(jiwer.wer([" ".join(WORDS[digit] for digit in row) for row in spoken], list(texts)))
 
 
-def by_nemo(model: Path, context: tuple[int, int] | None) -> Recognise:
-    """Recognise whole strings with NeMo's own greedy decoding."""
+def by_nemo(model: Path, context: tuple[int, int] | None) -> Recognize:
+    """Recognize whole strings with NeMo's own greedy decoding."""
     from nemo.collections.asr.models import ASRModel  # noqa: PLC0415 (seconds: not for --help)
 
     network = ASRModel.restore_from(str(model), map_location="cpu")
@@ -39,8 +39,8 @@ def by_nemo(model: Path, context: tuple[int, int] | None) -> Recognise:
     return lambda audios: transcribe(network, audios)
 
 
-def by_engine(name: str, model: Path, context: tuple[int, int] | None) -> Recognise:
-    """Recognise with a worker's engine and its default settings. Each string is one session."""
+def by_engine(name: str, model: Path, context: tuple[int, int] | None) -> Recognize:
+    """Recognize with a worker's engine and its default settings. Each string is one session."""
     engine: Engine
     if name == "parakeet":
         engine = ParakeetEngine(ParakeetConfig(model=str(model), slots=1))
@@ -91,8 +91,8 @@ def main(
     rows = unseen_strings(directory, count, seed, speakers or None, digits_max)
     words = sum(len(digits) for _, digits in rows)
     for context in contexts or [None]:
-        recognise = by_engine(engine, model, context) if engine else by_nemo(model, context)
-        error = word_error([digits for _, digits in rows], recognise([audio for audio, _ in rows]))
+        recognize = by_engine(engine, model, context) if engine else by_nemo(model, context)
+        error = word_error([digits for _, digits in rows], recognize([audio for audio, _ in rows]))
         click.echo(f"{list(context) if context else 'whole'}  word error {error:.2%}  ({count} strings, {words} words)")
 
 

@@ -93,7 +93,7 @@ def scale_subsampling(model: Any, batch: Batch) -> None:
     """Scale each layer of the sub-sampling so that its outputs on `batch` have mean 0 and standard deviation 1.
 
     With NeMo's initial weights, the biases exceed most of each layer's input, and a short training does not recover
-    the lost information. This is a layer-sequential initialisation like that of Mishkin and Matas 2015
+    the lost information. This is a layer-sequential initialization like that of Mishkin and Matas 2015
     (arXiv:1511.06422).
     """
 

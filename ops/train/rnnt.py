@@ -61,7 +61,7 @@ def word_pieces() -> bytes:
 
 
 def log_mel(audio: Audio) -> features.Floats:
-    """Log-mel features [t, 80], not normalised. t is a multiple of 6."""
+    """Log-mel features [t, 80], not normalized. t is a multiple of 6."""
     return features.log_mel(as_card_input(audio), features.silence(SIZES.window_samples))[0]
 
 
@@ -288,7 +288,7 @@ class Run:
         return replace(self._start, tensors=dict(self._trainer.average.state_dict()))
 
     def _ready(self, batch: list[Example], *, masked: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mels = [features.normalise(one, self._start.means, self._start.variances) for one, _ in batch]
+        mels = [features.normalize(one, self._start.means, self._start.variances) for one, _ in batch]
         if masked:
             mels = [self._batches.mask(one) for one in mels]
         return collate(mels, [words for _, words in batch])
@@ -370,14 +370,14 @@ def judge(
 ) -> None:
     """Print the word error on strings of unseen recordings."""
     found = checkpoint.load(model)
-    recognise = on_card(found, precision) if precision else in_torch(found)
+    recognize = on_card(found, precision) if precision else in_torch(found)
     if seconds:
         strings = long_strings(folder, strings_total, seconds, seed)
-        recognise = with_resets(recognise)
+        recognize = with_resets(recognize)
     else:
         strings = unseen_strings(folder, strings_total, seed, speakers or None)
     words = sum(len(digits) for _, digits in strings)
-    error = word_error(found, recognise, strings)
+    error = word_error(found, recognize, strings)
     print(f"{strings_total} strings, {words} words, {precision or 'torch'}: word error {error:.2f} %")
 
 

@@ -18,7 +18,7 @@ from asr_workers.engines.rnnt.model import RnntStream
 
 Tokens = list[tuple[int, int]]
 """(encoder step, token), in the order of emission."""
-Recognise = Callable[[Floats], Tokens]
+Recognize = Callable[[Floats], Tokens]
 
 
 def as_card_input(audio: Audio) -> Floats:
@@ -26,18 +26,18 @@ def as_card_input(audio: Audio) -> Floats:
     return whole_chunks(np.clip(np.round(audio * 32768), -32768, 32767).astype(np.float32) / 32768)
 
 
-def in_torch(found: RnntCheckpoint) -> Recognise:
-    """Recognise with the reference model in torch."""
+def in_torch(found: RnntCheckpoint) -> Recognize:
+    """Recognize with the reference model in torch."""
     model = found.model()
 
-    def recognise(pcm: Floats) -> Tokens:
+    def recognize(pcm: Floats) -> Tokens:
         return [(one.step, one.token) for one in RnntStream(model, found.means, found.variances).feed(pcm)]
 
-    return recognise
+    return recognize
 
 
-def on_card(found: RnntCheckpoint, precision: Precision) -> Recognise:
-    """Recognise with the card simulator and the model compiled to `precision`."""
+def on_card(found: RnntCheckpoint, precision: Precision) -> Recognize:
+    """Recognize with the card simulator and the model compiled to `precision`."""
     card = CardLibrary(None).open(0, "threads=1")
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model.carm")
@@ -57,26 +57,26 @@ def _through(card: Card, chunks: np.ndarray) -> Tokens:
     return tokens
 
 
-def with_resets(recognise: Recognise) -> Recognise:
-    """Recognise audio of 15 s or more in overlapping segments, each with fresh states (state resets)."""
+def with_resets(recognize: Recognize) -> Recognize:
+    """Recognize audio of 15 s or more in overlapping segments, each with fresh states (state resets)."""
     rule = ResetRule()
 
     def in_segments(pcm: Floats) -> Tokens:
         count = len(pcm) // CHUNK_SAMPLES
         if count < rule.segment_steps:
-            return recognise(pcm)
+            return recognize(pcm)
         starts = [rule.start(segment) for segment in range(count) if rule.kept_from(segment) < count]
         return joined(
-            rule, [recognise(pcm[start * CHUNK_SAMPLES :][: rule.segment_steps * CHUNK_SAMPLES]) for start in starts]
+            rule, [recognize(pcm[start * CHUNK_SAMPLES :][: rule.segment_steps * CHUNK_SAMPLES]) for start in starts]
         )
 
     return in_segments
 
 
-def word_error(found: RnntCheckpoint, recognise: Recognise, strings: list[tuple[Audio, list[int]]]) -> float:
+def word_error(found: RnntCheckpoint, recognize: Recognize, strings: list[tuple[Audio, list[int]]]) -> float:
     """The word error rate in percent."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=found.sentencepiece)
-    texts = [pieces.decode([token for _, token in recognise(as_card_input(audio))]) for audio, _ in strings]
+    texts = [pieces.decode([token for _, token in recognize(as_card_input(audio))]) for audio, _ in strings]
     return 100 * jiwer.wer([" ".join(WORDS[digit] for digit in digits) for _, digits in strings], texts)
 
 

@@ -1,6 +1,6 @@
 """The transducer loss (Graves 2012, arXiv:1211.3711, section 2.4) in torch.
 
-The paper's recursion for alpha is vectorised over time: one pass for each token of the longest text.
+The paper's recursion for alpha is vectorized over time: one pass for each token of the longest text.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The loss of a token-and-duration transducer (TDT; Xu et al. 2023, arXiv:2304.06795, section 3).
 
-One recursion over time, vectorised over utterances and labels. Logits have shape [B, T, U + 1, V] with blank as the
+One recursion over time, vectorized over utterances and labels. Logits have shape [B, T, U + 1, V] with blank as the
 last token. Sums are in float64, because the cumulative sum along the label axis subtracts numbers that grow with U.
 """
 
@@ -19,7 +19,7 @@ def tdt_loss(
     """Mean loss over a batch. The last `len(durations)` logits are those of the durations, the others of the tokens.
 
     `labels` has shape [B, U]; `frames` and `lengths` [B] are the valid lengths of T and U. `sigma` is subtracted from
-    every token's log probability (logit under-normalisation), so that paths with few long durations are preferred.
+    every token's log probability (logit under-normalization), so that paths with few long durations are preferred.
     """
     scores = F.log_softmax(logits[..., : -len(durations)].double(), -1) - sigma
     jumps = F.log_softmax(logits[..., -len(durations) :].double(), -1)

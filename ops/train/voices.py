@@ -1,6 +1,6 @@
-"""Synthesises the ten words with many voices, because a folder of recordings has few speakers.
+"""Synthesizes the ten words with many voices, because a folder of recordings has few speakers.
 
-The engines differ in method, and so in their errors: espeak-ng synthesises by rule, flite and Pico join units of
+The engines differ in method, and so in their errors: espeak-ng synthesizes by rule, flite and Pico join units of
 recorded speech, and Piper is a neural network, half of the time with pronunciations of people who learnt English as a
 second language. Asterisk's announcer was recorded word by word. README.md lists the programs and packages.
 """
@@ -63,10 +63,10 @@ _PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison/digits")
 
 
 def voices(cache: Path) -> list[Recording]:
-    """The ten words in every voice. The first call synthesises them, in minutes; later calls read `cache` (.npz)."""
+    """The ten words in every voice. The first call synthesizes them, in minutes; later calls read `cache` (.npz)."""
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        _save(cache, synthesise())
+        _save(cache, synthesize())
     with np.load(cache) as saved:
         parts = np.split(saved["pcm"], np.cumsum(saved["lengths"])[:-1])
         rows = zip(saved["digits"], saved["speakers"], parts, strict=True)
@@ -88,8 +88,8 @@ def _save(cache: Path, spoken: Sequence[Recording]) -> None:
     Path(file.name).rename(cache)
 
 
-def synthesise() -> list[Recording]:
-    """Synthesise every word with every voice: float32 [n] at 16 kHz, trimmed, with the loudest sample at 0.5."""
+def synthesize() -> list[Recording]:
+    """Synthesize every word with every voice: float32 [n] at 16 kHz, trimmed, with the loudest sample at 0.5."""
     onnxruntime.set_seed(0)
     return [
         Recording(digit, voice, _level(trim(np.asarray(soxr.resample(np.asarray(pcm, np.float32), rate_hz, RATE_HZ)))))
@@ -112,7 +112,7 @@ def _by_rule() -> Iterator[Word]:
 
 
 def _commands() -> Iterator[tuple[str, list[str]]]:
-    """Each voice of espeak-ng and flite, and the command that synthesises a word with it."""
+    """Each voice of espeak-ng and flite, and the command that synthesizes a word with it."""
     rng = np.random.default_rng(0)
     for accent in _ACCENTS:
         for variant in rng.permutation(_VARIANTS)[:40]:

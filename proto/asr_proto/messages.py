@@ -84,7 +84,7 @@ class Spec(Value, frozen=True):
     checksum: Name = ""
     """The first 16 hexadecimal digits of the SHA-256 of the model's weights. Empty for an engine without a model."""
     license: Name = ""
-    """Licence of the weights. Empty when their file or folder states none."""
+    """License of the weights. Empty when their file or folder states none."""
     encode_factor: Finite = 1.0
     """How often the model encodes each second of audio. Above 1 when its windows overlap."""
     appends: bool = False

@@ -579,7 +579,7 @@ def test_one_stale_lease_among_many(broker: Broker, bad: str) -> None:
 
 
 def test_a_bundle_is_forwarded_as_the_same_object(broker: Broker) -> None:
-    """By this the shell recognises that it can send the bytes it received."""
+    """By this the shell recognizes that it can send the bytes it received."""
     inward = m.Bundle(W1, (broker.pin("a").lease,))
     (command,) = broker.frontend(F1, inward, b"x")
     assert command.message is inward

@@ -51,7 +51,7 @@ LIVELY = (2, 4.0)
 TALKATIVE = (1, 6.0)
 """With the same audio, 8 chunks have tokens, some the maximum of 30 per step."""
 CALM = (12, 1.5, 1.0)
-"""With a spread of 1, a different rounding has a small effect: for tests of activations that the card quantises."""
+"""With a spread of 1, a different rounding has a small effect: for tests of activations that the card quantizes."""
 
 
 def random_statistics(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -87,7 +87,7 @@ def mel_filters() -> Array:
 
 
 def log_mel(samples: NDArray[np.int16], window_samples: int, melmeans: Array, melvars: Array) -> Array:
-    """Samples [n * 960] -> normalised log-mel frames [n * 6, 80], for the whole audio in one call."""
+    """Samples [n * 960] -> normalized log-mel frames [n * 6, 80], for the whole audio in one call."""
     sound = np.concatenate([np.zeros(window_samples - 160), samples / 32768])
     sound[1:] -= 0.97 * sound[:-1]
     frames = np.lib.stride_tricks.sliding_window_view(sound, window_samples)[::160]

@@ -82,7 +82,7 @@ def test_one_card_for_one_holder(subject: Subject, card: Card) -> None:
 
 def test_an_unknown_option_is_refused(subject: Subject) -> None:
     with pytest.raises(CardError) as error:
-        subject.library.open(subject.index, "flavour=plum")
+        subject.library.open(subject.index, "flavor=plum")
     assert code_of(error) == CardStatus.ARGUMENT
 
 
@@ -207,7 +207,7 @@ def test_every_chunk_is_completed_once_and_in_its_slot_s_order(card: Card) -> No
         assert all(completion.status == 0 for completion in of_slot)
 
 
-def test_neighbours_change_nothing(card: Card) -> None:
+def test_neighbors_change_nothing(card: Card) -> None:
     """The same audio, alone and beside other slots that open and close."""
     chunks = speechlike(3, CHUNKS)
     card.open(0)

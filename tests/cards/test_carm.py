@@ -62,7 +62,7 @@ def test_the_sizes_of_base() -> None:
     assert sum(int(np.prod(shape)) for shape in BASE.shapes().values()) == 84_690_432
 
 
-def test_quantising_zeros() -> None:
+def test_quantizing_zeros() -> None:
     zeros = np.zeros((3, 20), np.float32)
     values, scales = carm.quantize_int8(zeros)
     assert not values.any() and not scales.any()
@@ -97,7 +97,7 @@ def moved(field: int, by: int) -> Callable[[bytes], bytes]:
 
 
 def bias_of_kind(kind: int) -> Callable[[bytes], bytes]:
-    """Mark the first bias as quantised, with a matching size."""
+    """Mark the first bias as quantized, with a matching size."""
 
     def change(image: bytes) -> bytes:
         entry = bytearray(image[256 + 128 * 4 : 256 + 128 * 5])
@@ -159,7 +159,7 @@ def test_bad_files_are_refused(tmp_path: Path, name: str) -> None:
         (1, -1.0, "a variance in bad.carm is not positive"),
     ],
 )
-def test_statistics_that_normalise_nothing(tmp_path: Path, entry: int, value: float, reason: str) -> None:
+def test_statistics_that_normalize_nothing(tmp_path: Path, entry: int, value: float, reason: str) -> None:
     """In a file whose checksum is correct."""
     image = written(tmp_path / "m.carm").read_bytes()
     at = int.from_bytes(image[256 + 128 * entry + 80 :][:8], "little")
@@ -170,7 +170,7 @@ def test_statistics_that_normalise_nothing(tmp_path: Path, entry: int, value: fl
     assert error.value.code == CardStatus.MODEL
 
 
-def test_statistics_that_are_quantised(tmp_path: Path) -> None:
+def test_statistics_that_are_quantized(tmp_path: Path) -> None:
     image = written(tmp_path / "m.carm").read_bytes()
     means = bytearray(image[256:384])
     struct.pack_into("<I", means, 64, 2)

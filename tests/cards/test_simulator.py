@@ -57,7 +57,7 @@ def tokens_of(results: list[Completions]) -> list[int]:
 
 
 def referred(model: Path, precision: Precision, pcm: NDArray[np.int16]) -> tuple[Reference, list[int], list[float]]:
-    """The reference after these chunks, with the model's quantised weights, and its tokens and log-probabilities."""
+    """The reference after these chunks, with the model's quantized weights, and its tokens and log-probabilities."""
     read = carm.read(model)
     reference = Reference(read.config, {name: t.dequantized() for name, t in read.tensors.items()}, precision)
     features = log_mel(pcm.ravel(), read.config.window_samples, MEANS.astype(float), VARIANCES.astype(float))
@@ -101,7 +101,7 @@ def test_fp32_logits_and_tokens_are_those_of_the_reference(
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("int8", 0.03), ("bfp16", 1e-4)])
-def test_quantised_logits_and_tokens(
+def test_quantized_logits_and_tokens(
     simulator: CardLibrary, tmp_path: Path, precision: Precision, tolerance: float, isa: str
 ) -> None:
     """Compared with a reference that rounds activations as the card does; a different rounding of a tie moves int8."""

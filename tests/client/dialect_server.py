@@ -1,7 +1,7 @@
 """A small real WebSocket server for the client's tests; it implements `/v1/stream` as in frontends/README.md.
 
 It returns one word for every second of audio, `word0`, `word1`, ..., each followed by an endpoint. A test's `Script`
-changes its behaviour. It runs in a separate thread, so that blocking clients can be tested too.
+changes its behavior. It runs in a separate thread, so that blocking clients can be tested too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 @dataclass
 class Script:
-    """Changes of the server's behaviour, and a record of what it received."""
+    """Changes of the server's behavior, and a record of what it received."""
 
     refuse: dict[str, Any] | None = None
     """Answer `start` with this error."""

@@ -17,7 +17,7 @@ from tests.client.dialect_server import Script, serving
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
-    """Three clips; the server returns `word0 word1` for each, which is four words after normalisation."""
+    """Three clips; the server returns `word0 word1` for each, which is four words after normalization."""
     lines = []
     for name, kind, text in [
         ("a", "harvard", "Word0 word1."),

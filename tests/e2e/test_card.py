@@ -16,7 +16,7 @@ from asr_workers.cards.library import CardLibrary
 from tests.cards.reference import speechlike
 from tests.e2e.clients import Caiman, Native, converse, cut
 from tests.e2e.service import Pool, Serve
-from tests.workers.card.card_parts import recognised, write_model
+from tests.workers.card.card_parts import recognized, write_model
 
 FRAME = 1920
 """60 ms."""
@@ -56,7 +56,7 @@ def letters(text: str) -> str:
 
 
 def expected(model: Path, pcm: bytes, *, resets: bool = True) -> str:
-    return letters(recognised(model, to_int16(pcm), resets=resets))
+    return letters(recognized(model, to_int16(pcm), resets=resets))
 
 
 # ---- What clients receive ----

@@ -189,7 +189,7 @@ def test_stop_ends_a_session_in_which_nothing_else_was_heard_yet(fake: Pool) -> 
 
 
 def test_fields_that_are_not_known_are_ignored(fake: Pool) -> None:
-    client = converse(fake.url, [noise(0.3)], colour="green", language="en-GB", model="fake")
+    client = converse(fake.url, [noise(0.3)], color="green", language="en-GB", model="fake")
     assert client.text == expected(noise(0.3))
     assert client.of("ready")[0]["language"] == "en-GB"
 

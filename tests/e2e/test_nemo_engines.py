@@ -115,7 +115,7 @@ def test_sixteen_sessions_have_the_text_of_nemo_offline(endless: Pool, offline: 
     assert [client.text for client in at_once(endless, RECORDINGS)] == offline
 
 
-def test_speech_is_recognised(fastconformer: Pool) -> None:
+def test_speech_is_recognized(fastconformer: Pool) -> None:
     """The model is small, so the limit on its word errors is generous."""
     assert wer([client.text for client in at_once(fastconformer, RECORDINGS)]) <= WER_MAX
 

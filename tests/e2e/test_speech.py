@@ -30,7 +30,7 @@ def pcm_of(name: str) -> bytes:
 
 
 def wer(pairs: list[tuple[str, str]]) -> float:
-    """The word error rate over all (spoken, recognised) pairs."""
+    """The word error rate over all (spoken, recognized) pairs."""
     references, hypotheses = zip(*((normalize(a), normalize(b)) for a, b in pairs), strict=True)
     rate: float = jiwer.wer(list(references), list(hypotheses))
     return rate

@@ -791,7 +791,7 @@ def test_a_browser_on_the_data_channel(fake: Pool, site: Site, tmp_path: Path, f
 
 
 def test_a_browser_with_a_microphone(speech: Pool, site: Site, tmp_path: Path) -> None:
-    """A page whose audio track plays a recording, like a microphone: the Opus of a real browser is recognised."""
+    """A page whose audio track plays a recording, like a microphone: the Opus of a real browser is recognized."""
     _, port = speech.add_frontend(f"--origin={site.origin}")
     speech.wait_ready(port)
     site.files["/clip"] = ("audio/wav", CLIP.read_bytes())

@@ -216,7 +216,7 @@ def test_a_toy_dialect_is_served(tmp_path: Path) -> None:
 
 def test_a_toy_dialect_refuses_in_its_form(tmp_path: Path) -> None:
     async def test(service: Service) -> None:
-        answer = await service.connect("/toy/bear?colour=red", Script())
+        answer = await service.connect("/toy/bear?color=red", Script())
         assert (answer.status, answer.content_type) == (418, "application/json")
         assert json.loads(answer.body) == {"toy": "a toy has no options"}
 

@@ -88,13 +88,13 @@ def test_the_plain_form(registry: CollectorRegistry) -> None:
 
 
 def test_labels(registry: CollectorRegistry) -> None:
-    labelled = {
+    labeled = {
         sample.name: sample.labels
         for family in registry.collect()
         for sample in family.samples
         if sample.name in ("asr_requests_total", "asr_requests_failed_total", "asr_request_duration_seconds_count")
     }
-    assert labelled == {
+    assert labeled == {
         "asr_requests_total": {"endpoint": "/v1/stream"},
         "asr_requests_failed_total": {"endpoint": "/v1/stream", "error": "unauthorized"},
         "asr_request_duration_seconds_count": {"endpoint": "/v1/stream"},

@@ -49,7 +49,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """The behaviour of all clients of a run."""
+    """The behavior of all clients of a run."""
 
     frame_s: float = 0.1
     paced: bool = True

@@ -1,7 +1,7 @@
 """The run as one picture: a self-contained HTML page with a row for each process and one for each seat. Pure.
 
 Red is an absent process, yellow a lasting fault, a red line a momentary fault. A seat's sessions follow each other:
-grey is text in time; the darker the colour, the longer the gap.
+grey is text in time; the darker the color, the longer the gap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SEATS_HEIGHT = 500
 TICKS_MAX = 12
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 LEVELS = ((0.5, "g0"), (1.0, "g1"), (2.0, "g2"), (5.0, "g3"), (float("inf"), "g4"))
-"""Longest gap in seconds, and its colour class."""
+"""Longest gap in seconds, and its color class."""
 LEVEL_NAMES = ("gap up to 0.5 s", "1 s", "2 s", "5 s", "longer")
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --words: #1b2027; --muted: #5c6673; --line: #dfe3e8; --row: #f3f5f7;

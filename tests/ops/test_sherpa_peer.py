@@ -76,7 +76,7 @@ def test_done_may_come_before_the_last_text(done_first: bool) -> None:
     messages = [sherpa_wire.DONE, last] if done_first else [last, sherpa_wire.DONE]
     wire = b"".join(bytes([0x80 | websocket.TEXT, 126]) + len(one).to_bytes(2, "big") + one for one in messages)
 
-    async def recognised() -> statistics.SessionRecord:
+    async def recognized() -> statistics.SessionRecord:
         connection = sherpa_load.SherpaConnection(sherpa_wire.DIALECT)
         connection.connection_made(Transport())
         connection.data_received(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
@@ -84,7 +84,7 @@ def test_done_may_come_before_the_last_text(done_first: bool) -> None:
         connection.data_received(wire)
         return connection.session
 
-    session = asyncio.run(recognised())
+    session = asyncio.run(recognized())
     assert [text for _, text in session.finals] == [""]
     assert (session.end_s is not None, session.fault) == (True, None)
 

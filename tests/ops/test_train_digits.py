@@ -133,10 +133,10 @@ def test_unseen_strings_are_clean_and_seeded(folder: Path) -> None:
 
 def test_voices_come_from_the_cache_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = [Recording(3, "espeak en-us+f1 50 150", tone(440, 0.1)), Recording(4, "flite slt", tone(880, 0.2))]
-    monkeypatch.setattr(voices, "synthesise", lambda: spoken)
+    monkeypatch.setattr(voices, "synthesize", lambda: spoken)
     cache = tmp_path / "new" / "voices.npz"
     made = voices.voices(cache)
-    monkeypatch.setattr(voices, "synthesise", lambda: pytest.fail("spoken twice"))
+    monkeypatch.setattr(voices, "synthesize", lambda: pytest.fail("spoken twice"))
     again = voices.voices(cache)
     for found in (made, again):
         assert [(one.digit, one.speaker) for one in found] == [(one.digit, one.speaker) for one in spoken]
@@ -218,7 +218,7 @@ def test_noise_comes_in_the_asked_slope() -> None:
     rng = np.random.default_rng(0)
     levels = []
     for slope in (0.0, 0.5, 1.0):
-        power = np.abs(np.fft.rfft(augment.coloured(RATE_HZ, rng, slope))) ** 2
+        power = np.abs(np.fft.rfft(augment.colored(RATE_HZ, rng, slope))) ** 2
         levels.append(float(np.log10(power[4000:4200].mean() / power[400:420].mean())))
     assert all(before - after == pytest.approx(1.0, abs=0.3) for before, after in pairwise(levels))
 

@@ -74,7 +74,7 @@ def test_a_missing_allow_list_is_an_empty_one(keys: PeerKeys, tmp_path: Path) ->
     assert curve.broker_keys(keys.own, tmp_path / "none") == BrokerKeys(keys.own, tmp_path / "none")
 
 
-# ---- Dialling ----
+# ---- Dialing ----
 
 
 class Broker:
@@ -165,7 +165,7 @@ def test_several_server_keys_are_tried_in_turn(broker: Broker, keys: PeerKeys, l
     dialer.close()
 
 
-def test_keys_are_read_again_at_every_dialling(broker: Broker, keys: PeerKeys, link: zmq.Socket[Any]) -> None:
+def test_keys_are_read_again_at_every_dialing(broker: Broker, keys: PeerKeys, link: zmq.Socket[Any]) -> None:
     """A file that cannot be used meanwhile is logged as an error, and the previous keys are kept."""
     right = keys.server.read_bytes()
     make_pair(keys.server.parent, "wrong")

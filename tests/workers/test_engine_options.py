@@ -132,7 +132,7 @@ def test_a_second_name_of_others_does_not_take_the_setting_itself(start: Start) 
 
 
 def test_an_option_that_no_engine_has_is_unknown(start: Start) -> None:
-    assert "No such option" in start("--engine=fake", "--colour=red").stderr
+    assert "No such option" in start("--engine=fake", "--color=red").stderr
     Path("config.yaml").write_text("worker: {engine: fake, atten_context: 5}")
     assert 'unknown setting in section "worker" of config.yaml: "atten_context"' in start().stderr
     Path("config.yaml").write_text("worker: {help: true}")
@@ -219,7 +219,7 @@ def test_help_needs_no_readable_config_file(start: Start) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToyConfig(EngineConfig):
-    colour: str = option("red", "Colour of the toy.", click.Choice(["red", "blue"]))
+    color: str = option("red", "Color of the toy.", click.Choice(["red", "blue"]))
 
 
 def test_a_new_engine_is_one_module_and_one_line(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,13 +235,13 @@ def test_a_new_engine_is_one_module_and_one_line(start: Start, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "toy_engine", module)
     monkeypatch.setitem(registry.ENGINES, "toy", "toy_engine")
 
-    assert start("--engine=toy", "--colour=blue").stdout == "toy: device=cpu slots=None colour=blue | \n"
-    assert "colour=blue" in start("--engine=toy", ASR_WORKER_COLOUR="blue").stdout
-    assert "Colour of the toy.  [default: red]" in " ".join(start("--engine=toy", "--help").stdout.split()).replace(
+    assert start("--engine=toy", "--color=blue").stdout == "toy: device=cpu slots=None color=blue | \n"
+    assert "color=blue" in start("--engine=toy", ASR_WORKER_COLOR="blue").stdout
+    assert "Color of the toy.  [default: red]" in " ".join(start("--engine=toy", "--help").stdout.split()).replace(
         " [", "  ["
     )
-    assert start("--colour=red").stderr == "asr-worker: --colour is an option of the engine toy, not of moonshine\n"
-    Path("config.yaml").write_text("worker: {colour: blue}")
-    assert start("--engine=fake").stdout.endswith(" | colour\n")
-    assert registry.load("toy", colour="blue").spec.slots == 2
-    assert made == [ToyConfig(colour="blue")]
+    assert start("--color=red").stderr == "asr-worker: --color is an option of the engine toy, not of moonshine\n"
+    Path("config.yaml").write_text("worker: {color: blue}")
+    assert start("--engine=fake").stdout.endswith(" | color\n")
+    assert registry.load("toy", color="blue").spec.slots == 2
+    assert made == [ToyConfig(color="blue")]

@@ -46,7 +46,7 @@ def test_an_unknown_engine() -> None:
     [
         ("left_s", "--left-s is an option of the engine parakeet, not of fake"),
         ("endpoint_ms", "--endpoint-ms is an option of the engines fastconformer and parakeet, not of fake"),
-        ("colour", "engine fake has no option --colour"),
+        ("color", "engine fake has no option --color"),
     ],
 )
 def test_a_setting_of_another_engine_is_refused(setting: str, sentence: str) -> None:

@@ -33,7 +33,7 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 
 @click.command("asr-worker", cls=EngineProcess)
 @click.option(
-    "--engine", default=registry.DEFAULT, help="Engine that recognises speech: one that --list-engines shows."
+    "--engine", default=registry.DEFAULT, help="Engine that recognizes speech: one that --list-engines shows."
 )
 @click.option(
     "--list-engines",
@@ -71,7 +71,7 @@ def main(
     drain_s: float,
     **engine_options: Any,
 ) -> None:
-    """Recognise speech on one device, for the sessions that the broker pins to this worker.
+    """Recognize speech on one device, for the sessions that the broker pins to this worker.
 
     Start one worker for each GPU, FPGA card or share of the CPU. It loads its engine and registers with the broker. It
     serves until SIGTERM, then finishes its sessions and ends.

@@ -36,14 +36,14 @@ METRICS = (
     WorkerMetric(
         CounterMetricFamily,
         "asr_worker_audio_seconds",
-        "Seconds of audio recognised.",
+        "Seconds of audio recognized.",
         lambda s: s.load.samples_total / SAMPLE_RATE,
     ),
 )
 
 
 class WorkerCollector(Collector):
-    """The values of METRICS as metric families, labelled with the worker's name."""
+    """The values of METRICS as metric families, labeled with the worker's name."""
 
     def __init__(self, name: str) -> None:
         self._name = name

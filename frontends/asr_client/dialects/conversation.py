@@ -38,7 +38,7 @@ class Channel(Protocol):
         """Send a message. Waits while the server reads too slowly."""
 
     async def receive(self) -> Message:
-        """The next message. Cancelling the call loses no message."""
+        """The next message. Canceling the call loses no message."""
 
 
 async def converse(

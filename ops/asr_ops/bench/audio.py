@@ -1,7 +1,7 @@
 """The audio that the sessions send: one ring of frames, masked in advance, which each session enters at another place.
 
 Pure, except for reading a recording. A shared ring keeps the audio of a thousand sessions in a few megabytes, and
-neighbouring sessions still send different audio at the same time.
+neighboring sessions still send different audio at the same time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Charts as SVG, made of paths and texts, with the colours of the page's style sheet (classes s0, s1, ...). Pure."""
+"""Charts as SVG, made of paths and texts, with the colors of the page's style sheet (classes s0, s1, ...). Pure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SHARES = (0, 25, 50, 75, 90, 100)
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points that are drawn in one colour."""
+    """Points that are drawn in one color."""
 
     name: str
     style: str
-    """The class in the style sheet that gives the colour."""
+    """The class in the style sheet that gives the color."""
     points: Sequence[Point]
 
     @property

@@ -16,7 +16,7 @@ from asr_ops.bench.report import COLUMNS, digits
 from asr_ops.bench.timeline import Point
 
 NAMES = {"first_partial_ms": "first partial", "partial_lag_ms": "partial lag", "final_ms": "final"}
-"""The measures that are drawn, each in another colour, and their titles."""
+"""The measures that are drawn, each in another color, and their titles."""
 SLOWEST = 20
 """Number of sessions in the table of the slowest sessions."""
 SESSION_COLUMNS = ("outcome", "exact", "ready_ms", "first_partial_ms", "final_ms", "end_ms", "partials", "rtf", "xrt")
@@ -90,7 +90,7 @@ def _charts(content: ReportContent) -> str:
 
 
 def _series(measure: str, points: Sequence[Point]) -> Series:
-    """The points of a measure, with the measure's title and colour, which are the same in all charts."""
+    """The points of a measure, with the measure's title and color, which are the same in all charts."""
     return Series(NAMES[measure], f"s{list(NAMES).index(measure)}", points)
 
 
@@ -103,7 +103,7 @@ def _legend(shown: Iterable[Series]) -> str:
 
 
 def _keys(*keys: tuple[str, str, str]) -> str:
-    """A legend. Each key is (shape, class of the colour, text)."""
+    """A legend. Each key is (shape, class of the color, text)."""
     shown = (f'<span><i class="{shape} {style}"></i>{escape(words)}</span>' for shape, style, words in keys)
     return f'<p class="legend">{"".join(shown)}</p>'
 

@@ -25,14 +25,14 @@ figure { margin: 1.8rem 0 0; min-width: 0 }
 .charts > section { min-width: 0 }
 .legend { margin: .2rem 0; color: var(--muted); font-size: .85rem }
 .legend span { margin-right: 1.2rem; white-space: nowrap }
-.key, .dot { display: inline-block; margin-right: .4rem; vertical-align: middle; background: var(--colour) }
+.key, .dot { display: inline-block; margin-right: .4rem; vertical-align: middle; background: var(--color) }
 .key { width: 1.1rem; height: 3px }
 .dot { width: 7px; height: 7px; border-radius: 50% }
-.s0 { --colour: var(--s0) } .s1 { --colour: var(--s1) } .s2 { --colour: var(--s2) }
-.median, .tail { --colour: var(--words) }
+.s0 { --color: var(--s0) } .s1 { --color: var(--s1) } .s2 { --color: var(--s2) }
+.median, .tail { --color: var(--words) }
 .key.tail { background: repeating-linear-gradient(to right, var(--words) 0 4px, transparent 4px 7px) }
 svg { display: block; width: 100%; height: auto }
-svg path { fill: none; stroke: var(--colour); stroke-linejoin: round; stroke-linecap: round }
+svg path { fill: none; stroke: var(--color); stroke-linejoin: round; stroke-linecap: round }
 svg .grid { stroke: var(--line) }
 svg .curve { stroke-width: 2 }
 svg .tail { stroke-dasharray: 4 4 }

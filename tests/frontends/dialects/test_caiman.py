@@ -162,7 +162,7 @@ def test_attributes_that_contradict_each_other(attribute: str) -> None:
         "model=general&version=v1&lang=en&alternatives=5",
         "model=general&model=general",
         "%6dodel=gener%61l",
-        "colour=blue",
+        "color=blue",
         "&&",
         "=",
     ],

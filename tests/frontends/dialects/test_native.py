@@ -101,7 +101,7 @@ def test_the_path_is_ours() -> None:
             {"model": "m" * NAME_MAX, "language": "l" * NAME_MAX},
             e.Start("m" * NAME_MAX, "l" * NAME_MAX, True, resumable=True),
         ),
-        ({"colour": ["unknown", "fields", {"are": "ignored"}]}, e.Start("", "", True, resumable=True)),
+        ({"color": ["unknown", "fields", {"are": "ignored"}]}, e.Start("", "", True, resumable=True)),
         ({"sample_rate": 8000}, e.Start("", "", True, resumable=True)),
         ({"sample_rate": 192_000}, e.Start("", "", True, resumable=True)),
     ],

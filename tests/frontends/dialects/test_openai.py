@@ -55,7 +55,7 @@ def test_all_fields() -> None:
         ("response_format", "verbose_json"),
         ("timestamp_granularities[]", "word"),
         ("stream", "false"),
-        ("colour", "blue"),
+        ("color", "blue"),
     ]
     assert parse_options(fields, MODELS) == TranscriptionOptions(
         "", "en", "verbose_json", words=True, segments=False, stream=False

@@ -73,7 +73,7 @@ def test_the_path_is_the_session() -> None:
     assert it.send(e.Ready("s", "fake", "fake", 960)) == []
 
 
-@pytest.mark.parametrize("query", ["partials=", "partials=cumulative", "partials=delta", "colour=green", "%ff&&="])
+@pytest.mark.parametrize("query", ["partials=", "partials=cumulative", "partials=delta", "color=green", "%ff&&="])
 def test_parameters(query: str) -> None:
     """PAR-04: `partials` is the only one."""
     codec(query)

@@ -85,7 +85,7 @@ def test_the_path() -> None:
         {"op": "init", "sid": "a"},
         {"op": "init", "sid": "a", "sr": 16000},
         {"op": "init", "sid": "x" * SID_MAX, "sr": 16000.0},
-        {"op": "init", "sid": "é 東京", "colour": "unknown fields are ignored"},
+        {"op": "init", "sid": "é 東京", "color": "unknown fields are ignored"},
     ],
 )
 def test_init(init: dict[str, Any]) -> None:

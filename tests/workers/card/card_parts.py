@@ -98,7 +98,7 @@ def said(outputs: list[Output]) -> str:
     return " ".join(final.text for final in finals(outputs))
 
 
-def recognised(model: Path, pcm: Pcm16, *, resets: bool = True) -> str:
+def recognized(model: Path, pcm: Pcm16, *, resets: bool = True) -> str:
     """The text of one run on the simulator, where its segments are decoded one after the other."""
     card = CardLibrary().open(0, "shared=1")
     card.load(model)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest, SetupError
-from asr_workers.cards import licence, selftest
+from asr_workers.cards import license, selftest
 from asr_workers.cards.errors import CardError, CardStatus
 from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import CardIdentity
@@ -136,7 +136,7 @@ def test_a_flush_of_nothing_is_answered(make: Make) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_neighbours_change_nothing(make: Make, late: bool) -> None:
+def test_neighbors_change_nothing(make: Make, late: bool) -> None:
     """Completions that come late and in any order do not change the text either."""
     engine, card = make(FakeCard(10, 20, seed=3 if late else None), slots=8)
     pcms = {slot: noise(300 + 7 * slot, seed=slot) for slot in range(8)}
@@ -230,7 +230,7 @@ def test_a_session_that_moves_says_the_same(make: Make, at: int, resets: bool, a
 
 def test_another_language_is_refused(make: Make) -> None:
     engine, card = make()
-    with pytest.raises(BadRequest, match="recognises en"):
+    with pytest.raises(BadRequest, match="recognizes en"):
         engine.open(0, SlotOptions(language="de"), None)
     assert not card.open_slots
 
@@ -397,11 +397,11 @@ def test_a_call_that_fails_is_trouble_too(make: Make) -> None:
         engine.open(0, SlotOptions(), None)
 
 
-# ---- Licences ----
+# ---- Licenses ----
 
 
 def test_the_card_with_its_options_is_licensed(make: Make) -> None:
-    with pytest.raises(SetupError, match="card fake-1 needs a licence"):
+    with pytest.raises(SetupError, match="card fake-1 needs a license"):
         make(card_options="physical=1")
 
 
@@ -421,23 +421,23 @@ def test_another_card_than_was_licensed_does_not_serve(make: Make, change: dict[
         make(card)
 
 
-def test_a_physical_card_needs_a_licence(make: Make, tmp_path: Path) -> None:
+def test_a_physical_card_needs_a_license(make: Make, tmp_path: Path) -> None:
     """CAI-13: for its id, of the folder's issuer, and not expired."""
     card = FakeCard()
     card.is_physical = True
-    with pytest.raises(SetupError, match="card fake-1 needs a licence: name its folder with --license-dir"):
+    with pytest.raises(SetupError, match="card fake-1 needs a license: name its folder with --license-dir"):
         make(card)
     with pytest.raises(SetupError, match="issuer's public key"):
         make(card, license_dir=tmp_path)
-    secret, _ = licence.new_issuer(tmp_path, "example")
-    key = licence.read_secret(secret)
+    secret, _ = license.new_issuer(tmp_path, "example")
+    key = license.read_secret(secret)
     day = date(2000, 1, 1)
-    path = tmp_path / f"one{licence.SUFFIX}"
-    path.write_text(licence.Licence("another", "Example", date.max, "", day).encode(key))
-    with pytest.raises(SetupError, match=r"no licence .* is good for card fake-1: one.license is for card another"):
+    path = tmp_path / f"one{license.SUFFIX}"
+    path.write_text(license.License("another", "Example", date.max, "", day).encode(key))
+    with pytest.raises(SetupError, match=r"no license .* is good for card fake-1: one.license is for card another"):
         make(card, license_dir=tmp_path)
-    path.write_text(licence.Licence("fake-1", "Example", day, "", day).encode(key))
+    path.write_text(license.License("fake-1", "Example", day, "", day).encode(key))
     with pytest.raises(SetupError, match="expired on 2000-01-01"):
         make(card, license_dir=tmp_path)
-    path.write_text(licence.Licence("fake-1", "Example", date.max, "", day).encode(key))
+    path.write_text(license.License("fake-1", "Example", date.max, "", day).encode(key))
     assert make(card, license_dir=tmp_path)[0].spec.engine == "card"

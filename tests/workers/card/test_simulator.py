@@ -26,7 +26,7 @@ from tests.workers.card.card_parts import (
     SMALL,
     finals,
     hear,
-    recognised,
+    recognized,
     said,
     vocabulary,
     write_model,
@@ -69,21 +69,21 @@ def test_a_released_card_is_free(model: Path) -> None:
 
 @pytest.mark.parametrize("resets", [True, False])
 def test_streaming_equals_offline(model: Path, resets: bool) -> None:
-    """CAI-16, CAI-17: two state resets, a last chunk that is not whole, and neighbours."""
+    """CAI-16, CAI-17: two state resets, a last chunk that is not whole, and neighbors."""
     pcm = speechlike(3, 520).reshape(-1)[:-321]
     it = engine(model, state_resets=resets)
     for slot in range(3):
         it.open(slot, SlotOptions(), None)
     hear(it, 1, pcm[::-1][: 77 * CHUNK], flush=False)
     outputs = hear(it, 2, pcm)
-    assert letters(said(outputs)) == letters(recognised(model, pcm, resets=resets))
+    assert letters(said(outputs)) == letters(recognized(model, pcm, resets=resets))
     assert len(finals(outputs)) > 1
 
 
 def test_state_resets_change_the_text_of_long_audio_alone(model: Path) -> None:
     long, short = speechlike(3, 520).reshape(-1), speechlike(3, 249).reshape(-1)
-    assert recognised(model, long) != recognised(model, long, resets=False)
-    assert recognised(model, short) == recognised(model, short, resets=False)
+    assert recognized(model, long) != recognized(model, long, resets=False)
+    assert recognized(model, short) == recognized(model, short, resets=False)
 
 
 @pytest.mark.parametrize("resets", [True, False])
@@ -99,7 +99,7 @@ def test_a_session_that_moves_says_the_same(model: Path, resets: bool, at: int) 
     second.open(2, SlotOptions(), advanced.snapshot)
     after = hear(second, 2, pcm[advanced.snapshot.sample :])
     moved = [final.text for final in [*finals(before), *finals(after)]]
-    assert letters("".join(moved)) == letters(recognised(model, pcm, resets=resets))
+    assert letters("".join(moved)) == letters(recognized(model, pcm, resets=resets))
 
 
 def test_words_have_times_and_confidences(model: Path) -> None:
@@ -164,7 +164,7 @@ def test_digits_are_understood() -> None:
         ("ecc", "ended with ECC"),
         ("heat", "ended with HEAT"),
         ("link", "LINK"),
-        ("count", "than it was given"),
+        ("count", "more chunks than were submitted"),
     ],
 )
 def test_a_fault_puts_the_card_out_of_order(model: Path, fault: str, sentence: str, mode: str) -> None:
@@ -224,7 +224,7 @@ def test_the_cpu_backend_takes_a_hardware_checkpoint(tmp_path: Path, model: Path
         it = engine(file)
         it.open(0, SlotOptions(), None)
         texts.append(said(hear(it, 0, pcm)))
-    assert {letters(text) for text in texts} == {letters(recognised(compiled, pcm))}
+    assert {letters(text) for text in texts} == {letters(recognized(compiled, pcm))}
     with pytest.raises(SetupError, match="not a compiled card model; compile a hardware checkpoint with asr-compile"):
         engine(path, device="card:0", card_options="shared=1")
 
@@ -249,7 +249,7 @@ def test_testing_is_not_for_production(tmp_path: Path, capsys: pytest.CaptureFix
         ({"device": "card:1", "card_options": "cards=1"}, "there is no card:1: 1 cards were found"),
         ({"card_library": Path("adapter.so")}, "name one with --device card:N"),
         ({"card_library": Path("absent.so"), "device": "card:0"}, "absent.so"),
-        ({"card_options": "colour=red"}, "colour=red"),
+        ({"card_options": "color=red"}, "color=red"),
         ({"slots": 1000}, "cpu serves 51 sessions with state resets, not 1000"),
     ],
 )

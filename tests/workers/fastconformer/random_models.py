@@ -114,7 +114,7 @@ def configuration(folder: Path, dimensions: Dimensions, changes: dict[str, Any])
 
 
 def calibrate(model: Any) -> None:
-    """Random weights under which positions and norms matter, outputs are centred, and most frames are blank."""
+    """Random weights under which positions and norms matter, outputs are centered, and most frames are blank."""
     with torch.inference_mode():
         for layer in model.encoder.layers:
             layer.self_attn.pos_bias_u.normal_(0, 0.2)

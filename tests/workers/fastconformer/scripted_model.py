@@ -50,7 +50,7 @@ class ScriptedModel:
     name: str = "scripted"
     implementation: Literal["lean", "nemo"] = "lean"
     checksum: str = "0123456789abcdef"
-    licence: str | None = "CC0"
+    license: str | None = "CC0"
     rights: tuple[int, ...] = (1, 0, 6, 13)
     left: int = 70
     slot_bytes: int = 1000

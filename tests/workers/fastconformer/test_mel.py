@@ -27,7 +27,7 @@ def noise(samples: int, seed: int = 0) -> Pcm16:
 
 
 def whole(pcm: Pcm16) -> Any:
-    """The definition: a centred transform of the whole recording."""
+    """The definition: a centered transform of the whole recording."""
     x = torch.from_numpy(pcm.astype(np.float32) / 32768)
     x = torch.cat((x[:1], x[1:] - 0.97 * x[:-1]))
     spectrum = torch.stft(x, 512, 160, 400, WINDOW, center=True, pad_mode="constant", return_complex=True)

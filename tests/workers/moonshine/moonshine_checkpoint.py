@@ -1,4 +1,4 @@
-"""A Moonshine checkpoint folder with real weights, made from the quantised ONNX model that a wheel carries."""
+"""A Moonshine checkpoint folder with real weights, made from the quantized ONNX model that a wheel carries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = {
     "eos_token_id": 2,
     "partial_rotary_factor": 0.9,
 }
-CARD = "---\nlanguage:\n- en\nlicense: mit\n---\n# Moonshine tiny, dequantised\n"
+CARD = "---\nlanguage:\n- en\nlicense: mit\n---\n# Moonshine tiny, dequantized\n"
 GROUPNORM = {"/groupnorm/Mul": "groupnorm.weight", "/groupnorm/Add": "groupnorm.bias"}
 MATMULS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 Floats = NDArray[np.float32]
@@ -74,14 +74,14 @@ def _weights(name: str, scratch: Path) -> Iterator[tuple[str, Floats]]:
             if node.name in GROUPNORM:
                 values[GROUPNORM[node.name]] = values[node.input[1]].reshape(-1)
     for node, weight in matmuls.items():
-        yield node.strip("/").replace("/", ".").replace("MatMul_quant", "weight"), _dequantised(values, weight)
+        yield node.strip("/").replace("/", ".").replace("MatMul_quant", "weight"), _dequantized(values, weight)
     for tensor, value in values.items():
         plain = tensor.removesuffix("_merged_0").removesuffix("_add_tensor")
         if plain.endswith((".weight", ".bias")) and value.dtype == np.float32:
             yield plain, value.astype(np.float32)
 
 
-def _dequantised(values: dict[str, NDArray[np.generic]], weight: str) -> Floats:
+def _dequantized(values: dict[str, NDArray[np.generic]], weight: str) -> Floats:
     """[out, in]; ONNX has them the other way round."""
     name = weight.removesuffix("_quantized")
     whole = values[weight].astype(np.float32) - values[f"{name}_zero_point"].astype(np.float32)

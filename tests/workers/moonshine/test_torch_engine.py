@@ -234,7 +234,7 @@ def test_the_checkpoint_says_which_languages_it_knows(
             engine.open(0, SlotOptions(asked), None)
 
 
-def test_a_folder_without_a_card_is_english_of_no_known_licence(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_card_is_english_of_no_known_license(folder: Path, tmp_path: Path) -> None:
     replaced(folder, tmp_path / "model", "README.md", None)
     found = moonshine_torch_files.find(str(tmp_path / "model"))
     assert (found.languages, found.license) == (("en",), "")

@@ -88,7 +88,7 @@ def encoder_difference(model: TorchMoonshine, clips: list[Pcm16]) -> float:
 
 
 def test_a_batch_encodes_as_each_utterance_alone(models: dict[str, TorchMoonshine], clips: list[Pcm16]) -> None:
-    """MOO-11: the padding changes neither the statistics of the normalisation nor the attention."""
+    """MOO-11: the padding changes neither the statistics of the normalization nor the attention."""
     assert 0 < encoder_difference(models["fp32"], clips) < 1e-4
 
 

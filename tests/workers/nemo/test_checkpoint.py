@@ -48,12 +48,12 @@ def archive_of(folder: Path, mode: str = "w") -> Path:
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "gzip"])
-def test_reads_config_weights_tokenizer_and_licence(tmp_path: Path, form: str) -> None:
+def test_reads_config_weights_tokenizer_and_license(tmp_path: Path, form: str) -> None:
     folder = folder_of(tmp_path)
     path = folder if form == "folder" else archive_of(folder, "w" if form == "tar" else "w:gz")
     checkpoint = nemo_checkpoint.read_checkpoint(str(path))
     assert checkpoint.weights["encoder.w"].tolist() == [0, 1, 2]
-    assert (checkpoint.tokenizer, checkpoint.licence) == (b"pieces", "CC-BY-4.0")
+    assert (checkpoint.tokenizer, checkpoint.license) == (b"pieces", "CC-BY-4.0")
     digest = hashlib.sha256((folder / "model_weights.ckpt").read_bytes()).hexdigest()
     assert checkpoint.checksum == digest[:16]
 
@@ -160,7 +160,7 @@ def test_what_the_hub_has_answered_for_good_is_not_asked_for_ever(
     assert type(caught.value) is refused
 
 
-def test_a_hub_name_is_fetched_with_its_cards_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_name_is_fetched_with_its_cards_license(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="needs the extra nemo")
     errors = pytest.importorskip("huggingface_hub.errors")
     path = archive_of(folder_of(tmp_path, {"tokenizer": CONFIG["tokenizer"]}))
@@ -177,13 +177,13 @@ def test_a_hub_name_is_fetched_with_its_cards_licence(tmp_path: Path, monkeypatc
     monkeypatch.setattr(hub, "hf_hub_download", download)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: str(card))
     checkpoint = nemo_checkpoint.read_checkpoint("nvidia/some_model")
-    assert (checkpoint.name, checkpoint.licence) == ("nvidia/some_model", "cc-by-4.0")
+    assert (checkpoint.name, checkpoint.license) == ("nvidia/some_model", "cc-by-4.0")
     assert asked[:2] == [("nvidia/some_model", "some_model.nemo", local) for local in (True, False)]
 
 
 @pytest.mark.parametrize("card", ["no head", "---\n- list\n---\n", "---\n: [\n---\n", "---\ntitle: x\n---\n"])
-def test_cards_that_state_no_licence(card: str) -> None:
-    assert nemo_checkpoint.card_licence(card) is None
+def test_cards_that_state_no_license(card: str) -> None:
+    assert nemo_checkpoint.card_license(card) is None
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, 100, 200, 400, 800])

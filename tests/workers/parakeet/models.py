@@ -25,7 +25,7 @@ DIMENSIONS = Dimensions(
 
 
 def configuration(tokenizer: Path) -> Any:
-    """Two layers of 64, full attention, features normalised per recording."""
+    """Two layers of 64, full attention, features normalized per recording."""
     encoder = {
         "causal_downsampling": False,
         "att_context_size": [-1, -1],
@@ -64,9 +64,9 @@ def calibrate(model: Any) -> None:
     """Tokens depend on the audio and on the token before, about equally. Every third frame emits a token."""
     encoded = encode_offline(model, speech_like(8.0, 99))
     joint, final = model.joint, model.joint.joint_net[-1]
-    centre = encoded.mean(0)
+    center = encoded.mean(0)
     joint.enc.weight.mul_(2 / (encoded @ joint.enc.weight.T).std(0).mean())
-    joint.enc.bias.copy_(-(centre @ joint.enc.weight.T))
+    joint.enc.bias.copy_(-(center @ joint.enc.weight.T))
     model.decoder.prediction.embed.weight[:-1].normal_(0, 3)
     final.weight.normal_(0, 2 / final.weight.shape[1] ** 0.5)
     low, high = -30.0, 30.0

@@ -56,7 +56,7 @@ class ScriptedDecoder:
 class ScriptedModel:
     """ParakeetModel of the engine's package."""
 
-    checksum, licence = "0123456789abcdef", "CC0"
+    checksum, license = "0123456789abcdef", "CC0"
     dtype = torch.float32
 
     def __init__(self, settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""The shipped digits model recognises speech: as the reference in torch, and compiled on the card's simulator."""
+"""The shipped digits model recognizes speech: as the reference in torch, and compiled on the card's simulator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from asr_workers.engines.rnnt.model import RnntEmission, RnntStream  # noqa: E40
 
 ROOT = Path(__file__).parents[3]
 CLIPS = ROOT / "tests" / "data" / "digits"
-Recognise = Callable[[features.Floats], list[RnntEmission]]
+Recognize = Callable[[features.Floats], list[RnntEmission]]
 
 
 @pytest.fixture(scope="module", name="digits")
@@ -55,16 +55,16 @@ def _clips() -> list[tuple[features.Floats, str]]:
     return found
 
 
-def _in_torch(digits: RnntCheckpoint) -> Recognise:
+def _in_torch(digits: RnntCheckpoint) -> Recognize:
     model = digits.model()
     return lambda pcm: RnntStream(model, digits.means, digits.variances).feed(pcm)
 
 
-def _on_card(card: Card, digits: RnntCheckpoint, precision: Precision, folder: Path) -> Recognise:
+def _on_card(card: Card, digits: RnntCheckpoint, precision: Precision, folder: Path) -> Recognize:
     digits.compile(folder / "digits.carm", precision)
     card.load(folder / "digits.carm")
 
-    def recognise(pcm: features.Floats) -> list[RnntEmission]:
+    def recognize(pcm: features.Floats) -> list[RnntEmission]:
         card.open(0)
         heard = []
         for tag, chunk in enumerate((pcm * 32768).astype(np.int16).reshape(-1, features.CHUNK_SAMPLES)):
@@ -74,22 +74,22 @@ def _on_card(card: Card, digits: RnntCheckpoint, precision: Precision, folder: P
         card.close(0)
         return heard
 
-    return recognise
+    return recognize
 
 
-def _word_error(digits: RnntCheckpoint, recognise: Recognise) -> float:
+def _word_error(digits: RnntCheckpoint, recognize: Recognize) -> float:
     pieces = sentencepiece.SentencePieceProcessor(model_proto=digits.sentencepiece)
     clips = _clips()
-    texts = [pieces.decode([one.token for one in recognise(pcm)]) for pcm, _ in clips]
+    texts = [pieces.decode([one.token for one in recognize(pcm)]) for pcm, _ in clips]
     return float(jiwer.wer([text for _, text in clips], texts))
 
 
-def test_unseen_recordings_are_recognised(digits: RnntCheckpoint) -> None:
+def test_unseen_recordings_are_recognized(digits: RnntCheckpoint) -> None:
     assert _word_error(digits, _in_torch(digits)) <= 0.03
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_unseen_recordings_are_recognised_by_a_card(
+def test_unseen_recordings_are_recognized_by_a_card(
     digits: RnntCheckpoint, card: Card, precision: Precision, tmp_path: Path
 ) -> None:
     assert _word_error(digits, _on_card(card, digits, precision, tmp_path)) <= 0.03

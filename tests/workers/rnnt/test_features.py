@@ -77,7 +77,7 @@ def test_a_chunk_is_filled_up_with_zeros() -> None:
     assert len(features.whole_chunks(pcm[:960])) == 960
 
 
-def test_every_bin_is_normalised_by_its_own_statistics() -> None:
+def test_every_bin_is_normalized_by_its_own_statistics() -> None:
     mels = _noise(160).reshape(2, 80)
     means, variances = np.arange(80, dtype=np.float32), np.full(80, 4, np.float32)
-    np.testing.assert_allclose(features.normalise(mels, means, variances), (mels - means) / 2, rtol=1e-6)
+    np.testing.assert_allclose(features.normalize(mels, means, variances), (mels - means) / 2, rtol=1e-6)

@@ -8,7 +8,7 @@
 Weights are fp32, int8 or bfp16. int8: one scale per row (output), value = scale * q with q in -127..127. bfp16: blocks
 of 8 along the row share an 8-bit exponent e, which is that of the block's largest value, biased by 127 (0 for a block
 of zeros). Each value has a sign and a 7-bit mantissa: value = q * 2^(e - 127 - 6). Biases and feature statistics are
-always fp32. The card quantises activations while it computes. This module needs only numpy.
+always fp32. The card quantizes activations while it computes. This module needs only numpy.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Carm:
     melvars: Float32
     """Variance of each log-mel band [80]."""
     sentencepiece: bytes
-    """The serialised SentencePiece model."""
+    """The serialized SentencePiece model."""
     source_checksum: str
     """sha256 of the hardware checkpoint that was compiled, in hex; or the text that the writer passed."""
     checksum: str
@@ -108,7 +108,7 @@ def write(
     sentencepiece: bytes,
     source_checksum: str,
 ) -> None:
-    """Compile a model: quantise the weight matrices to `precision` and write the file.
+    """Compile a model: quantize the weight matrices to `precision` and write the file.
 
     `tensors` have the names and shapes of `config.shapes()`; others are ignored. melmeans and melvars are [80].
     Raises CardError for tensors that are missing, have a wrong shape or are not finite.
@@ -283,7 +283,7 @@ def _entry(path: Path, mapped: memoryview, at: int) -> tuple[str, CarmTensor | b
 
 
 def _check_statistic(path: Path, name: str, tensor: CarmTensor) -> None:
-    """Raise CardError unless the statistic can normalise features: finite, and variances positive."""
+    """Raise CardError unless the statistic can normalize features: finite, and variances positive."""
     if not bool(np.isfinite(tensor.values).all()):
         raise bad_model(f"{name} in {path.name} has values that are not finite")
     if name == "melvars" and not bool((tensor.values > 0).all()):

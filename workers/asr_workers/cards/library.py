@@ -167,7 +167,7 @@ class Card:
         features: NDArray[np.float32],
         last: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Like submit_arrays, with normalised log-mel frames: features float32 [n, 6, 80] or [n, 480]."""
+        """Like submit_arrays, with normalized log-mel frames: features float32 [n, 6, 80] or [n, 480]."""
         frames = _rows(features.reshape(len(slots), -1), np.float32, CHUNK_FEATURES, len(slots))
         self._submit(self._calls.asr_card_submit_features, slots, tags, frames.ctypes.data, last)
 

@@ -1,4 +1,4 @@
-"""`asr-license`: makes and shows licences for the cards of a deployment. It connects to no card and no pool."""
+"""`asr-license`: makes and shows licenses for the cards of a deployment. It connects to no card and no pool."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from asr_process import settings
 from asr_proto.errors import SetupError
 
 try:
-    from asr_workers.cards import licence
-    from asr_workers.cards.licence import Licence, Now
+    from asr_workers.cards import license
+    from asr_workers.cards.license import License, Now
 except ModuleNotFoundError as error:
     raise SystemExit("asr-license: signatures need cryptography: pip install 'asr-pool[card]'") from error
 
@@ -23,12 +23,12 @@ DAY = click.DateTime(["%Y-%m-%d"])
 
 @click.group("asr-license", cls=settings.ProgramGroup)
 def main() -> None:
-    """Licences that bind physical cards to this deployment.
+    """Licenses that bind physical cards to this deployment.
 
     \b
-        asr-license issuer licences --name example           once; keep example.key_secret elsewhere
-        asr-license new licences --key example.key_secret --card ID --holder NAME --expires 2027-12-31
-        asr-license show licences --card ID
+        asr-license issuer licenses --name example           once; keep example.key_secret elsewhere
+        asr-license new licenses --key example.key_secret --card ID --holder NAME --expires 2027-12-31
+        asr-license show licenses --card ID
     """
 
 
@@ -36,9 +36,9 @@ def main() -> None:
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option("--name", required=True, help="Name of the secret key file, without .key_secret.")
 def issuer(folder: Path, name: str) -> None:
-    """Make an issuer's key pair in DIR. A licence folder needs only the file issuer.pub."""
-    secret, public = licence.new_issuer(folder, name)
-    click.echo(f"{secret}: signs licences; keep it where no worker reads")
+    """Make an issuer's key pair in DIR. A license folder needs only the file issuer.pub."""
+    secret, public = license.new_issuer(folder, name)
+    click.echo(f"{secret}: signs licenses; keep it where no worker reads")
     click.echo(f"{public}: belongs into the folder of --license-dir")
 
 
@@ -46,17 +46,17 @@ def issuer(folder: Path, name: str) -> None:
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option("--key", required=True, type=FILE, help="The issuer's secret key.")
 @click.option("--card", required=True, help="The card's id, as printed by asr-card list.")
-@click.option("--holder", required=True, help="The holder of the licence.")
-@click.option("--expires", required=True, type=DAY, help="The last valid day of the licence, in UTC.")
+@click.option("--holder", required=True, help="The holder of the license.")
+@click.option("--expires", required=True, type=DAY, help="The last valid day of the license, in UTC.")
 @click.option("--version-max", default="", help="The highest version of asr-pool, such as 1.4.  [default: any]")
 def new(folder: Path, key: Path, card: str, holder: str, expires: datetime, version_max: str) -> None:
-    """Write a new licence to DIR. Workers read it when they start."""
-    if version_max and not licence.VERSION.fullmatch(version_max):
+    """Write a new license to DIR. Workers read it when they start."""
+    if version_max and not license.VERSION.fullmatch(version_max):
         raise click.BadParameter("a version is numbers with dots", param_hint="--version-max")
     issued = datetime.now(UTC).date()
-    document = Licence(card=card, holder=holder, expires=expires.date(), version_max=version_max, issued=issued)
-    path = folder / f"{document.id}{licence.SUFFIX}"
-    text = document.encode(licence.read_secret(key))
+    document = License(card=card, holder=holder, expires=expires.date(), version_max=version_max, issued=issued)
+    path = folder / f"{document.id}{license.SUFFIX}"
+    text = document.encode(license.read_secret(key))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -67,16 +67,16 @@ def new(folder: Path, key: Path, card: str, holder: str, expires: datetime, vers
 
 @main.command("show")
 @click.argument("folder", type=FOLDER, metavar="DIR")
-@click.option("--card", help="Check whether each licence is valid for this card.")
+@click.option("--card", help="Check whether each license is valid for this card.")
 @click.pass_context
 def show(ctx: click.Context, folder: Path, card: str | None) -> None:
-    """Print the licences in DIR, and why any is not valid. Exit code 1 if none is valid."""
-    issuer_key = licence.read_issuer(folder / licence.ISSUER)
+    """Print the licenses in DIR, and why any is not valid. Exit code 1 if none is valid."""
+    issuer_key = license.read_issuer(folder / license.ISSUER)
     good = 0
-    for path in sorted(folder.glob(f"*{licence.SUFFIX}")):
+    for path in sorted(folder.glob(f"*{license.SUFFIX}")):
         try:
-            document = licence.read(path, issuer_key)
-            licence.check(document, card or document.card, Now.here())
+            document = license.read(path, issuer_key)
+            license.check(document, card or document.card, Now.here())
         except SetupError as error:
             click.echo(f"{path.name}  REFUSED: it {error}")
             continue

@@ -16,7 +16,7 @@ class CardIdentity:
     """A card's identity and capacity."""
 
     id: str
-    """Unique, permanent id of the card; licences name it."""
+    """Unique, permanent id of the card; licenses name it."""
     serial: str
     firmware: str
     name: str

@@ -92,7 +92,7 @@ class FakeEngine(Engine):
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
         if options.language.partition("-")[0].lower() not in ("", "en"):
-            raise BadRequest(f"fake recognises en, not {options.language[:20]}", slug="unsupported-language")
+            raise BadRequest(f"fake recognizes en, not {options.language[:20]}", slug="unsupported-language")
         start = snapshot.sample if snapshot else 0
         self._slots[slot] = _FakeSlot(options.partials, start, start)
         if snapshot and snapshot.state:

@@ -110,7 +110,7 @@ def status_of(event: Error) -> int:
 
 
 def message_of(event: Error) -> str:
-    """The reason for people. Old clients recognise a timeout by its first words."""
+    """The reason for people. Old clients recognize a timeout by its first words."""
     detail = event.detail or event.slug
     return f"Stream timeout: {detail}" if event.slug == "idle-timeout" else detail
 

@@ -9,7 +9,7 @@ from asr_proto.errors import AudioError
 
 
 class AudioStream:
-    """Converts the client's audio: raw samples as in the options, or a container recognised by its first bytes."""
+    """Converts the client's audio: raw samples as in the options, or a container recognized by its first bytes."""
 
     def __init__(self, options: ListenOptions) -> None:
         self._options = options

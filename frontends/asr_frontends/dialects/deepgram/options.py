@@ -20,7 +20,7 @@ class ListenOptions:
     """The options that have an effect here."""
 
     encoding: str = ""
-    """Encoding of raw audio; empty to recognise it from the first bytes."""
+    """Encoding of raw audio; empty to recognize it from the first bytes."""
     rate: int = 0
     """Sample rate in Hz; 0 if not given."""
     channels: int = 1

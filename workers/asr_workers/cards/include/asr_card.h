@@ -21,7 +21,7 @@
  * timeout. asr_card_load, asr_card_open and asr_card_close may take seconds. All others return immediately.
  *
  * THREADS. Functions without a card may be called from any thread. Calls on one card may come from any thread: the
- * library serialises them. asr_card_poll may run in one thread while others call any function but asr_card_close; two
+ * library serializes them. asr_card_poll may run in one thread while others call any function but asr_card_close; two
  * threads never poll one card at the same time. While asr_card_load runs, new calls on the same card return
  * ASR_CARD_E_BUSY; only asr_card_get_health works. asr_card_close must be the last call on a card. The library installs
  * no signal handler. An open card is not usable after fork() in the child, which must open its own card.
@@ -57,7 +57,7 @@ extern "C" {
 #define ASR_CARD_ABI_MINOR 0
 
 #define ASR_CARD_CHUNK_SAMPLES 960  /* 60 ms */
-#define ASR_CARD_CHUNK_FEATURES 480 /* 6 frames of 80 normalised log-mel bands */
+#define ASR_CARD_CHUNK_FEATURES 480 /* 6 frames of 80 normalized log-mel bands */
 #define ASR_CARD_PACKET_WIDTH 32    /* values of a top-k packet, which covers 8 x 32 classes */
 
 enum asr_card_status {
@@ -88,7 +88,7 @@ typedef struct asr_card_identity {
     uint32_t slots_max;   /* slots that can be open at once; at least `capacity` */
     float temperature_c;
     uint32_t reserved;
-    char id[64];          /* unique and permanent, e.g. of the FPGA; licences name it */
+    char id[64];          /* unique and permanent, e.g. of the FPGA; licenses name it */
     char serial[64];
     char firmware[64];
     char name[64];        /* product */
@@ -206,7 +206,7 @@ ASR_CARD_API int32_t asr_card_state_import(asr_card *card, uint32_t slot, const 
  * have several chunks in flight, at least 8. */
 ASR_CARD_API int32_t asr_card_submit(asr_card *card, const asr_card_chunk *chunks, uint32_t count, const int16_t *pcm);
 
-/* Like asr_card_submit, with features instead of samples, [count][6][80]: normalised log-mel frames. If a slot gets
+/* Like asr_card_submit, with features instead of samples, [count][6][80]: normalized log-mel frames. If a slot gets
  * both, its front end continues from the last chunk of samples. May return ASR_CARD_E_UNSUPPORTED. */
 ASR_CARD_API int32_t asr_card_submit_features(asr_card *card, const asr_card_chunk *chunks, uint32_t count,
                                               const float *features);

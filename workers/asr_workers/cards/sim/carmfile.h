@@ -44,7 +44,7 @@ const start *carmfile_start(const file *f);
 
 /* The tensor with this name and shape (columns 0: one axis). Without one it calls `fail` and returns NULL. */
 const entry *carmfile_find(const file *f, const char *name, uint32_t rows, uint32_t columns);
-/* Row `row` of a matrix, dequantised to fp32. */
+/* Row `row` of a matrix, dequantized to fp32. */
 void carmfile_row(const file *f, const entry *e, uint32_t row, float *out);
 /* Add a vector, fp32 in every file, to `sum`. */
 int32_t carmfile_vector(const file *f, const char *name, uint32_t count, float *sum);

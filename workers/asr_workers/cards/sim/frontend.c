@@ -1,5 +1,5 @@
 /*
- * frontend.c - converts samples to normalised log-mel frames as NVIDIA DALI does: the networks were trained with it.
+ * frontend.c - converts samples to normalized log-mel frames as NVIDIA DALI does: the networks were trained with it.
  * The Hann window is evaluated at the middle of each sample. The mel filters are triangles, linear in Hz between mel
  * points (Slaney 1998, Auditory Toolbox), each times 2 / its width. Spectra are computed in double precision, so that
  * quiet bands of a loud frame keep their precision.

@@ -1,4 +1,4 @@
-/* frontend.h - converts samples to normalised log-mel frames. */
+/* frontend.h - converts samples to normalized log-mel frames. */
 #ifndef FRONTEND_H
 #define FRONTEND_H
 

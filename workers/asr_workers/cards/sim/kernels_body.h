@@ -1,5 +1,5 @@
 /*
- * kernels_body.h - functions that compilers vectorise well, inlined into the functions of each instruction set.
+ * kernels_body.h - functions that compilers vectorize well, inlined into the functions of each instruction set.
  * Loops over `lane` become vector registers. The order of sums is fixed, so no -ffast-math is needed.
  */
 #ifndef KERNELS_BODY_H

@@ -4,7 +4,7 @@
  *
  * A slot's state is one array of floats: the samples that the front end carries over, h and c of every LSTM layer
  * (before the time stacking, after it, of the predictor), and the projected predictor output. A step updates the states
- * in place. The input rows of a matrix are gathered through pointers when they are prepared (quantised) for it.
+ * in place. The input rows of a matrix are gathered through pointers when they are prepared (quantized) for it.
  */
 #include "network.h"
 

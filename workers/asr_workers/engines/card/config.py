@@ -36,7 +36,7 @@ class CardConfig(EngineConfig):
     card_options: str = option(
         "", "Options passed to the card's library, such as mode=timing,arch=base.", show_default=False
     )
-    license_dir: Path | None = option(None, "Folder with the licences of cards.", PATH)
+    license_dir: Path | None = option(None, "Folder with the licenses of cards.", PATH)
     state_resets: bool = option(
         True,
         "Start with an empty state every 12 s, with 3 s of overlap: better text of long audio, a quarter more work.",

@@ -62,7 +62,7 @@ class CardEngine(Engine):
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:
         if options.language.partition("-")[0].lower() not in ("", "en"):
             raise BadRequest(
-                f"the card's model recognises en, not {options.language[:20]}", slug="unsupported-language"
+                f"the card's model recognizes en, not {options.language[:20]}", slug="unsupported-language"
             )
         export: Callable[[], bytes] = partial(self._export, slot)
         stream = CardStream(slot, self._text, self._rule, export, model=self.spec.checksum, partials=options.partials)

@@ -1,6 +1,6 @@
-"""Prepares a card: finds it, checks its licence, loads the model, tests it. Each reason not to serve is one sentence.
+"""Prepares a card: finds it, checks its license, loads the model, tests it. Each reason not to serve is one sentence.
 
-The device `cpu` is the simulator as a backend: it also takes hardware checkpoints, and needs no licence. `card:N` is a
+The device `cpu` is the simulator as a backend: it also takes hardware checkpoints, and needs no license. `card:N` is a
 card of the vendor's library, or a simulated card where no library is configured.
 """
 
@@ -17,7 +17,7 @@ import structlog
 
 from asr_proto.errors import SetupError
 from asr_proto.messages import STATE_BYTES_MAX, Spec
-from asr_workers.cards import carm, licence, selftest
+from asr_workers.cards import carm, license, selftest
 from asr_workers.cards.errors import FOR_GOOD
 from asr_workers.cards.failure import CardFailed
 from asr_workers.cards.library import Card, CardError, CardIdentity, CardLibrary
@@ -101,17 +101,17 @@ def _identity(library: CardLibrary, config: CardConfig) -> CardIdentity:
 
 
 def _check_license(identity: CardIdentity, config: CardConfig) -> None:
-    """Raises SetupError where this worker may not use the card. A simulated card needs no licence."""
+    """Raises SetupError where this worker may not use the card. A simulated card needs no license."""
     if not identity.is_physical:
         return
     if config.license_dir is None:
-        raise SetupError(f"card {identity.id} needs a licence: name its folder with --license-dir")
-    found = licence.find(config.license_dir, identity.id, licence.Now.here())
-    log.info("licence", id=found.id, holder=found.holder, expires=found.expires.isoformat())
+        raise SetupError(f"card {identity.id} needs a license: name its folder with --license-dir")
+    found = license.find(config.license_dir, identity.id, license.Now.here())
+    log.info("license", id=found.id, holder=found.holder, expires=found.expires.isoformat())
 
 
 def _check_opened(listed: CardIdentity, opened: CardIdentity, config: CardConfig) -> None:
-    """Raises SetupError where the opened card is not the one whose licence was checked."""
+    """Raises SetupError where the opened card is not the one whose license was checked."""
     if (opened.id, opened.is_physical) != (listed.id, listed.is_physical):
         raise SetupError(f"{config.device} is {_described(opened)}, and was {_described(listed)} when it was looked up")
 

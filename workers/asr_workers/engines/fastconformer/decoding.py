@@ -67,7 +67,7 @@ class GreedyDecoder(Protocol):
 def confidences(logits: Tensor, kind: Confidence) -> Tensor:
     """Confidence of the best token of each row of logits [N, V]: float32 [N], 0 to 1.
 
-    `entropy` is the Gibbs entropy with linear normalisation of Laptev & Ginsburg 2023 (arXiv:2212.08703).
+    `entropy` is the Gibbs entropy with linear normalization of Laptev & Ginsburg 2023 (arXiv:2212.08703).
     """
     logs = logits.float().log_softmax(1)
     if kind == "max-prob":

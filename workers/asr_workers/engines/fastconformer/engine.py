@@ -101,7 +101,7 @@ class FastConformerEngine(Engine):
             device=self._config.device,
             step_s_p99=self._step_s_p99,
             checksum=self._model.checksum,
-            license=self._model.licence or "",
+            license=self._model.license or "",
         )
 
     def open(self, slot: int, options: SlotOptions, snapshot: Snapshot | None) -> None:

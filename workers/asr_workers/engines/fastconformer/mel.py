@@ -1,7 +1,7 @@
 """Log-mel features of many streams. For chunks of any sizes they equal the features of the whole recording.
 
 The definition is that of NeMo's AudioToMelSpectrogramPreprocessor; the mel filters come from the checkpoint. A frame is
-a window of 25 ms centred on its time, so it is ready 12.5 ms after that time. The samples that later frames need are
+a window of 25 ms centered on its time, so it is ready 12.5 ms after that time. The samples that later frames need are
 kept per slot. An utterance of n samples has n // 160 frames, as in training. Zeros follow its last sample.
 """
 
@@ -54,7 +54,7 @@ def mel_settings(config: dict[str, Any], weights: dict[str, Tensor]) -> MelSetti
     if given.get("normalize", "per_feature") in ("per_feature", "all_features") or _fixed(given):
         raise SetupError("the model's features are normalized over whole recordings: it cannot stream")
     if given.get("sample_rate", SAMPLE_RATE) != SAMPLE_RATE or given.get("exact_pad"):
-        raise SetupError(f"only models of {SAMPLE_RATE} Hz with centred windows are supported")
+        raise SetupError(f"only models of {SAMPLE_RATE} Hz with centered windows are supported")
     if not given.get("log", True) or given.get("mag_power", 2.0) != 2.0 or given.get("frame_splicing", 1) != 1:
         raise SetupError("only models of plain log-mel energies are supported")
     guard = given.get("log_zero_guard_value", _GUARD)

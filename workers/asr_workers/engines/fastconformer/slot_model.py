@@ -75,7 +75,7 @@ class SlotModel:
         decoder: GreedyDecoder,
     ) -> None:
         self.name, self.checksum = checkpoint.name, checkpoint.checksum
-        self.licence, self.tokenizer = checkpoint.licence, checkpoint.tokenizer
+        self.license, self.tokenizer = checkpoint.license, checkpoint.tokenizer
         self.implementation: Literal["lean", "nemo"] = implementation
         self.mel: MelSettings = mel_settings(checkpoint.config, checkpoint.weights)
         self._context = context(checkpoint.config)

@@ -44,7 +44,7 @@ class ModelSettings:
     """Threads inside an operation; None for torch's default."""
     confidence: Confidence = "max-prob"
     """`max-prob`: the softmax probability of the token. `entropy`: 1 - H / log(V), where H is the entropy of all V
-    outputs, the blank included. NeMo calls it Gibbs entropy with linear normalisation."""
+    outputs, the blank included. NeMo calls it Gibbs entropy with linear normalization."""
     graphs: bool = True
     """Whether steps on CUDA are recorded and replayed. If not, every kernel is launched separately."""
     trust_checkpoint: bool = False
@@ -103,8 +103,8 @@ class StreamingModel(Protocol):
         """First 16 hex digits of the sha256 of the weights."""
 
     @property
-    def licence(self) -> str | None:
-        """The licence that the archive or its model card names; None where neither does."""
+    def license(self) -> str | None:
+        """The license that the archive or its model card names; None where neither does."""
 
     @property
     def tokenizer(self) -> bytes:

@@ -1,6 +1,6 @@
 """The encoders of both Moonshine families for padded batches, without any influence of the padding.
 
-The published forward passes normalise over the padding, and their masks let up to two frames of it through. The text of
+The published forward passes normalize over the padding, and their masks let up to two frames of it through. The text of
 an utterance then depends on the rest of the batch. Here each row has the values that it has alone. Attention masks are
 bool [B, 1, 1 or queries, keys], True where a query attends to a key.
 """
@@ -81,9 +81,9 @@ def _group_norm(norm: nn.GroupNorm, hidden: Tensor, frames: Tensor) -> Tensor:
     inside = valid(frames, hidden.shape[2])[:, None]
     count = (frames * hidden.shape[1])[:, None, None]
     values = hidden.float()
-    centred = values - (values * inside).sum((1, 2), keepdim=True) / count
-    variance = (centred * inside).square().sum((1, 2), keepdim=True) / count
-    scaled = centred * torch.rsqrt(variance + norm.eps)
+    centered = values - (values * inside).sum((1, 2), keepdim=True) / count
+    variance = (centered * inside).square().sum((1, 2), keepdim=True) / count
+    scaled = centered * torch.rsqrt(variance + norm.eps)
     return (scaled * norm.weight[:, None] + norm.bias[:, None]).to(hidden.dtype)
 
 

@@ -1,6 +1,6 @@
 """Linear layers with int8 weights, made from floating-point layers.
 
-On a CPU the inputs are quantised to int8, too. Each row has its own scale, so that a row does not depend on the rest of
+On a CPU the inputs are quantized to int8, too. Each row has its own scale, so that a row does not depend on the rest of
 the batch. On other devices the weights are converted back in each call: a quarter of fp32's memory, but not less time.
 """
 

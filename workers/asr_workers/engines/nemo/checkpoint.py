@@ -50,7 +50,7 @@ class NemoCheckpoint:
     """A serialized sentencepiece model."""
     checksum: str
     """First 16 hex digits of the sha256 of the file of weights."""
-    licence: str | None
+    license: str | None
     """From the configuration, else from the model card on the hub; None where neither names one."""
 
 
@@ -93,8 +93,8 @@ def _read(
         raise SetupError(f"{path} has the part {others[0]}: it is a kind of model that is not supported")
     with opened(_tokenizer_name(config, path)) as file:
         tokenizer = file.read(TOKENIZER_BYTES_MAX)
-    licence = config.get("license") or card
-    return NemoCheckpoint(model, path, config, weights, tokenizer, checksum, str(licence) if licence else None)
+    license = config.get("license") or card
+    return NemoCheckpoint(model, path, config, weights, tokenizer, checksum, str(license) if license else None)
 
 
 def _config(text: bytes, path: Path) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _open_in_folder(folder: Path, name: str) -> IO[bytes]:
 
 
 def _locate(model: str) -> tuple[Path, str | None]:
-    """Path of the archive or folder, and the licence from the model card where it is on the hub."""
+    """Path of the archive or folder, and the license from the model card where it is on the hub."""
     path = Path(model).expanduser()
     if path.exists():
         return path, None
@@ -181,11 +181,11 @@ def _cached_card(model: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only for models that are not on disk
 
     card = try_to_load_from_cache(model, "README.md")
-    return card_licence(Path(card).read_text("utf-8")) if isinstance(card, str) else None
+    return card_license(Path(card).read_text("utf-8")) if isinstance(card, str) else None
 
 
-def card_licence(card: str) -> str | None:
-    """The licence in the YAML header of a model card; None where there is none."""
+def card_license(card: str) -> str | None:
+    """The license in the YAML header of a model card; None where there is none."""
     parts = card.split("---", maxsplit=2)
     if len(parts) != 3 or parts[0].strip():
         return None
@@ -193,5 +193,5 @@ def card_licence(card: str) -> str | None:
         head = yaml.safe_load(parts[1])
     except yaml.YAMLError:
         return None
-    licence = head.get("license") if isinstance(head, dict) else None
-    return str(licence) if licence else None
+    license = head.get("license") if isinstance(head, dict) else None
+    return str(license) if license else None

@@ -31,6 +31,6 @@ def check_language(language: str, languages: tuple[str, ...]) -> None:
     """Raises BadRequest for a language that the model does not know. An empty language is always accepted."""
     if language.partition("-")[0].lower() not in ("", *languages):
         raise BadRequest(
-            f"language {language[:20]!r} is not supported: this model recognises {', '.join(languages)}"[:128],
+            f"language {language[:20]!r} is not supported: this model recognizes {', '.join(languages)}"[:128],
             slug="unsupported-language",
         )

@@ -29,7 +29,7 @@ CHUNK_SAMPLES = 2 * WINDOW_SAMPLES
 BACKGROUND_LEAD_S = 1.0
 """A chunk whose deadline is later than this many seconds from now arrived faster than real time: background audio."""
 WINDOW_SAMPLES_MIN = 3 * SAMPLE_RATE
-"""Fewest samples that a partial decodes after its window moved: the model recognises shorter audio worse."""
+"""Fewest samples that a partial decodes after its window moved: the model recognizes shorter audio worse."""
 WINDOW_SAMPLES_MOVE = SAMPLE_RATE
 """Fewest samples by which the window's start moves. The decode of a move cannot use the earlier tokens as a draft."""
 UNCOMMITTED_S_MARGIN = 5.0
@@ -130,7 +130,7 @@ class UtteranceEngine(Engine, ABC):
         if options.language.partition("-")[0].lower() not in ("", *self._spec.languages):
             known = ", ".join("English" if language == "en" else language for language in self._spec.languages)
             raise BadRequest(
-                f"language {options.language!r} is not supported: this model recognises {known} only",
+                f"language {options.language!r} is not supported: this model recognizes {known} only",
                 slug="unsupported-language",
             )
         assert slot not in self._slots and 0 <= slot < self._spec.slots

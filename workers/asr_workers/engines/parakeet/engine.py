@@ -84,7 +84,7 @@ class ParakeetEngine(Engine):
             device=self._config.device,
             step_s_p99=self._batch.step_s_p99,
             checksum=self._model.checksum,
-            license=self._model.licence or "",
+            license=self._model.license or "",
             encode_factor=context.encode_factor,
         )
 

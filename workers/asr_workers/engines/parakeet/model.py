@@ -43,7 +43,7 @@ class ParakeetModel:
 
     def __init__(self, config: ParakeetConfig) -> None:
         checkpoint = read_checkpoint(config.model, trusted=config.trust_checkpoint)
-        self.checksum, self.licence = checkpoint.checksum, checkpoint.licence
+        self.checksum, self.license = checkpoint.checksum, checkpoint.license
         self.text = TokenText(checkpoint.tokenizer)
         self.device = check_device(config.device)
         self.dtype = _dtype(config)

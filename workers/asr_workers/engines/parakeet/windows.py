@@ -16,7 +16,7 @@ FEATURE_SAMPLES = 160
 FRAME_FEATURES = 8
 FRAME_SAMPLES = FEATURE_SAMPLES * FRAME_FEATURES
 WINDOW_SAMPLES_MIN = 2 * FEATURE_SAMPLES
-"""Fewest samples of a window. Features are normalised over the window, and one feature has no standard deviation."""
+"""Fewest samples of a window. Features are normalized over the window, and one feature has no standard deviation."""
 
 
 @dataclass(frozen=True, slots=True)

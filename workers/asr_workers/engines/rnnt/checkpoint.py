@@ -109,7 +109,7 @@ def _checked(content: dict[str, object], checksum: str) -> RnntCheckpoint:
     version = content["version"]
     if not isinstance(version, str) or not re.fullmatch(r"1\.\d+\.\d+", version):
         raise InvalidCheckpoint(f"is a hardware checkpoint of version {version}, and only 1.x is supported")
-    _check_normalisation(content)
+    _check_normalization(content)
     tensors = _tensors(content["state_dict"])
     sizes = _sizes(content["rnnt_config"], tensors)
     _check_tensors(sizes, tensors)
@@ -121,11 +121,11 @@ def _checked(content: dict[str, object], checksum: str) -> RnntCheckpoint:
     return RnntCheckpoint(sizes, tensors, means, variances, pieces, version, checksum)
 
 
-def _check_normalisation(content: dict[str, object]) -> None:
-    """The front end normalises with the training data's statistics only, not with a moving average or a mixture."""
+def _check_normalization(content: dict[str, object]) -> None:
+    """The front end normalizes with the training data's statistics only, not with a moving average or a mixture."""
     alpha = _number("melalpha", content["melalpha"])
     if alpha != 0.0:
-        raise InvalidCheckpoint(f"normalises with a moving average (melalpha {alpha}), which is no longer supported")
+        raise InvalidCheckpoint(f"normalizes with a moving average (melalpha {alpha}), which is no longer supported")
     weight = _number("logmel_norm_weight", content.get("logmel_norm_weight", 1.0))
     if weight != 1.0:
         raise InvalidCheckpoint(f"was trained with a logmel_norm_weight of {weight} instead of 1.0")

@@ -38,7 +38,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 def main(checkpoint: Path, out: Path, precision: str, arch: str | None) -> None:
     """Compile a hardware checkpoint for a card or for the simulator.
 
-    The weights are quantised to int8 (one scale for each row) or to bfp16 (one exponent for each block of 8 values),
+    The weights are quantized to int8 (one scale for each row) or to bfp16 (one exponent for each block of 8 values),
     or they stay in fp32.
     """
     with settings.refusals_as_sentences("asr-compile"):

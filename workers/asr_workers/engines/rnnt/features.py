@@ -1,4 +1,4 @@
-"""The RNN-T's log-mel front end in numpy: 16 kHz samples to 80 normalised log-mel values every 10 ms.
+"""The RNN-T's log-mel front end in numpy: 16 kHz samples to 80 normalized log-mel values every 10 ms.
 
 It reproduces the front end of CAIMAN-ASR. (window - hop) zeros precede the audio, so n samples give exactly n // 160
 frames, and no frame depends on later samples. A chunk of 960 samples is 6 frames. Three frames are stacked (30 ms), and
@@ -44,7 +44,7 @@ def silence(window_samples: int) -> Carry:
 def log_mel(pcm: Floats, carry: Carry) -> tuple[Floats, Carry]:
     """Log-mel frames, float32 [n // 160, 80], of float32 [n] in -1..1, and the carry after the last whole frame.
 
-    The frames are not normalised. A stream gives multiples of 160 samples; other samples at the end are dropped.
+    The frames are not normalized. A stream gives multiples of 160 samples; other samples at the end are dropped.
     """
     count = len(pcm) // HOP_SAMPLES
     pcm = pcm[: count * HOP_SAMPLES]
@@ -60,8 +60,8 @@ def log_mel(pcm: Floats, carry: Carry) -> tuple[Floats, Carry]:
     return mels, Carry(audio[len(audio) - len(carry.tail) :], pcm[-1])
 
 
-def normalise(mels: Floats, means: Floats, variances: Floats) -> Floats:
-    """Frames [t, 80] with each band normalised by the training data's mean and variance, [80] each."""
+def normalize(mels: Floats, means: Floats, variances: Floats) -> Floats:
+    """Frames [t, 80] with each band normalized by the training data's mean and variance, [80] each."""
     return ((mels - means) / np.sqrt(variances)).astype(np.float32)
 
 

@@ -149,7 +149,7 @@ class RnntStream:
     def feed(self, pcm: Floats) -> list[RnntEmission]:
         """The tokens of the next samples: float32 [n] in -1..1, where n is a multiple of 960."""
         mels, self._carry = features.log_mel(pcm, self._carry)
-        frames = features.stack(features.normalise(mels, self.means, self.variances))
+        frames = features.stack(features.normalize(mels, self.means, self.variances))
         encoded, self._encoder = self.model.encode(torch.from_numpy(frames).float()[None], self._encoder)
         found = [emission for step in encoded[0] for emission in self._decode(step)]
         return found

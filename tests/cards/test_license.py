@@ -1,4 +1,4 @@
-"""Licences: issuing, reading, and rejecting with a reason. CAI-13."""
+"""Licenses: issuing, reading, and rejecting with a reason. CAI-13."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_proto.errors import SetupError
-from asr_workers.cards import licence
-from asr_workers.cards.licence import Licence, Now
+from asr_workers.cards import license
+from asr_workers.cards.license import License, Now
 from asr_workers.cards.license_cli import main
 
 CARD = "S7T-0123456789"
@@ -28,15 +28,15 @@ TODAY = Now(date(2027, 3, 1), "1.4.2")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An issuer's folder, with its secret key."""
-    licence.new_issuer(tmp_path, "example")
+    license.new_issuer(tmp_path, "example")
     return tmp_path
 
 
 def issue(folder: Path, name: str = "one", **changes: object) -> Path:
     fields = {"card": CARD, "holder": "Example", "version_max": "", "issued": date(2027, 1, 1)}
-    document = Licence(**{**fields, "expires": date(2027, 12, 31), **changes})  # type: ignore[arg-type]
-    path = folder / f"{name}{licence.SUFFIX}"
-    path.write_text(document.encode(licence.read_secret(folder / "example.key_secret")))
+    document = License(**{**fields, "expires": date(2027, 12, 31), **changes})  # type: ignore[arg-type]
+    path = folder / f"{name}{license.SUFFIX}"
+    path.write_text(document.encode(license.read_secret(folder / "example.key_secret")))
     return path
 
 
@@ -44,28 +44,28 @@ def asr_license(*args: object) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
-# ---- Valid licences ----
+# ---- Valid licenses ----
 
 
-def test_a_licence_lets_its_card_serve(folder: Path) -> None:
+def test_a_license_lets_its_card_serve(folder: Path) -> None:
     issue(folder)
-    found = licence.find(folder, CARD, TODAY)
+    found = license.find(folder, CARD, TODAY)
     assert (found.card, found.holder) == (CARD, "Example")
     assert len(found.id) == 12
 
 
 def test_its_last_day_counts(folder: Path) -> None:
     issue(folder, expires=TODAY.day)
-    assert licence.find(folder, CARD, TODAY).expires == TODAY.day
+    assert license.find(folder, CARD, TODAY).expires == TODAY.day
 
 
 def test_the_one_that_is_good_longest_is_taken(folder: Path) -> None:
-    """Of several licences, also if others are invalid."""
+    """Of several licenses, also if others are invalid."""
     issue(folder, "a", expires=date(2027, 6, 1))
     issue(folder, "b", expires=date(2028, 6, 1))
     issue(folder, "c", card="another")
-    (folder / f"d{licence.SUFFIX}").write_text("?")
-    assert licence.find(folder, CARD, TODAY).expires == date(2028, 6, 1)
+    (folder / f"d{license.SUFFIX}").write_text("?")
+    assert license.find(folder, CARD, TODAY).expires == date(2028, 6, 1)
 
 
 @pytest.mark.parametrize(
@@ -83,25 +83,25 @@ def test_the_one_that_is_good_longest_is_taken(folder: Path) -> None:
     ],
 )
 def test_versions(highest: str, version: str, good: bool) -> None:
-    document = Licence(CARD, "Example", date(2027, 12, 31), highest, date(2027, 1, 1))
+    document = License(CARD, "Example", date(2027, 12, 31), highest, date(2027, 1, 1))
     if good:
-        licence.check(document, CARD, Now(TODAY.day, version))
+        license.check(document, CARD, Now(TODAY.day, version))
         return
     with pytest.raises(SetupError, match=f"is for versions up to {highest}, and this is {version}"):
-        licence.check(document, CARD, Now(TODAY.day, version))
+        license.check(document, CARD, Now(TODAY.day, version))
 
 
-# ---- Invalid licences ----
+# ---- Invalid licenses ----
 
 
 def refusal(folder: Path) -> str:
     with pytest.raises(SetupError) as refused:
-        licence.find(folder, CARD, TODAY)
+        license.find(folder, CARD, TODAY)
     return str(refused.value)
 
 
 def test_none_at_all(folder: Path) -> None:
-    assert "there is no licence" in refusal(folder)
+    assert "there is no license" in refusal(folder)
 
 
 def test_of_another_card(folder: Path) -> None:
@@ -122,30 +122,30 @@ def test_changed(folder: Path, field: str, value: str) -> None:
     """After any change, the signature is wrong."""
     path = issue(folder, card=CARD if field != "card" else "another")
     document = json.loads(path.read_text())
-    document["licence"][field] = value
+    document[license.CONTENT][field] = value
     path.write_text(json.dumps(document))
     assert "one.license was changed, or is from another issuer" in refusal(folder)
 
 
 def test_of_another_issuer(folder: Path) -> None:
-    other = Licence(CARD, "Example", date(2027, 12, 31), "", date(2027, 1, 1))
-    (folder / f"one{licence.SUFFIX}").write_text(other.encode(Ed25519PrivateKey.generate()))
+    other = License(CARD, "Example", date(2027, 12, 31), "", date(2027, 1, 1))
+    (folder / f"one{license.SUFFIX}").write_text(other.encode(Ed25519PrivateKey.generate()))
     assert "is from another issuer" in refusal(folder)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.mktemp("licence") / "one.license"
+    path = tmp_path_factory.mktemp("license") / "one.license"
     path.write_bytes(content)
-    with pytest.raises(SetupError, match="is no licence"):
-        licence.parse(path)
+    with pytest.raises(SetupError, match="is no license"):
+        license.parse(path)
 
 
 def test_what_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.license"
     path.write_text("[" * 60_000)
-    with pytest.raises(SetupError, match="is no licence"):
-        licence.parse(path)
+    with pytest.raises(SetupError, match="is no license"):
+        license.parse(path)
 
 
 @pytest.mark.parametrize(
@@ -165,16 +165,16 @@ def test_what_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
 def test_fields_that_cannot_be_meant(folder: Path, change: dict[str, object]) -> None:
     path = issue(folder)
     document = json.loads(path.read_text())
-    document["licence"] |= change
+    document[license.CONTENT] |= change
     path.write_text(json.dumps(document))
-    assert "one.license is no licence" in refusal(folder)
+    assert "one.license is no license" in refusal(folder)
 
 
 def test_an_issuer_that_is_none(folder: Path) -> None:
     issue(folder)
-    (folder / licence.ISSUER).write_text("nobody")
+    (folder / license.ISSUER).write_text("nobody")
     assert "is no public key" in refusal(folder)
-    (folder / licence.ISSUER).unlink()
+    (folder / license.ISSUER).unlink()
     assert "issuer's public key" in refusal(folder)
 
 
@@ -203,7 +203,7 @@ def test_issue_and_show(tmp_path: Path) -> None:
 
 
 def test_an_issuer_is_not_replaced(folder: Path) -> None:
-    """Its licences would become invalid."""
+    """Its licenses would become invalid."""
     again = asr_license("issuer", folder, "--name", "example")
     assert again.exit_code == 2 and "is there already" in again.output
     other = asr_license("issuer", folder, "--name", "other")
@@ -223,14 +223,14 @@ def test_an_issuer_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(SetupError, match=r"cannot be written into .*: No space left on device"):
-        licence.new_issuer(tmp_path, "example")
+        license.new_issuer(tmp_path, "example")
     assert not list(tmp_path.iterdir())
-    licence.new_issuer(tmp_path, "example")
+    license.new_issuer(tmp_path, "example")
 
 
 def test_what_cannot_be_signed_with(folder: Path) -> None:
     options = ("--card", CARD, "--holder", "Example", "--expires", "2999-12-31")
-    for key in (folder / licence.ISSUER, folder / "absent"):
+    for key in (folder / license.ISSUER, folder / "absent"):
         refused = asr_license("new", folder, "--key", key, *options)
         assert refused.exit_code == 2 and str(key) in refused.output
     secret = folder / "example.key_secret"

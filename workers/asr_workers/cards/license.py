@@ -1,7 +1,7 @@
-"""Licences: signed documents that allow a deployment to use one physical card, up to a date and a version.
+"""Licenses: signed documents that allow a deployment to use one physical card, up to a date and a version.
 
-A licence is a JSON file in the licence folder: the document and its Ed25519 signature (RFC 8032) by the issuer. The
-issuer's public key is in the same folder, as `issuer.pub`. Licences prevent the use of a card by mistake, after the
+A license is a JSON file in the license folder: the document and its Ed25519 signature (RFC 8032) by the issuer. The
+issuer's public key is in the same folder, as `issuer.pub`. Licenses prevent the use of a card by mistake, after the
 agreed date or in another place. They do not protect against someone who can write to the folder and so can replace the
 issuer.
 """
@@ -30,11 +30,13 @@ SECRET_MODE, PUBLIC_MODE = 0o600, 0o644
 FILE_BYTES_MAX = 65536
 VERSION = re.compile(r"\d{1,9}(\.\d{1,9})*", re.ASCII)
 """Form of `version_max`: numbers with dots."""
+CONTENT = "licence"  # codespell:ignore licence
+"""Key of the signed fields in a license file. Issued files have this spelling."""
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Licence:
+class License:
     """The signed document."""
 
     card: str
@@ -48,7 +50,7 @@ class Licence:
 
     @property
     def id(self) -> str:
-        """Short id of this licence, for logs and the pool's status."""
+        """Short id of this license, for logs and the pool's status."""
         return hashlib.sha256(self.signed_bytes()).hexdigest()[:12]
 
     def signed_bytes(self) -> bytes:
@@ -59,14 +61,14 @@ class Licence:
         return {"format": _FORMAT, **fields}
 
     def encode(self, key: Ed25519PrivateKey) -> str:
-        """The text of the licence file, signed with `key`."""
+        """The text of the license file, signed with `key`."""
         signature = base64.b64encode(key.sign(self.signed_bytes())).decode()
-        return json.dumps({"licence": self._fields(), "signature": signature}, indent=2) + "\n"
+        return json.dumps({CONTENT: self._fields(), "signature": signature}, indent=2) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The day (UTC) and the version of asr-pool that a licence is checked against."""
+    """The day (UTC) and the version of asr-pool that a license is checked against."""
 
     day: date
     version: str
@@ -79,71 +81,71 @@ class Now:
 # ---- Reading ----
 
 
-def find(folder: Path, card: str, now: Now) -> Licence:
-    """The valid licence for this card that expires last. Raises SetupError with the reasons if there is none."""
+def find(folder: Path, card: str, now: Now) -> License:
+    """The valid license for this card that expires last. Raises SetupError with the reasons if there is none."""
     issuer = read_issuer(folder / ISSUER)
     files = sorted(folder.glob(f"*{SUFFIX}"))
     if not files:
-        raise SetupError(f"there is no licence (*{SUFFIX}) in {folder}")
-    good: list[Licence] = []
+        raise SetupError(f"there is no license (*{SUFFIX}) in {folder}")
+    good: list[License] = []
     reasons: list[str] = []
     for file in files:
         try:
-            licence = read(file, issuer)
-            check(licence, card, now)
-            good.append(licence)
+            license = read(file, issuer)
+            check(license, card, now)
+            good.append(license)
         except SetupError as error:
             reasons.append(f"{file.name} {error}")
     if not good:
-        raise SetupError(f"no licence in {folder} is good for card {card}: {'; '.join(reasons)}")
-    return max(good, key=lambda licence: licence.expires)
+        raise SetupError(f"no license in {folder} is good for card {card}: {'; '.join(reasons)}")
+    return max(good, key=lambda license: license.expires)
 
 
-def read(path: Path, issuer: Ed25519PublicKey) -> Licence:
-    """Read a licence and check its signature. Raises SetupError, whose text continues a sentence about the file."""
-    licence, signature = parse(path)
+def read(path: Path, issuer: Ed25519PublicKey) -> License:
+    """Read a license and check its signature. Raises SetupError, whose text continues a sentence about the file."""
+    license, signature = parse(path)
     try:
-        issuer.verify(signature, licence.signed_bytes())
+        issuer.verify(signature, license.signed_bytes())
     except InvalidSignature as error:
         raise SetupError("was changed, or is from another issuer: its signature is wrong") from error
-    return licence
+    return license
 
 
-def check(licence: Licence, card: str, now: Now) -> None:
-    """Raise SetupError, as `read` does, unless the licence is valid for this card, day and version."""
-    if licence.card != card:
-        raise SetupError(f"is for card {licence.card}")
-    if now.day > licence.expires:
-        raise SetupError(f"expired on {licence.expires}")
-    if licence.version_max and _numbers(now.version)[: len(_numbers(licence.version_max))] > _numbers(
-        licence.version_max
+def check(license: License, card: str, now: Now) -> None:
+    """Raise SetupError, as `read` does, unless the license is valid for this card, day and version."""
+    if license.card != card:
+        raise SetupError(f"is for card {license.card}")
+    if now.day > license.expires:
+        raise SetupError(f"expired on {license.expires}")
+    if license.version_max and _numbers(now.version)[: len(_numbers(license.version_max))] > _numbers(
+        license.version_max
     ):
-        raise SetupError(f"is for versions up to {licence.version_max}, and this is {now.version}")
+        raise SetupError(f"is for versions up to {license.version_max}, and this is {now.version}")
 
 
-def parse(path: Path) -> tuple[Licence, bytes]:
-    """Read a licence and its signature, without checking the signature. Raises SetupError as `read` does."""
+def parse(path: Path) -> tuple[License, bytes]:
+    """Read a license and its signature, without checking the signature. Raises SetupError as `read` does."""
     try:
         with path.open("rb") as file:
             document = json.loads(file.read(FILE_BYTES_MAX))
-        fields = document["licence"]
+        fields = document[CONTENT]
         if fields.pop("format") != _FORMAT:
             raise ValueError("an unknown format")
         expires, issued = (date.fromisoformat(fields.pop(name)) for name in ("expires", "issued"))
-        licence = Licence(expires=expires, issued=issued, **fields)
-        if not all(isinstance(text, str) for text in (licence.card, licence.holder, licence.version_max)):
+        license = License(expires=expires, issued=issued, **fields)
+        if not all(isinstance(text, str) for text in (license.card, license.holder, license.version_max)):
             raise ValueError("fields that are no text")
-        if licence.version_max and not VERSION.fullmatch(licence.version_max):
-            raise ValueError(f"the version {licence.version_max!r}")
-        return licence, base64.b64decode(document["signature"], validate=True)
+        if license.version_max and not VERSION.fullmatch(license.version_max):
+            raise ValueError(f"the version {license.version_max!r}")
+        return license, base64.b64decode(document["signature"], validate=True)
     except OSError as error:
         raise SetupError(f"cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SetupError(f"is no licence: {error}") from error
+        raise SetupError(f"is no license: {error}") from error
 
 
 def read_issuer(path: Path) -> Ed25519PublicKey:
-    """The issuer's public key, which verifies licences. Raises SetupError."""
+    """The issuer's public key, which verifies licenses. Raises SetupError."""
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except OSError as error:
@@ -164,7 +166,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def new_issuer(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write an issuer's key pair: NAME.key_secret, and `issuer.pub` for licence folders. Raises SetupError.
+    """Write an issuer's key pair: NAME.key_secret, and `issuer.pub` for license folders. Raises SetupError.
 
     Returns both paths.
     """
@@ -192,7 +194,7 @@ def new_issuer(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def read_secret(path: Path) -> Ed25519PrivateKey:
-    """The issuer's secret key, which signs licences. Raises SetupError."""
+    """The issuer's secret key, which signs licenses. Raises SetupError."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
