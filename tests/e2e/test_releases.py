@@ -131,7 +131,7 @@ def test_peers_without_a_common_version_say_so(peers: str, broker: str, reason: 
         worker.wait_for(f"^asr-worker: the broker refuses this worker: {reason}$")
         status = service.start("asr", "status", env=of_release(peers))
         assert status.wait() == NO_ANSWER, status.story()
-        status.wait_for(f"^asr status: the broker at .* refuses to answer: {reason}$")
+        status.wait_for(f"^asr status: the broker at .* rejected the request: {reason}$")
         frontend = service.start("frontend", "--listen=127.0.0.1:0", env=of_release(peers))
         frontend.wait_for(f"the broker refuses this frontend .*{reason}")
         service.port = int(frontend.wait_for(r"listening .*\bport=(\d+)")[1])
