@@ -140,5 +140,5 @@ def _read(decoder: Decoder[T], data: bytes | memoryview | Raw, size_max: int) ->
         raise DecodeError(f"{len(data)} bytes exceed the limit of {size_max}", slug="message-too-large")
     try:
         return decoder.decode(data)
-    except (Malformed, RecursionError) as error:
+    except (Malformed, RecursionError, TypeError, UnicodeDecodeError) as error:  # the last two before msgspec 0.23
         raise DecodeError(str(error)) from error

@@ -179,7 +179,7 @@ def test_serve_starts_both_and_status_shows_them() -> None:
 
         first, second = eventually(both, serve.story)
         assert (first["leads"], second["leads"]) == (True, False)
-        assert "a standby is up" in asr("status", run_dir).stdout
+        assert "a standby broker is up" in asr("status", run_dir).stdout
         pcm = noise(1.0)
         assert converse(serve.url, [pcm]).text == expected(pcm)
         second_serve = asr("serve", run_dir, "--engine=fake", "--listen=127.0.0.1:1")

@@ -89,7 +89,7 @@ class Peer:
 
     def __init__(self, *, tls: bool = False) -> None:
         self.socket, self.server = Socket(tls=tls), ServerState()
-        config = uvicorn.Config(self._app, ws_max_size=SIZE_MAX, interface="asgi3", log_config=None)
+        config = uvicorn.Config(self._app, ws=WebSocket, ws_max_size=SIZE_MAX, interface="asgi3", log_config=None)
         config.load()
         self.websocket = WebSocket(config=config, server_state=self.server, app_state={})
         self.websocket.connection_made(self.socket)

@@ -79,7 +79,7 @@ async def _opened() -> tuple[WebSocket, Transport]:
         transport.start(Discarding())
         started.set_result(transport)
 
-    config = uvicorn.Config(app, ws_max_size=MESSAGE_BYTES_MAX, log_config=None)
+    config = uvicorn.Config(app, ws=WebSocket, ws_max_size=MESSAGE_BYTES_MAX, log_config=None)
     config.load()
     websocket = WebSocket(config=config, server_state=ServerState(), app_state={})
     websocket.connection_made(Socket())
