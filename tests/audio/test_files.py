@@ -111,8 +111,8 @@ def broken(tmp_path: Path, case: str) -> Path:
         ("folder", "it is a folder"),
         ("empty", "it is empty"),
         ("no samples", "it holds no audio"),
-        ("text", "it is no audio that can be read: format not recognized"),
-        ("noise", "it is no audio that can be read: format not recognized"),
+        ("text", "it is no audio that can be read: format not recognised"),  # codespell:ignore recognised
+        ("noise", "it is no audio that can be read: format not recognised"),  # codespell:ignore recognised
         ("header only", "it is no audio that can be read: error in WAV file"),
     ],
 )

@@ -101,7 +101,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_go_on(sound: Path) -
     assert result.stdout == f"{sound}: word0 word1 word2\n"
     assert result.stderr.splitlines() == [
         f"asr transcribe: {sound.parent / 'none.wav'}: no such file or directory",
-        f"asr transcribe: {text}: it is no audio that can be read: format not recognized",
+        f"asr transcribe: {text}: it is no audio that can be read: format not recognised",  # codespell:ignore recognised
     ]
 
 
