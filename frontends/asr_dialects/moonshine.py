@@ -1,9 +1,11 @@
-"""Moonshine's messages on a WebRTC data channel: JSON with an `op`, binary audio. Offers are posted to `/webrtc`."""
+"""Moonshine's messages on a WebRTC data channel: JSON with an `op`, binary audio. Offers are posted to `/webrtc`.
+
+The client's messages have the fields of Yap's.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TypedDict
 
 from asr_dialects import yap
 from asr_dialects.client import SID, Client, Message
@@ -18,26 +20,9 @@ MAX_BATCH = 32
 """A constant of the dialect; the engine decides the size of its batches."""
 
 
-class FromClient(TypedDict, total=False):
-    """The fields of a client's messages; the codec checks their values."""
-
-    op: object
-    sid: object
-    sr: object
-
-
-def init(sid: str, sr: int) -> str:
-    """The client's first message, with its sample rate."""
-    return _from_client({"op": INIT, "sid": sid, "sr": sr})
-
-
 def close() -> str:
     """The client's last message."""
-    return _from_client({"op": CLOSE})
-
-
-def _from_client(message: FromClient) -> str:
-    return json.dumps(message)
+    return json.dumps({"op": CLOSE})
 
 
 def ready(sid: str, model: str) -> str:
@@ -65,7 +50,7 @@ def _text(op: str, **fields: object) -> str:
 
 
 def _opening(_model: str | None) -> list[Message]:
-    return [init(SID, SAMPLE_RATE)]
+    return [yap.init(SID, SAMPLE_RATE)]
 
 
 CLIENT = Client(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from asr_dialects.client import NOTHING, SID, Client, Fields, Meaning, Message, string
 from asr_proto.audio import SAMPLE_RATE
@@ -31,6 +31,15 @@ def init(sid: str, sr: int) -> str:
 def close(sid: str) -> str:
     """The client's last message."""
     return _from_client({"op": CLOSE, "sid": sid})
+
+
+def parse(frame: str) -> FromClient | None:
+    """The JSON object in a client's text message, or None for any other text."""
+    try:
+        message = json.loads(frame)
+    except (ValueError, RecursionError):
+        return None
+    return cast(FromClient, message) if isinstance(message, dict) else None
 
 
 def _from_client(message: FromClient) -> str:

@@ -10,10 +10,7 @@ dialect; the engine decides the size of its batches.
 
 from __future__ import annotations
 
-import json
-from typing import cast
-
-from asr_dialects import moonshine
+from asr_dialects import moonshine, yap
 from asr_frontends import closes
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.events import (
@@ -66,7 +63,7 @@ class MoonshineCodec:
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
         if isinstance(frame, bytes):
             return self._audio(frame)
-        message = _parse(frame)
+        message = yap.parse(frame)
         if message is None:
             return self._answer(moonshine.error("bad_json"))
         match message.get("op"):
@@ -82,7 +79,7 @@ class MoonshineCodec:
         self._replies.append(message)
         return [KeepAlive()]
 
-    def _init(self, message: moonshine.FromClient) -> list[ClientEvent]:
+    def _init(self, message: yap.FromClient) -> list[ClientEvent]:
         if self._sid is not None:
             raise OutOfOrder("a second init", slug="already-initialized")
         sid = message.get("sid") or ""
@@ -140,12 +137,3 @@ class MoonshineCodec:
 
 def _reason(event: Error) -> str:
     return "inference_failed" if event.slug in FAILURES else event.slug.replace("-", "_")
-
-
-def _parse(frame: str) -> moonshine.FromClient | None:
-    """The JSON object, or None for any other text."""
-    try:
-        message = json.loads(frame)
-    except (ValueError, RecursionError):
-        return None
-    return cast(moonshine.FromClient, message) if isinstance(message, dict) else None

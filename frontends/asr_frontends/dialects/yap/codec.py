@@ -13,9 +13,6 @@ far. A codec has no clock. For a client that sends while it records, this is the
 
 from __future__ import annotations
 
-import json
-from typing import cast
-
 from asr_dialects import yap
 from asr_frontends import closes
 from asr_frontends.codec import Close, Frame, Request
@@ -68,14 +65,14 @@ class YapCodec:
             return []
         if isinstance(frame, bytes):
             return self._audio(frame)
-        message = _parse(frame)
+        message = yap.parse(frame)
         if message is not None and message.get("op") == yap.CLOSE:
             self._stopped = True
             return [Stop()]
         return [KeepAlive()]
 
     def _init(self, frame: str | bytes) -> list[ClientEvent]:
-        message = _parse(frame) if isinstance(frame, str) else None
+        message = yap.parse(frame) if isinstance(frame, str) else None
         if message is None or message.get("op") != yap.INIT:
             raise BadRequest("the first message is an init", slug=BAD_INIT)
         sid = message.get("sid")
@@ -123,12 +120,3 @@ def _close(event: Error) -> Close:
     if event.slug == UNSUPPORTED_RATE:
         return Close.because(closes.PROTOCOL_ERROR, f"Bad init: {event.detail}")
     return closes.close_of(event)
-
-
-def _parse(frame: str) -> yap.FromClient | None:
-    """The JSON object, or None for any other text."""
-    try:
-        message = json.loads(frame)
-    except (ValueError, RecursionError):
-        return None
-    return cast(yap.FromClient, message) if isinstance(message, dict) else None
