@@ -348,7 +348,7 @@ class Session(StateMachine[State, Cause]):
                 self._on_resumed(frame, now)
             case m.Ended():
                 self._end(Cause.FINISH, now)
-                self._outbox.commands.append(Deliver(self.id, e.Bye()))
+                self._outbox.commands.append(Deliver(self.id, e.Bye(e.GOING_AWAY) if self._drops_input else e.Bye()))
             case m.Failed():
                 self._fail(e.Error(frame.slug, frame.detail), now)
 
@@ -452,9 +452,13 @@ class Session(StateMachine[State, Cause]):
         if self.state is not State.ENDED:
             self._fail(e.Error.of(error), now)
 
-    def leave(self, now: float) -> None:
-        """This frontend stops. A resumable session is left for its client's return; the audio of another ends here."""
-        if self._start.resumable and self.state in (*RETURNING, State.ACTIVE):
+    def leave(self, now: float, *, alone: bool = True) -> None:
+        """This frontend stops. A resumable session is left for its client's return; the audio of another ends here.
+
+        If this frontend does not stop alone, no other process can serve the session, so its audio ends here too.
+        """
+        waits = (*RETURNING, State.ACTIVE) if alone else RETURNING
+        if self._start.resumable and self.state in waits:
             self._detach(now)
             self._outbox.commands.append(Deliver(self.id, e.Bye(e.GOING_AWAY)))
         elif self.state is not State.ENDED and not self._journal.is_complete:

@@ -112,10 +112,10 @@ class Sessions:
             self._settle(session)
         return self._outbox.take()
 
-    def leave(self, id: str, now: float) -> list[Command]:
+    def leave(self, id: str, now: float, *, alone: bool = True) -> list[Command]:
         """End a session without an error, because this frontend stops."""
         if session := self._sessions.get(id):
-            session.leave(now)
+            session.leave(now, alone=alone)
             self._settle(session)
         return self._outbox.take()
 

@@ -321,7 +321,7 @@ def test_a_client_that_cannot_resume_receives_its_remaining_text(driver: Session
         assert driver.send(event) == []
     assert driver.posted() == [m.Audio(1, 0, SECOND), m.Stop(1)]
     driver.receive(final(1, 0, 16000))
-    assert Deliver("s", e.Bye()) in driver.receive(m.Ended(1))
+    assert Deliver("s", e.Bye(e.GOING_AWAY)) in driver.receive(m.Ended(1))
 
 
 # ---- Clients that return ----
