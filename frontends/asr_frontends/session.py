@@ -311,6 +311,10 @@ class Session(StateMachine[State, Cause]):
         else:
             self._fail(e.Error(refused.slug, refused.detail, refused.retry_after_s), now)
 
+    def may_move(self) -> bool:
+        """Whether a move is better than to wait: more audio may come. Otherwise the session soon ends by itself."""
+        return self.state is State.ACTIVE and not self._journal.is_complete
+
     def on_lost(self, now: float) -> None:
         """The worker or the broker ended the lease. An active session moves: the caller then calls `open`."""
         if self.state is State.RESTORING:
