@@ -11,11 +11,12 @@ ARGS   ?=
 SEEDS  ?= 200
 MINUTES ?= 5
 SEED   ?= 1
+TIMES ?= 50
 SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test test-floor test-newest lock check format docs sim nemesis golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test test-floor test-newest lock check format docs sim nemesis stops golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -53,6 +54,10 @@ sim: $(VENV)/.installed-dev
 # Faults on real processes: see tests/nemesis.
 nemesis: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.nemesis --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+# Stops a pool under speaking sessions of every dialect, and compares their texts with what they had sent.
+stops: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.nemesis.stops --times $(TIMES) --seed $(SEED) $(ARGS)
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.frontends.golden --rewrite

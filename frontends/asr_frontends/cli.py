@@ -172,8 +172,7 @@ def main(
         dialects=of_dialects,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        watch_parent()
-        runner.run(serve(config))
+        runner.run(serve(config, watch_parent()))
 
 
 if __name__ == "__main__":

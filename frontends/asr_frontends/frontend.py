@@ -32,6 +32,8 @@ log = structlog.get_logger()
 RESUMED_ELSEWHERE = ("session-lost", "its client has resumed it over another connection")
 ENDING_S_MAX = 5.0
 """Largest part of the time to drain that is reserved for the last texts of sessions that do not end by themselves."""
+LAST_AUDIO_S = 0.5
+"""How long clients are still read when the whole pool stops, in seconds: audio was on its way when it was stopped."""
 BUNDLE_BYTES_MAX = 4_194_304
 """Largest body of one message to the broker."""
 
@@ -268,6 +270,18 @@ class Frontend:
                 listener.leave()
             self._perform(self.sessions.leave(self._loop.time()))
         if not await self._is_idle_within(ending_s):
+            self._perform(self.sessions.abandon(self._loop.time()))
+
+    async def stop(self, timeout_s: float) -> None:
+        """The whole pool stops. Refuse new sessions, and end the audio of all others, because no other process can
+        serve them. Deliver their last texts, and give up those that are still open after `timeout_s`."""
+        self.draining = True
+        for listener in list(self._listeners.values()):
+            listener.deliver(e.GoAway(round(timeout_s, 1)))
+        last_audio_s = min(LAST_AUDIO_S, timeout_s / 2)
+        if not await self._is_idle_within(last_audio_s):
+            self._perform(self.sessions.finish(self._loop.time()))
+        if not await self._is_idle_within(timeout_s - last_audio_s):
             self._perform(self.sessions.abandon(self._loop.time()))
 
     async def _is_idle_within(self, timeout_s: float) -> bool:

@@ -311,6 +311,10 @@ class Session(StateMachine[State, Cause]):
         else:
             self._fail(e.Error(refused.slug, refused.detail, refused.retry_after_s), now)
 
+    def may_move(self) -> bool:
+        """Whether a move is better than to wait: more audio may come. Otherwise the session soon ends by itself."""
+        return self.state is State.ACTIVE and not self._journal.is_complete
+
     def on_lost(self, now: float) -> None:
         """The worker or the broker ended the lease. An active session moves: the caller then calls `open`."""
         if self.state is State.RESTORING:
@@ -458,15 +462,32 @@ class Session(StateMachine[State, Cause]):
         The session of a client that can resume is left for its return. The audio of another ends here: the texts of all
         audio received so far come before the Bye. Nothing changes for a client that has sent all its audio.
         """
-        if self.state is State.ENDED or self._journal.is_complete or self._start.whole:
-            return
-        if self._start.resumable:
+        if self._start.resumable and self._may_send():
             self._part(now)
-            return
-        self._journal.mark(None)
-        self._left = True
-        self._pump(now)
-        self._balance(now)
+        else:
+            self._end_audio(now)
+
+    def finish(self, now: float) -> None:
+        """The whole pool stops, so no other process can serve this session: it ends like one that cannot be resumed.
+
+        Its client may begin anew later, from its last commit, which is the end of its audio.
+        """
+        if self.state in RETURNING:
+            self._part(now)
+        else:
+            self._end_audio(now)
+
+    def _may_send(self) -> bool:
+        """Whether audio may follow."""
+        return self.state is not State.ENDED and not self._journal.is_complete and not self._start.whole
+
+    def _end_audio(self, now: float) -> None:
+        """If audio may follow, read nothing more of the client, and request the texts of what was received."""
+        if self._may_send():
+            self._journal.mark(None)
+            self._left = True
+            self._pump(now)
+            self._balance(now)
 
     def abandon(self, now: float) -> None:
         """This frontend ends now. A client that can resume does so elsewhere; another one receives an error."""

@@ -116,6 +116,10 @@ class Sessions:
         """This frontend stops soon: read nothing more of clients that are still sending; see `Session.leave`."""
         return self._for_all(Session.leave, now)
 
+    def finish(self, now: float) -> list[Command]:
+        """The whole pool stops soon: end the audio of every client that is still sending; see `Session.finish`."""
+        return self._for_all(Session.finish, now)
+
     def abandon(self, now: float) -> list[Command]:
         """This frontend stops now: end every session; see `Session.abandon`."""
         return self._for_all(Session.abandon, now)
@@ -144,9 +148,9 @@ class Sessions:
                 self._pinned(message, now)
             case m.Refused():
                 self._refused(message, now)
-            case m.Lost(slug=m.RESUMED):
-                self._resumed_elsewhere(message.lease, now)
-            case m.Lost() | m.Stale():
+            case m.Lost():
+                self._on_lost(message, now)
+            case m.Stale():
                 self._lost(message.lease, now)
             case m.Pool():
                 self.pool = message
@@ -180,6 +184,13 @@ class Sessions:
         if session := self._sessions.get(refused.session):
             session.on_refused(refused, now)
             self._settle(session)
+
+    def _on_lost(self, lost: m.Lost, now: float) -> None:
+        session = self._by_lease.get(lost.lease)
+        if lost.slug == m.RESUMED:
+            self._resumed_elsewhere(lost.lease, now)
+        elif lost.slug != m.DRAINS or (session is not None and session.may_move()):
+            self._lost(lost.lease, now)
 
     def _lost(self, lease: int, now: float) -> None:
         session = self._by_lease.pop(lease, None)

@@ -348,6 +348,51 @@ def test_a_drain_never_cuts_an_upload_short() -> None:
     run(test)
 
 
+def test_a_pool_that_stops_ends_the_audio_of_every_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of those that their clients could resume elsewhere, because nobody is left to serve them."""
+    monkeypatch.setattr(module, "LAST_AUDIO_S", 0.0)
+
+    async def test(served: Served) -> None:
+        _, plain = await served.open_session()
+        _, resumable = await served.open_session(e.Start(resumable=True))
+        stopping = asyncio.create_task(served.frontend.stop(600.0))
+        _, frames = await served.link.next(m.Bundle)
+        assert frames == [m.Stop(1), m.Stop(2)]
+        for lease, client in ((1, plain), (2, resumable)):
+            assert client.events == [e.GoAway(600.0)]
+            served.link.receive(m.Bundle(b"F", (lease,)), m.Ended(lease))
+            assert client.events[1:] == [e.Bye(e.GOING_AWAY)]
+        await stopping
+        assert not served.frontend.ready()
+
+    run(test)
+
+
+def test_a_pool_that_stops_reads_what_was_on_its_way() -> None:
+    async def test(served: Served) -> None:
+        id, _ = await served.open_session()
+        stopping = asyncio.create_task(served.frontend.stop(600.0))
+        await asyncio.sleep(0)
+        served.frontend.client(id, AUDIO)
+        _, frames = await served.link.next(m.Bundle)
+        assert frames == [m.Audio(1, 0, AUDIO.pcm)]
+        _, frames = await served.link.next(m.Bundle)
+        assert frames == [m.Stop(1)]
+        served.link.receive(m.Bundle(b"F", (1,)), m.Ended(1))
+        await stopping
+
+    run(test)
+
+
+def test_a_pool_that_stops_gives_up_what_does_not_end_in_time() -> None:
+    async def test(served: Served) -> None:
+        _, client = await served.open_session()
+        await served.frontend.stop(0.02)
+        assert client.slugs() == [e.GOING_AWAY]
+
+    run(test)
+
+
 def test_a_session_without_an_answer_is_given_up_by_the_timer() -> None:
     async def test(served: Served) -> None:
         client = Client()
