@@ -8,7 +8,7 @@ from asr_frontends import events as e
 from asr_frontends.journal import Budget
 from asr_frontends.outbox import BUNDLE_S, Deliver, Pause, SendBundle, ToBroker
 from asr_frontends.session import Limits
-from asr_frontends.sessions import Counts, Sessions
+from asr_frontends.sessions import WITHOUT_BROKER_S, Counts, Sessions
 from asr_proto import messages as m
 from asr_proto.errors import ServiceError
 
@@ -41,6 +41,30 @@ def test_without_a_broker_a_session_is_refused_at_once() -> None:
     with pytest.raises(ServiceError) as error:
         sessions.start("a", e.Start(), 0.0)
     assert error.value.slug == "no-broker"
+
+
+def test_soon_after_the_loss_of_a_broker_a_session_waits_for_the_next_one(sessions: Sessions) -> None:
+    sessions.handle(m.Unregistered(), (), 1.0)
+    assert sessions.start("a", e.Start(), 1.0 + WITHOUT_BROKER_S) == []
+    with pytest.raises(ServiceError) as error:
+        sessions.start("b", e.Start(), 1.1 + WITHOUT_BROKER_S)
+    assert error.value.slug == "no-broker"
+    (opened,) = sessions.handle(m.Welcome(2, 1.0), (), 7.0)
+    assert isinstance(opened, ToBroker) and opened.message == m.Open("a", 0, "", "")
+
+
+def test_a_session_that_waits_for_a_broker_is_given_up_in_time(sessions: Sessions) -> None:
+    sessions.handle(m.Unregistered(), (), 1.0)
+    sessions.start("a", e.Start(), 2.0)
+    events = [c.event for c in sessions.tick(12.0) if isinstance(c, Deliver)]
+    assert [event.slug for event in events if isinstance(event, e.Error)] == ["no-broker"]
+
+
+def test_a_broker_that_rejects_this_frontend_is_not_waited_for(sessions: Sessions) -> None:
+    sessions.handle(m.Unregistered(), (), 1.0)
+    sessions.handle(m.Rejected("version-mismatch", ""), (), 1.0)
+    with pytest.raises(ServiceError):
+        sessions.start("a", e.Start(), 1.0)
 
 
 def test_a_full_journal_refuses_new_sessions(sessions: Sessions) -> None:
