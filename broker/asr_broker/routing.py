@@ -10,8 +10,9 @@ Rules
   are lost, so its sessions move or end. If the process is still alive, it registers again and has no session.
 - A broker that has just begun has no workers yet, though they may live. Until `Timing.register_s` has passed, an Open
   that no registered worker can take waits (`Waiting`). Later, it is refused at once.
-- A bundle is forwarded whole when its destination is registered. The broker answers Stale for each lease in the header
-  that is not current between these two peers. The destination drops frames of leases that it does not hold.
+- A bundle is forwarded when its destination is registered. The broker answers Stale for each lease in the header that
+  is not current between these two peers, and removes it from the header. The destination drops frames whose lease is
+  not in the header: so a peer can send frames only under its own leases, though the broker never reads a body.
 """
 
 from __future__ import annotations
@@ -340,7 +341,7 @@ class Routing:
             self.counts.bundles += 1
             if worker.waiting_since is None:
                 worker.waiting_since = now
-            commands.append(ToWorker(bundle.to, bundle, body))
+            commands.append(ToWorker(bundle.to, _without(bundle, stale), body))
         return commands
 
     def _forward_out(self, worker: WorkerRecord, bundle: m.Bundle, body: bytes | None) -> list[Command]:
@@ -348,7 +349,7 @@ class Routing:
         commands: list[Command] = [ToWorker(worker.peer, self._stale(lease)) for lease in stale]
         if bundle.to in self.frontends and len(stale) < len(bundle.leases):
             self.counts.bundles += 1
-            commands.append(ToFrontend(bundle.to, bundle, body))
+            commands.append(ToFrontend(bundle.to, _without(bundle, stale), body))
         return commands
 
     def _not_current(self, leases: tuple[int, ...], pair: Pair) -> list[int]:
@@ -468,3 +469,11 @@ class Routing:
     def _stale(self, lease: int) -> m.Stale:
         self.counts.stale += 1
         return m.Stale(lease)
+
+
+def _without(bundle: m.Bundle, stale: list[int]) -> m.Bundle:
+    """The bundle with the other leases only; the same object if none is stale."""
+    if not stale:
+        return bundle
+    removed = set(stale)
+    return structs.replace(bundle, leases=tuple([lease for lease in bundle.leases if lease not in removed]))

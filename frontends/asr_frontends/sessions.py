@@ -40,6 +40,8 @@ class Counts:
     moves: int = 0
     finals: int = 0
     audio_samples: int = 0
+    foreign_frames: int = 0
+    """Frames dropped because the worker that sent them has another session's lease, not its own."""
 
 
 class Sessions:
@@ -130,8 +132,9 @@ class Sessions:
         """Process a message of the broker with its decoded frames."""
         self._last_received_at = now
         if isinstance(message, m.Bundle):
+            leases = frozenset(message.leases)
             for frame in frames:
-                self._frame(frame, now)
+                self._frame(frame, leases, now)
         else:
             self._control(message, now)
         return self._outbox.take()
@@ -155,9 +158,13 @@ class Sessions:
             case m.Rejected():
                 self.pool, self._boot, self._lost_at = None, None, -NEVER
 
-    def _frame(self, frame: m.Frame, now: float) -> None:
+    def _frame(self, frame: m.Frame, leases: frozenset[int], now: float) -> None:
+        """Process a frame under one of `leases`: the broker has checked that these are the sender's."""
         session = self._by_lease.get(frame.lease)
         if session is None or not isinstance(frame, m.FrameOut):
+            return
+        if frame.lease not in leases:
+            self.counts.foreign_frames += 1
             return
         self.counts.finals += isinstance(frame, m.Final)
         session.on_frame(frame, now)

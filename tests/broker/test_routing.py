@@ -679,8 +679,8 @@ def test_bundles_are_forwarded_whole_and_untouched(broker: Broker) -> None:
 def test_bundles_with_stale_leases(broker: Broker) -> None:
     broker.register(F2, W2)
     pinned = broker.pin("a")
-    mixed = m.Bundle(W1, (pinned.lease, lease(9)))
-    assert broker.frontend(F1, mixed, b"x") == [ToFrontend(F1, m.Stale(lease(9))), ToWorker(W1, mixed, b"x")]
+    mixed, rest = m.Bundle(W1, (pinned.lease, lease(9))), m.Bundle(W1, (pinned.lease,))
+    assert broker.frontend(F1, mixed, b"x") == [ToFrontend(F1, m.Stale(lease(9))), ToWorker(W1, rest, b"x")]
     foreign = m.Bundle(W1, (pinned.lease,))
     assert broker.frontend(F2, foreign, b"x") == [ToFrontend(F2, m.Stale(pinned.lease))]
     assert broker.worker(W2, m.Bundle(F1, (pinned.lease,)), b"x") == [ToWorker(W2, m.Stale(pinned.lease))]
@@ -688,7 +688,10 @@ def test_bundles_with_stale_leases(broker: Broker) -> None:
 
 @pytest.mark.parametrize("bad", ["unknown", "of another frontend", "of another worker", "closed"])
 def test_one_stale_lease_among_many(broker: Broker, bad: str) -> None:
-    """In both directions: the sender receives Stale for it, and the bundle is forwarded for the others."""
+    """In both directions: the sender receives Stale for it, and the bundle is forwarded with the others only.
+
+    Receivers drop a frame whose lease is not in the header, so no peer can send under another's lease.
+    """
     broker.register(F2, W2)
     mine = [pin for session in "abc" if (pin := broker.pin(session)).worker == W1]
     closed, current = mine[0].lease, mine[1].lease
@@ -698,8 +701,9 @@ def test_one_stale_lease_among_many(broker: Broker, bad: str) -> None:
     odd = {"unknown": lease(99), "of another frontend": other_frontend, "of another worker": other_worker}
     held = odd.get(bad, closed)
     inward, outward = m.Bundle(W1, (current, held)), m.Bundle(F1, (held, current))
-    assert broker.frontend(F1, inward, b"x") == [ToFrontend(F1, m.Stale(held)), ToWorker(W1, inward, b"x")]
-    assert broker.worker(W1, outward, b"x") == [ToWorker(W1, m.Stale(held)), ToFrontend(F1, outward, b"x")]
+    rest_in, rest_out = m.Bundle(W1, (current,)), m.Bundle(F1, (current,))
+    assert broker.frontend(F1, inward, b"x") == [ToFrontend(F1, m.Stale(held)), ToWorker(W1, rest_in, b"x")]
+    assert broker.worker(W1, outward, b"x") == [ToWorker(W1, m.Stale(held)), ToFrontend(F1, rest_out, b"x")]
 
 
 def test_a_bundle_is_forwarded_as_the_same_object(broker: Broker) -> None:
@@ -813,18 +817,19 @@ class RoutingMachine(RuleBasedStateMachine):
 
     @rule(frontend=peers_f, worker=peers_w, named=st.lists(leases, min_size=1, max_size=4))
     def bundles(self, frontend: bytes, worker: bytes, named: list[int]) -> None:
-        """In both directions: each lease that is not between these two peers is stale, and the others pass."""
+        """In both directions: each lease that is not between these two peers is stale, and only the others pass."""
         held = [self.broker.core.leases.get(one) for one in named]
         pairs = [one and (one.frontend, one.worker) for one in held]
         stale = [m.Stale(one) for one, pair in zip(named, pairs, strict=True) if pair != (frontend, worker)]
         inward, outward = m.Bundle(worker, tuple(named)), m.Bundle(frontend, tuple(named))
+        rest = tuple(one for one, pair in zip(named, pairs, strict=True) if pair == (frontend, worker))
         if frontend in self.broker.core.frontends:
-            passed = [ToWorker(worker, inward, b"")] if len(stale) < len(named) else []
+            passed = [ToWorker(worker, m.Bundle(worker, rest), b"")] if rest else []
             answers = [ToFrontend(frontend, one) for one in stale]
             assert self.broker.frontend(frontend, inward, b"") == [*answers, *passed]
         if worker in self.broker.core.workers:
-            lives = frontend in self.broker.core.frontends and len(stale) < len(named)
-            passed = [ToFrontend(frontend, outward, b"")] if lives else []
+            lives = frontend in self.broker.core.frontends and rest
+            passed = [ToFrontend(frontend, m.Bundle(frontend, rest), b"")] if lives else []
             answers = [ToWorker(worker, one) for one in stale]
             assert self.broker.worker(worker, outward, b"") == [*answers, *passed]
 

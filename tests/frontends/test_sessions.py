@@ -121,6 +121,20 @@ def test_a_frame_under_an_old_lease_is_dropped(sessions: Sessions) -> None:
     assert sessions.handle(m.Bundle(b"F", (5,)), [m.Partial(5, 0, "ghost", 0, 1)], 0.0) == []
 
 
+def test_a_frame_under_another_workers_lease_is_dropped(sessions: Sessions) -> None:
+    """The broker leaves only the leases of the worker that sent it in the header of a bundle."""
+    for id, lease, worker in (("a", 5, b"W1"), ("b", 6, b"W2")):
+        sessions.start(id, e.Start(), 0.0)
+        sessions.handle(m.Pinned(id, 0, lease, worker, SPEC), (), 0.0)
+    forged: list[m.Frame] = [m.Partial(6, 0, "ghost", 0, 1), m.Ended(6), m.Failed(6, "x", "y")]
+    assert sessions.handle(m.Bundle(b"F", (5,)), forged, 0.0) == []
+    assert sessions.counts.foreign_frames == 3
+    sessions.check()
+    sessions.handle(m.Bundle(b"F", (5,)), [m.Ended(7)], 0.0)  # of a session that has ended: no offense
+    assert sessions.counts.foreign_frames == 3
+    assert sessions.handle(m.Bundle(b"F", (6,)), [m.Partial(6, 0, "text", 0, 1)], 0.0) != []
+
+
 def test_every_session_is_opened_again_at_a_new_broker(sessions: Sessions) -> None:
     sessions.start("a", e.Start(), 0.0)
     sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
