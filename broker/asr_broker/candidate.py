@@ -4,6 +4,7 @@ Registrations are kept in every role. Only *adopted* peers are passed to `Routin
 that vote for it, and all frontends. Every other peer gets `Standby`. So a standby has no worker on which to grant.
 
 - When this broker wins, it adopts these peers: each gets `Welcome` and drops its sessions, as after a broker's start.
+  The votes of some workers may arrive later, so new sessions wait for them, as after a broker's start.
 - When it loses, it drops all peers: each gets `Standby`, and no lease is left.
 - A worker that votes for another broker has dropped its sessions: their leases are lost, as if the worker had died.
 - While this broker is lapsed, messages that would grant a lease wait. All others are handled: a worker that votes for
@@ -19,8 +20,11 @@ from msgspec import structs
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.leadership import Leadership, Role
 from asr_broker.peers import NO_LOAD, BrokerCounts, Lease
+from asr_broker.placement import AT_CAPACITY_RETRY_S
 from asr_broker.routing import Routing
+from asr_broker.waiting import Waiting
 from asr_proto import messages as m
+from asr_proto.errors import AtCapacity
 
 HOLDING = (Role.LEADING, Role.LAPSED)
 """The roles in which a broker may have leases."""
@@ -34,7 +38,7 @@ class Candidate:
         self._workers: dict[bytes, FromWorker] = {}
         self._frontends: dict[bytes, FromFrontend] = {}
         self._adopted: set[bytes] = set()
-        self._waiting: list[FromFrontend] = []
+        self._waiting = Waiting()
         """Messages that would grant a lease, kept while this broker is lapsed."""
 
     @property
@@ -88,6 +92,7 @@ class Candidate:
         if self.leadership.role not in HOLDING:
             assert not self._adopted and not self.leases
         assert not self._waiting or self.leadership.role is Role.LAPSED
+        self._waiting.check(self._frontends.keys() & self._adopted)
 
     def status(self, now: float) -> m.Status:
         """The answer to `asr status`. A standby lists the registered peers."""
@@ -144,14 +149,14 @@ class Candidate:
         if peer not in self._adopted:
             return [ToFrontend(peer, m.Standby(self.boot))]
         if self.leadership.role is Role.LAPSED and isinstance(message, m.Open | m.Resume):
-            self._waiting.append(event)
-            return []
+            return [] if self._waiting.add(event) else [_refuse(peer, message)]
         return self.routing.handle(event, now)
 
     def _gone(self, gone: Gone, now: float) -> list[Command]:
         self._workers.pop(gone.peer, None)
         self._frontends.pop(gone.peer, None)
         self._adopted.discard(gone.peer)
+        self._waiting.drop(gone.peer)
         commands = self.routing.handle(gone, now)
         return self._lead([*commands, *self.leadership.left(gone.peer, now)], now)
 
@@ -171,15 +176,16 @@ class Candidate:
 
     def _adopt(self, now: float) -> list[Command]:
         commands: list[Command] = []
+        if not self._adopted:
+            self.routing.begin(now)
         workers = [peer for peer in self._workers if self.leadership.has_vote_of(peer, now)]
         for peer in [*workers, *self._frontends]:
             if peer not in self._adopted:
                 self._adopted.add(peer)
                 registration = self._workers.get(peer) or self._frontends[peer]
                 commands += self.routing.handle(registration, now)
-        waiting, self._waiting = self._waiting, []
-        for event in waiting:
-            commands += self.routing.handle(event, now) if event.peer in self._adopted else []
+        for event in self._waiting.take():
+            commands += self.routing.handle(event, now)
         return [self._dated(command) for command in commands]
 
     def _dated(self, command: Command) -> Command:
@@ -193,16 +199,23 @@ class Candidate:
         if peer not in self._adopted:
             return []
         self._adopted.discard(peer)
+        self._waiting.drop(peer)
         return [command for command in self.routing.handle(Gone(peer), now) if command.peer != peer]
 
     def _drop_all(self, now: float) -> list[Command]:
         for peer in sorted(self._adopted):
             self.routing.handle(Gone(peer), now)
         self._adopted.clear()
-        self._waiting.clear()
+        self._waiting.take()
         standby = m.Standby(self.boot)
         workers: list[Command] = [ToWorker(peer, standby) for peer in self._workers]
         return [*workers, *(ToFrontend(peer, standby) for peer in self._frontends)]
+
+
+def _refuse(frontend: bytes, message: m.Open | m.Resume) -> ToFrontend:
+    epoch = message.epoch if isinstance(message, m.Open) else 0
+    detail = "too many sessions wait for a slot"
+    return ToFrontend(frontend, m.Refused(message.session, epoch, AtCapacity.slug, detail, AT_CAPACITY_RETRY_S))
 
 
 Core = Routing | Candidate

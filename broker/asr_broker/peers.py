@@ -35,6 +35,9 @@ class Timing:
     heartbeat_s: float = 0.5
     lease_s: float = 10.0
     """A lease that is not renewed for this long is released."""
+    register_s: float = 3.0
+    """How long a broker that has begun waits for its workers to register. A living worker connects again within 0.2 s,
+    finishes its step, and repeats a lost registration after 1 s. Frontends wait 10 s for an answer to Open."""
     grace_s: float = 30.0
     """How long a lease is kept for a client that is gone and may resume its session."""
     release_s: float = 1.0

@@ -8,8 +8,11 @@ Rules
   leaks no slot.
 - A peer is one process on one connection. When the connection ends, the peer counts as dead and the messages in transit
   are lost, so its sessions move or end. If the process is still alive, it registers again and has no session.
-- A bundle is forwarded whole when its destination is registered. The broker answers Stale for each lease in the header
-  that is not current between these two peers. The destination drops frames of leases that it does not hold.
+- A broker that has just begun has no workers yet, though they may live. Until `Timing.register_s` has passed, an Open
+  that no registered worker can take waits (`Waiting`). Later, it is refused at once.
+- A bundle is forwarded when its destination is registered. The broker answers Stale for each lease in the header that
+  is not current between these two peers, and removes it from the header. The destination drops frames whose lease is
+  not in the header: so a peer can send frames only under its own leases, though the broker never reads a body.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from asr_broker.peers import (
     WorkerRecord,
 )
 from asr_broker.placement import place
+from asr_broker.waiting import Waiting
 from asr_proto import messages as m
 from asr_proto.errors import AsrError, ServiceError
 
@@ -50,11 +54,19 @@ class Routing:
         """By frontend and worker: the leases that bundles between these two may name."""
         self._resumable: dict[str, int] = {}
         """By session: the lease that a client may resume, in state RESUMABLE or DETACHED."""
+        self._waiting = Waiting()
+        """The Opens that wait for a worker to register."""
         self.counts = BrokerCounts()
         self._announced = self._pool(now)
         self._next_lease = boot << 32
         self._sweep_at = now + timing.sweep_s
         self._started_at = now
+        self._registered_by = now + timing.register_s
+        """When every living worker has registered."""
+
+    def begin(self, now: float) -> None:
+        """This broker leads from now on: give its workers the time to register that they have after its start."""
+        self._registered_by = now + self.timing.register_s
 
     # ---- The four verbs ----
 
@@ -73,7 +85,7 @@ class Routing:
         if now - self._sweep_at > self.timing.stall_s:
             self._extend_deadlines(now)
         self._sweep_at = now + self.timing.sweep_s
-        commands = self._sweep(now)
+        commands = [*self._sweep(now), *self._serve_waiting(now)]
         # A worker that falls silent changes the pool without a message.
         is_changed = len(self._accepting(now)) != self._announced.workers
         return [*commands, *self._announce(now)] if is_changed else commands
@@ -86,6 +98,8 @@ class Routing:
         for lease in self.leases.values():
             if lease.state is not LeaseState.RELEASING:
                 lease.due_at = max(lease.due_at, now + self.timing.lease_s / 2)
+        if self._sweep_at < self._registered_by:
+            self.begin(now)
 
     def next_deadline(self) -> float:
         """The latest time for the next `tick`."""
@@ -106,6 +120,7 @@ class Routing:
         assert sum(map(len, self._pairs.values())) == len(self.leases) and all(self._pairs.values())
         waiting = (LeaseState.RESUMABLE, LeaseState.DETACHED)
         assert self._resumable == {one.session: one.lease for one in self.leases.values() if one.state in waiting}
+        self._waiting.check(self.frontends)
         for frontend in self.frontends.values():
             mine = [one for one in self.leases.values() if one.frontend == frontend.peer and one.state in SERVED]
             assert frontend.leases == {one.session: one.lease for one in mine}
@@ -141,7 +156,7 @@ class Routing:
             case m.Bundle():
                 return self._forward_in(frontend, message, event.body, now)
             case m.Open():
-                return self._open(frontend, message, event.body, now)
+                return self._open(frontend, event, message, now)
             case m.Close():
                 return self._close(frontend.peer, message, now)
             case m.Detach():
@@ -157,7 +172,7 @@ class Routing:
         self.frontends[peer] = FrontendRecord(peer, message.name)
         return [*gone, ToFrontend(peer, self._welcome()), ToFrontend(peer, self._pool(now))]
 
-    def _open(self, frontend: FrontendRecord, message: m.Open, body: bytes | None, now: float) -> list[Command]:
+    def _open(self, frontend: FrontendRecord, event: FromFrontend, message: m.Open, now: float) -> list[Command]:
         commands: list[Command] = []
         held = self.leases.get(frontend.leases.get(message.session, -1))
         if held is not None:
@@ -170,13 +185,14 @@ class Routing:
                 detail = "its client has resumed it elsewhere"
                 return [ToFrontend(frontend.peer, m.Refused(message.session, message.epoch, m.RESUMED, detail, 0.0))]
             commands += [*self._notify_resumed(other), *self._release(other, now)]
+        if self._waiting.precedes(event) and self._waiting.add(event):
+            return commands
         try:
             worker = place(self._accepting(now), message.model, message.language, moving=message.epoch > 0)
         except AsrError as error:
-            self.counts.refused += 1
-            retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
-            refused = m.Refused(message.session, message.epoch, error.slug, error.detail, retry_after_s)
-            return [*commands, ToFrontend(frontend.peer, refused)]
+            if now < self._registered_by and self._waiting.add(event):
+                return commands
+            return [*commands, self._refuse(frontend, message, error)]
         commands += self._reclaim(worker, now)
         slot = worker.free.pop()
         lease = self._grant(frontend, worker, slot, message.session, message.epoch, message.resumable, now)
@@ -187,9 +203,22 @@ class Routing:
         grant = m.Grant(lease.lease, lease.slot, message.session, frontend.peer)
         return [
             *commands,
-            ToWorker(worker.peer, grant, body),
+            ToWorker(worker.peer, grant, event.body),
             ToFrontend(frontend.peer, self._pinned(lease)),
         ]
+
+    def _refuse(self, frontend: FrontendRecord, message: m.Open, error: AsrError) -> Command:
+        self.counts.refused += 1
+        retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
+        refused = m.Refused(message.session, message.epoch, error.slug, error.detail, retry_after_s)
+        return ToFrontend(frontend.peer, refused)
+
+    def _serve_waiting(self, now: float) -> list[Command]:
+        """Grant slots to the Opens that wait, as far as there are slots. The others wait on, or are refused."""
+        commands: list[Command] = []
+        for event in self._waiting.take():
+            commands += self._from_frontend(event, now)
+        return commands
 
     def _grant(
         self,
@@ -297,7 +326,7 @@ class Routing:
         gone = self._evict(peer, now)
         free = list(range(message.spec.slots - 1, -1, -1))
         self.workers[peer] = WorkerRecord(peer, message.name, message.spec, free, now)
-        return [*gone, ToWorker(peer, self._welcome()), *self._announce(now)]
+        return [*gone, ToWorker(peer, self._welcome()), *self._serve_waiting(now), *self._announce(now)]
 
     def _closed(self, worker: WorkerRecord, message: m.Closed, now: float) -> None:
         lease = self.leases.get(message.lease)
@@ -315,7 +344,7 @@ class Routing:
             self.counts.bundles += 1
             if worker.waiting_since is None:
                 worker.waiting_since = now
-            commands.append(ToWorker(bundle.to, bundle, body))
+            commands.append(ToWorker(bundle.to, _without(bundle, stale), body))
         return commands
 
     def _forward_out(self, worker: WorkerRecord, bundle: m.Bundle, body: bytes | None) -> list[Command]:
@@ -323,7 +352,7 @@ class Routing:
         commands: list[Command] = [ToWorker(worker.peer, self._stale(lease)) for lease in stale]
         if bundle.to in self.frontends and len(stale) < len(bundle.leases):
             self.counts.bundles += 1
-            commands.append(ToFrontend(bundle.to, bundle, body))
+            commands.append(ToFrontend(bundle.to, _without(bundle, stale), body))
         return commands
 
     def _not_current(self, leases: tuple[int, ...], pair: Pair) -> list[int]:
@@ -389,6 +418,7 @@ class Routing:
         return []
 
     def _evict_frontend(self, frontend: FrontendRecord, now: float) -> list[Command]:
+        self._waiting.drop(frontend.peer)
         commands: list[Command] = []
         for lease in [self.leases[held] for held in frontend.leases.values()]:
             if lease.can(LeaseEvent.DETACH):
@@ -457,3 +487,11 @@ class Routing:
     def _stale(self, lease: int) -> m.Stale:
         self.counts.stale += 1
         return m.Stale(lease)
+
+
+def _without(bundle: m.Bundle, stale: list[int]) -> m.Bundle:
+    """The bundle with the other leases only; the same object if none is stale."""
+    if not stale:
+        return bundle
+    removed = set(stale)
+    return structs.replace(bundle, leases=tuple([lease for lease in bundle.leases if lease not in removed]))

@@ -65,9 +65,7 @@ class FrontendBrokers:
         return list(self.sessions.handle(message, frames, now))
 
     def broken(self, link: int, now: float) -> list[Command | Post]:
-        """The connection to a broker has ended."""
-        if len(self._standings) == 1:
-            return []  # a broker that has removed this frontend sends Unregistered
+        """The connection to a broker has ended, and with it the leases from this broker."""
         self._standings[link] = BrokerStanding(up=False)
         return self._dismissed(link, now)
 

@@ -157,7 +157,10 @@ class Frontend:
             if self._seldom.due((link, error.detail), self._loop.time()):
                 log.warning("undecodable message from the broker", reason=error.detail)
             return
+        before = self.sessions.counts.foreign_frames
         self._perform(self._brokers.handle(link, message, frames, self._loop.time()))  # type: ignore[arg-type]
+        if self.sessions.counts.foreign_frames > before and self._seldom.due("foreign", self._loop.time()):
+            log.error("dropped frames of a worker for a session that it does not serve")
 
     def _perform(self, commands: Sequence[Command | Post]) -> None:
         for command in commands:

@@ -52,3 +52,5 @@ class FrontendCollector(Collector):
         yield CounterMetricFamily("asr_frontend_finals", "Finals received.", counts.finals)
         audio_s = counts.audio_samples / SAMPLE_RATE
         yield CounterMetricFamily("asr_frontend_audio_seconds", "Audio received from clients.", audio_s)
+        foreign = "Frames dropped because their sender does not serve the session."
+        yield CounterMetricFamily("asr_frontend_foreign_frames", foreign, counts.foreign_frames)

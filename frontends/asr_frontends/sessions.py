@@ -22,6 +22,8 @@ REGISTER_S = 0.5
 """Time after which an unanswered registration is repeated."""
 BROKER_SILENT_S = 10.0
 """A broker that has sent nothing for so long has dropped this frontend's leases: their sessions move."""
+WITHOUT_BROKER_S = 5.0
+"""Time after the loss of a broker during which a new session waits for the next one. Later, it is refused at once."""
 RETRY_S = 1.0
 """Time after which a client that was refused here may try again."""
 BEATS_MISSED_MAX = 3
@@ -38,6 +40,8 @@ class Counts:
     moves: int = 0
     finals: int = 0
     audio_samples: int = 0
+    foreign_frames: int = 0
+    """Frames dropped because the worker that sent them has another session's lease, not its own."""
 
 
 class Sessions:
@@ -48,6 +52,8 @@ class Sessions:
         self.counts = Counts()
         self.pool: m.Pool | None = None
         self._boot: int | None = None
+        self._lost_at = -NEVER
+        """When the last broker was lost."""
         self._sessions: dict[str, Session] = {}
         self._by_lease: dict[int, Session] = {}
         self._outbox = Outbox()
@@ -77,16 +83,17 @@ class Sessions:
     # ---- Clients ----
 
     def start(self, id: str, start: e.Start, now: float) -> list[Command]:
-        """Open a session for a client. Raises ServiceError when no slot can be requested now."""
+        """Open a session for a client. Raises ServiceError when no slot can be requested soon."""
         assert id not in self._sessions
-        if self._boot is None:
+        if self._boot is None and now - self._lost_at > WITHOUT_BROKER_S:
             raise ServiceError("no broker is connected", slug="no-broker", retry_after_s=RETRY_S)
         if self.budget.exhausted:
             raise ServiceError("too much unconfirmed audio is held here", slug="overloaded", retry_after_s=RETRY_S)
         session = Session(id, start, self._limits, self.budget, self._outbox, now)
         self._sessions[id] = session
         self.counts.sessions += 1
-        session.open()
+        if self._boot is not None:
+            session.open()
         self._schedule(session)
         return self._outbox.take()
 
@@ -136,8 +143,9 @@ class Sessions:
         """Process a message of the broker with its decoded frames."""
         self._last_received_at = now
         if isinstance(message, m.Bundle):
+            leases = frozenset(message.leases)
             for frame in frames:
-                self._frame(frame, now)
+                self._frame(frame, leases, now)
         else:
             self._control(message, now)
         return self._outbox.take()
@@ -159,11 +167,15 @@ class Sessions:
             case m.Unregistered():
                 self._unregistered(now)
             case m.Rejected():
-                self.pool = self._boot = None
+                self.pool, self._boot, self._lost_at = None, None, -NEVER
 
-    def _frame(self, frame: m.Frame, now: float) -> None:
+    def _frame(self, frame: m.Frame, leases: frozenset[int], now: float) -> None:
+        """Process a frame under one of `leases`: the broker has checked that these are the sender's."""
         session = self._by_lease.get(frame.lease)
         if session is None or not isinstance(frame, m.FrameOut):
+            return
+        if frame.lease not in leases:
+            self.counts.foreign_frames += 1
             return
         self.counts.finals += isinstance(frame, m.Final)
         session.on_frame(frame, now)
@@ -222,7 +234,7 @@ class Sessions:
         The sessions request their slots when the broker's Welcome arrives.
         """
         if self._boot is not None:
-            self._heartbeat_at = now
+            self._heartbeat_at = self._lost_at = now
         self._boot, self.pool = None, None
         for lease in list(self._by_lease):
             self._lost(lease, now)

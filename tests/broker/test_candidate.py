@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from asr_broker import waiting
 from asr_broker.candidate import Candidate
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone
 from asr_broker.leadership import LAPSE_S, LEASE_S, START_S, Leadership, Role
@@ -142,6 +143,49 @@ def test_in_a_lapse_new_sessions_wait_and_others_continue(leader: Broker) -> Non
     commands = leader.vote(W1, W2)
     assert received(commands, F1) == [m.Pinned]
     assert set(leader.core.leases) > {lease.lease}
+
+
+def test_a_new_leader_waits_for_the_votes_of_its_other_workers(standby: Broker) -> None:
+    """Two of three workers have voted, and have no slot for the fifth session; the vote of the third follows."""
+    standby.register(b"W3")
+    standby.advance(START_S / 2)
+    standby.vote(W1, W2)
+    for session in "abcd":
+        assert received(standby.open(session), F1) == [m.Pinned]
+    assert received(standby.open("e"), F1) == []
+    assert m.Pinned in received(standby.vote(b"W3"), F1)
+
+
+def test_a_leader_of_long_refuses_at_once(leader: Broker) -> None:
+    for _ in range(40):
+        leader.advance(0.1)
+        leader.vote(W1, W2)
+    for session in "abcd":
+        leader.open(session)
+    assert received(leader.open("e"), F1) == [m.Refused]
+
+
+def test_a_broker_that_leads_again_waits_again(leader: Broker) -> None:
+    for _ in range(40):
+        leader.advance(0.1)
+        leader.vote(W1, W2)
+    leader.vote(W1, W2, boot=OTHER, term=5)
+    for _ in range(12):  # the other broker does not renew the votes
+        leader.advance(0.1)
+    leader.vote(W1, W2)
+    assert leader.core.leads(leader.now)
+    for session in "abcd":
+        leader.open(session)
+    assert received(leader.open("e"), F1) == []
+
+
+def test_in_a_lapse_the_number_of_waiting_sessions_is_limited(leader: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "REQUESTS_MAX", 1)
+    leader.advance(LEASE_S)
+    assert leader.open("a") == []
+    (refused,) = leader.open("b", epoch=2)
+    assert isinstance(refused.message, m.Refused)
+    assert (refused.message.session, refused.message.epoch, refused.message.slug) == ("b", 2, "at-capacity")
 
 
 def test_messages_that_waited_in_a_lapse_are_dropped_with_the_lead(leader: Broker) -> None:

@@ -21,11 +21,11 @@ F1, F2, W1, W2 = b"F1", b"F2", b"W1", b"W2"
 
 
 class Broker:
-    """The core with a clock that tests set."""
+    """The core with a clock that tests set. By default, it does not wait for workers to register."""
 
-    def __init__(self) -> None:
+    def __init__(self, register_s: float = 0.0) -> None:
         self.now = 0.0
-        self.core = Routing(BOOT, self.now)
+        self.core = Routing(BOOT, self.now, Timing(register_s=register_s))
 
     def frontend(self, peer: bytes, message: m.FromFrontend, body: bytes | None = None) -> list[Command]:
         return self.core.handle(FromFrontend(peer, message, body), self.now)
@@ -36,12 +36,14 @@ class Broker:
     def gone(self, peer: bytes) -> list[Command]:
         return self.core.handle(Gone(peer), self.now)
 
-    def register(self, *peers: bytes, spec: m.Spec = SPEC) -> None:
+    def register(self, *peers: bytes, spec: m.Spec = SPEC) -> list[Command]:
+        commands: list[Command] = []
         for peer in peers:
             if peer.startswith(b"F"):
-                self.frontend(peer, m.RegisterFrontend(m.PROTOCOL_VERSION, peer.decode()))
+                commands += self.frontend(peer, m.RegisterFrontend(m.PROTOCOL_VERSION, peer.decode()))
             else:
-                self.worker(peer, m.RegisterWorker(m.PROTOCOL_VERSION, peer.decode(), spec))
+                commands += self.worker(peer, m.RegisterWorker(m.PROTOCOL_VERSION, peer.decode(), spec))
+        return commands
 
     def open(
         self, session: str, peer: bytes = F1, epoch: int = 0, model: str = "", language: str = ""
@@ -128,6 +130,128 @@ def test_no_worker_is_not_at_capacity() -> None:
     (command,) = broker.open("s")
     assert isinstance(command.message, m.Refused)
     assert command.message.slug == "no-worker"
+
+
+# ---- A broker that has just begun ----
+
+
+@pytest.fixture
+def new_broker() -> Iterator[Broker]:
+    """A broker that waits 3 s for its workers, with two frontends and no worker yet."""
+    broker = Broker(register_s=3.0)
+    broker.register(F1, F2)
+    yield broker
+    broker.core.check()
+
+
+def answers(commands: list[Command]) -> list[tuple[str, str]]:
+    """The sessions that got an answer, in order, each with the slug of its refusal or "pinned"."""
+    found = []
+    for message in [command.message for command in commands]:
+        if isinstance(message, m.Refused):
+            found.append((message.session, message.slug))
+        elif isinstance(message, m.Pinned):
+            found.append((message.session, "pinned"))
+    return found
+
+
+def test_a_new_broker_waits_for_its_workers(new_broker: Broker) -> None:
+    assert new_broker.open("a") == []
+    assert new_broker.advance(1.0) == []
+    commands = new_broker.register(W1)
+    assert commands[1:3] == [
+        ToWorker(W1, m.Grant(lease(1), 0, "a", F1), b"setup"),
+        ToFrontend(F1, m.Pinned("a", 0, lease(1), W1, SPEC)),
+    ]
+    # The frontends receive the number of free slots that is left.
+    assert commands[-1] == ToFrontend(F2, m.Pool(1, 2, 1, ("fake",)))
+
+
+def test_when_the_workers_had_their_time_the_others_are_refused(new_broker: Broker) -> None:
+    for session in "abc":
+        assert new_broker.open(session) == []
+    new_broker.advance(2.0)
+    new_broker.register(W1)
+    assert new_broker.open("d") == []
+    assert answers(new_broker.advance(1.25)) == [("c", "at-capacity"), ("d", "at-capacity")]
+    assert answers(new_broker.open("e")) == [("e", "at-capacity")]
+
+
+def test_an_old_broker_refuses_at_once(new_broker: Broker) -> None:
+    """Also when its last worker has just gone."""
+    new_broker.register(W1)
+    new_broker.advance(3.0)
+    new_broker.gone(W1)
+    assert answers(new_broker.open("a")) == [("a", "no-worker")]
+
+
+def test_a_model_that_no_worker_serves_yet_is_waited_for(new_broker: Broker) -> None:
+    """It does not delay the sessions of other models."""
+    new_broker.register(W1)
+    assert new_broker.open("a", model="other") == []
+    assert answers(new_broker.open("b")) == [("b", "pinned")]
+    assert answers(new_broker.advance(3.0)) == [("a", "unknown-model")]
+
+
+def test_first_come_first_served(new_broker: Broker) -> None:
+    new_broker.open("a", F2)
+    new_broker.open("b", F1)
+    new_broker.open("c", F2)
+    new_broker.register(W1)
+    assert [held.session for held in new_broker.core.leases.values()] == ["a", "b"]
+    new_broker.worker(W1, m.Closed(lease(1)))
+    assert new_broker.open("d") == []  # the slot is free, but "c" comes first
+    assert answers(new_broker.advance(0.25)) == [("c", "pinned")]
+
+
+def test_a_session_that_moves_gets_a_slot_before_new_ones(new_broker: Broker) -> None:
+    """It was accepted before, and its words are lost if it finds no slot in time."""
+    new_broker.open("new")
+    new_broker.open("moves", epoch=2)
+    new_broker.open("moves too", F2, epoch=1)
+    new_broker.register(W1)
+    assert [held.session for held in new_broker.core.leases.values()] == ["moves", "moves too"]
+
+
+def test_the_requests_of_a_frontend_that_is_gone_are_dropped(new_broker: Broker) -> None:
+    new_broker.open("a", F1)
+    new_broker.open("b", F2)
+    new_broker.gone(F1)
+    new_broker.register(W1)
+    assert [held.session for held in new_broker.core.leases.values()] == ["b"]
+
+
+def test_a_repeated_request_is_answered_once(new_broker: Broker) -> None:
+    new_broker.open("a")
+    new_broker.open("b")
+    new_broker.open("a", epoch=1)
+    new_broker.register(W1)
+    assert [(held.session, held.epoch) for held in new_broker.core.leases.values()] == [("a", 1), ("b", 0)]
+
+
+def test_a_frontend_that_registers_again_requests_again(new_broker: Broker) -> None:
+    new_broker.open("a")
+    new_broker.register(F1)
+    new_broker.register(W1)
+    assert not new_broker.core.leases
+
+
+def test_a_broker_that_stalled_gives_its_workers_more_time(new_broker: Broker) -> None:
+    """Their registrations may wait in its sockets."""
+    new_broker.open("a")
+    new_broker.now = 6.0
+    assert new_broker.core.tick(new_broker.now) == []
+    new_broker.register(W1)
+    assert [held.session for held in new_broker.core.leases.values()] == ["a"]
+
+
+def test_a_session_without_a_worker_is_not_resumed(new_broker: Broker) -> None:
+    """A new broker has no detached session, and its workers have none either: no wait would help."""
+    (command,) = new_broker.frontend(F1, m.Resume("a", 0), b"setup")
+    assert isinstance(command.message, m.Refused) and command.message.slug == "resume-unavailable"
+
+
+# ---- Slots and their ends ----
 
 
 def test_a_slot_is_free_only_after_closed(broker: Broker) -> None:
@@ -555,8 +679,8 @@ def test_bundles_are_forwarded_whole_and_untouched(broker: Broker) -> None:
 def test_bundles_with_stale_leases(broker: Broker) -> None:
     broker.register(F2, W2)
     pinned = broker.pin("a")
-    mixed = m.Bundle(W1, (pinned.lease, lease(9)))
-    assert broker.frontend(F1, mixed, b"x") == [ToFrontend(F1, m.Stale(lease(9))), ToWorker(W1, mixed, b"x")]
+    mixed, rest = m.Bundle(W1, (pinned.lease, lease(9))), m.Bundle(W1, (pinned.lease,))
+    assert broker.frontend(F1, mixed, b"x") == [ToFrontend(F1, m.Stale(lease(9))), ToWorker(W1, rest, b"x")]
     foreign = m.Bundle(W1, (pinned.lease,))
     assert broker.frontend(F2, foreign, b"x") == [ToFrontend(F2, m.Stale(pinned.lease))]
     assert broker.worker(W2, m.Bundle(F1, (pinned.lease,)), b"x") == [ToWorker(W2, m.Stale(pinned.lease))]
@@ -564,7 +688,10 @@ def test_bundles_with_stale_leases(broker: Broker) -> None:
 
 @pytest.mark.parametrize("bad", ["unknown", "of another frontend", "of another worker", "closed"])
 def test_one_stale_lease_among_many(broker: Broker, bad: str) -> None:
-    """In both directions: the sender receives Stale for it, and the bundle is forwarded for the others."""
+    """In both directions: the sender receives Stale for it, and the bundle is forwarded with the others only.
+
+    Receivers drop a frame whose lease is not in the header, so no peer can send under another's lease.
+    """
     broker.register(F2, W2)
     mine = [pin for session in "abc" if (pin := broker.pin(session)).worker == W1]
     closed, current = mine[0].lease, mine[1].lease
@@ -574,8 +701,9 @@ def test_one_stale_lease_among_many(broker: Broker, bad: str) -> None:
     odd = {"unknown": lease(99), "of another frontend": other_frontend, "of another worker": other_worker}
     held = odd.get(bad, closed)
     inward, outward = m.Bundle(W1, (current, held)), m.Bundle(F1, (held, current))
-    assert broker.frontend(F1, inward, b"x") == [ToFrontend(F1, m.Stale(held)), ToWorker(W1, inward, b"x")]
-    assert broker.worker(W1, outward, b"x") == [ToWorker(W1, m.Stale(held)), ToFrontend(F1, outward, b"x")]
+    rest_in, rest_out = m.Bundle(W1, (current,)), m.Bundle(F1, (current,))
+    assert broker.frontend(F1, inward, b"x") == [ToFrontend(F1, m.Stale(held)), ToWorker(W1, rest_in, b"x")]
+    assert broker.worker(W1, outward, b"x") == [ToWorker(W1, m.Stale(held)), ToFrontend(F1, rest_out, b"x")]
 
 
 def test_a_bundle_is_forwarded_as_the_same_object(broker: Broker) -> None:
@@ -670,28 +798,35 @@ def test_status_lists_peers_and_totals(broker: Broker) -> None:
 
 
 class RoutingMachine(RuleBasedStateMachine):
-    """Any order of events keeps the invariants; leases are never reused; no message goes to the wrong peer."""
+    """Any order of events keeps the invariants; leases are never reused; no message goes to the wrong peer.
+
+    The broker has just begun: a session may get its slot later than it was requested.
+    """
 
     leases = Bundle("leases")
     peers_f, peers_w = st.sampled_from([F1, F2]), st.sampled_from([W1, W2])
 
     def __init__(self) -> None:
         super().__init__()
-        self.broker = Broker()
+        self.broker = Broker(register_s=3.0)
         self.granted: set[int] = set()
+
+    def note(self, commands: list[Command]) -> list[Command]:
+        """Check that each granted lease is new, and that both sides receive the same about it."""
+        grants = {c.message.lease: c.peer for c in commands if isinstance(c.message, m.Grant)}
+        assert not grants.keys() & self.granted
+        self.granted |= grants.keys()
+        pinned = [c.message for c in commands if isinstance(c.message, m.Pinned)]
+        assert {one.lease: one.worker for one in pinned}.items() >= grants.items()
+        return commands
 
     @rule(peer=st.sampled_from([F1, F2, W1, W2]))
     def register(self, peer: bytes) -> None:
-        self.broker.register(peer)
+        self.note(self.broker.register(peer))
 
     @rule(target=leases, peer=peers_f, session=st.sampled_from("abcd"), epoch=st.integers(0, 3), stays=st.booleans())
     def open(self, peer: bytes, session: str, epoch: int, stays: bool) -> int:
-        commands = self.broker.frontend(peer, m.Open(session, epoch, "", "", resumable=stays), b"setup")
-        grants = [c for c in commands if isinstance(c.message, m.Grant)]
-        for grant in grants:
-            assert isinstance(grant.message, m.Grant)
-            assert grant.message.lease not in self.granted
-            self.granted.add(grant.message.lease)
+        commands = self.note(self.broker.frontend(peer, m.Open(session, epoch, "", "", resumable=stays), b"setup"))
         pinned = [c.message for c in commands if isinstance(c.message, m.Pinned)]
         return pinned[0].lease if pinned else lease(10**6)
 
@@ -733,18 +868,19 @@ class RoutingMachine(RuleBasedStateMachine):
 
     @rule(frontend=peers_f, worker=peers_w, named=st.lists(leases, min_size=1, max_size=4))
     def bundles(self, frontend: bytes, worker: bytes, named: list[int]) -> None:
-        """In both directions: each lease that is not between these two peers is stale, and the others pass."""
+        """In both directions: each lease that is not between these two peers is stale, and only the others pass."""
         held = [self.broker.core.leases.get(one) for one in named]
         pairs = [one and (one.frontend, one.worker) for one in held]
         stale = [m.Stale(one) for one, pair in zip(named, pairs, strict=True) if pair != (frontend, worker)]
         inward, outward = m.Bundle(worker, tuple(named)), m.Bundle(frontend, tuple(named))
+        rest = tuple(one for one, pair in zip(named, pairs, strict=True) if pair == (frontend, worker))
         if frontend in self.broker.core.frontends:
-            passed = [ToWorker(worker, inward, b"")] if len(stale) < len(named) else []
+            passed = [ToWorker(worker, m.Bundle(worker, rest), b"")] if rest else []
             answers = [ToFrontend(frontend, one) for one in stale]
             assert self.broker.frontend(frontend, inward, b"") == [*answers, *passed]
         if worker in self.broker.core.workers:
-            lives = frontend in self.broker.core.frontends and len(stale) < len(named)
-            passed = [ToFrontend(frontend, outward, b"")] if lives else []
+            lives = frontend in self.broker.core.frontends and rest
+            passed = [ToFrontend(frontend, m.Bundle(frontend, rest), b"")] if lives else []
             answers = [ToWorker(worker, one) for one in stale]
             assert self.broker.worker(worker, outward, b"") == [*answers, *passed]
 
@@ -759,7 +895,7 @@ class RoutingMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0.1, 20.0))
     def time_passes(self, seconds: float) -> None:
-        self.broker.advance(seconds)
+        self.note(self.broker.advance(seconds))
 
     @invariant()
     def routing_holds(self) -> None:

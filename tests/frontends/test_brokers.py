@@ -13,6 +13,7 @@ from asr_frontends.sessions import Sessions
 from asr_proto import messages as m
 
 SPEC = m.Spec("fake", "fake", ("en",), 2, 960, 1.0, "none")
+POOL = m.Pool(1, 2, 2, ("fake",))
 A, B = 0, 1
 
 
@@ -105,14 +106,45 @@ def test_the_heartbeat_goes_to_all(served: Frontend) -> None:
     assert beats == [Post(B, m.FrontendHeartbeat(()))]
 
 
-def test_a_single_broker_reports_its_end_with_unregistered() -> None:
+@pytest.fixture
+def single() -> Frontend:
+    """A frontend with one session; its only broker has a free slot."""
     frontend = Frontend(links=1)
     frontend.receive(A, m.Welcome(11, 1.0))
+    frontend.receive(A, POOL)
     frontend.start()
     frontend.pin(A, 1)
-    assert frontend.core.broken(A, 0.0) == [] and frontend.core.restored(A) == []
-    assert notices(frontend.receive(A, m.Unregistered())) == 1
-    assert opened(frontend.receive(A, m.Welcome(12, 1.0))) == [1]
+    return frontend
+
+
+def test_the_session_waits_for_the_next_run_of_a_single_broker(single: Frontend) -> None:
+    assert notices(single.core.broken(A, single.now)) == 1
+    assert single.core.restored(A) == [Post(A, m.RegisterFrontend(m.PROTOCOL_VERSION, "f"))]
+    assert opened(single.receive(A, m.Welcome(12, 1.0))) == [1]
+
+
+def test_a_frontend_is_ready_only_with_the_broker_of_now(single: Frontend) -> None:
+    """Not with what the last broker reported, even if that arrives late."""
+    sessions = single.core.sessions
+    assert sessions.ready(single.now)
+    single.core.broken(A, single.now)
+    assert not sessions.ready(single.now) and not sessions.connected(single.now)
+    single.receive(A, POOL)
+    single.core.restored(A)
+    assert not sessions.ready(single.now)
+    single.receive(A, m.Welcome(12, 1.0))
+    single.receive(A, m.Pool(0, 0, 0, ()))
+    assert sessions.connected(single.now) and not sessions.ready(single.now)
+    single.receive(A, POOL)
+    assert sessions.ready(single.now)
+
+
+def test_a_new_session_waits_for_the_next_broker(single: Frontend) -> None:
+    single.core.broken(A, single.now)
+    single.now = 4.0
+    single.start("new")
+    single.core.restored(A)
+    assert opened(single.receive(A, m.Welcome(12, 1.0))) == [1, 0]
 
 
 def test_a_second_welcome_of_the_same_term_moves_nothing(served: Frontend) -> None:

@@ -32,6 +32,7 @@ def busy() -> Sessions:
     final = m.Final(1, 0, "text", 0, 8000, "silence", None, None, m.Commit(8000, 1, b""))
     sessions.handle(m.Bundle(b"F", (1,)), [final], 0.0)
     sessions.client("a", e.Audio(b"\0\0" * 4000), 0.0)
+    sessions.handle(m.Bundle(b"f", (2,)), [m.Ended(1)], 0.0)
     sessions.handle(m.Lost(1, "worker-lost"), (), 0.0)
     sessions.client("b", e.Start(), 0.0)
     sessions.client("c", e.Abort(), 0.0)
@@ -59,6 +60,7 @@ VALUES = {
     "asr_frontend_errors_total": 1.0,
     "asr_frontend_moves_total": 1.0,
     "asr_frontend_finals_total": 1.0,
+    "asr_frontend_foreign_frames_total": 1.0,
     "asr_frontend_audio_seconds_total": 1.25,
     "asr_requests_total": 1.0,
     "asr_requests_failed_total": 1.0,

@@ -8,7 +8,7 @@ from asr_frontends import events as e
 from asr_frontends.journal import Budget
 from asr_frontends.outbox import BUNDLE_S, Deliver, Pause, SendBundle, ToBroker
 from asr_frontends.session import Limits
-from asr_frontends.sessions import Counts, Sessions
+from asr_frontends.sessions import WITHOUT_BROKER_S, Counts, Sessions
 from asr_proto import messages as m
 from asr_proto.errors import ServiceError
 
@@ -41,6 +41,30 @@ def test_without_a_broker_a_session_is_refused_at_once() -> None:
     with pytest.raises(ServiceError) as error:
         sessions.start("a", e.Start(), 0.0)
     assert error.value.slug == "no-broker"
+
+
+def test_soon_after_the_loss_of_a_broker_a_session_waits_for_the_next_one(sessions: Sessions) -> None:
+    sessions.handle(m.Unregistered(), (), 1.0)
+    assert sessions.start("a", e.Start(), 1.0 + WITHOUT_BROKER_S) == []
+    with pytest.raises(ServiceError) as error:
+        sessions.start("b", e.Start(), 1.1 + WITHOUT_BROKER_S)
+    assert error.value.slug == "no-broker"
+    (opened,) = sessions.handle(m.Welcome(2, 1.0), (), 7.0)
+    assert isinstance(opened, ToBroker) and opened.message == m.Open("a", 0, "", "")
+
+
+def test_a_session_that_waits_for_a_broker_is_given_up_in_time(sessions: Sessions) -> None:
+    sessions.handle(m.Unregistered(), (), 1.0)
+    sessions.start("a", e.Start(), 2.0)
+    events = [c.event for c in sessions.tick(12.0) if isinstance(c, Deliver)]
+    assert [event.slug for event in events if isinstance(event, e.Error)] == ["no-broker"]
+
+
+def test_a_broker_that_rejects_this_frontend_is_not_waited_for(sessions: Sessions) -> None:
+    sessions.handle(m.Unregistered(), (), 1.0)
+    sessions.handle(m.Rejected("version-mismatch", ""), (), 1.0)
+    with pytest.raises(ServiceError):
+        sessions.start("a", e.Start(), 1.0)
 
 
 def test_a_full_journal_refuses_new_sessions(sessions: Sessions) -> None:
@@ -118,6 +142,20 @@ def test_a_frame_under_an_old_lease_is_dropped(sessions: Sessions) -> None:
     sessions.handle(m.Lost(5, "worker-lost"), (), 0.0)
     sessions.handle(m.Pinned("a", 1, 6, b"W", SPEC), (), 0.0)
     assert sessions.handle(m.Bundle(b"F", (5,)), [m.Partial(5, 0, "ghost", 0, 1)], 0.0) == []
+
+
+def test_a_frame_under_another_workers_lease_is_dropped(sessions: Sessions) -> None:
+    """The broker leaves only the leases of the worker that sent it in the header of a bundle."""
+    for id, lease, worker in (("a", 5, b"W1"), ("b", 6, b"W2")):
+        sessions.start(id, e.Start(), 0.0)
+        sessions.handle(m.Pinned(id, 0, lease, worker, SPEC), (), 0.0)
+    forged: list[m.Frame] = [m.Partial(6, 0, "ghost", 0, 1), m.Ended(6), m.Failed(6, "x", "y")]
+    assert sessions.handle(m.Bundle(b"F", (5,)), forged, 0.0) == []
+    assert sessions.counts.foreign_frames == 3
+    sessions.check()
+    sessions.handle(m.Bundle(b"F", (5,)), [m.Ended(7)], 0.0)  # of a session that has ended: no offense
+    assert sessions.counts.foreign_frames == 3
+    assert sessions.handle(m.Bundle(b"F", (6,)), [m.Partial(6, 0, "text", 0, 1)], 0.0) != []
 
 
 def test_every_session_is_opened_again_at_a_new_broker(sessions: Sessions) -> None:

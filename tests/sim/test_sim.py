@@ -41,6 +41,18 @@ def test_sessions_leave_a_draining_worker_within_a_second(seed: int) -> None:
     assert drained.incarnation > incarnation
     world.run(60.0)
     assert all(isinstance(client.terminal, e.Bye) for client in clients)
+@pytest.mark.parametrize("brokers", [1, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_new_broker_refuses_no_session_while_its_workers_live(seed: int, brokers: int) -> None:
+    """Sessions begin before, during and after three deaths of the broker that leads."""
+    world = World(seed, QUIET, slots=12, brokers=brokers)
+    clients = [world.add_client(f"c{number}", 2.0, 100, 1.0, at=3.0 + 0.4 * number) for number in range(24)]
+    for died_at in (4.0, 7.0, 10.0):
+        world.run(died_at + world.random.random())
+        for leader in world.leaders():
+            world.crash_broker(leader.number)
+    world.run(60.0)
+    assert [client.terminal for client in clients] == [e.Bye()] * len(clients)
 
 
 # ---- Two brokers ----

@@ -28,18 +28,20 @@ EXPECTED = {
     "asr_worker_steps_total": 3.0,
     "asr_worker_step_seconds_total": 0.75,
     "asr_worker_audio_seconds_total": 0.5,
+    "asr_worker_foreign_frames_total": 1.0,
 }
 
 
 @pytest.fixture
 def sessions() -> Sessions:
-    """Two sessions, three steps of 250 ms and half a second of audio."""
+    """Two sessions, three steps of 250 ms, half a second of audio, a frame of a wrong sender."""
     core = Sessions("w", SPEC, 0.0)
     core.handle(m.Welcome(1, 1.0), None, (), 0.0)
     for lease in (1, 2):
         core.handle(m.Grant(lease, lease, "s", b"F"), m.Setup("en", True, 960, None), (), 0.0)
     for samples in (0, 4000, 4000):
         core.answered(StepDone([Chunk(1, np.zeros(samples, np.int16))], [], 0.25))
+    core.handle(m.Bundle(b"w", (1,)), None, [m.Stop(2)], 0.0)
     return core
 
 

@@ -257,11 +257,6 @@ def test_frames_of_the_other_direction_are_dropped(bench: Bench) -> None:
     assert len(bench.core) == 1
 
 
-def test_a_grant_without_setup_is_dropped(bench: Bench) -> None:
-    assert bench.deliver(m.Grant(1, 0, "s", F1), None) == []
-    assert len(bench.core) == 0
-
-
 # ---- Steps ----
 
 
@@ -767,3 +762,36 @@ def test_a_session_that_has_failed_cannot_be_transferred(bench: Bench) -> None:
     transfer(bench, utterance=0)
     (failed,) = bench.sent()
     assert isinstance(failed, m.Failed) and (failed.lease, failed.slug) == (2, "resume-unavailable")
+
+
+# ---- Bad peers ----
+
+
+def test_a_frame_under_another_sessions_lease_is_dropped(bench: Bench) -> None:
+    """The broker leaves only the sender's own leases in the header of a bundle."""
+    bench.hold(1, 0)
+    bench.hold(2, 1)
+    frames: list[m.Frame] = [m.Audio(2, 0, pcm(CHUNK)), m.Flush(2, "x"), m.Checkpoint(2), m.Stop(2)]
+    assert bench.deliver(m.Bundle(b"w", (1,)), None, *frames) == []
+    assert bench.sent() == [] and bench.core.foreign_frames == 4
+    assert bench.deliver(m.Bundle(b"w", (2,)), None, m.Audio(2, 0, pcm(CHUNK))) == []
+    assert bench.sent() == [m.Progress(2, CHUNK, 0, None)] and bench.core.foreign_frames == 4
+
+
+def test_a_frame_of_an_ended_session_is_no_offense(bench: Bench) -> None:
+    bench.deliver(m.Bundle(b"w", (1,)), None, m.Stop(7))
+    assert bench.core.foreign_frames == 0
+
+
+def test_a_session_whose_options_cannot_be_read_gives_its_slot_back(bench: Bench) -> None:
+    """Otherwise its frontend could take every slot for ever: a worker answers no Release of what it never opened."""
+    assert bench.deliver(m.Grant(1, 0, "s", F1), None) == [Send(m.Closed(1))]
+    assert [type(frame) for frame in bench.sent()] == [m.Failed]
+    bench.core.check()
+
+
+def test_a_return_whose_options_cannot_be_read_ends_the_session(bench: Bench) -> None:
+    bench.hold(1, 0)
+    commands = bench.deliver(m.Transfer(1, 2, 0, "s", F1, 0), None)
+    assert commands == [CloseSlot(1, 0), Send(m.Closed(2))]
+    assert len(bench.core) == 0

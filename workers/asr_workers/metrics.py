@@ -39,6 +39,12 @@ METRICS = (
         "Seconds of audio recognized.",
         lambda s: s.load.samples_total / SAMPLE_RATE,
     ),
+    WorkerMetric(
+        CounterMetricFamily,
+        "asr_worker_foreign_frames",
+        "Frames dropped because their sender does not serve the session.",
+        lambda s: s.foreign_frames,
+    ),
 )
 
 

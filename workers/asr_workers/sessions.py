@@ -65,14 +65,16 @@ class Sessions:
         """`StepDone.pending` of the last step."""
         self._blocked: frozenset[int] = frozenset()
         """`StepDone.blocked` of the last step, without slots that were closed since."""
+        self.foreign_frames = 0
+        """Frames dropped since the start because their sender has another session's lease, not its own."""
 
     # ---- Brokers and time ----
 
     def handle(self, message: m.FromBroker, setup: m.Setup | None, frames: Iterable[m.Frame], now: float) -> None:
-        """Handle a message of the leading broker with its decoded body."""
+        """Handle a message of the leading broker with its decoded body; `setup` is None if it could not be read."""
         match message:
             case m.Bundle():
-                self._receive(frames, now)
+                self._receive(frozenset(message.leases), frames, now)
             case m.Welcome():
                 # A broker that sends Welcome has no lease of this worker. This holds for a repeated Welcome, too.
                 self.disconnected(now)
@@ -87,6 +89,8 @@ class Sessions:
                 self._grant(message, setup)
             case m.Transfer() if setup is not None:
                 self._transfer(message, setup)
+            case m.Grant() | m.Transfer():
+                self._refuse(message)
             case m.Release() | m.Stale():
                 self._release(message.lease)
 
@@ -187,6 +191,13 @@ class Sessions:
         except BadRequest as error:
             self._fail(session, error)
 
+    def _refuse(self, grant: m.Grant | m.Transfer) -> None:
+        """Give the slot back: the Setup of its session cannot be read."""
+        if isinstance(grant, m.Transfer):
+            self._release(grant.from_lease)
+        self.outbox.post(grant.frontend, [m.Failed(grant.lease, "bad-message", "the worker cannot read its options")])
+        self.outbox.add(Send(m.Closed(grant.lease)))
+
     def _release(self, lease: int) -> None:
         session = self._sessions.pop(lease, None)
         if session is not None:
@@ -202,10 +213,14 @@ class Sessions:
 
     # ---- Private: frames and outputs ----
 
-    def _receive(self, frames: Iterable[m.Frame], now: float) -> None:
+    def _receive(self, leases: frozenset[int], frames: Iterable[m.Frame], now: float) -> None:
+        """Handle the frames under `leases`: the broker has checked that these are the sender's."""
         for frame in frames:
             session = self._sessions.get(frame.lease)
             if session is None or session.machine.state is FAILED or not isinstance(frame, m.FrameIn):
+                continue
+            if frame.lease not in leases:
+                self.foreign_frames += 1
                 continue
             if isinstance(frame, m.Checkpoint):
                 self.outbox.add(TakeSnapshot(session.slot))

@@ -183,17 +183,31 @@ class Worker:
             try:
                 self._handle(number, parts)
             except DecodeError as error:
-                if self._seldom.due((number, error.detail), time.monotonic()):
-                    log.warning("undecodable message from the broker", reason=error.detail)
+                self._log_undecodable(number, error)
+
+    def _log_undecodable(self, number: int, error: DecodeError) -> None:
+        if self._seldom.due((number, error.detail), time.monotonic()):
+            log.warning("undecodable message from the broker", reason=error.detail)
 
     def _handle(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else None
-        setup = wire.decode_setup(body) if body is not None and isinstance(message, m.Grant | m.Transfer) else None
+        setup = self._decode_setup(number, body) if isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if body is not None and isinstance(message, m.Bundle) else ()
         if isinstance(message, m.Welcome):
             log.info("registered", broker=message.boot)
-        self._brokers.handle(number, message, setup, frames, time.monotonic())  # type: ignore[arg-type]
+        before, now = self._sessions.foreign_frames, time.monotonic()
+        self._brokers.handle(number, message, setup, frames, now)  # type: ignore[arg-type]
+        if self._sessions.foreign_frames > before and self._seldom.due("foreign", now):
+            log.error("dropped frames of a frontend for a session that it does not serve")
+
+    def _decode_setup(self, number: int, body: bytes | None) -> m.Setup | None:
+        """The Setup; None if it cannot be read: then the core gives the slot back."""
+        try:
+            return wire.decode_setup(body or b"")
+        except DecodeError as error:
+            self._log_undecodable(number, error)
+            return None
 
     # ---- Commands of the core ----
 
