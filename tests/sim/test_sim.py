@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from asr_frontends import events as e
@@ -25,6 +27,17 @@ def test_worker_deaths_alone_end_no_session(seed: int) -> None:
     for client in world.clients:
         refused = isinstance(client.terminal, e.Error) and client.terminal.slug == "no-worker"
         assert isinstance(client.terminal, e.Bye) or (refused and not client.finals)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_workers_that_swallow_audio_lose_no_word(seed: int) -> None:
+    world = run_seed(seed, Faults(worker_swallows=0.2), clients=3, workers=3)
+    assert all(isinstance(client.terminal, e.Bye) for client in world.clients)
+
+
+def test_storms_in_which_workers_swallow_audio_are_safe_and_end() -> None:
+    for seed in range(10):
+        run_seed(seed, replace(STORMY, worker_swallows=0.1))
 
 
 # ---- Two brokers ----

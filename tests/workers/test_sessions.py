@@ -257,11 +257,6 @@ def test_frames_of_the_other_direction_are_dropped(bench: Bench) -> None:
     assert len(bench.core) == 1
 
 
-def test_a_grant_without_setup_is_dropped(bench: Bench) -> None:
-    assert bench.deliver(m.Grant(1, 0, "s", F1), None) == []
-    assert len(bench.core) == 0
-
-
 # ---- Steps ----
 
 
@@ -767,3 +762,25 @@ def test_a_session_that_has_failed_cannot_be_transferred(bench: Bench) -> None:
     transfer(bench, utterance=0)
     (failed,) = bench.sent()
     assert isinstance(failed, m.Failed) and (failed.lease, failed.slug) == (2, "resume-unavailable")
+
+
+# ---- Grants that cannot be served ----
+
+
+@pytest.mark.parametrize("slot, setup", [(1, None), (4, SETUP), (m.SLOTS_MAX - 1, SETUP)])
+def test_a_grant_that_cannot_be_served_fails_and_frees_the_slot(bench: Bench, slot: int, setup: m.Setup | None) -> None:
+    assert bench.deliver(m.Grant(9, slot, "s9", F1), setup) == [Send(m.Closed(9))]
+    assert [(frame.lease, type(frame)) for frame in bench.sent()] == [(9, m.Failed)]
+    assert len(bench.core) == 0
+
+
+def test_a_grant_for_a_taken_slot_leaves_its_session_alone(bench: Bench) -> None:
+    bench.hold(1, 0)
+    assert bench.grant(2, 0) == [Send(m.Closed(2))]
+    bench.audio(1)
+    assert [chunk.slot for chunk in bench.step()] == [0]
+
+
+def test_a_repeated_grant_changes_nothing(bench: Bench) -> None:
+    bench.hold(1, 0)
+    assert bench.grant(1, 1) == []
