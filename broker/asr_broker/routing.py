@@ -14,6 +14,9 @@ Rules
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+
 from msgspec import structs
 
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, ToFrontend, ToWorker
@@ -168,7 +171,7 @@ class Routing:
                 return [ToFrontend(frontend.peer, m.Refused(message.session, message.epoch, m.RESUMED, detail, 0.0))]
             commands += [*self._notify_resumed(other), *self._release(other, now)]
         try:
-            worker = place(self._accepting(now), message.model, message.language, moving=message.epoch > 0)
+            worker = self._place(message, now)
         except AsrError as error:
             self.counts.refused += 1
             retry_after_s = error.retry_after_s if isinstance(error, ServiceError) else 0.0
@@ -187,6 +190,16 @@ class Routing:
             ToWorker(worker.peer, grant, body),
             ToFrontend(frontend.peer, self._pinned(lease)),
         ]
+
+    def _place(self, message: m.Open, now: float) -> WorkerRecord:
+        """Choose a worker: not the one that the session left, unless no other can take the session."""
+        choose = partial(place, model=message.model, language=message.language, moving=message.epoch > 0)
+        workers = self._accepting(now)
+        others = [worker for worker in workers if worker.peer != message.avoid]
+        if len(others) < len(workers):
+            with suppress(AsrError):
+                return choose(others)
+        return choose(workers)
 
     def _grant(
         self,
@@ -429,7 +442,8 @@ class Routing:
             workers=len(workers),
             slots=sum(worker.spec.slots for worker in workers),
             slots_free=sum(worker.slots_free + worker.slots_detached for worker in open_to_all),
-            models=tuple(dict.fromkeys(worker.spec.model for worker in workers)),
+            models=tuple(dict.fromkeys(worker.spec.model for worker in workers))[: m.MODELS_MAX],
+            busy=tuple(worker.peer for worker in self.workers.values() if worker.load.pending_chunks)[: m.WORKERS_MAX],
         )
 
     def _announce(self, now: float) -> list[Command]:
