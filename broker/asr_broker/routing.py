@@ -17,6 +17,9 @@ Rules
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+
 from msgspec import structs
 
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, ToFrontend, ToWorker
@@ -188,7 +191,7 @@ class Routing:
         if self._waiting.precedes(event) and self._waiting.add(event):
             return commands
         try:
-            worker = place(self._accepting(now), message.model, message.language, moving=message.epoch > 0)
+            worker = self._place(message, now)
         except AsrError as error:
             if now < self._registered_by and self._waiting.add(event):
                 return commands
@@ -219,6 +222,16 @@ class Routing:
         for event in self._waiting.take():
             commands += self._from_frontend(event, now)
         return commands
+
+    def _place(self, message: m.Open, now: float) -> WorkerRecord:
+        """Choose a worker: not the one that the session left, unless no other can take the session."""
+        choose = partial(place, model=message.model, language=message.language, moving=message.epoch > 0)
+        workers = self._accepting(now)
+        others = [worker for worker in workers if worker.peer != message.avoid]
+        if len(others) < len(workers):
+            with suppress(AsrError):
+                return choose(others)
+        return choose(workers)
 
     def _grant(
         self,
@@ -477,7 +490,8 @@ class Routing:
             workers=len(workers),
             slots=sum(worker.spec.slots for worker in workers),
             slots_free=sum(worker.slots_free + worker.slots_detached for worker in open_to_all),
-            models=tuple(dict.fromkeys(worker.spec.model for worker in workers)),
+            models=tuple(dict.fromkeys(worker.spec.model for worker in workers))[: m.MODELS_MAX],
+            busy=tuple(worker.peer for worker in self.workers.values() if worker.load.pending_chunks)[: m.WORKERS_MAX],
         )
 
     def _announce(self, now: float) -> list[Command]:

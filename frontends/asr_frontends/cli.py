@@ -17,6 +17,8 @@ from asr_frontends.servers.serve import FrontendConfig, serve
 from asr_frontends.session import Limits
 from asr_process import curve, settings
 from asr_process.supervised import watch_parent
+from asr_proto.audio import SAMPLE_RATE
+from asr_proto.messages import SAMPLES_MAX
 
 DEFAULTS = Limits()
 
@@ -65,7 +67,7 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option(
     "--session-s",
-    type=click.FloatRange(min=1),
+    type=click.FloatRange(min=1, max=SAMPLES_MAX / SAMPLE_RATE),
     default=DEFAULTS.audio_s,
     help="Longest session, in seconds of audio.",
 )

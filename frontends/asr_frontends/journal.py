@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from asr_audio.entries import Entry, Mark, Piece
 from asr_proto.audio import BYTES_PER_SAMPLE
@@ -75,6 +75,19 @@ class Journal:
         self._posted += 1
         return entry
 
+    @property
+    def posted_sample(self) -> int:
+        """The end of the posted audio: the current worker can have nothing after this sample."""
+        if self._posted == len(self._entries):
+            return self.end_sample
+        entry = self._entries[self._posted]
+        return entry.first_sample if isinstance(entry, Piece) else entry.at_sample
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether everything was posted, and a flush or the stop is not answered yet."""
+        return self.marks_held > 0 and self._posted == len(self._entries)
+
     def rewind(self) -> None:
         """Count all entries as not posted: a new worker has received nothing yet."""
         self._posted = 0
@@ -92,8 +105,8 @@ class Journal:
         self._entries.extendleft(reversed(kept))
 
     def answered(self, marker: str) -> None:
-        """Remove the oldest flush with this marker: it was answered."""
-        for index, entry in enumerate(self._entries):
+        """Remove the oldest posted flush with this marker: it was answered."""
+        for index, entry in enumerate(islice(self._entries, self._posted)):
             if isinstance(entry, Mark) and entry.marker == marker:
                 del self._entries[index]
                 self.marks_held -= 1

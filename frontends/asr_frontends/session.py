@@ -7,6 +7,7 @@ no final is delivered twice and none is lost. The states and their transitions a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,6 +28,12 @@ COMMIT_SHARE = 0.5
 """Share of the journal's limit above which the session requests a commit from its worker."""
 COMMIT_S = 1.0
 """Shortest time between two requests for a commit, in seconds."""
+STALL_S_MIN = 5.0
+STALL_STEPS, STALL_MARGIN_S = 4, 2.0
+"""A worker that has a chunk's audio of the session and does nothing for so many steps (its 99th percentile) and so many
+seconds more, and at least STALL_S_MIN, loses the session."""
+STALL_BUSY = 6
+"""A worker that reports waiting chunks gets so many times as long: the audio waits for that of other sessions."""
 MARKS_MAX = 256
 """Largest number of unanswered flushes of one session; with so many, its client is not read from."""
 NEVER = float("inf")
@@ -85,6 +92,8 @@ class Cause(Enum):
     """The worker has sent the commit that it kept."""
     LOST = "lost"
     """The lease ended, and the session did not end it."""
+    ABANDON = "abandon"
+    """The worker does nothing with the audio that it has, or sent what it cannot know. The lease is given back."""
     FINISH = "finish"
     """The worker has processed all audio."""
     FAIL = "fail"
@@ -108,13 +117,15 @@ SESSION: TransitionTable[State, Cause] = TransitionTable(
         State.OPENING: {Cause.RESUME: State.RESUMING, Cause.PINNED: State.ACTIVE, **GIVEN_UP},
         State.RESUMING: {Cause.PINNED: State.RESTORING, **GIVEN_UP},
         State.RESTORING: {Cause.RESUMED: State.ACTIVE, **GIVEN_BACK},
-        State.ACTIVE: {Cause.LOST: State.MOVING, **GIVEN_BACK},
+        State.ACTIVE: {Cause.LOST: State.MOVING, Cause.ABANDON: State.MOVING, **GIVEN_BACK},
         State.MOVING: {Cause.PINNED: State.ACTIVE, **GIVEN_UP},
     },
 )
 
 RETURNING = (State.RESUMING, State.RESTORING)
 LEASED = (State.RESTORING, State.ACTIVE)
+TEXTS = (m.Progress, m.Final, m.Partial, m.Speech, m.Flushed)
+"""The frames that a worker sends after Resumed."""
 
 
 class Session(StateMachine[State, Cause]):
@@ -124,6 +135,7 @@ class Session(StateMachine[State, Cause]):
     """
 
     __slots__ = (
+        "_avoid",
         "_budget",
         "_commit",
         "_credit_samples",
@@ -142,6 +154,7 @@ class Session(StateMachine[State, Cause]):
         "_retry_at",
         "_start",
         "_taken",
+        "_waits_since",
         "_window_at",
         "_window_messages",
         "epoch",
@@ -167,6 +180,10 @@ class Session(StateMachine[State, Cause]):
         """The last partial that the client received of an utterance that is not final."""
         self._taken = self._done = 0
         """16 kHz samples that the worker has received, and that it has processed."""
+        self._waits_since: float | None = None
+        """When the worker first had work for this session without doing any; None while it works. See `watch`."""
+        self._avoid = b""
+        """The worker that the session left last because it did nothing."""
         self._left = False
         """Whether this frontend has ended the audio itself. Later events of the client are dropped, not errors."""
         self._credit_samples = int(limits.credit_s * SAMPLE_RATE)
@@ -193,21 +210,24 @@ class Session(StateMachine[State, Cause]):
             self._outbox.send(m.Resume(self.id, start.resume.utterance), self._setup())
             return
         model = self.pinned.spec.model if self.pinned else start.model
-        self._outbox.send(m.Open(self.id, self.epoch, model, start.language, start.resumable), self._setup())
+        request = m.Open(self.id, self.epoch, model, start.language, start.resumable, self._avoid)
+        self._outbox.send(request, self._setup())
 
     def _setup(self) -> m.Setup:
-        # Credit returns with progress, so progress must come well before the credit is used up.
-        progress_samples = min(self._start.progress_samples, int(self._limits.credit_s * SAMPLE_RATE / 2))
         start = self._start
         return m.Setup(
             start.language,
             start.partials,
-            progress_samples,
+            self._progress_samples(),
             self._commit,
             start.progress_taken,
             start.look_ahead_ms,
             start.appends,
         )
+
+    def _progress_samples(self) -> int:
+        """Credit returns with progress, so progress must come well before the credit is used up."""
+        return min(self._start.progress_samples, int(self._limits.credit_s * SAMPLE_RATE / 2))
 
     def client(self, event: e.ClientEvent, now: float) -> None:
         """Process an event of the client after its start. Raises PeerError, with which the caller ends the session."""
@@ -283,6 +303,7 @@ class Session(StateMachine[State, Cause]):
         self.pinned, self.epoch = pinned, pinned.epoch
         self._last_received_at = max(self._last_received_at, now)
         self._taken = self._done = self._commit.samples if self._commit else 0
+        self._waits_since = None
         self._journal.rewind()
         if first and self.state is State.ACTIVE:
             self._give_up_at = NEVER
@@ -319,9 +340,11 @@ class Session(StateMachine[State, Cause]):
         """The worker or the broker ended the lease. An active session moves: the caller then calls `open`."""
         if self.state is State.RESTORING:
             self._fail(e.Error("resume-unavailable", "the worker that had the session is lost"), now)
-        if self.state is not State.ACTIVE:
-            return
-        self.fire(Cause.LOST, now)
+        if self.state is State.ACTIVE:
+            self._move(Cause.LOST, now)
+
+    def _move(self, cause: Cause, now: float) -> None:
+        self.fire(cause, now)
         self.epoch += 1
         self._give_up_at = min(self._give_up_at, now + self._limits.move_s)
         self._retry_at = NEVER
@@ -332,7 +355,7 @@ class Session(StateMachine[State, Cause]):
 
     def on_frame(self, frame: m.FrameOut, now: float) -> None:
         """Process a frame of the worker under the current lease."""
-        if self.state not in LEASED:
+        if self._drops(frame, now):
             return
         match frame:
             case m.Progress():
@@ -340,11 +363,12 @@ class Session(StateMachine[State, Cause]):
             case m.Final():
                 self._on_final(frame, now)
             case m.Partial():
-                self._partial = frame if frame.text else None
+                self._partial, self._waits_since = frame if frame.text else None, None
                 self._outbox.commands.append(Deliver(self.id, frame))
             case m.Speech():
                 self._outbox.commands.append(Deliver(self.id, frame))
             case m.Flushed():
+                self._waits_since = None
                 self._journal.answered(frame.marker)
                 self._outbox.commands.append(Deliver(self.id, frame))
                 self._balance(now)
@@ -369,7 +393,25 @@ class Session(StateMachine[State, Cause]):
         self._journal.begin(sample)
         self._deliver_ready(self.pinned.spec, sample)
 
+    def _drops(self, frame: m.FrameOut, now: float) -> bool:
+        """Whether not to process a frame. A worker that reports audio that it was never sent loses the session."""
+        if self.state is not State.ACTIVE:
+            return self.state is not State.RESTORING or isinstance(frame, TEXTS)
+        if isinstance(frame, m.Progress | m.Final) and not self._is_possible(frame):
+            self._abandon(now)
+            return True
+        return False
+
+    def _is_possible(self, frame: m.Progress | m.Final) -> bool:
+        """Whether a worker can know this that has received what was posted to it."""
+        posted = max(self._journal.posted_sample, self._commit.samples if self._commit else 0)
+        if frame.commit is not None and frame.commit.samples > posted:
+            return False
+        return isinstance(frame, m.Final) or frame.done <= frame.taken <= posted
+
     def _on_progress(self, frame: m.Progress, now: float) -> None:
+        if frame.done > self._done:
+            self._waits_since = None
         self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
         self._give_up_at = NEVER  # the worker makes progress, so the move has succeeded
         if frame.commit:
@@ -392,7 +434,7 @@ class Session(StateMachine[State, Cause]):
     def _on_final(self, final: m.Final, now: float) -> None:
         """Deliver a final, and commit it. A move replays only later audio, so the client receives each final once."""
         self._commit_at(final.commit)
-        self._partial = None
+        self._partial = self._waits_since = None
         self._outbox.commands.append(Deliver(self.id, final))
         self._balance(now)
 
@@ -409,6 +451,43 @@ class Session(StateMachine[State, Cause]):
 
     def _confirmed_samples(self) -> int:
         return self._commit.confirmed_samples if self._commit else 0
+
+    # ---- A worker that does nothing ----
+
+    def watch(self, heard_s: float, busy: Collection[bytes], now: float) -> None:
+        """Leave a worker that has had work for too long and done none. The caller then calls `open`.
+
+        `heard_s` is a clock in seconds that stands still while the broker, or this process, does. So a worker's answers
+        that wait somewhere between do not count as missing. `busy`: the workers that reported waiting chunks.
+        """
+        if self.state is not State.ACTIVE or not self._has_work():
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = heard_s
+        elif heard_s - self._waits_since > self._stall_s(busy):
+            self._abandon(now)
+
+    def _has_work(self) -> bool:
+        """Whether the worker could report progress: it has all audio up to a mark, or a chunk beyond a report's due."""
+        assert self.pinned is not None
+        look_ahead_samples = (self._start.look_ahead_ms or 0) * SAMPLE_RATE // 1000
+        due_samples = self._progress_samples() + self.pinned.spec.chunk_samples + look_ahead_samples
+        journal = self._journal
+        return journal.awaits_answer or journal.posted_sample - self._done >= due_samples
+
+    def _stall_s(self, busy: Collection[bytes]) -> float:
+        assert self.pinned is not None
+        stall_s = max(STALL_S_MIN, STALL_STEPS * self.pinned.spec.step_s_p99 + STALL_MARGIN_S)
+        return stall_s * STALL_BUSY if self.pinned.worker in busy else stall_s
+
+    def _abandon(self, now: float) -> None:
+        """Give the lease back and move to another worker, if there is one."""
+        if self.state is not State.ACTIVE:
+            return
+        assert self.pinned is not None
+        self._outbox.send(m.Close(self.pinned.lease))
+        self._avoid = self.pinned.worker
+        self._move(Cause.ABANDON, now)
 
     # ---- Time ----
 

@@ -28,6 +28,10 @@ RETRY_S = 1.0
 """Time after which a client that was refused here may try again."""
 BEATS_MISSED_MAX = 3
 """Number of unanswered heartbeats after which the broker counts as not connected."""
+HEARD_BEATS_MAX = 2
+"""Largest number of heartbeats that one answer of the broker advances the clock of `Session.watch`."""
+WATCH_S = 1.0
+"""Shortest time between two searches for workers that do nothing."""
 WITHOUT_LEASE = (State.OPENING, State.RESUMING, State.MOVING)
 
 
@@ -62,6 +66,9 @@ class Sessions:
         self._heartbeat_s = REGISTER_S
         self._heartbeat_at = now
         self._last_received_at = now
+        self._heard_at, self._heard_s = now, 0.0
+        """When the last Pool arrived, and the clock of `Session.watch`: it advances only with the broker's answers."""
+        self._watch_at_s = WATCH_S
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -162,6 +169,7 @@ class Sessions:
                 self._lost(message.lease, now)
             case m.Pool():
                 self.pool = message
+                self._watch(now)
             case m.Welcome():
                 self._welcome(message)
             case m.Unregistered():
@@ -179,8 +187,8 @@ class Sessions:
             return
         self.counts.finals += isinstance(frame, m.Final)
         session.on_frame(frame, now)
-        if session.state is State.ENDED:
-            self._forget(session)
+        if session.state is not State.ACTIVE:
+            self._settle(session)
 
     def _pinned(self, pinned: m.Pinned, now: float) -> None:
         session = self._sessions.get(pinned.session)
@@ -205,14 +213,23 @@ class Sessions:
             self._lost(lost.lease, now)
 
     def _lost(self, lease: int, now: float) -> None:
-        session = self._by_lease.pop(lease, None)
+        session = self._by_lease.get(lease)
         if session is None or session.pinned is None or session.pinned.lease != lease:
             return
-        self.counts.moves += 1
         session.on_lost(now)
-        if self._boot is not None and session.state is State.MOVING:
-            session.open()
         self._settle(session)
+
+    def _watch(self, now: float) -> None:
+        """Find the workers that do nothing with the audio that they have. Their sessions move."""
+        self._heard_s += min(now - self._heard_at, HEARD_BEATS_MAX * self._heartbeat_s)
+        self._heard_at = now
+        if self._heard_s < self._watch_at_s or self.pool is None:
+            return
+        self._watch_at_s = self._heard_s + WATCH_S
+        for session in list(self._by_lease.values()):
+            session.watch(self._heard_s, self.pool.busy, now)
+            if session.state is State.MOVING:
+                self._settle(session)
 
     def _resumed_elsewhere(self, lease: int, now: float) -> None:
         """The client has resumed its session through another frontend: end it on the old connection here."""
@@ -287,11 +304,18 @@ class Sessions:
     # ---- Private ----
 
     def _settle(self, session: Session) -> None:
-        """Remove a session that has ended; else schedule it, since its next deadline may be earlier now."""
+        """Remove a session that has ended; else schedule it, since its next deadline may be earlier now.
+
+        A session that has just lost or left its worker requests another slot.
+        """
         if session.state is State.ENDED:
             self._forget(session)
-        else:
-            self._schedule(session)
+            return
+        if session.state is State.MOVING and session.pinned and self._by_lease.pop(session.pinned.lease, None):
+            self.counts.moves += 1
+            if self._boot is not None:
+                session.open()
+        self._schedule(session)
 
     def _schedule(self, session: Session) -> None:
         """Arm the session's one timer if its deadline is earlier. A later deadline is armed when the timer fires."""

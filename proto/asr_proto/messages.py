@@ -11,7 +11,6 @@ rules for changes: a field is added at the end, with a default, and a tag is nev
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -22,9 +21,33 @@ PROTOCOL_VERSION_MIN = 2
 """The oldest version that this release still understands."""
 
 INT_MAX = 2**63 - 1
+SLOTS_MAX = 4096
+"""Most slots of one worker: as many leases as one bundle may name."""
+SAMPLES_MAX = 7 * 24 * 3600 * 16_000
+"""Longest session, in samples: one week."""
+CHUNK_SAMPLES_MAX = 180 * 16_000
+"""Longest chunk, in samples: the audio that a worker queues for one session."""
+LOOK_AHEAD_MS_MAX = 60_000
+MODELS_MAX = 256
+WORKERS_MAX = 4096
+
 Natural = Annotated[int, Meta(ge=0, le=INT_MAX)]
-Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-"""A float within these bounds: neither NaN nor infinite."""
+"""A number that is compared, and neither allocates nor divides: versions, terms, leases."""
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""A total. A float holds it exactly."""
+Epoch = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Boot = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Sample = Annotated[int, Meta(ge=0, le=SAMPLES_MAX)]
+Utterance = Sample
+"""The number of an utterance. Each has at least one sample."""
+Slot = Annotated[int, Meta(ge=0, le=SLOTS_MAX - 1)]
+Factor = Annotated[float, Meta(ge=0, le=1e9)]
+"""How often one thing fits into another."""
+Seconds = Annotated[float, Meta(ge=0, le=86_400.0)]
+Uptime = Annotated[float, Meta(ge=0, le=1e10)]
+"""Seconds since a start: up to three centuries."""
+Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000.0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Identity = Annotated[bytes, Meta(max_length=32)]
 """The ZeroMQ identity of one run of a process: new at every start."""
 Lease = Natural
@@ -74,21 +97,21 @@ class Spec(Value, frozen=True):
     engine: Name
     model: Name
     languages: Annotated[tuple[Label, ...], Meta(max_length=256)]
-    slots: Natural
+    slots: Annotated[int, Meta(ge=1, le=SLOTS_MAX)]
     """Number of sessions that the worker serves at the same time."""
-    chunk_samples: Natural
+    chunk_samples: Annotated[int, Meta(ge=1, le=CHUNK_SAMPLES_MAX)]
     """Number of samples that one step takes from a session."""
-    uncommitted_s_max: Finite
+    uncommitted_s_max: Seconds
     """Longest audio that no commit has confirmed yet, in seconds. A move to another worker replays this audio."""
     device: Name
-    step_s_p99: Finite = 0.1
+    step_s_p99: Annotated[float, Meta(ge=0, le=600)] = 0.1
     """99th percentile of the step time, in seconds, as the engine states it. A worker that has work and makes no step
     for four times as long hangs."""
     checksum: Name = ""
     """The first 16 hexadecimal digits of the SHA-256 of the model's weights. Empty for an engine without a model."""
     license: Name = ""
     """License of the weights. Empty when their file or folder states none."""
-    encode_factor: Finite = 1.0
+    encode_factor: Factor = 1.0
     """How often the model encodes each second of audio. Above 1 when its windows overlap."""
     appends: bool = False
     """Whether an utterance's text only grows: each partial is the beginning of its final."""
@@ -97,12 +120,12 @@ class Spec(Value, frozen=True):
 class Commit(Value, frozen=True):
     """A point from which another worker can continue: replay audio from `samples` into a slot opened with `state`."""
 
-    samples: Natural
-    utterance: Natural
+    samples: Sample
+    utterance: Utterance
     """Number of the next utterance. All utterances before it are final."""
     state: State
     """Opaque state of the engine, its VAD and its endpointer."""
-    confirmed: Natural | None = None
+    confirmed: Sample | None = None
     """Mid-utterance commits only: the last sample whose text is already final."""
 
     @property
@@ -115,9 +138,9 @@ class Word(Value, frozen=True):
     """One word of a hypothesis."""
 
     text: Name
-    start_sample: Natural
-    end_sample: Natural
-    confidence: Finite | None
+    start_sample: Sample
+    end_sample: Sample
+    confidence: Share | None
     """None when the engine does not measure it."""
 
 
@@ -128,13 +151,13 @@ class Setup(Value, frozen=True):
     """For example `en` or `en-GB`. Empty: unspecified."""
     partials: bool
     """Whether the client wants partials."""
-    progress_samples: Natural
+    progress_samples: Annotated[int, Meta(ge=1, le=SAMPLES_MAX)]
     """The worker sends Progress each time the model has done this many more samples."""
     commit: Commit | None
     """Where to continue a session that has moved. None for a new session."""
     progress_taken: bool = False
     """Whether the worker also sends Progress each time it has received `progress_samples` more samples."""
-    look_ahead_ms: Natural | None = None
+    look_ahead_ms: Annotated[int, Meta(ge=0, le=LOOK_AHEAD_MS_MAX)] | None = None
     """How much audio after a word the model may wait for, in milliseconds, if the model offers a choice. None: the
     worker's default."""
     appends: bool = False
@@ -144,19 +167,19 @@ class Setup(Value, frozen=True):
 class Load(Value, frozen=True):
     """How busy a worker was in its last heartbeat interval."""
 
-    steps: Natural
+    steps: Count
     """Number of steps since the worker's start."""
-    pending_chunks: Natural
+    pending_chunks: Count
     """Number of complete chunks that wait for a step or are in the current step."""
-    step_ms_p50: Finite
-    step_ms_p99: Finite
-    busy: Finite
+    step_ms_p50: Milliseconds
+    step_ms_p99: Milliseconds
+    busy: Share
     """Share of the interval spent in steps, 0 to 1."""
-    real_time_factor: Finite
+    real_time_factor: Factor
     """Seconds spent in steps per second of audio. 0 without audio."""
-    chunk_ms: Finite = 0.0
+    chunk_ms: Milliseconds = 0.0
     """Milliseconds that one more chunk adds to a step, without work that the engine skips under load. 0: unknown."""
-    late_ms_p95: Finite = 0.0
+    late_ms_p95: Milliseconds = 0.0
     """Milliseconds between a chunk's deadline and the start of its step, 95th percentile."""
 
 
@@ -172,13 +195,15 @@ class Open(Value, frozen=True, tag=2):
     """Requests a slot for a session. Body: Setup. Answered by Pinned or Refused."""
 
     session: SessionId
-    epoch: Natural
+    epoch: Epoch
     """0 at first; each move to another worker adds 1."""
     model: Name
     """Empty for the default model."""
     language: Name
     resumable: bool = False
     """Whether the client may come back. If the frontend dies, the broker keeps the lease for a Resume."""
+    avoid: Identity = b""
+    """The worker that the session leaves because it did nothing. It gets the session only if no other worker can."""
 
 
 class Close(Value, frozen=True, tag=3):
@@ -200,7 +225,7 @@ class Resume(Value, frozen=True, tag=23):
     """
 
     session: SessionId
-    utterance: Natural
+    utterance: Utterance
     """Number of the first utterance whose final the client has not received."""
 
 
@@ -247,7 +272,7 @@ class Vote(Value, frozen=True, tag=26):
 
     term: Natural
     """The highest term in which the worker has voted."""
-    boot: Natural
+    boot: Boot
     """The broker that has the vote. 0: no broker."""
     number: Natural
     """The number of the claim that the worker granted last."""
@@ -257,9 +282,9 @@ class Vote(Value, frozen=True, tag=26):
 
 
 class Welcome(Value, frozen=True, tag=10):
-    boot: Natural
+    boot: Boot
     """Random number of one run of the broker: the upper 31 bits of its leases."""
-    heartbeat_s: Finite
+    heartbeat_s: Annotated[float, Meta(ge=0.01, le=60)]
     """How often the peer sends a heartbeat."""
     term: Natural = 0
     """The term in which the broker leads. 0 for a broker that needs no votes."""
@@ -269,7 +294,7 @@ class Claim(Value, frozen=True, tag=25):
     """A broker requests the worker's vote. Answered by Vote."""
 
     term: Natural
-    boot: Natural
+    boot: Boot
     number: Natural
     """Each claim adds 1. It names the claim that a vote answers: the vote counts from the time the claim was sent."""
 
@@ -277,7 +302,7 @@ class Claim(Value, frozen=True, tag=25):
 class Standby(Value, frozen=True, tag=27):
     """The peer is registered, but this broker does not lead. All leases that it granted to the peer have ended."""
 
-    boot: Natural
+    boot: Boot
 
 
 class Unregistered(Value, frozen=True, tag=11):
@@ -295,7 +320,7 @@ class Pinned(Value, frozen=True, tag=13):
     """The session has a slot. The frontend sends its frames to `worker` from now on."""
 
     session: SessionId
-    epoch: Natural
+    epoch: Epoch
     lease: Lease
     worker: Identity
     spec: Spec
@@ -305,10 +330,10 @@ class Pinned(Value, frozen=True, tag=13):
 
 class Refused(Value, frozen=True, tag=14):
     session: SessionId
-    epoch: Natural
+    epoch: Epoch
     slug: Name
     detail: Name
-    retry_after_s: Finite
+    retry_after_s: Annotated[float, Meta(ge=0, le=3600)]
 
 
 class Lost(Value, frozen=True, tag=15):
@@ -324,18 +349,20 @@ class Lost(Value, frozen=True, tag=15):
 class Pool(Value, frozen=True, tag=16):
     """What the workers offer now. Answers a frontend's heartbeat; also sent when it changes."""
 
-    workers: Natural
+    workers: Count
     """Number of workers that take new sessions."""
-    slots: Natural
-    slots_free: Natural
-    models: Annotated[tuple[Label, ...], Meta(max_length=256)]
+    slots: Count
+    slots_free: Count
+    models: Annotated[tuple[Label, ...], Meta(max_length=MODELS_MAX)]
+    busy: Annotated[tuple[Identity, ...], Meta(max_length=WORKERS_MAX)] = ()
+    """The workers that reported waiting chunks in their last heartbeat."""
 
 
 class Grant(Value, frozen=True, tag=17):
     """The worker opens `slot` for `lease` and sends results to `frontend`. Body: the Setup of the Open, unchanged."""
 
     lease: Lease
-    slot: Natural
+    slot: Slot
     session: SessionId
     frontend: Identity
 
@@ -348,10 +375,10 @@ class Transfer(Value, frozen=True, tag=24):
 
     from_lease: Lease
     lease: Lease
-    slot: Natural
+    slot: Slot
     session: SessionId
     frontend: Identity
-    utterance: Natural
+    utterance: Utterance
 
 
 class Release(Value, frozen=True, tag=18):
@@ -376,23 +403,23 @@ class StatusRequest(Value, frozen=True, tag=20):
 class WorkerStatus(Value, frozen=True):
     name: Name
     spec: Spec
-    sessions: Natural
+    sessions: Count
     draining: bool
     load: Load
 
 
 class FrontendStatus(Value, frozen=True):
     name: Name
-    sessions: Natural
+    sessions: Count
 
 
 class Status(Value, frozen=True, tag=21):
-    uptime_s: Finite
-    workers: Annotated[tuple[WorkerStatus, ...], Meta(max_length=4096)]
+    uptime_s: Uptime
+    workers: Annotated[tuple[WorkerStatus, ...], Meta(max_length=WORKERS_MAX)]
     frontends: Annotated[tuple[FrontendStatus, ...], Meta(max_length=4096)]
-    sessions_total: Natural
-    refused_total: Natural
-    lost_total: Natural
+    sessions_total: Count
+    refused_total: Count
+    lost_total: Count
     leads: bool = True
     """False for a standby."""
 
@@ -404,7 +431,7 @@ class Audio(Value, frozen=True, tag=1):
     """A piece of the session's audio, without a gap after the piece before."""
 
     lease: Lease
-    first_sample: Natural
+    first_sample: Sample
     """Index of the first sample of `pcm`."""
     pcm: Pcm
     """PCM16LE, 16 kHz, mono."""
@@ -434,9 +461,9 @@ class Progress(Value, frozen=True, tag=4):
     """How much audio of the session the worker has received and the model has done."""
 
     lease: Lease
-    taken: Natural
+    taken: Sample
     """Number of samples received since the session's first one."""
-    done: Natural
+    done: Sample
     """Number of samples that have left the model since the session's first one."""
     commit: Commit | None
     """A commit that comes without a final, if there is one."""
@@ -446,11 +473,11 @@ class Partial(Value, frozen=True, tag=5):
     """The current utterance's text so far. The next Partial or Final of the utterance replaces it."""
 
     lease: Lease
-    utterance: Natural
+    utterance: Utterance
     text: Text
-    start_sample: Natural
-    end_sample: Natural
-    stable: Natural | None = None
+    start_sample: Sample
+    end_sample: Sample
+    stable: Annotated[int, Meta(ge=0, le=65536)] | None = None
     """Number of characters at the beginning of the text that will not change. None: unknown."""
 
 
@@ -458,13 +485,13 @@ class Final(Value, frozen=True, tag=6):
     """An utterance's text, which never changes. Its commit confirms it."""
 
     lease: Lease
-    utterance: Natural
+    utterance: Utterance
     text: Text
-    start_sample: Natural
-    end_sample: Natural
+    start_sample: Sample
+    end_sample: Sample
     endpoint: EndpointKind
     """Why the utterance ended: the speaker fell silent, it reached its greatest length, or a flush ended it."""
-    confidence: Finite | None
+    confidence: Share | None
     """None when the engine does not measure it."""
     words: Annotated[tuple[Word, ...], Meta(max_length=4096)] | None
     """None when the engine has no times of words."""
@@ -476,7 +503,7 @@ class Speech(Value, frozen=True, tag=10):
 
     lease: Lease
     kind: Literal["start", "end"]
-    sample: Natural
+    sample: Sample
 
 
 class Flushed(Value, frozen=True, tag=7):

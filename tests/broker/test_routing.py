@@ -912,3 +912,33 @@ class RoutingMachine(RuleBasedStateMachine):
 
 TestRoutingMachine = RoutingMachine.TestCase
 TestRoutingMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# ---- Workers that do nothing ----
+
+
+def leave(broker: Broker, pinned: m.Pinned) -> m.Pinned:
+    """Open the session of `pinned` again at another worker than its own."""
+    opening = m.Open(pinned.session, pinned.epoch + 1, "", "", False, pinned.worker)
+    (answer,) = [c.message for c in broker.frontend(F1, opening, b"setup") if isinstance(c.message, m.Pinned)]
+    return answer
+
+
+def test_a_session_does_not_return_to_the_worker_that_it_left(broker: Broker) -> None:
+    broker.register(F1, W1, W2)
+    first = broker.pin("a")
+    (other,) = {W1, W2} - {first.worker}
+    broker.frontend(F1, m.Open("b", 0, "", "", False, first.worker), b"setup")
+    assert leave(broker, first).worker == other, "although it has fewer free slots"
+
+
+def test_the_worker_that_it_left_is_better_than_none(broker: Broker) -> None:
+    broker.register(F1, W1)
+    assert leave(broker, broker.pin("a")).worker == W1
+
+
+def test_frontends_learn_which_workers_are_busy(broker: Broker) -> None:
+    broker.register(F1, W1, W2)
+    broker.worker(W2, m.WorkerHeartbeat(structs.replace(NO_LOAD, pending_chunks=3)))
+    (pool,) = [c.message for c in broker.frontend(F1, m.FrontendHeartbeat(())) if isinstance(c.message, m.Pool)]
+    assert pool.busy == (W2,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
@@ -645,3 +646,115 @@ def test_of_two_commits_at_one_sample_the_later_counts(driver: SessionDriver) ->
     opening = driver.lose()[-1]
     assert isinstance(opening, ToBroker) and opening.setup is not None
     assert opening.setup.commit == m.Commit(8000, 1, b"st")
+
+
+# ---- A worker that does nothing ----
+
+
+def watch(driver: SessionDriver, *heard_s: float, busy: tuple[bytes, ...] = ()) -> list[Command]:
+    for at in heard_s:
+        driver.core.watch(at, busy, driver.now)
+    return driver.take()
+
+
+def speaking(seconds: int = 2, spec: m.Spec = SPEC) -> SessionDriver:
+    driver = SessionDriver()
+    driver.open()
+    driver.on_pinned(m.Pinned("s", 0, 1, W1, spec))
+    driver.send(e.Audio(SECOND * seconds))
+    return driver
+
+
+def test_a_worker_that_takes_audio_and_does_nothing_loses_the_session() -> None:
+    driver = speaking()
+    assert watch(driver, 1.0, 2.0, 6.0) == []
+    assert watch(driver, 6.1) == [ToBroker(m.Close(1)), Deliver("s", e.Notice())]
+    assert driver.core.state is State.MOVING
+    (opening,) = driver.open()
+    assert isinstance(opening, ToBroker) and opening.message == m.Open("s", 1, "fake", "", False, W1)
+    driver.pin(2, W2)
+    assert [type(frame) for frame in driver.posted()][-1] is m.Audio
+    driver.core.check()
+
+
+@pytest.mark.parametrize("step_s, busy, stays_s, leaves_s", [(1.0, (), 6.0, 6.1), (0.1, (W1,), 30.0, 30.1)])
+def test_slow_engines_and_busy_workers_have_more_time(
+    step_s: float, busy: tuple[bytes, ...], stays_s: float, leaves_s: float
+) -> None:
+    driver = speaking(spec=structs.replace(SPEC, step_s_p99=step_s))
+    assert watch(driver, 0.0, stays_s, busy=busy) == []
+    assert watch(driver, leaves_s, busy=busy)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        m.Progress(1, 32000, 16000, None),
+        m.Partial(1, 0, "text", 0, 960),
+        final(1, 0, 960),
+        m.Flushed(1, "x"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_worker_that_works_keeps_the_session(answer: m.FrameOut) -> None:
+    driver = speaking(seconds=4)
+    watch(driver, 0.0)
+    driver.receive(answer)
+    assert watch(driver, 100.0) == []
+    assert watch(driver, 106.0) != []
+
+
+def test_a_report_of_received_audio_is_no_work() -> None:
+    driver = speaking()
+    watch(driver, 0.0)
+    driver.receive(m.Progress(1, 32000, 0, None))
+    assert watch(driver, 5.1)
+
+
+def test_less_than_a_chunk_is_no_work() -> None:
+    """A worker reports every second of audio, and takes 960 samples at once."""
+    driver = SessionDriver()
+    driver.open()
+    driver.pin()
+    driver.send(e.Audio(b"\0\0" * 16959))
+    assert watch(driver, 0.0, 100.0) == []
+    driver.send(e.Audio(b"\0\0"))
+    assert watch(driver, 200.0, 205.1)
+
+
+def test_an_unanswered_flush_is_work() -> None:
+    driver = SessionDriver()
+    driver.open()
+    driver.pin()
+    driver.send(e.Flush("x"))
+    assert watch(driver, 0.0, 5.1)
+
+
+IMPOSSIBLE = [
+    m.Progress(1, 32001, 0, None),
+    m.Progress(1, 16000, 16001, None),
+    m.Progress(1, 32000, 0, m.Commit(32001, 0, b"")),
+    final(1, 0, 32001),
+    final(1, 0, m.SAMPLES_MAX),
+]
+
+
+@pytest.mark.parametrize("frame", IMPOSSIBLE, ids=str)
+def test_a_worker_that_reports_audio_that_was_not_sent_loses_the_session(frame: m.FrameOut) -> None:
+    driver = speaking()
+    assert driver.receive(frame) == [ToBroker(m.Close(1)), Deliver("s", e.Notice())]
+    driver.open()
+    driver.pin(2, W2)
+    assert driver.receive(final(2, 0, 32000)) != []
+    driver.core.check()
+
+
+def test_a_flush_that_was_not_posted_is_not_answered() -> None:
+    driver = SessionDriver(Limits(credit_s=1.0))
+    driver.open()
+    driver.pin()
+    for _ in range(3):
+        driver.send(e.Audio(SECOND))
+    driver.send(e.Flush("x"))
+    driver.receive(m.Flushed(1, "x"))
+    driver.core.check()

@@ -282,3 +282,39 @@ def test_a_client_that_returned_through_another_frontend(sessions: Sessions) -> 
     errors = [one.event for one in commands if isinstance(one, Deliver)]
     assert isinstance(errors[0], e.Error) and errors[0].slug == "session-lost"
     assert len(sessions) == 0
+
+
+# ---- A worker that does nothing ----
+
+
+def hear(sessions: Sessions, begin: float, end: float) -> list[m.FromFrontend]:
+    """The messages for the broker, which answers every heartbeat until `end`."""
+    commands = []
+    for at in range(int(begin), int(end) + 1):
+        commands += sessions.handle(POOL, (), float(at))
+    return [command.message for command in commands if isinstance(command, ToBroker)]
+
+
+def stuck(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    sessions.client("a", e.Audio(b"\0\0" * 32000), 0.0)
+
+
+def test_a_session_leaves_a_worker_that_does_nothing(sessions: Sessions) -> None:
+    stuck(sessions)
+    assert hear(sessions, 1, 6) == []
+    assert hear(sessions, 7, 7) == [m.Close(5), m.Open("a", 1, "fake", "", False, b"W")]
+    assert sessions.counts.moves == 1
+    late = m.Final(5, 0, "late", 0, 960, "silence", None, None, m.Commit(960, 1, b""))
+    assert sessions.handle(m.Bundle(b"f", (5,)), [late], 7.0) == []
+    sessions.handle(m.Pinned("a", 1, 6, b"W2", SPEC), (), 7.0)
+    sessions.check()
+
+
+def test_time_in_which_nothing_was_heard_does_not_count(sessions: Sessions) -> None:
+    """This process or the broker stood still: the worker's answers may wait behind the first Pool."""
+    stuck(sessions)
+    assert hear(sessions, 1, 3) == []
+    assert hear(sessions, 60, 61) == []
+    assert hear(sessions, 62, 63) != []

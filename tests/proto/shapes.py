@@ -91,7 +91,16 @@ def _example(annotation: Any, number: int) -> Any:
         return example(inner, number)
     pool: tuple[Any, ...] = {bool: (False, True), int: INTEGERS, float: FLOATS, str: TEXTS, bytes: BLOBS}[inner]
     value = pool[number % len(pool)]
-    return value[: meta.max_length] if inner in (str, bytes) else value
+    return value[: meta.max_length] if inner in (str, bytes) else within(annotation, value)
+
+
+def within(annotation: Any, value: Any) -> Any:
+    """A number, moved into the limits of its field. Every other value as it is."""
+    inner, meta = bare(annotation)
+    if inner not in (int, float):
+        return value
+    assert meta.ge is not None and meta.le is not None
+    return inner(min(max(value, meta.ge), meta.le))
 
 
 # ---- As plain values ----
@@ -127,6 +136,22 @@ def _changed(annotation: Any, value: Any, change: Change) -> Any:
 def grown(unknown: Any) -> Change:
     """The change that a newer peer makes: one more field at the end, with the value `unknown`."""
     return lambda _, fields: [*fields, unknown]
+
+
+def bounded(cls: Cls, fields: list[Any]) -> list[Any]:
+    """The fields with every number moved into today's limits."""
+    hints = annotations(cls).values()
+    known = [_bounded(hint, value) for hint, value in zip(hints, fields, strict=False)]
+    return [*known, *fields[len(known) :]]
+
+
+def _bounded(annotation: Any, value: Any) -> Any:
+    inner, _ = bare(annotation)
+    if get_origin(inner) is tuple:
+        return [_bounded(item(inner), entry) for entry in value]
+    if item(inner) is not None:
+        return None if value is None else _bounded(item(inner), value)
+    return within(annotation, value)
 
 
 def cut(cls: Cls, fields: list[Any]) -> list[Any]:

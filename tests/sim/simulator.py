@@ -31,7 +31,7 @@ from asr_frontends.session import Limits
 from asr_frontends.sessions import Sessions as FrontendSessions
 from asr_proto import messages as m
 from asr_proto import wire
-from asr_proto.errors import SERVICE_SLUGS, AsrError
+from asr_proto.errors import SERVICE_SLUGS, AsrError, DecodeError, PeerError
 from asr_workers import outbox as worker_outbox
 from asr_workers.brokers import WorkerBrokers
 from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
@@ -80,6 +80,8 @@ class Faults:
     client_vanishes: float = 0.0
     client_breaks: float = 0.0
     """A client's connection breaks; the client resumes over another one."""
+    worker_swallows: float = 0.0
+    """A worker takes the audio of its present sessions and does nothing with it; it reports itself idle."""
     slow_step_ms: float = 0.0
     """Longest duration of an engine step, in milliseconds."""
     restart_s: float = 0.5
@@ -289,6 +291,7 @@ class World:
             (self.faults.broker_freeze, self._freeze_broker),
             (self.faults.partition, self._partition),
             (self.faults.worker_freeze, lambda: self.random.choice(self.workers).freeze()),
+            (self.faults.worker_swallows, lambda: self.random.choice(self.workers).swallow()),
             (self.faults.client_vanishes, self._vanish),
             (self.faults.client_breaks, self._break),
         ):
@@ -690,6 +693,7 @@ class SimWorker(SimProcess):
         self.engine = FakeEngine(FakeConfig(slots=self._slots, utterance_words=self.world.utterance_words))
         self.core = WorkerSessions(self.name, self.engine.spec, self.world.now)
         self.brokers = WorkerBrokers(self.core, len(self.world.brokers))
+        self._swallowed: set[int] = set()
         self._jobs: list[Job] = []
         self._open: set[int] = set()
         self._is_stepping = False
@@ -703,6 +707,9 @@ class SimWorker(SimProcess):
 
     def freeze(self) -> None:
         self.standstill.until = self.world.now + self.world.random.uniform(0.5, 6.0)
+
+    def swallow(self) -> None:
+        self._swallowed |= self.core._sessions.keys()
 
     def tick(self) -> float:
         if self.world.now < self.standstill.until:
@@ -722,9 +729,10 @@ class SimWorker(SimProcess):
     def _receive(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else b""
-        setup = wire.decode_setup(body) if isinstance(message, m.Grant | m.Transfer) else None
+        setup = _setup(body) if isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if isinstance(message, m.Bundle) else []
-        self.brokers.handle(number, message, setup, frames, self.world.now)  # type: ignore[arg-type]
+        heard = [frame for frame in frames if frame.lease not in self._swallowed]
+        self.brokers.handle(number, message, setup, heard, self.world.now)  # type: ignore[arg-type]
         self._end_turn()
 
     def _end_turn(self) -> None:
@@ -768,11 +776,15 @@ class SimWorker(SimProcess):
     def _done(self, job: OpenSlot | CloseSlot | TakeSnapshot) -> Answer:
         match job:
             case OpenSlot(lease, slot):
-                self.engine.open(slot, job.options, job.snapshot)
+                try:
+                    self.engine.open(slot, job.options, job.snapshot)
+                except PeerError as error:
+                    return SlotOpened(lease, slot, error)
                 self._open.add(slot)
                 return SlotOpened(lease, slot)
             case CloseSlot(lease, slot):
-                self.engine.close(slot)
+                if slot in self._open:
+                    self.engine.close(slot)
                 self._open.discard(slot)
                 return SlotClosed(lease, slot)
             case TakeSnapshot(slot):
@@ -781,6 +793,13 @@ class SimWorker(SimProcess):
     def _answer(self, answer: Answer) -> None:
         self.core.answered(answer)
         self._end_turn()
+
+
+def _setup(body: bytes) -> m.Setup | None:
+    try:
+        return wire.decode_setup(body)
+    except DecodeError:
+        return None
 
 
 def run_seed(

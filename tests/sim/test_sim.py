@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from asr_frontends import events as e
@@ -41,6 +43,8 @@ def test_sessions_leave_a_draining_worker_within_a_second(seed: int) -> None:
     assert drained.incarnation > incarnation
     world.run(60.0)
     assert all(isinstance(client.terminal, e.Bye) for client in clients)
+
+
 @pytest.mark.parametrize("brokers", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_new_broker_refuses_no_session_while_its_workers_live(seed: int, brokers: int) -> None:
@@ -53,6 +57,17 @@ def test_a_new_broker_refuses_no_session_while_its_workers_live(seed: int, broke
             world.crash_broker(leader.number)
     world.run(60.0)
     assert [client.terminal for client in clients] == [e.Bye()] * len(clients)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_workers_that_swallow_audio_lose_no_word(seed: int) -> None:
+    world = run_seed(seed, Faults(worker_swallows=0.2), clients=3, workers=3)
+    assert all(isinstance(client.terminal, e.Bye) for client in world.clients)
+
+
+def test_storms_in_which_workers_swallow_audio_are_safe_and_end() -> None:
+    for seed in range(10):
+        run_seed(seed, replace(STORMY, worker_swallows=0.1))
 
 
 # ---- Two brokers ----

@@ -795,3 +795,25 @@ def test_a_return_whose_options_cannot_be_read_ends_the_session(bench: Bench) ->
     commands = bench.deliver(m.Transfer(1, 2, 0, "s", F1, 0), None)
     assert commands == [CloseSlot(1, 0), Send(m.Closed(2))]
     assert len(bench.core) == 0
+
+
+# ---- Grants that cannot be served ----
+
+
+@pytest.mark.parametrize("slot, setup", [(1, None), (4, SETUP), (m.SLOTS_MAX - 1, SETUP)])
+def test_a_grant_that_cannot_be_served_fails_and_frees_the_slot(bench: Bench, slot: int, setup: m.Setup | None) -> None:
+    assert bench.deliver(m.Grant(9, slot, "s9", F1), setup) == [Send(m.Closed(9))]
+    assert [(frame.lease, type(frame)) for frame in bench.sent()] == [(9, m.Failed)]
+    assert len(bench.core) == 0
+
+
+def test_a_grant_for_a_taken_slot_leaves_its_session_alone(bench: Bench) -> None:
+    bench.hold(1, 0)
+    assert bench.grant(2, 0) == [Send(m.Closed(2))]
+    bench.audio(1)
+    assert [chunk.slot for chunk in bench.step()] == [0]
+
+
+def test_a_repeated_grant_changes_nothing(bench: Bench) -> None:
+    bench.hold(1, 0)
+    assert bench.grant(1, 1) == []

@@ -85,12 +85,8 @@ class Sessions:
                 self.disconnected(now)
             case m.Rejected():
                 self.outbox.add(Quit(message.detail))
-            case m.Grant() if setup is not None:
-                self._grant(message, setup)
-            case m.Transfer() if setup is not None:
-                self._transfer(message, setup)
-            case m.Grant() | m.Transfer():
-                self._refuse(message)
+            case m.Grant() | m.Transfer() if message.lease not in self._sessions:
+                self._granted(message, setup)
             case m.Release() | m.Stale():
                 self._release(message.lease)
 
@@ -167,6 +163,15 @@ class Sessions:
 
     # ---- Private: leases ----
 
+    def _granted(self, grant: m.Grant | m.Transfer, setup: m.Setup | None) -> None:
+        from_lease = grant.from_lease if isinstance(grant, m.Transfer) else None
+        if setup is None or not self._is_free(grant.slot, from_lease):
+            self._refuse(grant)
+        elif isinstance(grant, m.Transfer):
+            self._transfer(grant, setup)
+        else:
+            self._grant(grant, setup)
+
     def _grant(self, grant: m.Grant, setup: m.Setup) -> None:
         setup = structs.replace(setup, partials=setup.partials or (setup.appends and self.spec.appends))
         chunk_samples = self._chunk_samples(setup.look_ahead_ms)
@@ -191,11 +196,16 @@ class Sessions:
         except BadRequest as error:
             self._fail(session, error)
 
+    def _is_free(self, slot: int, lease: int | None) -> bool:
+        """Whether the engine has this slot, and no session has it, or only the session of `lease`."""
+        holder = self._by_slot.get(slot)
+        return slot < self.spec.slots and (holder is None or holder.lease == lease)
+
     def _refuse(self, grant: m.Grant | m.Transfer) -> None:
-        """Give the slot back: the Setup of its session cannot be read."""
+        """Fail a session that this worker cannot open, and give the slot back."""
         if isinstance(grant, m.Transfer):
             self._release(grant.from_lease)
-        self.outbox.post(grant.frontend, [m.Failed(grant.lease, "bad-message", "the worker cannot read its options")])
+        self.outbox.post(grant.frontend, [m.Failed(grant.lease, "bad-setup", "the options or the slot are not valid")])
         self.outbox.add(Send(m.Closed(grant.lease)))
 
     def _release(self, lease: int) -> None:

@@ -183,16 +183,12 @@ class Worker:
             try:
                 self._handle(number, parts)
             except DecodeError as error:
-                self._log_undecodable(number, error)
-
-    def _log_undecodable(self, number: int, error: DecodeError) -> None:
-        if self._seldom.due((number, error.detail), time.monotonic()):
-            log.warning("undecodable message from the broker", reason=error.detail)
+                self._warn("undecodable message from the broker", error.detail)
 
     def _handle(self, number: int, parts: list[bytes]) -> None:
         message = wire.decode(parts[0])
         body = parts[1] if len(parts) > 1 else None
-        setup = self._decode_setup(number, body) if isinstance(message, m.Grant | m.Transfer) else None
+        setup = self._setup(body) if body is not None and isinstance(message, m.Grant | m.Transfer) else None
         frames = wire.decode_frames(body) if body is not None and isinstance(message, m.Bundle) else ()
         if isinstance(message, m.Welcome):
             log.info("registered", broker=message.boot)
@@ -201,13 +197,17 @@ class Worker:
         if self._sessions.foreign_frames > before and self._seldom.due("foreign", now):
             log.error("dropped frames of a frontend for a session that it does not serve")
 
-    def _decode_setup(self, number: int, body: bytes | None) -> m.Setup | None:
-        """The Setup; None if it cannot be read: then the core gives the slot back."""
+    def _setup(self, body: bytes) -> m.Setup | None:
+        """The options of a session. None when they cannot be read: then the core refuses the session."""
         try:
-            return wire.decode_setup(body or b"")
+            return wire.decode_setup(body)
         except DecodeError as error:
-            self._log_undecodable(number, error)
+            self._warn("undecodable options of a session", error.detail)
             return None
+
+    def _warn(self, event: str, reason: str) -> None:
+        if self._seldom.due((event, reason), time.monotonic()):
+            log.warning(event, reason=reason)
 
     # ---- Commands of the core ----
 

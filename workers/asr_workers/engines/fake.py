@@ -96,7 +96,7 @@ class FakeEngine(Engine):
         start = snapshot.sample if snapshot else 0
         self._slots[slot] = _FakeSlot(options.partials, start, start)
         if snapshot and snapshot.state:
-            self._slots[slot] = _FakeSlot(options.partials, *msgpack.unpackb(snapshot.state))
+            self._slots[slot] = _restored(options.partials, snapshot.state)
 
     def snapshot(self, slot: int) -> Advanced:
         state = self._slots[slot]
@@ -131,6 +131,13 @@ class FakeEngine(Engine):
         if chunk.flush:
             outputs += _flush(chunk.slot, state, self._config.utterance_words)
         return [output for output in outputs if _wanted(output, state)]
+
+
+def _restored(partials: bool, state: bytes) -> _FakeSlot:
+    try:
+        return _FakeSlot(partials, *msgpack.unpackb(state))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise BadRequest("the snapshot is not of this engine", slug="bad-snapshot") from error
 
 
 def _flush(slot: int, state: _FakeSlot, utterance_words: int) -> list[Output]:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from asr_proto.messages import SLOTS_MAX
+
 T = TypeVar("T")
 ATTRIBUTES = "option"
 """Key of a field's metadata that holds the attributes of its option."""
@@ -66,6 +68,7 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # generic in new relea
 
 
 AT_LEAST_ONE = click.IntRange(min=1)
+SLOTS = click.IntRange(min=1, max=SLOTS_MAX)
 
 
 # ---- Options of several engines ----
@@ -78,7 +81,7 @@ def device_option(*kinds: str) -> str:
 
 
 def slots_option(default: T, shown: str | bool = True) -> T:
-    return option(default, "Most sessions that this worker serves at the same time.", AT_LEAST_ONE, show_default=shown)
+    return option(default, "Most sessions that this worker serves at the same time.", SLOTS, show_default=shown)
 
 
 def threads_option(default: T, shown: str | bool = True) -> T:

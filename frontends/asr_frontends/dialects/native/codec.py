@@ -27,11 +27,10 @@ from asr_frontends.events import (
 )
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
 from asr_proto.errors import BadRequest, DecodeError, OutOfOrder
-from asr_proto.messages import INT_MAX, Final, Flushed, Partial, Word
+from asr_proto.messages import LOOK_AHEAD_MS_MAX, SAMPLES_MAX, Final, Flushed, Partial, Word
 
 RATE_MIN, RATE_MAX = 8_000, 192_000
 NAME_MAX, MARKER_MAX, SESSION_MAX = 128, 256, 64
-LOOK_AHEAD_MS_MAX = 60_000
 CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
 
 
@@ -215,7 +214,7 @@ def _resume(value: Any) -> Resume | None:
     if not isinstance(value, dict) or type(value.get("finals")) is not int or value["finals"] < 0:
         raise DecodeError("resume is an object with the session and how many finals of it have come")
     session = _string(value, "session", SESSION_MAX)
-    if not session.isalnum() or value["finals"] > INT_MAX:
+    if not session.isalnum() or value["finals"] > SAMPLES_MAX:
         raise BadRequest("no such session", slug="resume-unavailable")
     return Resume(session, value["finals"])
 
