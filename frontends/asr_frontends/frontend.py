@@ -269,8 +269,7 @@ class Frontend:
             listener.deliver(e.GoAway(round(timeout_s, 1)))
         ending_s = min(ENDING_S_MAX, timeout_s / 2)
         if not await self._is_idle_within(timeout_s - ending_s):
-            for listener in list(self._listeners.values()):
-                listener.leave()
+            self._leave_clients()
             self._perform(self.sessions.leave(self._loop.time()))
         if not await self._is_idle_within(ending_s):
             self._perform(self.sessions.abandon(self._loop.time()))
@@ -283,9 +282,14 @@ class Frontend:
             listener.deliver(e.GoAway(round(timeout_s, 1)))
         last_audio_s = min(LAST_AUDIO_S, timeout_s / 2)
         if not await self._is_idle_within(last_audio_s):
+            self._leave_clients()
             self._perform(self.sessions.finish(self._loop.time()))
         if not await self._is_idle_within(timeout_s - last_audio_s):
             self._perform(self.sessions.abandon(self._loop.time()))
+
+    def _leave_clients(self) -> None:
+        for listener in list(self._listeners.values()):
+            listener.leave()
 
     async def _is_idle_within(self, timeout_s: float) -> bool:
         try:
