@@ -145,11 +145,13 @@ class Frontend:
             message = wire.decode(parts[0])
             if isinstance(message, m.Bundle):
                 frames = wire.decode_frames(parts[1]) if len(parts) > 1 else []
-            elif not isinstance(message, m.Rejected) or self._seldom.due((link, message), self._loop.time()):
+            elif not isinstance(message, m.Rejected):
                 _log(message)
+            elif (more := self._seldom.line((link, message), self._loop.time())) is not None:
+                log.error("the broker refuses this frontend", reason=message.detail, **more)
         except DecodeError as error:
-            if self._seldom.due((link, error.detail), self._loop.time()):
-                log.warning("undecodable message from the broker", reason=error.detail)
+            if (more := self._seldom.line((link, error.detail), self._loop.time())) is not None:
+                log.warning("undecodable message from the broker", reason=error.detail, **more)
             return
         self._perform(self._brokers.handle(link, message, frames, self._loop.time()))  # type: ignore[arg-type]
 
@@ -289,7 +291,5 @@ def _log(message: m.Message) -> None:
         case m.Unregistered():
             # The broker sends one for each message that it receives before the registration.
             log.debug("the broker has no registration of this frontend: registering, moving every session")
-        case m.Rejected():
-            log.error("the broker refuses this frontend", reason=message.detail)
         case m.Lost():
             log.warning("lease lost, moving its session", lease=message.lease, reason=message.slug)
