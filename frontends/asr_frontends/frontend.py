@@ -34,6 +34,8 @@ ENDING_S_MAX = 2.0
 """Largest part of the time to drain that is left for the last texts of sessions that do not end by themselves."""
 BUNDLE_BYTES_MAX = 4_194_304
 """Largest body of one message to the broker."""
+BODIES_BYTES_MAX = 1_073_741_824
+"""Largest size of the bodies of all requests together."""
 
 
 class Listener(Protocol):
@@ -72,9 +74,12 @@ class Frontend:
         limits: Limits,
         journal_bytes_max: int,
         make_link: MakeLink = Link,
+        bodies_bytes_max: int = BODIES_BYTES_MAX,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.sessions = Sessions(name, limits, Budget(journal_bytes_max), self._loop.time())
+        self.bodies = Budget(bodies_bytes_max)
+        """The bytes of the bodies of all requests, in memory and on disk."""
         self._listeners: dict[str, Listener] = {}
         self._brokers = FrontendBrokers(self.sessions, len(brokers))
         self._links = [
