@@ -100,8 +100,8 @@ class Authenticator:
         who = {"address": address.decode(), "key": key.decode(), "endpoint": domain.decode()}
         if self.allows(key):
             log.info("accepted a peer", name=self._allowed[key], **who)
-        elif self._seldom.due(("key", address, key), time.monotonic()):
-            log.error("refused an unknown key", **who)
+        elif (more := self._seldom.line(("key", address, key), time.monotonic())) is not None:
+            log.error("refused an unknown key", **who, **more)
 
     # ---- Changes of the files ----
 
@@ -119,8 +119,8 @@ class Authenticator:
             for listener in self._listeners:
                 listener.open(pair)
         except SetupError as error:  # tried again the next time
-            if self._seldom.due(error.detail, time.monotonic()):
-                log.error("the new server key cannot be used, the old one stays", reason=error.detail)
+            if (more := self._seldom.line(error.detail, time.monotonic())) is not None:
+                log.error("the new server key cannot be used, the old one stays", reason=error.detail, **more)
             return
         self._pair_stamp = stamp
         if pair != self._pair:
@@ -173,8 +173,8 @@ class HandshakeMonitor:
         if self._nameless in range(1, NAMELESS_MAX):
             return
         self._nameless = 0
-        if self._seldom.due((failure, address.rpartition(":")[0]), time.monotonic()):
-            log.error(failure, address=address)
+        if (more := self._seldom.line((failure, address.rpartition(":")[0]), time.monotonic())) is not None:
+            log.error(failure, address=address, **more)
 
 
 class _Listener:

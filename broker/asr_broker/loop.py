@@ -281,8 +281,8 @@ class Broker:
             side.send(peer, [wire.encode(rejected)])
 
     def _warn(self, event: str, peer: bytes, reason: str) -> None:
-        if self._seldom.due((event, peer, reason), time.monotonic()):
-            log.warning(event, peer=peer.hex(), reason=reason)
+        if (more := self._seldom.line((event, peer, reason), time.monotonic())) is not None:
+            log.warning(event, peer=peer.hex(), reason=reason, **more)
 
     def _gone(self, peers: list[Gone]) -> None:
         for gone in peers:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -43,9 +43,12 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # the library is 
 class AudioFile:
     """An open sound file: its length is known, its samples are not read yet. Use it in a `with` block."""
 
-    def __init__(self, source: str | Path | bytes) -> None:
-        """Open a path, or the content itself. Raises AudioError for a source that is missing, empty or no audio."""
-        self._sound = _sound(io.BytesIO(source)) if isinstance(source, bytes) else _open(Path(source))
+    def __init__(self, source: str | Path | bytes | BinaryIO) -> None:
+        """Open a path, an open file, or the content itself. The caller closes an open file, after this object.
+
+        Raises AudioError for a source that is missing, empty or no audio.
+        """
+        self._sound = _opened(source)
         if self._sound.frames == 0:
             self._sound.close()
             raise AudioError("it holds no audio")
@@ -100,6 +103,12 @@ class AudioFile:
             raise AudioError(f"it is damaged: {_reason(error)}") from error
 
 
+def _opened(source: str | Path | bytes | BinaryIO) -> soundfile.SoundFile:
+    if isinstance(source, str | Path):
+        return _open(Path(source))
+    return _sound(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
 def _open(path: Path) -> soundfile.SoundFile:
     try:
         if path.is_dir():
@@ -114,7 +123,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     return _sound(descriptor)
 
 
-def _sound(source: int | io.BytesIO) -> soundfile.SoundFile:
+def _sound(source: int | BinaryIO) -> soundfile.SoundFile:
     try:
         return _Sequential(source, closefd=True)
     except soundfile.LibsndfileError as error:

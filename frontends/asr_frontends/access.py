@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
 from asr_frontends.codec import Request
@@ -30,6 +31,7 @@ class Forbidden(PeerError):
 
 
 ANY_ORIGIN = "*"
+KEY_REVOKED = "key-revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Rules:
     """Largest number of concurrent sessions of one client address; 0 for no limit."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """What an admitted client counts under. The caller returns it with `Gate.leave`."""
 
@@ -54,32 +56,72 @@ class Admission:
     """The name of the client's key; empty where no key is required."""
     address: str
     """The client's host."""
+    key: str = field(default="", compare=False)
+    """The digest of the client's key."""
+    revoked: PeerError | None = field(default=None, compare=False)
+    """Set when the key was removed: what the client is to be answered."""
+    on_revoked: Callable[[PeerError], None] | None = field(default=None, compare=False)
+    """Ends what the client has open, with this error."""
+
+    def revoke(self) -> None:
+        """End what the client has open: its key was removed."""
+        self.revoked = Unauthorized("this API key was removed", slug=KEY_REVOKED)
+        if self.on_revoked is not None:
+            self.on_revoked(self.revoked)
+
+    @contextmanager
+    def ending(self, end: Callable[[PeerError], None]) -> Iterator[None]:
+        """Call `end` when the key is removed during the block, or was removed before it."""
+        self.on_revoked = end
+        if self.revoked is not None:
+            end(self.revoked)
+        try:
+            yield
+        finally:
+            self.on_revoked = None
 
 
 class Gate:
-    """Admits clients by the rules and counts them. Replaced `rules` apply to the clients that come afterwards."""
+    """Admits clients by the rules and counts them. Replaced `rules` apply to the clients that come afterwards.
+
+    `revoke` applies replaced keys to the clients that are already here.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._by_name: Counter[str] = Counter()
         self._by_address: Counter[str] = Counter()
+        self._admitted: dict[int, Admission] = {}
+        """The admissions that were not returned yet."""
 
     def admit(self, request: Request) -> Admission:
         """Admit and count a client. Raises Unauthorized, Forbidden or LimitExceeded (too-many-sessions)."""
         self.check_origin(request)
-        admission = Admission(self._name(request), request.address)
+        admission = self._admission(request)
         _check_count(self._by_name[admission.name] if admission.name else 0, self.rules.sessions_per_key_max, "key")
         _check_count(self._by_address[admission.address], self.rules.sessions_per_address_max, "address")
         self._by_name[admission.name] += 1
         self._by_address[admission.address] += 1
+        self._admitted[id(admission)] = admission
         return admission
 
     def leave(self, admission: Admission) -> None:
         """Count a client no more. Called once for each admission, when its client is gone."""
+        self._admitted.pop(id(admission), None)
         for counter, key in ((self._by_name, admission.name), (self._by_address, admission.address)):
             counter[key] -= 1
             if not counter[key]:
                 del counter[key]
+
+    def revoke(self) -> int:
+        """End what clients have open whose key is no longer in the rules. Returns their number."""
+        keys = self.rules.keys
+        if keys is None:
+            return 0
+        revoked = [one for one in self._admitted.values() if one.key not in keys and one.revoked is None]
+        for admission in revoked:
+            admission.revoke()
+        return len(revoked)
 
     def check_origin(self, request: Request) -> None:
         """Check a browser's Origin; other programs send none. Raises Forbidden."""
@@ -88,14 +130,14 @@ class Gate:
         if origin is not None and allowed and not allowed & {origin, ANY_ORIGIN}:
             raise Forbidden("this origin is not allowed here")
 
-    def _name(self, request: Request) -> str:
+    def _admission(self, request: Request) -> Admission:
         if self.rules.keys is None:
-            return ""
+            return Admission("", request.address)
         key = shown_key(request)
         name = self.rules.keys.get(digest(key)) if key else None
-        if name is None:
+        if key is None or name is None:
             raise Unauthorized("a valid API key is needed" if key is None else "this API key is not known")
-        return name
+        return Admission(name, request.address, digest(key))
 
 
 def shown_key(request: Request) -> str | None:
@@ -134,7 +176,8 @@ def parse_keys(text: str) -> dict[str, str]:
 
 def http_status(error: PeerError) -> int:
     """The HTTP status for an error of this module."""
-    return {"unauthorized": 401, "origin-not-allowed": 403, "too-many-sessions": 429}.get(error.slug, 400)
+    statuses = {"unauthorized": 401, KEY_REVOKED: 401, "origin-not-allowed": 403, "too-many-sessions": 429}
+    return statuses.get(error.slug, 400)
 
 
 def _check_count(held: int, held_max: int, what: str) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import uvloop
 
 from asr_frontends.dialects.registry import DIALECTS
+from asr_frontends.servers.loop import Loop
 from asr_frontends.servers.serve import FrontendConfig, serve
 from asr_frontends.session import Limits
 from asr_process import curve, settings
@@ -91,6 +91,13 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
     "clients are not read from.",
 )
 @click.option(
+    "--bodies-mb-max",
+    type=click.IntRange(min=1),
+    default=1024,
+    help="Largest size of all requests' bodies together, in MiB. Above it, uploads are refused. A body beyond 1 MiB is "
+    "stored in the folder for temporary files.",
+)
+@click.option(
     "--drain-s",
     type=click.FloatRange(min=0),
     default=20.0,
@@ -101,6 +108,13 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
     "--keys",
     type=click.Path(path_type=Path),
     help="Require from clients an API key of this file (made with `asr key`). The file is read again when it changes.",
+)
+@click.option(
+    "--keys-revoke",
+    type=click.Choice(["now", "new"]),
+    default="now",
+    help="What the removal of a key from the file does: `now` also ends the key's sessions within seconds, `new` only "
+    "refuses new ones.",
 )
 @click.option(
     "--origin",
@@ -141,8 +155,10 @@ def main(
     messages_per_s: int,
     message_bytes_max: int,
     journal_mb_max: int,
+    bodies_mb_max: int,
     drain_s: float,
     keys: Path | None,
+    keys_revoke: str,
     origin: tuple[str, ...],
     sessions_per_key: int,
     sessions_per_address: int,
@@ -164,8 +180,10 @@ def main(
         limits=Limits(idle_s=idle_s, credit_s=credit_s, audio_s=session_s, messages_per_s=messages_per_s),
         message_bytes_max=message_bytes_max,
         journal_bytes_max=journal_mb_max * 1_048_576,
+        bodies_bytes_max=bodies_mb_max * 1_048_576,
         drain_s=drain_s,
         keys=keys,
+        ends_revoked=keys_revoke == "now",
         origins=frozenset(origin),
         sessions_per_key_max=sessions_per_key,
         sessions_per_address_max=sessions_per_address,
@@ -173,7 +191,7 @@ def main(
         tls_key=tls_key,
         dialects=of_dialects,
     )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(serve(config, watch_parent()))
 
 

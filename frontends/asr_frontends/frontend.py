@@ -36,6 +36,8 @@ LAST_AUDIO_S = 0.5
 """How long clients are still read when the whole pool stops, in seconds: audio was on its way when it was stopped."""
 BUNDLE_BYTES_MAX = 4_194_304
 """Largest body of one message to the broker."""
+BODIES_BYTES_MAX = 1_073_741_824
+"""Largest size of the bodies of all requests together."""
 
 
 class Listener(Protocol):
@@ -77,9 +79,12 @@ class Frontend:
         limits: Limits,
         journal_bytes_max: int,
         make_link: MakeLink = Link,
+        bodies_bytes_max: int = BODIES_BYTES_MAX,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.sessions = Sessions(name, limits, Budget(journal_bytes_max), self._loop.time())
+        self.bodies = Budget(bodies_bytes_max)
+        """The bytes of the bodies of all requests, in memory and on disk."""
         self._listeners: dict[str, Listener] = {}
         self._brokers = FrontendBrokers(self.sessions, len(brokers))
         self._links = [
@@ -151,11 +156,13 @@ class Frontend:
             message = wire.decode(parts[0])
             if isinstance(message, m.Bundle):
                 frames = wire.decode_frames(parts[1]) if len(parts) > 1 else []
-            elif not isinstance(message, m.Rejected) or self._seldom.due((link, message), self._loop.time()):
+            elif not isinstance(message, m.Rejected):
                 _log(message)
+            elif (more := self._seldom.line((link, message), self._loop.time())) is not None:
+                log.error("the broker refuses this frontend", reason=message.detail, **more)
         except DecodeError as error:
-            if self._seldom.due((link, error.detail), self._loop.time()):
-                log.warning("undecodable message from the broker", reason=error.detail)
+            if (more := self._seldom.line((link, error.detail), self._loop.time())) is not None:
+                log.warning("undecodable message from the broker", reason=error.detail, **more)
             return
         before = self.sessions.counts.foreign_frames
         self._perform(self._brokers.handle(link, message, frames, self._loop.time()))  # type: ignore[arg-type]
@@ -316,7 +323,5 @@ def _log(message: m.Message) -> None:
         case m.Unregistered():
             # The broker sends one for each message that it receives before the registration.
             log.debug("the broker has no registration of this frontend: registering, moving every session")
-        case m.Rejected():
-            log.error("the broker refuses this frontend", reason=message.detail)
         case m.Lost():
             log.warning("lease lost, moving its session", lease=message.lease, reason=message.slug)

@@ -195,15 +195,17 @@ class Dialer:
             self._redial_at = now + REDIAL_S
             self._failures += 1
         # At most one of several server keys is the broker's: it is an error only after all were tried.
-        if self._failures >= self._candidates and self._seldom.due(event["event"], now):
+        more = self._seldom.line(event["event"], now) if self._failures >= self._candidates else None
+        if more is not None:
             reason = _reason(event, keyed=self._keys is not None)
-            log.error(reason, broker=self._endpoint, our_key=self._public.decode() or None)
+            log.error(reason, broker=self._endpoint, our_key=self._public.decode() or None, **more)
 
     def _unanswered(self, now: float) -> None:
         """Log a broker that does not answer, but not during a short restart."""
         self._unanswered_since = min(self._unanswered_since, now)
-        if now - self._unanswered_since > SILENT_MS / 1000 and self._seldom.due("unanswered", now):
-            log.warning("no answer at the broker's address", broker=self._endpoint)
+        is_late = now - self._unanswered_since > SILENT_MS / 1000
+        if is_late and (more := self._seldom.line("unanswered", now)) is not None:
+            log.warning("no answer at the broker's address", broker=self._endpoint, **more)
 
     def _succeeded(self) -> None:
         if self._failures:

@@ -284,7 +284,7 @@ class Vote(Value, frozen=True, tag=26):
 class Welcome(Value, frozen=True, tag=10):
     boot: Boot
     """Random number of one run of the broker: the upper 31 bits of its leases."""
-    heartbeat_s: Annotated[float, Meta(ge=0.01, le=60)]
+    heartbeat_s: Annotated[float, Meta(ge=0.01, le=3600)]
     """How often the peer sends a heartbeat."""
     term: Natural = 0
     """The term in which the broker leads. 0 for a broker that needs no votes."""

@@ -30,6 +30,7 @@ import pytest
 import soxr
 
 from asr_audio.files import AudioFile
+from asr_frontends.access import digest
 from asr_frontends.codec import Close
 from asr_proto.audio import to_float32, to_int16
 from tests.e2e.clients import cut, expected, noise
@@ -61,8 +62,10 @@ def post(port: int, body: bytes, path: str = "/webrtc") -> tuple[int, str]:
 class Client:
     """A peer connection with one data channel, and its messages."""
 
-    def __init__(self, port: int, label: str = "audio", track: MediaStreamTrack | None = None) -> None:
-        self._port, self._track = port, track
+    def __init__(
+        self, port: int, label: str = "audio", track: MediaStreamTrack | None = None, path: str = "/webrtc"
+    ) -> None:
+        self._port, self._track, self._path = port, track, path
         self.received: list[Message] = []
         self.at: list[float] = []
         self.pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
@@ -87,7 +90,7 @@ class Client:
             self.pc.addTrack(self._track)
         await self.pc.setLocalDescription(await self.pc.createOffer())
         offer = {"sdp": self.pc.localDescription.sdp, "type": self.pc.localDescription.type}
-        status, body = await asyncio.to_thread(post, self._port, json.dumps(offer).encode())
+        status, body = await asyncio.to_thread(post, self._port, json.dumps(offer).encode(), self._path)
         assert status == 200, body
         answer = json.loads(body)
         assert answer.keys() == {"sdp", "type"}
@@ -330,6 +333,22 @@ def test_a_connection_counts_as_its_clients_session(fake: Pool) -> None:
             await client.until("pong")
 
     played(conversation)
+
+
+def test_a_removed_key_ends_its_conversation(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice {digest('alice')}\n")
+
+    async def conversation(pool: Pool) -> None:
+        async with Client(pool.port, path="/webrtc?token=alice") as client:
+            client.send_message("init")
+            await client.until("ready")
+            keys.write_text("# nobody\n")
+            assert (await client.rest())[-1]["op"] == "error"
+        assert post(pool.port, b"{}", "/webrtc?token=alice")[0] == 401
+
+    with Pool(frontend=[f"--keys={keys}"]) as pool:
+        played(lambda: conversation(pool))
 
 
 def test_the_end_of_the_server() -> None:

@@ -16,7 +16,7 @@ from asr_frontends.access import (
     shown_key,
 )
 from asr_frontends.codec import Request
-from asr_proto.errors import LimitExceeded, SetupError
+from asr_proto.errors import LimitExceeded, PeerError, SetupError
 
 KEYS = {digest("s3cret"): "alice", digest("other"): "bob"}
 
@@ -114,3 +114,27 @@ def test_key_files() -> None:
 def test_a_bad_line_in_a_key_file_is_named(line: str) -> None:
     with pytest.raises(SetupError, match="line 2"):
         parse_keys("\n" + line)
+
+
+# ---- Removed keys ----
+
+
+def test_a_removed_key_ends_what_its_clients_have_open() -> None:
+    gate = Gate(Rules(keys={digest("a"): "alice", digest("b"): "bob"}))
+    alice, again, bob = (gate.admit(request(**{"x-api-key": key})) for key in "aab")
+    ended: list[PeerError] = []
+    gate.leave(again)
+    with alice.ending(ended.append), bob.ending(ended.append):
+        gate.rules = Rules(keys={digest("new"): "alice", digest("b"): "bob"})
+        assert gate.revoke() == 1
+        assert [error.slug for error in ended] == ["key-revoked"]
+        gate.revoke()
+    assert len(ended) == 1, "it ends once, also while its client still closes"
+    with alice.ending(ended.append):
+        assert len(ended) == 2, "what begins late, of a client that was admitted before, ends at once"
+
+
+def test_without_keys_nothing_is_revoked() -> None:
+    gate = Gate(Rules())
+    gate.admit(request())
+    assert gate.revoke() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Iterator
 from typing import cast
 
@@ -99,3 +100,29 @@ def test_audio_waits_for_its_credit() -> None:
         assert await frontend.events.get() == e.Abort()
 
     asyncio.run(run())
+
+
+def test_the_end_waits_for_the_thread_that_reads() -> None:
+    """The caller closes the file then: a thread must not read from it any more."""
+    steps: list[str] = []
+
+    async def run() -> None:
+        reads, may_end = threading.Event(), threading.Event()
+
+        def frames() -> Iterator[bytes]:
+            reads.set()
+            may_end.wait(30)
+            steps.append("read")
+            yield b"a"
+
+        results = Upload().run(cast(Frontend, FakeFrontend()), e.Start(), frames())
+        waiting = asyncio.create_task(anext(results))
+        await asyncio.to_thread(reads.wait)
+        waiting.cancel()
+        asyncio.get_running_loop().call_later(0.05, may_end.set)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        steps.append("ended")
+
+    asyncio.run(run())
+    assert steps == ["read", "ended"]

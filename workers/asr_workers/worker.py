@@ -206,8 +206,8 @@ class Worker:
             return None
 
     def _warn(self, event: str, reason: str) -> None:
-        if self._seldom.due((event, reason), time.monotonic()):
-            log.warning(event, reason=reason)
+        if (more := self._seldom.line((event, reason), time.monotonic())) is not None:
+            log.warning(event, reason=reason, **more)
 
     # ---- Commands of the core ----
 

@@ -25,7 +25,7 @@ from asr_frontends.frontend import Frontend
 from asr_frontends.metrics import FrontendCollector, Requests
 from asr_frontends.servers import health
 from asr_frontends.servers.conversation import Conversation
-from asr_frontends.servers.handshake import EXTENSION, Receive, Scope, Send, refuse, request_of
+from asr_frontends.servers.handshake import ADMISSION, EXTENSION, Receive, Scope, Send, refuse, request_of
 from asr_proto.errors import BadRequest, PeerError
 
 NO_SETTINGS: Settings = MappingProxyType({})
@@ -74,6 +74,7 @@ class App:
         self._requests.requests.labels(endpoint).inc()
         with self._requests.active.track_inprogress(), self._requests.duration.labels(endpoint).time():
             try:
+                asgi[0][ADMISSION] = admission
                 await serve(*asgi)
             finally:
                 self._gate.leave(admission)
@@ -88,7 +89,8 @@ class App:
         dialect, codec = begun
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol})
         connection = Conversation(codec, self._frontend, scope["extensions"][EXTENSION])
-        await self._serving[dialect.name].converse(connection)
+        with scope[ADMISSION].ending(connection.fail):
+            await self._serving[dialect.name].converse(connection)
 
     def _begin(self, request: Request) -> tuple[Dialect, Codec] | Refusal:
         """The dialect of a request and its codec, or the refusal."""

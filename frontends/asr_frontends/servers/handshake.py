@@ -23,6 +23,8 @@ Send = Callable[[Any], Awaitable[None]]
 
 EXTENSION = "asr.transport"
 """The key under which a WebSocket's scope holds its Transport."""
+ADMISSION = "asr.admission"
+"""The key under which the scope of an admitted request holds its Admission."""
 SWITCHING_PROTOCOLS = 101
 
 

@@ -1,28 +1,40 @@
 """Shared by the dialects over HTTP: bodies of limited size, a recording as one session, limits on concurrent work.
 
+A request takes its place before its body is read, and keeps it until its session ends. A body beyond SPOOL_BYTES is
+stored on disk, and all bodies share one budget. So clients that never finish their bodies cost little.
+
 It contains no dialect: it raises AsrError, and each dialect makes the response from it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
-from contextlib import aclosing, contextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, NoReturn, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from asr_frontends import events as e
 from asr_frontends.frontend import Frontend
+from asr_frontends.journal import Budget
+from asr_frontends.servers.handshake import ADMISSION
 from asr_frontends.servers.upload import Upload
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from asr_proto.errors import AsrError, AtCapacity, LimitExceeded, PeerError, ServiceError
 from asr_proto.messages import Final
 
-BODY_WAIT_S = 30.0
-"""Longest wait for the next part of a request's body, in seconds."""
+SPOOL_BYTES = 1_048_576
+"""Largest part of a body that is held in memory; a longer body is stored on disk."""
+WINDOW_S = 10.0
+BYTES_PER_S_MIN = 4096
+"""Least speed of a body in each WINDOW_S. Recorded speech in any format is faster than real time at this speed."""
+PATIENCE_S = 1.0
+"""Wait for bytes that have arrived but were not read yet, when a window was too slow: this process may have stalled."""
 
 RETRY_S = 1.0
 """Time after which a client should try again, where no better value is known."""
@@ -53,35 +65,106 @@ class Places:
 # ---- Requests ----
 
 
-def limited(request: Request, bytes_max: int) -> Receive:
-    """The request's `receive`. It raises LimitExceeded when the body exceeds `bytes_max` or stops for BODY_WAIT_S."""
-    announced = request.headers.get("content-length", "")
-    received = 0
+class Body:
+    """The body of a request that has its place: limited in size and speed, and counted in the budget of all bodies."""
 
-    async def receive() -> Message:
-        nonlocal received
-        if announced.isdecimal() and int(announced) > bytes_max:
-            raise _too_large(bytes_max)
-        try:
-            async with asyncio.timeout(BODY_WAIT_S):
-                message = await request.receive()
-        except TimeoutError as error:
-            raise LimitExceeded(f"no more of the body came for {BODY_WAIT_S:g} s", slug="idle-timeout") from error
-        received += len(message.get("body", b""))
-        if received > bytes_max:
-            raise _too_large(bytes_max)
+    def __init__(self, request: Request, budget: Budget, bytes_max: int) -> None:
+        """Raises LimitExceeded or ServiceError when the announced length is too much."""
+        announced = request.headers.get("content-length", "")
+        self._request, self._budget, self._bytes_max = request, budget, bytes_max
+        self._received = 0
+        self._window_bytes = 0
+        self._begin_window()
+        self._check(int(announced) if announced.isdecimal() else 0)
+
+    def release(self) -> None:
+        """Return the body's bytes to the budget. Called when the body is no longer stored."""
+        self._budget.bytes_held -= self._received
+        self._received = 0
+
+    async def receive(self) -> Message:
+        """The next ASGI message. Raises LimitExceeded, ServiceError (overloaded), or Unauthorized (key-revoked)."""
+        message = await self._next()
+        if (admission := self._request.scope.get(ADMISSION)) and admission.revoked:
+            raise admission.revoked
+        count = len(message.get("body", b""))
+        self._check(count)
+        self._received += count
+        self._budget.bytes_held += count
+        self._count(count, is_last=not message.get("more_body", False))
         return message
 
-    return receive
+    async def spooled(self) -> BinaryIO:
+        """The whole body as a file, which the caller closes. Raises as `receive`, and ClientDisconnect."""
+        with ExitStack() as exits:
+            file = exits.enter_context(SpooledTemporaryFile(SPOOL_BYTES))
+            async for piece in Request(self._request.scope, self.receive).stream():
+                file.write(piece)
+            file.seek(0)
+            exits.pop_all()
+        return cast(BinaryIO, file)
+
+    def _check(self, count: int) -> None:
+        if self._received + count > self._bytes_max:
+            detail = f"the request's body has more than {self._bytes_max} bytes"
+            raise LimitExceeded(detail, slug="request-too-large")
+        if self._budget.bytes_held + count > self._budget.bytes_max:
+            raise ServiceError("too many bytes of uploads are held here", slug="overloaded", retry_after_s=RETRY_S)
+
+    # ---- Speed ----
+
+    async def _next(self) -> Message:
+        """The next message. Raises LimitExceeded when a window ends before it comes, with too few bytes."""
+        receiving = asyncio.ensure_future(self._request.receive())
+        try:
+            while not (await asyncio.wait((receiving,), timeout=self._window_left_s()))[0]:
+                if self._is_slow():
+                    await asyncio.wait((receiving,), timeout=PATIENCE_S)
+                    return receiving.result() if receiving.done() else self._fail_as_slow()
+                self._begin_window()
+            return receiving.result()
+        finally:
+            receiving.cancel()
+
+    def _count(self, count: int, *, is_last: bool) -> None:
+        """Count bytes that came. Raises LimitExceeded when their window is over, with too few bytes."""
+        self._window_bytes += count
+        if is_last or self._window_left_s() > 0:
+            return
+        if self._is_slow():
+            self._fail_as_slow()
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self._window_at, self._window_bytes = time.monotonic(), 0
+
+    def _window_left_s(self) -> float:
+        return max(0.0, self._window_at + WINDOW_S - time.monotonic())
+
+    def _is_slow(self) -> bool:
+        return self._window_bytes < WINDOW_S * BYTES_PER_S_MIN
+
+    def _fail_as_slow(self) -> NoReturn:
+        raise LimitExceeded(f"the body came slower than {BYTES_PER_S_MIN} bytes per second", slug="idle-timeout")
 
 
-def _too_large(bytes_max: int) -> LimitExceeded:
-    return LimitExceeded(f"the request's body has more than {bytes_max} bytes", slug="request-too-large")
+@contextmanager
+def body_of(request: Request, places: Places, budget: Budget, bytes_max: int) -> Iterator[Body]:
+    """Hold a place, and the budget of the body, for the block. Raises AtCapacity, LimitExceeded or ServiceError."""
+    with places.one():
+        body = Body(request, budget, bytes_max)
+        try:
+            yield body
+        finally:
+            body.release()
 
 
-async def read_body(request: Request, bytes_max: int) -> bytes:
-    """The whole body; at most `bytes_max` bytes are held in memory. Raises LimitExceeded, ClientDisconnect."""
-    return await Request(request.scope, limited(request, bytes_max)).body()
+@contextmanager
+def ended_when_revoked(request: Request, end: Callable[[PeerError], None]) -> Iterator[None]:
+    """Call `end` when the key of the request's client is removed during the block."""
+    admission = request.scope.get(ADMISSION)
+    with admission.ending(end) if admission else nullcontext():
+        yield
 
 
 async def unless_gone(request: Request, work: Coroutine[None, None, T]) -> T:
@@ -124,14 +207,15 @@ class Transcription:
 
 
 async def finals(
-    frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places, transcription: Transcription
+    request: Request, frontend: Frontend, start: e.Start, frames: Iterator[bytes], transcription: Transcription
 ) -> AsyncGenerator[Final | None, None]:
     """None when the session has its slot, then each final. Finals are also added to `transcription`. Raises AsrError.
 
     Closing the generator ends the session.
     """
-    with places.one():
-        events = Upload().run(frontend, start, _counted(frames, transcription))
+    upload = Upload()
+    with ended_when_revoked(request, lambda error: upload.deliver(e.Error.of(error))):
+        events = upload.run(frontend, start, _counted(frames, transcription))
         async with aclosing(events):
             async for event in events:
                 match event:
@@ -144,10 +228,10 @@ async def finals(
                         raise error_of(event)
 
 
-async def transcribe(frontend: Frontend, start: e.Start, frames: Iterator[bytes], places: Places) -> Transcription:
+async def transcribe(request: Request, frontend: Frontend, start: e.Start, frames: Iterator[bytes]) -> Transcription:
     """Transcribe a whole recording. Raises AsrError."""
     transcription = Transcription()
-    async with aclosing(finals(frontend, start, frames, places, transcription)) as results:
+    async with aclosing(finals(request, frontend, start, frames, transcription)) as results:
         await _exhaust(results)
     return transcription
 

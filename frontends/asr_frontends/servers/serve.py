@@ -18,7 +18,7 @@ import uvicorn
 
 from asr_frontends.access import Gate, Rules
 from asr_frontends.dialect import Settings
-from asr_frontends.frontend import Frontend
+from asr_frontends.frontend import BODIES_BYTES_MAX, Frontend
 from asr_frontends.servers.app import App
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
 from asr_frontends.servers.protocols import Http
@@ -64,10 +64,14 @@ class FrontendConfig:
     """Largest message of a client, in bytes."""
     journal_bytes_max: int = 1_073_741_824
     """Largest amount of unconfirmed audio of all sessions together, in bytes."""
+    bodies_bytes_max: int = BODIES_BYTES_MAX
+    """Largest size of the bodies of all requests together, in bytes."""
     drain_s: float = 20.0
     """Longest time to serve open sessions after SIGTERM, in seconds."""
     keys: Path | None = None
     """The file of API keys; None admits clients without a key."""
+    ends_revoked: bool = True
+    """Whether a key that is removed from the file also ends its sessions."""
     origins: frozenset[str] = frozenset()
     """Allowed browser origins; empty allows all."""
     sessions_per_key_max: int = 0
@@ -154,7 +158,13 @@ async def serve(config: FrontendConfig, supervised: Supervised) -> None:
     _check_tls(config)
     keyfile = KeyFile(config.keys) if config.keys else None
     gate = Gate(_rules(config, keyfile))
-    frontend = Frontend(config.brokers, config.name, config.limits, config.journal_bytes_max)
+    frontend = Frontend(
+        config.brokers,
+        config.name,
+        config.limits,
+        config.journal_bytes_max,
+        bodies_bytes_max=config.bodies_bytes_max,
+    )
     if config.reuse_port:
         await _registered(frontend)  # until then, other frontends on the port can serve clients and this one cannot
     sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
@@ -201,10 +211,14 @@ def _rules(config: FrontendConfig, keyfile: KeyFile | None) -> Rules:
 
 
 async def _watch(config: FrontendConfig, keyfile: KeyFile | None, gate: Gate) -> None:
+    """Apply the changes of the key file. Sessions end only when it stayed as it is until the next check: a file that is
+    being written may be short for a moment."""
     while keyfile:
         await asyncio.sleep(POLL_S)
         if keyfile.poll():
             gate.rules = _rules(config, keyfile)
+        elif config.ends_revoked and (count := gate.revoke()):
+            log.info("ended what removed keys had open", count=count)
 
 
 async def _feed(unit: Unit) -> None:

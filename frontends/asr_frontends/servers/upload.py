@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from itertools import chain
+from typing import BinaryIO
 
 from asr_audio.files import AudioFile
 from asr_frontends import events as e
@@ -53,6 +54,7 @@ class Upload:
         finally:
             feeder.cancel()
             frontend.client(session, e.Abort())
+            await asyncio.wait((feeder,))
 
     def _fed(self, feeder: asyncio.Task[None]) -> None:
         """Wake `run` when the frames have raised an error."""
@@ -60,21 +62,33 @@ class Upload:
             self._events.put_nowait(None)
 
     async def _feed(self, frontend: Frontend, session: str, frames: Iterator[bytes]) -> None:
-        while frame := await asyncio.to_thread(next, frames, b""):
+        while frame := await _next(frames):
             await self._may_send.wait()
             frontend.client(session, e.Audio(frame))
         frontend.client(session, e.Stop())
 
 
-async def decode(content: bytes, seconds_max: float) -> tuple[float, Iterator[bytes]]:
+async def _next(frames: Iterator[bytes]) -> bytes:
+    """The next frame, read in a thread; b"" at the end. If it is cancelled, it still waits for the thread: afterwards
+    the caller may close the file."""
+    reading = asyncio.ensure_future(asyncio.to_thread(next, frames, b""))
+    try:
+        return await asyncio.shield(reading)
+    finally:
+        await asyncio.wait((reading,))
+
+
+async def decode(content: bytes | BinaryIO, seconds_max: float) -> tuple[float, Iterator[bytes]]:
     """Duration in seconds and PCM16 frames of an audio file's content, decoded in a thread. Raises PeerError.
+
+    A file object must stay open until the last frame was read.
 
     The first frame is decoded here, so that a file without audio is rejected before a session is opened.
     """
     return await asyncio.to_thread(_decode, content, seconds_max)
 
 
-def _decode(content: bytes, seconds_max: float) -> tuple[float, Iterator[bytes]]:
+def _decode(content: bytes | BinaryIO, seconds_max: float) -> tuple[float, Iterator[bytes]]:
     file = AudioFile(content)
     if file.duration_s > seconds_max:
         raise LimitExceeded(f"{file.duration_s:.1f} s of audio exceed {seconds_max:g} s", slug="audio-too-long")

@@ -238,6 +238,7 @@ class Peer:
         self._conversation = Conversation(self._codec, self._frontend, self._transport)
         try:
             self._admission = self._gate.admit(self._request)
+            self._admission.on_revoked = self._conversation.fail
         except PeerError as error:
             self._conversation.fail(error)
         self._opened.set()

@@ -20,6 +20,7 @@ IGNORED: dict[str, type] = {"description": str, "model": str, "incremental": boo
 STATUS = {
     "rate-limited": 429,
     "idle-timeout": 408,
+    "key-revoked": 401,
     "at-capacity": 503,
     "no-worker": 503,
     "no-broker": 503,
@@ -82,10 +83,15 @@ def _audio_buffer(values: Any) -> bytes:
 
 def check_pcm(pcm: bytes) -> None:
     """Raises DecodeError unless `pcm` is a whole number of PCM16 samples, at least one."""
-    if not pcm:
+    check_size(len(pcm))
+
+
+def check_size(size: int) -> None:
+    """Raises DecodeError unless `size` bytes are a whole number of PCM16 samples, at least one."""
+    if not size:
         raise DecodeError("there is no audio")
-    if len(pcm) % BYTES_PER_SAMPLE:
-        raise DecodeError(f"{len(pcm)} bytes are no whole number of 16-bit samples")
+    if size % BYTES_PER_SAMPLE:
+        raise DecodeError(f"{size} bytes are no whole number of 16-bit samples")
 
 
 def batch_body(text: str, samples: int, opaque: Any, schema: str) -> dict[str, Any]:

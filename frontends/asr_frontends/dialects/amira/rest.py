@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -16,7 +19,7 @@ from asr_frontends import events as e
 from asr_frontends.dialects.amira import forms
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers.conversation import Conversation
-from asr_frontends.servers.rest import Places, read_body, transcribe, unless_gone
+from asr_frontends.servers.rest import Places, body_of, transcribe, unless_gone
 from asr_frontends.servers.upload import decode
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from asr_proto.errors import AsrError, AtCapacity, BadRequest, LimitExceeded
@@ -51,6 +54,8 @@ class Amira:
         self._frontend, self._limits = frontend, limits
         self._streams = Places(limits.streams_max, "streams")
         self._batches = Places(limits.batches_max, "batches")
+        self._parsing = asyncio.Lock()
+        """One JSON body is parsed at a time: its numbers as objects need ten times its size, and the GIL anyway."""
 
     def routes(self) -> list[Route]:
         """The HTTP routes. The stream is a WebSocket and no route."""
@@ -71,32 +76,36 @@ class Amira:
 
     async def _batch(self, request: Request) -> Response:
         schema = forms.schema_of(request.url.query)
-        batch = await self._read(request)
-        transcription = await unless_gone(
-            request, transcribe(self._frontend, e.Start(partials=False, whole=True), batch.frames, self._batches)
-        )
+        kind = _kind_of(request)
+        with ExitStack() as exits:
+            held = body_of(request, self._batches, self._frontend.bodies, self._limits.request_bytes_max)
+            body = exits.enter_context(closing(await exits.enter_context(held).spooled()))
+            batch = await self._read(kind, body)
+            start = e.Start(partials=False, whole=True)
+            transcription = await unless_gone(request, transcribe(request, self._frontend, start, batch.frames))
         return _json(forms.batch_body(transcription.text, transcription.samples, batch.opaque, schema))
 
-    async def _read(self, request: Request) -> _BatchAudio:
+    async def _read(self, kind: str, body: BinaryIO) -> _BatchAudio:
         """Read the audio by its content type; a WAV file also by its first bytes (decision 7). Raises PeerError."""
-        kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
-        if kind not in (RAW, JSON) and not kind.startswith(SOUND):
-            raise BadRequest(f"Content-Type must be {RAW}, audio/wav or {JSON}")
-        body = await read_body(request, self._limits.request_bytes_max)
         if kind == JSON:
-            parsed = await asyncio.to_thread(forms.parse_batch, body)
-            return _BatchAudio(self._raw(parsed.pcm), parsed.opaque)
-        if kind.startswith(SOUND) or body.startswith(b"RIFF"):
+            async with self._parsing:
+                parsed = await asyncio.to_thread(forms.parse_batch, body.read())
+            return _BatchAudio(self._raw(io.BytesIO(parsed.pcm)), parsed.opaque)
+        is_wav = body.read(4) == b"RIFF"
+        body.seek(0)
+        if kind.startswith(SOUND) or is_wav:
             _, frames = await decode(body, self._limits.batch_audio_s_max)
             return _BatchAudio(frames)
         return _BatchAudio(self._raw(body))
 
-    def _raw(self, pcm: bytes) -> Iterator[bytes]:
-        forms.check_pcm(pcm)
-        audio_s, audio_s_max = len(pcm) / BYTES_PER_SAMPLE / SAMPLE_RATE, self._limits.batch_audio_s_max
+    def _raw(self, pcm: BinaryIO) -> Iterator[bytes]:
+        size = pcm.seek(0, io.SEEK_END)
+        pcm.seek(0)
+        forms.check_size(size)
+        audio_s, audio_s_max = size / BYTES_PER_SAMPLE / SAMPLE_RATE, self._limits.batch_audio_s_max
         if audio_s > audio_s_max:
             raise LimitExceeded(f"{audio_s:.1f} s of audio exceed {audio_s_max:g} s", slug="audio-too-long")
-        return (pcm[start : start + FRAME_BYTES] for start in range(0, len(pcm), FRAME_BYTES))
+        return iter(partial(pcm.read, FRAME_BYTES), b"")
 
     async def _reset(self, _: Request) -> Response:
         """Reset nothing: AMIRA's counter leaked, but here each request returns its place."""
@@ -110,6 +119,14 @@ class Amira:
             "active_batches": self._batches.taken,
             "max_concurrent_batches": self._batches.count_max,
         }
+
+
+def _kind_of(request: Request) -> str:
+    """The content type of a batch. Raises BadRequest."""
+    kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
+    if kind not in (RAW, JSON) and not kind.startswith(SOUND):
+        raise BadRequest(f"Content-Type must be {RAW}, audio/wav or {JSON}")
+    return kind
 
 
 # ---- Answers ----

@@ -36,6 +36,7 @@ STATUS = {
     "request-too-large": 413,
     "rate-limited": 429,
     "idle-timeout": 408,
+    "key-revoked": 401,
     "internal-error": 500,
     "service-error": 500,
 }

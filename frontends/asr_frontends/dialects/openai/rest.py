@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from asr_frontends import events as e
 from asr_frontends.dialects.openai import forms
 from asr_frontends.frontend import Frontend
-from asr_frontends.servers.rest import Places, Transcription, finals, limited, transcribe, unless_gone
+from asr_frontends.servers.rest import Places, Transcription, body_of, finals, transcribe, unless_gone
 from asr_frontends.servers.upload import decode
 from asr_proto.errors import AsrError, BadRequest, PeerError, ServiceError
 from asr_proto.messages import Final
@@ -65,34 +65,35 @@ class _OpenAi:
         self._places = Places(limits.requests_max, "transcriptions")
 
     async def transcribe(self, request: Request) -> Response:
-        recording = await self._read(request)
-        if recording.options.stream:
-            return await unless_gone(request, self._stream(recording))
-        transcription = await unless_gone(
-            request, transcribe(self._frontend, recording.start, recording.frames, self._places)
-        )
-        return _response(transcription, recording.options)
+        bytes_max = self._limits.file_bytes_max + FORM_BYTES
+        async with AsyncExitStack() as exits:
+            body = exits.enter_context(body_of(request, self._places, self._frontend.bodies, bytes_max))
+            form = Request(request.scope, body.receive).form(max_files=1, max_fields=FIELDS_MAX)
+            recording = await self._read(await exits.enter_async_context(form))
+            if recording.options.stream:
+                response = await unless_gone(request, self._stream(request, recording))
+                response.exits = exits.pop_all()
+                return response
+            work = transcribe(request, self._frontend, recording.start, recording.frames)
+            return _response(await unless_gone(request, work), recording.options)
 
-    async def _read(self, request: Request) -> _Recording:
-        """Read and check a request. Raises PeerError for an invalid field or file."""
-        receive = limited(request, self._limits.file_bytes_max + FORM_BYTES)
-        async with Request(request.scope, receive).form(max_files=1, max_fields=FIELDS_MAX) as form:
-            fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-            options = forms.parse_options(fields, self._models())
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise forms.BadParameter("file", "you must provide a file, as multipart/form-data")
-            if (file.size or 0) > self._limits.file_bytes_max:
-                detail = f"the file has more than {self._limits.file_bytes_max} bytes"
-                raise forms.BadParameter("file", detail, slug="request-too-large")
-            content = await file.read()
-        _, frames = await decode(content, self._limits.audio_s_max)
+    async def _read(self, form: FormData) -> _Recording:
+        """Check a request. Its file is read while its frames are. Raises PeerError for an invalid field or file."""
+        fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        options = forms.parse_options(fields, self._models())
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise forms.BadParameter("file", "you must provide a file, as multipart/form-data")
+        if (file.size or 0) > self._limits.file_bytes_max:
+            detail = f"the file has more than {self._limits.file_bytes_max} bytes"
+            raise forms.BadParameter("file", detail, slug="request-too-large")
+        _, frames = await decode(file.file, self._limits.audio_s_max)
         return _Recording(options, frames)
 
-    async def _stream(self, recording: _Recording) -> Response:
+    async def _stream(self, request: Request, recording: _Recording) -> _EventStream:
         """The response. It begins when the session has its slot, so that a refusal still has its HTTP status."""
         transcription = Transcription()
-        results = finals(self._frontend, recording.start, recording.frames, self._places, transcription)
+        results = finals(request, self._frontend, recording.start, recording.frames, transcription)
         try:
             await anext(results)
         except BaseException:
@@ -156,9 +157,11 @@ class _EventStream(StreamingResponse):
     def __init__(self, events: AsyncIterator[str], results: AsyncGenerator[Final | None, None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self._results = results
+        self.exits = AsyncExitStack()
+        """What the request holds until its end: its place and its file."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._results):
+        async with self.exits, aclosing(self._results):
             await super().__call__(scope, receive, send)
 
 
