@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from asr_audio.entries import Entry, Mark, Piece
 from asr_proto.audio import BYTES_PER_SAMPLE
+from asr_proto.errors import OutOfOrder
 
 
 @dataclass(slots=True)
@@ -80,7 +81,10 @@ class Journal:
         self._posted = 0
 
     def trim(self, sample: int) -> None:
-        """Remove the audio before `sample`, which is confirmed. Marks stay until they are answered."""
+        """Remove the audio before `sample`, which is confirmed. Marks stay until they are answered.
+
+        Raises OutOfOrder for audio that was not posted.
+        """
         kept: list[Entry] = []
         while self._entries and self._begins_before(self._entries[0], sample):
             entry = self._entries.popleft()
@@ -92,8 +96,8 @@ class Journal:
         self._entries.extendleft(reversed(kept))
 
     def answered(self, marker: str) -> None:
-        """Remove the oldest flush with this marker: it was answered."""
-        for index, entry in enumerate(self._entries):
+        """Remove the oldest posted flush with this marker: it was answered."""
+        for index, entry in enumerate(islice(self._entries, self._posted)):
             if isinstance(entry, Mark) and entry.marker == marker:
                 del self._entries[index]
                 self.marks_held -= 1
@@ -123,7 +127,8 @@ class Journal:
         self._budget.bytes_held += count
 
     def _unpost(self) -> None:
-        assert self._posted > 0, "only what was posted can be confirmed"
+        if not self._posted:
+            raise OutOfOrder("a commit of audio that was not sent")
         self._posted -= 1
 
     @staticmethod

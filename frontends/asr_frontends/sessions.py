@@ -167,7 +167,10 @@ class Sessions:
             self.counts.foreign_frames += 1
             return
         self.counts.finals += isinstance(frame, m.Final)
-        session.on_frame(frame, now)
+        try:
+            session.on_frame(frame, now)
+        except PeerError as error:
+            session.fail(ServiceError(f"its worker broke the protocol: {error.detail}", slug="worker-lost"), now)
         if session.state is State.ENDED:
             self._forget(session)
 
