@@ -8,8 +8,9 @@ So a change of the files means:
 - The server pair is new: a further listener with it accepts all new connections to the same port. Connections made
   through the old listener stay; unbinding the old listener would end them.
 
-With an empty or unreadable list no peer can connect. A damaged key file excludes only the key in it. This module has no
-rule about sessions.
+A key may connect at the endpoints of its role only (asr_process.allow_list): a worker's key registers no frontend. The
+domain of a ZAP request is the endpoint. With an empty or unreadable list no peer can connect. A damaged key file
+excludes only the key in it. This module has no rule about sessions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import structlog
 import zmq
 from zmq.utils import z85
 
-from asr_process import certificates, settings
+from asr_process import allow_list, certificates, settings
+from asr_process.allow_list import Role
 from asr_process.certificates import Pair
 from asr_process.curve import FAILURES, BrokerKeys
 from asr_process.logs import Seldom
@@ -58,21 +60,25 @@ class Authenticator:
         self._keys = keys
         self._pair = certificates.load_pair(keys.own)
         self._pair_stamp = _stamp(keys.own)
-        self._allowed: dict[bytes, str] = {}
+        self._allowed: dict[Role, dict[bytes, str]] = {}
+        """By role: the name of each allowed key."""
         self._allowed_stamps: Any = None
+        self._roles: dict[bytes, Role] = {}
+        """By ZAP domain: the role of the peers there."""
         self._listeners: list[_Listener] = []
         self._seldom = Seldom()
         self.zap = context.socket(zmq.REP)
         self.zap.setsockopt(zmq.LINGER, 0)
         self.zap.bind(ZAP_ENDPOINT)
         self._read_allowed()
-        if not self._allowed:
+        if not any(self._allowed.values()):
             log.warning("the allow-list is empty: every peer is refused", allow=str(keys.allow))
 
     # ---- Listening ----
 
-    def listen(self, router: zmq.Socket[Any], endpoint: str) -> None:
-        """Bind a socket that accepts allowed keys only. Raises SetupError."""
+    def listen(self, router: zmq.Socket[Any], endpoint: str, role: Role) -> None:
+        """Bind a socket that accepts only keys that are allowed in this role. Raises SetupError."""
+        self._roles[endpoint.encode()] = role
         router.setsockopt(zmq.CURVE_SERVER, 1)
         router.setsockopt(zmq.ZAP_DOMAIN, endpoint.encode())
         # Without an answer from ZAP every peer is refused; libzmq's default is to accept every peer.
@@ -89,19 +95,26 @@ class Authenticator:
             while True:
                 self._authenticate(self.zap.recv_multipart(zmq.DONTWAIT))
 
-    def allows(self, key: bytes) -> bool:
-        return key in self._allowed
+    def allows(self, key: bytes, role: Role) -> bool:
+        return key in self._allowed[role]
 
     def _authenticate(self, request: list[bytes]) -> None:
         _version, number, domain, address, _identity, mechanism, *credentials = request
         key = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
-        status = (b"200", b"OK", key) if self.allows(key) else (b"400", b"unknown key", b"")
+        role = self._roles[domain]
+        is_allowed = self.allows(key, role)
+        status = (b"200", b"OK", key) if is_allowed else (b"400", b"unknown key", b"")
         self.zap.send_multipart([ZAP_VERSION, number, *status, b""])
         who = {"address": address.decode(), "key": key.decode(), "endpoint": domain.decode()}
-        if self.allows(key):
-            log.info("accepted a peer", name=self._allowed[key], **who)
-        elif (more := self._seldom.line(("key", address, key), time.monotonic())) is not None:
-            log.error("refused an unknown key", **who, **more)
+        if is_allowed:
+            log.info("accepted a peer", name=self._allowed[role][key], **who)
+        elif (more := self._seldom.line(("key", address, key, role), time.monotonic())) is not None:
+            log.error(self._reason(key), role=role, **who, **more)
+
+    def _reason(self, key: bytes) -> str:
+        """The log line for a key that is refused."""
+        is_known = any(key in keys for keys in self._allowed.values())
+        return "refused a key that has another role" if is_known else "refused an unknown key"
 
     # ---- Changes of the files ----
 
@@ -128,13 +141,18 @@ class Authenticator:
         self._pair = pair
 
     def _read_allowed(self) -> bool:
-        files = list(certificates.public_keys(self._keys.allow))
+        files = allow_list.all_files(self._keys.allow)
         stamps = [(file, _stamp(file)) for file in files]
         if stamps == self._allowed_stamps:
             return False
         self._allowed_stamps = stamps
-        self._allowed = dict(filter(None, map(_allowed, files)))
-        log.info("allow-list read", keys=len(self._allowed), allow=str(self._keys.allow))
+        keys = {file: key for file in files if (key := _allowed(file))}
+        self._allowed = {
+            role: {keys[file]: file.stem for file in allow_list.files(self._keys.allow, role) if file in keys}
+            for role in allow_list.ROLES
+        }
+        without_role = len(list(allow_list.without_role(self._keys.allow)))
+        log.info("allow-list read", keys=len(keys), without_role=without_role, allow=str(self._keys.allow))
         return True
 
     def close(self) -> None:
@@ -230,9 +248,9 @@ def _steer(listener: socket.socket, index: int) -> None:
     listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, header)
 
 
-def _allowed(file: Path) -> tuple[bytes, str] | None:
+def _allowed(file: Path) -> bytes | None:
     try:
-        return certificates.load_public(file), file.stem
+        return certificates.load_public(file)
     except SetupError as error:
         log.error("an allowed key cannot be used", reason=error.detail)
         return None

@@ -38,6 +38,7 @@ class Candidate:
         self._workers: dict[bytes, FromWorker] = {}
         self._frontends: dict[bytes, FromFrontend] = {}
         self._adopted: set[bytes] = set()
+        """The workers among the adopted peers. A frontend is adopted when `Routing` has it."""
         self._waiting = Waiting()
         """Messages that would grant a lease, kept while this broker is lapsed."""
 
@@ -68,7 +69,7 @@ class Candidate:
         commands = self._lead(list(self.leadership.tick(now)), now) if now >= self.leadership.next_deadline() else []
         if isinstance(event, Gone):
             return [*commands, *self._gone(event, now)]
-        if isinstance(event.message, m.Bundle) and event.peer in self._adopted:
+        if isinstance(event.message, m.Bundle) and self._is_adopted(event):
             return [*commands, *self.routing.handle(event, now)]
         if isinstance(event, FromWorker):
             return [*commands, *self._from_worker(event, now)]
@@ -87,12 +88,13 @@ class Candidate:
         """The invariants: `Routing` has the adopted peers, and none unless this broker leads or is lapsed."""
         self.routing.check()
         self.leadership.check()
-        assert self._adopted == self.routing.workers.keys() | self.routing.frontends.keys()
-        assert self._adopted <= self._workers.keys() | self._frontends.keys()
+        workers, frontends = self.routing.workers.keys(), self.routing.frontends.keys()
+        assert self._adopted == workers <= self._workers.keys()
+        assert frontends <= self._frontends.keys()
         if self.leadership.role not in HOLDING:
-            assert not self._adopted and not self.leases
+            assert not workers and not frontends and not self.leases
         assert not self._waiting or self.leadership.role is Role.LAPSED
-        self._waiting.check(self._frontends.keys() & self._adopted)
+        self._waiting.check(frontends)
 
     def status(self, now: float) -> m.Status:
         """The answer to `asr status`. A standby lists the registered peers."""
@@ -116,18 +118,22 @@ class Candidate:
 
     # ---- Peers ----
 
+    def _is_adopted(self, event: FromWorker | FromFrontend) -> bool:
+        peers = self.routing.workers if isinstance(event, FromWorker) else self.routing.frontends
+        return event.peer in peers
+
     def _from_worker(self, event: FromWorker, now: float) -> list[Command]:
         peer, message = event.peer, event.message
         if isinstance(message, m.RegisterWorker):
             return self._register_worker(event, message, now)
         if isinstance(message, m.Vote) and self.leadership.has_voter(peer):
             return self._voted(peer, message, now)
-        if peer in self._adopted:
+        if self._is_adopted(event):
             return self._lead(self.routing.handle(event, now), now)
         return [] if peer in self._workers else [ToWorker(peer, m.Unregistered())]
 
     def _register_worker(self, event: FromWorker, message: m.RegisterWorker, now: float) -> list[Command]:
-        dropped = self._drop(event.peer, now)
+        dropped = self._drop_worker(event.peer, now)
         self._workers[event.peer] = event
         claims = self.leadership.joined(event.peer, message.name, now)
         return self._lead([*dropped, ToWorker(event.peer, m.Standby(self.boot)), *claims], now)
@@ -135,55 +141,58 @@ class Candidate:
     def _voted(self, peer: bytes, vote: m.Vote, now: float) -> list[Command]:
         # A worker that votes for no broker (0) keeps its sessions: it may vote for this broker again.
         has_defected = peer in self._adopted and vote.boot not in (0, self.boot)
-        dropped = self._drop(peer, now) if has_defected else []
+        dropped = self._drop_worker(peer, now) if has_defected else []
         return self._lead([*dropped, *self.leadership.voted(peer, vote, now)], now)
 
     def _from_frontend(self, event: FromFrontend, now: float) -> list[Command]:
         peer, message = event.peer, event.message
         if isinstance(message, m.RegisterFrontend):
-            dropped = self._drop(peer, now)
+            dropped = self._drop_frontend(peer, now)
             self._frontends[peer] = event
             return self._lead([*dropped, ToFrontend(peer, m.Standby(self.boot))], now)
         if peer not in self._frontends:
             return [ToFrontend(peer, m.Unregistered())]
-        if peer not in self._adopted:
+        if not self._is_adopted(event):
             return [ToFrontend(peer, m.Standby(self.boot))]
         if self.leadership.role is Role.LAPSED and isinstance(message, m.Open | m.Resume):
             return [] if self._waiting.add(event) else [_refuse(peer, message)]
         return self.routing.handle(event, now)
 
     def _gone(self, gone: Gone, now: float) -> list[Command]:
-        self._workers.pop(gone.peer, None)
+        if gone.side == "worker":
+            self._workers.pop(gone.peer, None)
+            self._adopted.discard(gone.peer)
+            commands = self.routing.handle(gone, now)
+            return self._lead([*commands, *self.leadership.left(gone.peer, now)], now)
         self._frontends.pop(gone.peer, None)
-        self._adopted.discard(gone.peer)
         self._waiting.drop(gone.peer)
-        commands = self.routing.handle(gone, now)
-        return self._lead([*commands, *self.leadership.left(gone.peer, now)], now)
+        return self._lead(self.routing.handle(gone, now), now)
 
     # ---- Adopting and dropping ----
 
     def _lead(self, commands: list[Command], now: float) -> list[Command]:
         """Adopt or drop peers according to the current role; return `commands` and then those commands."""
         # A peer that routing has evicted must register again before it is adopted again.
-        for peer in self._adopted - self.routing.workers.keys() - self.routing.frontends.keys():
+        for peer in self._adopted - self.routing.workers.keys():
             self._adopted.discard(peer)
             self._workers.pop(peer, None)
         if self.leadership.role is Role.LEADING:
             return [*commands, *self._adopt(now)]
-        if self.leadership.role is not Role.LAPSED and (self._adopted or self._waiting):
+        if self.leadership.role is not Role.LAPSED and (self._adopted or self.routing.frontends):
             return [*commands, *self._drop_all(now)]
         return commands
 
     def _adopt(self, now: float) -> list[Command]:
         commands: list[Command] = []
-        if not self._adopted:
+        if not (self._adopted or self.routing.frontends):
             self.routing.begin(now)
-        workers = [peer for peer in self._workers if self.leadership.has_vote_of(peer, now)]
-        for peer in [*workers, *self._frontends]:
-            if peer not in self._adopted:
+        for peer, worker in self._workers.items():
+            if peer not in self._adopted and self.leadership.has_vote_of(peer, now):
                 self._adopted.add(peer)
-                registration = self._workers.get(peer) or self._frontends[peer]
-                commands += self.routing.handle(registration, now)
+                commands += self.routing.handle(worker, now)
+        for peer, frontend in self._frontends.items():
+            if peer not in self.routing.frontends:
+                commands += self.routing.handle(frontend, now)
         for event in self._waiting.take():
             commands += self.routing.handle(event, now)
         return [self._dated(command) for command in commands]
@@ -194,17 +203,23 @@ class Candidate:
             return command
         return replace(command, message=structs.replace(command.message, term=self.leadership.term))
 
-    def _drop(self, peer: bytes, now: float) -> list[Command]:
-        """End the leases of one peer, which has dropped them itself and gets no message about it."""
-        if peer not in self._adopted:
-            return []
+    def _drop_worker(self, peer: bytes, now: float) -> list[Command]:
+        """End the leases of a worker, which has dropped them itself and gets no message about it."""
         self._adopted.discard(peer)
+        commands = self.routing.handle(Gone(peer, "worker"), now)
+        return [one for one in commands if not (isinstance(one, ToWorker) and one.peer == peer)]
+
+    def _drop_frontend(self, peer: bytes, now: float) -> list[Command]:
+        """End the leases of a frontend that registers again, and so has dropped them itself."""
         self._waiting.drop(peer)
-        return [command for command in self.routing.handle(Gone(peer), now) if command.peer != peer]
+        commands = self.routing.handle(Gone(peer, "frontend"), now)
+        return [one for one in commands if not (isinstance(one, ToFrontend) and one.peer == peer)]
 
     def _drop_all(self, now: float) -> list[Command]:
         for peer in sorted(self._adopted):
-            self.routing.handle(Gone(peer), now)
+            self.routing.handle(Gone(peer, "worker"), now)
+        for peer in sorted(self.routing.frontends):
+            self.routing.handle(Gone(peer, "frontend"), now)
         self._adopted.clear()
         self._waiting.take()
         standby = m.Standby(self.boot)

@@ -39,8 +39,8 @@ from asr_process.supervised import watch_parent
     "--curve-allow",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder with the public keys (*.key) of the workers and frontends that may connect by tcp. The broker reads "
-    "it again when it changes.",
+    help="Folder with the public keys (*.key) of the workers and frontends that may connect by tcp, made with "
+    "`asr-keys allow`. The broker reads it again when it changes.",
 )
 @settings.insecure_option
 @click.option(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from asr_proto import messages as m
+
+Side = Literal["worker", "frontend"]
+"""Peers are identified by their side and their identity: a peer chooses its identity, and could choose one of the other
+side."""
 
 # ---- Events ----
 
@@ -28,6 +33,7 @@ class Gone:
     """The connection of this peer ended, or a message to it could not be queued."""
 
     peer: bytes
+    side: Side
 
 
 Event = FromFrontend | FromWorker | Gone

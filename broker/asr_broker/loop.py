@@ -29,11 +29,13 @@ from asr_broker import authentication, versions
 from asr_broker.authentication import Authenticator, HandshakeMonitor
 from asr_broker.candidate import Candidate, Core
 from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToWorker
-from asr_broker.leadership import Leadership, Role
+from asr_broker.leadership import Leadership
+from asr_broker.leadership import Role as Lead
 from asr_broker.metrics import BrokerCollector, BrokerSnapshot
 from asr_broker.peers import DEFAULT_TIMING, Timing
 from asr_broker.routing import Routing
 from asr_process import curve
+from asr_process.allow_list import Role
 from asr_process.logs import Seldom
 from asr_process.metrics import MetricsServer
 from asr_process.notify import Unit
@@ -71,9 +73,15 @@ class BrokerConfig:
 
 
 class RouterSocket:
-    """One ROUTER socket with its monitor: receives, sends, and reports peers that disconnected."""
+    """One ROUTER socket with its monitor: receives, sends, and reports peers that disconnected.
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str, authenticator: Authenticator | None = None) -> None:
+    `role` is that of its peers. Their keys must be allowed in this role.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], endpoint: str, role: Role, authenticator: Authenticator | None = None
+    ) -> None:
+        self.role: Role = role
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -85,7 +93,7 @@ class RouterSocket:
         self._peers: dict[int, bytes] = {}
         self._keys: dict[int, bytes] = {}
         if self._authenticator:
-            self._authenticator.listen(self.socket, endpoint)
+            self._authenticator.listen(self.socket, endpoint, role)
         else:
             _bind(self.socket, endpoint)
 
@@ -136,13 +144,13 @@ class RouterSocket:
                 self._keys.pop(event["value"], None)
                 peer = self._peers.pop(event["value"], None)
                 if peer is not None:
-                    gone.append(Gone(peer))
+                    gone.append(Gone(peer, self.role))
         return gone
 
     def revoke(self) -> None:
         """Disconnect the peers whose key is no longer allowed; `disconnected` returns them next."""
         for descriptor, key in self._keys.items():
-            if self._authenticator and not self._authenticator.allows(key):
+            if self._authenticator and not self._authenticator.allows(key, self.role):
                 log.error("disconnected a peer: its key is no longer allowed", peer=self._peers[descriptor].hex())
                 authentication.disconnect(descriptor)
 
@@ -160,14 +168,14 @@ class Broker:
         self._context: zmq.Context[Any] = zmq.Context()
         self._lock = _lock(config.control)
         self._authenticator = Authenticator(self._context, config.keys) if config.keys else None
-        self._frontends = RouterSocket(self._context, config.frontends, self._authenticator)
-        self._workers = RouterSocket(self._context, config.workers, self._authenticator)
+        self._frontends = RouterSocket(self._context, config.frontends, "frontend", self._authenticator)
+        self._workers = RouterSocket(self._context, config.workers, "worker", self._authenticator)
         self._control = self._context.socket(zmq.ROUTER)
         self._control.setsockopt(zmq.LINGER, 200)
         _bind(self._control, config.control)
         boot = secrets.randbelow(2**31 - 1) + 1
         self.core = _core(boot, time.monotonic(), config)
-        self._role: Role | None = None
+        self._lead: Lead | None = None
         self._collector = BrokerCollector()
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
         self._unit = Unit()
@@ -243,10 +251,10 @@ class Broker:
             self._poll_keys()
 
     def _log_role(self, candidate: Candidate) -> None:
-        if candidate.role is not self._role:
-            self._role = candidate.role
-            log.info(self._role.value, term=candidate.leadership.term, boot=candidate.boot)
-            self._unit.status(self._role.value)
+        if candidate.role is not self._lead:
+            self._lead = candidate.role
+            log.info(self._lead.value, term=candidate.leadership.term, boot=candidate.boot)
+            self._unit.status(self._lead.value)
 
     def _poll_keys(self) -> None:
         if self._authenticator and self._authenticator.poll():
@@ -303,7 +311,7 @@ class Broker:
             side = self._workers if isinstance(command, ToWorker) else self._frontends
             head = part if command.message is received else wire.encode(command.message)
             if not side.send(command.peer, (head,) if command.body is None else (head, command.body)):
-                queue.extend(self.core.handle(Gone(command.peer), time.monotonic()))
+                queue.extend(self.core.handle(Gone(command.peer, side.role), time.monotonic()))
 
     def _answer(self) -> None:
         """Answer the last part of a control message. The answer repeats the parts before it (an envelope, a Hello)."""

@@ -79,7 +79,7 @@ class Routing:
             return self._from_frontend(event, now)
         if isinstance(event, FromWorker):
             return self._from_worker(event, now)
-        return self._fence(event.peer, now)
+        return self._fence_worker(event.peer, now) if event.side == "worker" else self._fence_frontend(event.peer, now)
 
     def tick(self, now: float) -> list[Command]:
         """Release expired leases, repeat unanswered releases, evict workers that hang."""
@@ -171,7 +171,7 @@ class Routing:
         return []
 
     def _register_frontend(self, peer: bytes, message: m.RegisterFrontend, now: float) -> list[Command]:
-        gone = self._evict(peer, now)
+        gone = self._evict_frontend(self.frontends.pop(peer), now) if peer in self.frontends else []
         self.frontends[peer] = FrontendRecord(peer, message.name)
         return [*gone, ToFrontend(peer, self._welcome()), ToFrontend(peer, self._pool(now))]
 
@@ -336,7 +336,7 @@ class Routing:
         return []
 
     def _register_worker(self, peer: bytes, message: m.RegisterWorker, now: float) -> list[Command]:
-        gone = self._evict(peer, now)
+        gone = self._evict_worker(self.workers[peer], now) if peer in self.workers else []
         free = list(range(message.spec.slots - 1, -1, -1))
         self.workers[peer] = WorkerRecord(peer, message.name, message.spec, free, now)
         return [*gone, ToWorker(peer, self._welcome()), *self._serve_waiting(now), *self._announce(now)]
@@ -386,7 +386,7 @@ class Routing:
 
     def _sweep(self, now: float) -> list[Command]:
         hung = [worker.peer for worker in self.workers.values() if worker.hangs(now, self.timing)]
-        commands = [command for peer in hung for command in self._fence(peer, now, "worker-hangs")]
+        commands = [command for peer in hung for command in self._fence_worker(peer, now, "worker-hangs")]
         commands += [command for worker in self.workers.values() for command in self._move_away(worker, now)]
         for lease in [lease for lease in self.leases.values() if lease.due_at <= now]:
             is_releasing = lease.state is LeaseState.RELEASING
@@ -415,20 +415,14 @@ class Routing:
         self.counts.lost += 1
         return [ToFrontend(lease.frontend, m.Lost(lease.lease, reason))] if lease.state in SERVED else []
 
-    def _fence(self, peer: bytes, now: float, reason: str = "worker-lost") -> list[Command]:
-        """Evict a peer. If it is still alive, Unregistered makes it drop its sessions and register again."""
-        if peer in self.workers:
-            return [*self._evict_worker(self.workers[peer], now, reason), ToWorker(peer, m.Unregistered())]
-        if peer in self.frontends:
-            return [*self._evict(peer, now), ToFrontend(peer, m.Unregistered())]
-        return []
+    def _fence_worker(self, peer: bytes, now: float, reason: str = "worker-lost") -> list[Command]:
+        """Evict a worker. If it is still alive, Unregistered makes it drop its sessions and register again."""
+        worker = self.workers.get(peer)
+        return [*self._evict_worker(worker, now, reason), ToWorker(peer, m.Unregistered())] if worker else []
 
-    def _evict(self, peer: bytes, now: float) -> list[Command]:
-        if peer in self.workers:
-            return self._evict_worker(self.workers[peer], now)
-        if peer in self.frontends:
-            return self._evict_frontend(self.frontends.pop(peer), now)
-        return []
+    def _fence_frontend(self, peer: bytes, now: float) -> list[Command]:
+        frontend = self.frontends.pop(peer, None)
+        return [*self._evict_frontend(frontend, now), ToFrontend(peer, m.Unregistered())] if frontend else []
 
     def _evict_frontend(self, frontend: FrontendRecord, now: float) -> list[Command]:
         self._waiting.drop(frontend.peer)

@@ -14,6 +14,7 @@ from itertools import islice, pairwise
 
 from asr_audio.entries import Entry, Mark, Piece
 from asr_proto.audio import BYTES_PER_SAMPLE
+from asr_proto.errors import OutOfOrder
 
 
 @dataclass(slots=True)
@@ -93,7 +94,10 @@ class Journal:
         self._posted = 0
 
     def trim(self, sample: int) -> None:
-        """Remove the audio before `sample`, which is confirmed. Marks stay until they are answered."""
+        """Remove the audio before `sample`, which is confirmed. Marks stay until they are answered.
+
+        Raises OutOfOrder for audio that was not posted.
+        """
         kept: list[Entry] = []
         while self._entries and self._begins_before(self._entries[0], sample):
             entry = self._entries.popleft()
@@ -136,7 +140,8 @@ class Journal:
         self._budget.bytes_held += count
 
     def _unpost(self) -> None:
-        assert self._posted > 0, "only what was posted can be confirmed"
+        if not self._posted:
+            raise OutOfOrder("a commit of audio that was not sent")
         self._posted -= 1
 
     @staticmethod

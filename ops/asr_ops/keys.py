@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from asr_process import certificates, settings
+from asr_process import allow_list, certificates, settings
 from asr_process.certificates import PUBLIC, SECRET
 from asr_proto.errors import SetupError
 
@@ -23,9 +23,9 @@ def main() -> None:
     """Keys for brokers, workers and frontends on several hosts.
 
     \b
-        asr-keys new keys --name broker             on the broker's host
-        asr-keys new keys --name worker-host-2      on the worker's host
-        asr-keys allow allowed worker-host-2.key    on the broker's host
+        asr-keys new keys --name broker                           on the broker's host
+        asr-keys new keys --name worker-host-2                    on the worker's host
+        asr-keys allow allowed --role worker worker-host-2.key    on the broker's host
     """
 
 
@@ -45,11 +45,17 @@ def new(folder: Path, name: str, *, replace: bool) -> None:
 @main.command("allow")
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.argument("keys", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="PUBLIC...")
-def allow(folder: Path, keys: tuple[Path, ...]) -> None:
+@click.option(
+    "--role",
+    type=click.Choice([*allow_list.ROLES, allow_list.ANY]),
+    help="What the owner of the key may connect as.  [default: the role that the name has in DIR, otherwise any]",
+)
+def allow(folder: Path, keys: tuple[Path, ...], role: str | None) -> None:
     """Copy public keys, or folders of them, into the allow-list DIR. The broker reads it again within two seconds."""
     for key in keys:
         for file in _public_files(key):
-            click.echo(f"allowed {certificates.copy_public(file, folder)}")
+            for copy in allow_list.allow(file, folder, role):
+                click.echo(f"allowed {copy}")
 
 
 @main.command("revoke")
@@ -61,12 +67,8 @@ def revoke(folder: Path, names: tuple[str, ...]) -> None:
     The broker closes their connections within two seconds. Their sessions move to other workers.
     """
     for name in names:
-        path = folder / f"{name.removesuffix(PUBLIC)}{PUBLIC}"
-        try:
-            path.unlink()
-        except OSError as error:
-            raise SetupError(f"cannot remove {path}: {error.strerror}") from error
-        click.echo(f"revoked {path}")
+        for path in allow_list.revoke(name, folder):
+            click.echo(f"revoked {path}")
 
 
 @main.command("show")
@@ -89,7 +91,7 @@ def _public_files(path: Path) -> list[Path]:
 
 
 def _all_files(path: Path) -> list[Path]:
-    return sorted([*path.glob(f"*{PUBLIC}"), *path.glob(f"*{SECRET}")]) if path.is_dir() else [path]
+    return sorted([*allow_list.all_files(path), *path.glob(f"*{SECRET}")]) if path.is_dir() else [path]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from asr_broker.authentication import Authenticator, HandshakeMonitor, disconnect, peer_address
 from asr_broker.loop import RouterSocket
-from asr_process import certificates
+from asr_process import allow_list, certificates
 from asr_process.curve import BrokerKeys
 from asr_proto.errors import SetupError
 
@@ -40,7 +40,7 @@ class Listening:
         self.context: zmq.Context[Any] = zmq.Context()
         self.authenticator = Authenticator(self.context, self.keys)
         self.port = free_port()
-        self.router = RouterSocket(self.context, self.endpoint, self.authenticator)
+        self.router = RouterSocket(self.context, self.endpoint, "worker", self.authenticator)
         self.serving = True
         self._context_of_peers: zmq.Context[Any] = zmq.Context()
         self._peers: list[zmq.Socket[Any]] = []
@@ -123,6 +123,37 @@ def test_an_unknown_key_is_refused(listening: Listening) -> None:
         assert listening.accepted() is None
     (line,) = [line for line in logs if line["event"] == "refused an unknown key"]
     assert (line["key"], line["address"], line["log_level"]) == (stranger.public.decode(), "127.0.0.1", "error")
+
+
+def test_a_key_connects_in_its_role_only(listening: Listening) -> None:
+    """The socket is that of workers."""
+    for name, role in (("w", "worker"), ("f", "frontend"), ("both", "any")):
+        listening.pair(name)
+        allow_list.allow(listening.folder / f"{name}.key", listening.keys.allow, role)
+    listening.authenticator.poll()
+    with capture_logs() as logs:
+        listening.connect("f")
+        assert listening.accepted() is None
+    (line,) = [line for line in logs if line["event"] == "refused a key that has another role"]
+    assert (line["role"], line["log_level"]) == ("worker", "error")
+    for name, identity in (("w", b"1"), ("both", b"2")):
+        listening.connect(name)
+        assert listening.accepted(WAIT_S) == identity
+
+
+def test_a_peer_whose_key_gets_another_role_is_disconnected(listening: Listening) -> None:
+    listening.connect()
+    peer = listening.accepted(WAIT_S)
+    allow_list.allow(listening.folder / "peer.key", listening.keys.allow, "worker")
+    assert listening.authenticator.poll()
+    listening.router.revoke()
+    assert listening.router.disconnected() == []
+    allow_list.allow(listening.folder / "peer.key", listening.keys.allow, "frontend")
+    assert listening.authenticator.poll()
+    listening.router.revoke()
+    (gone,) = listening.until(listening.router.disconnected)
+    assert gone.peer == peer
+    assert listening.accepted() is None
 
 
 def test_without_an_answer_from_zap_no_peer_is_accepted(listening: Listening) -> None:
@@ -277,7 +308,7 @@ def test_a_port_is_not_shared_with_another_broker(listening: Listening) -> None:
         authenticator = Authenticator(context, listening.keys)
         with context.socket(zmq.ROUTER) as router:
             try:
-                authenticator.listen(router, listening.endpoint)
+                authenticator.listen(router, listening.endpoint, "worker")
             finally:
                 authenticator.close()
 

@@ -8,7 +8,7 @@ import pytest
 
 from asr_broker import waiting
 from asr_broker.candidate import Candidate
-from asr_broker.events import Command, FromFrontend, FromWorker, Gone
+from asr_broker.events import Command, FromFrontend, FromWorker, Gone, Side
 from asr_broker.leadership import LAPSE_S, LEASE_S, START_S, Leadership, Role
 from asr_broker.routing import Routing
 from asr_proto import messages as m
@@ -47,6 +47,10 @@ class Broker:
 
     def worker(self, peer: bytes, message: m.FromWorker) -> list[Command]:
         return self.take(self.core.handle(FromWorker(peer, message), self.now))
+
+    def gone(self, peer: bytes) -> list[Command]:
+        side: Side = "frontend" if peer.startswith(b"F") else "worker"
+        return self.take(self.core.handle(Gone(peer, side), self.now))
 
     def vote(self, *peers: bytes, boot: int = US, term: int = 0) -> list[Command]:
         votes = [m.Vote(term or self.claim.term, boot, self.claim.number)] * len(peers)
@@ -230,7 +234,7 @@ def test_a_hung_worker_is_adopted_again_after_it_has_registered(leader: Broker) 
 
 def test_the_end_of_a_connection_ends_a_registration(leader: Broker) -> None:
     for peer in (W1, F1):
-        leader.take(leader.core.handle(Gone(peer), leader.now))
+        leader.gone(peer)
     assert set(leader.core.routing.workers) == {W2} and not leader.core.routing.frontends
     assert received(leader.open(), F1) == [m.Unregistered]
 
@@ -268,5 +272,5 @@ def test_clients_that_return_in_a_lapse_wait_too(leader: Broker) -> None:
 def test_a_frontend_that_disconnects_while_its_message_waits_receives_nothing(leader: Broker) -> None:
     leader.advance(LEASE_S)
     leader.open("late")
-    leader.take(leader.core.handle(Gone(F1), leader.now))
+    leader.gone(F1)
     assert received(leader.vote(W1, W2), F1) == []

@@ -118,7 +118,7 @@ def test_the_end_of_a_connection_is_seen_without_another_message(pool: Pool) -> 
 def test_a_newcomer_is_not_taken_for_the_one_that_went(tmp_path: Path) -> None:
     """The system gives the next connection the same descriptor. The broker handles earlier disconnects first."""
     endpoint = f"ipc://{tmp_path}/side.ipc"
-    with zmq.Context() as context, closing(RouterSocket(context, endpoint)) as side:
+    with zmq.Context() as context, closing(RouterSocket(context, endpoint, "worker")) as side:
 
         def connected(identity: bytes) -> tuple[zmq.Socket[bytes], list[Gone]]:
             socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
@@ -135,11 +135,11 @@ def test_a_newcomer_is_not_taken_for_the_one_that_went(tmp_path: Path) -> None:
         first.close()
         assert side.monitor.poll(WAIT_MS)
         second, gone = connected(b"second")
-        assert gone == [Gone(b"first")]
+        assert gone == [Gone(b"first", "worker")]
         assert side.disconnected() == []
         second.close()
         assert side.monitor.poll(WAIT_MS)
-        assert side.disconnected() == [Gone(b"second")]
+        assert side.disconnected() == [Gone(b"second", "worker")]
 
 
 def test_workers_come_and_go_and_the_last_one_stays(pool: Pool) -> None:

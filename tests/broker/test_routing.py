@@ -34,7 +34,7 @@ class Broker:
         return self.core.handle(FromWorker(peer, message, body), self.now)
 
     def gone(self, peer: bytes) -> list[Command]:
-        return self.core.handle(Gone(peer), self.now)
+        return self.core.handle(Gone(peer, "frontend" if peer.startswith(b"F") else "worker"), self.now)
 
     def register(self, *peers: bytes, spec: m.Spec = SPEC) -> list[Command]:
         commands: list[Command] = []

@@ -42,6 +42,52 @@ def test_the_way_of_a_key() -> None:
     assert not list(Path("allowed").iterdir())
 
 
+def listed() -> set[str]:
+    return {str(path.relative_to("allowed")) for path in Path("allowed").rglob("*.key")}
+
+
+def test_a_key_has_a_role() -> None:
+    """It keeps its role when it is replaced, and loses it only on request."""
+    keys("new", "keys", "--name", "w")
+    assert keys("allow", "allowed", "--role", "worker", "keys/w.key").stdout == "allowed allowed/worker/w.key\n"
+    keys("new", "keys", "--name", "w", "--replace")
+    assert keys("allow", "allowed", "keys/w.key").stdout == "allowed allowed/worker/w.key\n"
+    assert load_public(Path("allowed/worker/w.key")) == load_public(Path("keys/w.key"))
+    assert "  allowed/worker/w.key\n" in keys("show", "allowed").stdout
+    keys("allow", "allowed", "--role", "frontend", "keys/w.key")
+    assert listed() == {"frontend/w.key"}
+    keys("allow", "allowed", "--role", "any", "keys/w.key")
+    assert listed() == {"w.key"}
+    assert "is not one of" in keys("allow", "allowed", "--role", "broker", "keys/w.key").stderr
+
+
+def test_keys_without_a_role_get_one() -> None:
+    """Those of an allow-list from before there were roles, in the list itself."""
+    for name in ("a", "b"):
+        keys("new", "keys", "--name", name)
+    keys("allow", "allowed", "keys")
+    assert keys("allow", "allowed", "--role", "worker", "allowed").exit_code == 0
+    assert listed() == {"worker/a.key", "worker/b.key"}
+
+
+def test_a_key_is_revoked_in_all_its_roles() -> None:
+    keys("new", "keys", "--name", "w")
+    for role in ("worker", "frontend"):
+        Path("allowed", role).mkdir(parents=True)
+        Path("allowed", role, "w.key").write_bytes(Path("keys/w.key").read_bytes())
+    assert keys("allow", "allowed", "keys/w.key").stdout.count("allowed allowed/") == 2
+    assert keys("revoke", "allowed", "w").stdout.count("revoked") == 2
+    assert listed() == set()
+
+
+def test_the_folder_of_a_role_can_be_read_by_whoever_reads_the_list() -> None:
+    keys("new", "keys", "--name", "w")
+    Path("allowed").mkdir()
+    Path("allowed").chmod(0o755)
+    keys("allow", "allowed", "--role", "worker", "keys/w.key")
+    assert Path("allowed/worker").stat().st_mode == Path("allowed").stat().st_mode
+
+
 def test_secrets_are_never_shown() -> None:
     keys("new", "keys", "--name", "broker")
     pair = load_pair(Path("keys/broker.key_secret"))

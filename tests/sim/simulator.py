@@ -19,7 +19,7 @@ import numpy as np
 
 from asr_broker.candidate import Candidate
 from asr_broker.events import Command as BrokerCommand
-from asr_broker.events import FromFrontend, FromWorker, Gone, ToFrontend
+from asr_broker.events import FromFrontend, FromWorker, Gone, Side, ToFrontend
 from asr_broker.leadership import LEASE_S, Leadership
 from asr_broker.routing import Routing
 from asr_frontends import brokers as frontend_brokers
@@ -472,7 +472,8 @@ class SimBroker:
 
     def _gone(self, identity: bytes) -> None:
         if self.running:
-            self._perform(self.core.handle(Gone(identity), self.world.now))
+            side: Side = "frontend" if identity.startswith(b"f") else "worker"
+            self._perform(self.core.handle(Gone(identity, side), self.world.now))
 
     def receive(self, identity: bytes, side: type[FromFrontend] | type[FromWorker], parts: list[bytes]) -> None:
         """Deliver a peer's message later, if both ends and the connection still exist then."""
