@@ -166,8 +166,12 @@ class Frontend:
             return
         before = self.sessions.counts.foreign_frames
         self._perform(self._brokers.handle(link, message, frames, self._loop.time()))  # type: ignore[arg-type]
-        if self.sessions.counts.foreign_frames > before and self._seldom.due("foreign", self._loop.time()):
-            log.error("dropped frames of a worker for a session that it does not serve")
+        if self.sessions.counts.foreign_frames > before:
+            self._log_foreign_frames()
+
+    def _log_foreign_frames(self) -> None:
+        if (more := self._seldom.line("foreign", self._loop.time())) is not None:
+            log.error("dropped frames of a worker for a session that it does not serve", **more)
 
     def _perform(self, commands: Sequence[Command | Post]) -> None:
         for command in commands:

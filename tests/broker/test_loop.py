@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from asr_broker.events import Gone
 from asr_broker.loop import Broker, BrokerConfig, RouterSocket
+from asr_process.stopping import Order
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import DecodeError
@@ -30,12 +31,12 @@ class Pool:
         self._at = {side: f"ipc://{run_dir}/{side}.ipc" for side in ("frontends", "workers", "control")}
         self.broker = Broker(BrokerConfig(**self._at))
         stack.callback(self.broker.close)
-        thread = threading.Thread(target=self.broker.run)
-        stack.callback(thread.join, 10)
+        self.thread = threading.Thread(target=self.broker.run)
+        stack.callback(self.thread.join, 10)
         stack.callback(self.broker.stop)
         self._context: zmq.Context[Any] = stack.enter_context(zmq.Context())
         self._stack = stack
-        thread.start()
+        self.thread.start()
 
     def peer(self, side: str, identity: bytes) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._stack.enter_context(self._context.socket(zmq.DEALER))
@@ -80,6 +81,23 @@ def pin(frontend: zmq.Socket[bytes], session: str = "s") -> m.Pinned:
     pinned = received(frontend, m.Pinned)
     assert isinstance(pinned, m.Pinned)
     return pinned
+
+
+def test_an_orphaned_broker_serves_its_frontends_to_their_end(pool: Pool) -> None:
+    frontend = pool.frontend()
+    pool.broker.obey(Order(600.0, 0.0))
+    pool.worker()
+    pin(frontend)
+    frontend.close()
+    pool.thread.join(WAIT_MS / 1000)
+    assert not pool.thread.is_alive()
+
+
+def test_a_broker_that_is_stopped_ends_at_once(pool: Pool) -> None:
+    pool.frontend()
+    pool.broker.obey(Order(0.0, 5.0))
+    pool.thread.join(WAIT_MS / 1000)
+    assert not pool.thread.is_alive()
 
 
 def test_a_bundle_passes_byte_for_byte(pool: Pool) -> None:

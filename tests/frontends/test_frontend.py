@@ -359,7 +359,7 @@ def test_a_pool_that_stops_ends_the_audio_of_every_session(monkeypatch: pytest.M
         _, frames = await served.link.next(m.Bundle)
         assert frames == [m.Stop(1), m.Stop(2)]
         for lease, client in ((1, plain), (2, resumable)):
-            assert client.events == [e.GoAway(600.0)]
+            assert client.events == [e.GoAway(600.0)] and client.steering == ["leave", "pause"]
             served.link.receive(m.Bundle(b"F", (lease,)), m.Ended(lease))
             assert client.events[1:] == [e.Bye(e.GOING_AWAY)]
         await stopping

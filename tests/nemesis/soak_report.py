@@ -1,8 +1,9 @@
 """What a soak has measured, and the verdict about it. Pure.
 
 The limits, and their reasons:
-- Memory of a process may grow by 1 % after the warm-up. For sessions it may grow by 4 MB, because the arenas of an
-  allocator vary by this with the load. For connections it may not: a leak of 100 bytes is 10 MB after 100,000 of them.
+- Memory of a process may grow by 1 % after the warm-up. For sessions it may grow by 8 MB: a WebRTC session leaves some
+  190 objects in cycles, and frontends collect cycles rarely, so the garbage of some hundred sessions waits. For
+  connections it may not: a leak of 100 bytes is 10 MB after 100,000 of them.
 - Descriptors return to their number before the first session, plus 2: log rotation and late closes.
 - Every slot is free at the end. A slot that is not was lost for ever.
 - The median latency of the last third is at most 1.5 times that of the first third plus 20 ms: a queue or a table that
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-GROWTH_SHARE_MAX, GROWTH_MB_MAX = 0.01, 4.0
+GROWTH_SHARE_MAX, GROWTH_MB_MAX = 0.01, 8.0
 DESCRIPTORS_MORE_MAX = 2
 DRIFT_FACTOR_MAX, DRIFT_S_MAX = 1.5, 0.02
 WARM_UP_SHARE = 0.3

@@ -32,7 +32,7 @@ def test_a_steady_run_is_clean() -> None:
 
 
 def test_a_leak_is_detected() -> None:
-    assert list(verdict(steady(growth_mb_per_s=0.01))) == ["broker (1) grew from 108.0 to 115.0 MB"]
+    assert list(verdict(steady(growth_mb_per_s=0.02))) == ["broker (1) grew from 111.0 to 124.9 MB"]
     slow = steady(growth_mb_per_s=0.002)
     assert list(verdict(slow)) == [] and len(list(verdict(slow, 0.0))) == 1
 

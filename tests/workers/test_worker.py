@@ -348,6 +348,8 @@ def test_an_order_ends_a_drain(start: Start, broker: Broker) -> None:
     running = start()
     broker.welcome()
     broker.grant(1, 0)
+    broker.audio(1, m.Flush(1, "x"))
+    broker.frames_until(m.Flushed)
     running.worker.stop()
     broker.receive(m.Drain)
     running.worker.obey(Order(0.0, 5.0))

@@ -194,8 +194,8 @@ class Worker:
             log.info("registered", broker=message.boot)
         before, now = self._sessions.foreign_frames, time.monotonic()
         self._brokers.handle(number, message, setup, frames, now)  # type: ignore[arg-type]
-        if self._sessions.foreign_frames > before and self._seldom.due("foreign", now):
-            log.error("dropped frames of a frontend for a session that it does not serve")
+        if self._sessions.foreign_frames > before and (more := self._seldom.line("foreign", now)) is not None:
+            log.error("dropped frames of a frontend for a session that it does not serve", **more)
 
     def _setup(self, body: bytes) -> m.Setup | None:
         """The options of a session. None when they cannot be read: then the core refuses the session."""
