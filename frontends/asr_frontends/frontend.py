@@ -74,6 +74,8 @@ class Frontend:
         make_link: MakeLink = Link,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self.messages_per_s = limits.messages_per_s
+        """The limit on messages of every client; 0 for none."""
         self.sessions = Sessions(name, limits, Budget(journal_bytes_max), self._loop.time())
         self._listeners: dict[str, Listener] = {}
         self._brokers = FrontendBrokers(self.sessions, len(brokers))

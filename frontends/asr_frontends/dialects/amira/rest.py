@@ -73,7 +73,7 @@ class Amira:
         schema = forms.schema_of(request.url.query)
         batch = await self._read(request)
         transcription = await unless_gone(
-            request, transcribe(self._frontend, e.Start(partials=False, whole=True), batch.frames, self._batches)
+            request, transcribe(self._frontend, e.Start(partials=False), batch.frames, self._batches)
         )
         return _json(forms.batch_body(transcription.text, transcription.samples, batch.opaque, schema))
 
