@@ -15,7 +15,7 @@ SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test test-floor test-newest lock check format docs sim nemesis golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test test-floor test-newest lock check format docs sim nemesis floods golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -53,6 +53,10 @@ sim: $(VENV)/.installed-dev
 # Faults on real processes: see tests/nemesis.
 nemesis: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.nemesis --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+# What sessions in real time feel of clients that send as fast as they can: see tests/floods.
+floods: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.floods $(ARGS)
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.frontends.golden --rewrite
