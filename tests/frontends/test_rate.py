@@ -105,3 +105,7 @@ def test_a_whole_file_at_full_speed() -> None:
 
 def test_a_second_is_accepted_at_once() -> None:
     assert refused(Rate(100, 0.0), [(0.0, 0)] * 200) == 101
+
+
+def test_what_a_stall_has_held_up_is_accepted_at_once() -> None:
+    assert refused(Rate(100, 0.0), [(3600.0, 0)] * 4000) == 100 * (STALL_S + 1) + 1

@@ -261,8 +261,6 @@ class WebSocket(asyncio.Protocol):
     def _continue(self) -> None:
         """Read on after a pause, or in the next turn."""
         self._is_behind = False
-        if self._is_paused:
-            return
         if self._stage == CLOSING:
             self._drop()
         else:

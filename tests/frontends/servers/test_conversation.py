@@ -173,6 +173,19 @@ def test_too_many_messages(frame: str | bytes) -> None:
     limited(20, test)
 
 
+def test_a_client_that_was_ended_is_not_read_again() -> None:
+    """Its session may return a credit at its end."""
+
+    async def test(served: Served) -> None:
+        served.start()
+        served.connection.fail(LimitExceeded("too much", slug="rate-limited"))
+        served.connection.credit()
+        await asyncio.sleep(0)
+        assert served.transport.paused
+
+    limited(0, test)
+
+
 def test_audio_in_short_frames_at_any_speed() -> None:
     async def test(served: Served) -> None:
         served.start()
