@@ -75,7 +75,8 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
     "--messages-per-s",
     type=click.IntRange(min=0),
     default=DEFAULTS.messages_per_s,
-    help="End a session whose client sends more messages than this in a second; 0 for no limit.",
+    help="End a session whose client sends more messages than this for each second of time or of its audio. Messages "
+    "that a stall has held up for at most 30 s may arrive together. 0 for no limit.",
 )
 @click.option(
     "--message-bytes-max",

@@ -36,9 +36,7 @@ class Start:
     progress_taken: bool = False
     """Whether Progress events are also sent for audio that the worker has received and not processed."""
     messages_per_s_max: int = 0
-    """The dialect's rate limit, in addition to the frontend's; 0 for none."""
-    whole: bool = False
-    """Whether all the audio is already here (an upload); rate limits do not apply then."""
+    """The dialect's limit on messages (`rate`), in addition to the frontend's; 0 for none."""
     resumable: bool = False
     """Whether the client can continue the session over another connection when this one breaks."""
     resume: Resume | None = None

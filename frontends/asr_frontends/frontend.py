@@ -82,6 +82,8 @@ class Frontend:
         bodies_bytes_max: int = BODIES_BYTES_MAX,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self.messages_per_s = limits.messages_per_s
+        """The limit on messages of every client; 0 for none."""
         self.sessions = Sessions(name, limits, Budget(journal_bytes_max), self._loop.time())
         self.bodies = Budget(bodies_bytes_max)
         """The bytes of the bodies of all requests, in memory and on disk."""

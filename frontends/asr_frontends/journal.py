@@ -16,6 +16,9 @@ from asr_audio.entries import Entry, Mark, Piece
 from asr_proto.audio import BYTES_PER_SAMPLE
 from asr_proto.errors import OutOfOrder
 
+JOINED_BYTES_MAX = 640
+"""Largest piece that smaller ones are joined to: 20 ms. An entry takes memory that the budget does not count."""
+
 
 @dataclass(slots=True)
 class Budget:
@@ -56,6 +59,8 @@ class Journal:
         self.end_sample += count // BYTES_PER_SAMPLE
         self.bytes_held += count  # `_hold` written out: it would be one more call for each frame
         self._budget.bytes_held += count
+        if count < JOINED_BYTES_MAX and self._posted < len(self._entries) - 1:
+            self._join(len(self._entries) - 1)
 
     def mark(self, marker: str | None) -> None:
         """Add a flush at the end, or the stop (None)."""
@@ -74,6 +79,8 @@ class Journal:
         if isinstance(entry, Piece) and entry.first_sample >= before_sample:
             return None
         self._posted += 1
+        if isinstance(entry, Piece) and len(entry.pcm) < JOINED_BYTES_MAX and self._posted > 1:
+            self._posted -= self._join(self._posted - 1)
         return entry
 
     @property
@@ -138,6 +145,17 @@ class Journal:
     def _hold(self, count: int) -> None:
         self.bytes_held += count
         self._budget.bytes_held += count
+
+    def _join(self, index: int) -> bool:
+        """Join the entry at `index` to the one before, if both are small pieces: whether it has done so."""
+        entry, before = self._entries[index], self._entries[index - 1]
+        if not (isinstance(entry, Piece) and isinstance(before, Piece)):
+            return False
+        if len(before.pcm) + len(entry.pcm) > JOINED_BYTES_MAX:
+            return False
+        self._entries[index - 1] = Piece(before.first_sample, before.pcm + entry.pcm)
+        del self._entries[index]
+        return True
 
     def _unpost(self) -> None:
         if not self._posted:

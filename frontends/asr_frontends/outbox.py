@@ -6,6 +6,7 @@ All sessions put their commands into the one `Outbox` of their frontend. Frames 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -14,6 +15,8 @@ from asr_proto import messages as m
 
 BUNDLE_S = 0.005
 """Longest time that a frame waits for more frames to the same worker."""
+JOINED_BYTES_MAX = 8192
+"""Largest audio frame to a worker that is joined from smaller ones: a quarter of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,33 @@ class Outbox:
         """Turn the waiting frames into commands: one bundle for each worker."""
         waiting, self._frames, self.bundles_at = self._frames, {}, float("inf")
         for worker, frames in waiting.items():
-            bundle = m.Bundle(worker, tuple(dict.fromkeys(map(_lease, frames))))
-            self.commands.append(SendBundle(bundle, frames))
+            leases = tuple(dict.fromkeys(map(_lease, frames)))
+            whole = frames if len(leases) == len(frames) else joined(frames)
+            self.commands.append(SendBundle(m.Bundle(worker, leases), whole))
 
     def take(self) -> list[Command]:
         """Return the commands since the last call, and remove them."""
         commands, self.commands = self.commands, []
         return commands
+
+
+def joined(frames: Sequence[m.FrameIn]) -> list[m.FrameIn]:
+    """The same frames, with pieces of a session's audio joined that follow each other: a small frame costs no message.
+
+    Frames of one session keep their order.
+    """
+    result: list[m.FrameIn] = []
+    newest: dict[int, int] = {}
+    for frame in frames:
+        index = newest.get(frame.lease, -1)
+        before = result[index] if index >= 0 else None
+        if isinstance(frame, m.Audio) and isinstance(before, m.Audio) and _fit(before.pcm, frame.pcm):
+            result[index] = m.Audio(frame.lease, before.first_sample, before.pcm + frame.pcm)
+        else:
+            newest[frame.lease] = len(result)
+            result.append(frame)
+    return result
+
+
+def _fit(*pieces: bytes) -> bool:
+    return sum(map(len, pieces)) <= JOINED_BYTES_MAX

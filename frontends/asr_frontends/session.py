@@ -34,7 +34,7 @@ STALL_STEPS, STALL_MARGIN_S = 4, 2.0
 seconds more, and at least STALL_S_MIN, loses the session."""
 STALL_BUSY = 6
 """A worker that reports waiting chunks gets so many times as long: the audio waits for that of other sessions."""
-MARKS_MAX = 256
+MARKS_MAX = 32
 """Largest number of unanswered flushes of one session; with so many, its client is not read from."""
 NEVER = float("inf")
 
@@ -60,7 +60,7 @@ class Limits:
     audio_s: float = 4 * 3600.0
     """Longest session, in seconds of audio."""
     messages_per_s: int = 0
-    """Largest number of messages of a client in a second; 0 for no limit."""
+    """Messages that a client may send for each second of time or of its audio (`rate`); 0 for no limit."""
 
 
 # ---- States ----
@@ -146,7 +146,6 @@ class Session(StateMachine[State, Cause]):
         "_last_received_at",
         "_left",
         "_limits",
-        "_messages_max",
         "_outbox",
         "_partial",
         "_progress_at",
@@ -155,8 +154,6 @@ class Session(StateMachine[State, Cause]):
         "_start",
         "_taken",
         "_waits_since",
-        "_window_at",
-        "_window_messages",
         "epoch",
         "failed",
         "id",
@@ -193,11 +190,6 @@ class Session(StateMachine[State, Cause]):
         self._give_up_at = now + limits.open_s
         self._retry_at = NEVER
         self._progress_at = now + limits.progress_s
-        rates = [rate for rate in (limits.messages_per_s, start.messages_per_s_max) if rate]
-        self._messages_max = 0 if start.whole else min(rates, default=0)
-        """Largest number of messages in a second; 0 for no limit."""
-        self._window_at = now
-        self._window_messages = 0
         if start.resume is not None:
             self.fire(Cause.RESUME, now)
 
@@ -247,8 +239,6 @@ class Session(StateMachine[State, Cause]):
     def _take(self, event: e.ClientEvent, now: float) -> None:
         if self.state in RETURNING and not isinstance(event, e.KeepAlive):
             raise OutOfOrder("a message before the session is resumed: wait for its first sample")
-        if self._messages_max:
-            self._count_message(now)
         match event:
             case e.Audio():
                 self._audio(event.pcm)
@@ -284,13 +274,6 @@ class Session(StateMachine[State, Cause]):
         if self._journal.is_complete:
             raise OutOfOrder("a message after the end of audio")
         self._journal.mark(marker)
-
-    def _count_message(self, now: float) -> None:
-        if now - self._window_at >= 1.0:
-            self._window_at, self._window_messages = now, 0
-        self._window_messages += 1
-        if self._window_messages > self._messages_max:
-            raise LimitExceeded(f"more than {self._messages_max} messages in a second", slug="rate-limited")
 
     # ---- The broker ----
 

@@ -483,6 +483,8 @@ class RecordingReceiver:
     def on_writable(self) -> None:
         self.writable += 1
 
+    def on_part(self, size: int) -> None: ...
+
     def on_gone(self, *, broken: bool) -> None:
         self.gone += 1
 
@@ -548,6 +550,27 @@ def test_messages_that_waited_are_received_in_order() -> None:
         assert received.frames == ["one"]
         transport.resume()
         assert received.frames == ["one", b"two", "three"]
+
+    played(conversation)
+
+
+def test_what_waited_is_passed_on_in_turns() -> None:
+    """Else one client with a full inbox would delay all others. A message that arrives meanwhile adds no turn."""
+
+    async def conversation() -> None:
+        channel, received, turn = StubChannel(), RecordingReceiver(), webrtc.TURN_MESSAGES_MAX
+        transport = webrtc.DataChannelTransport(channel, lambda: None)  # type: ignore[arg-type]
+        transport.pause()
+        transport.start(received)
+        for number in range(2 * turn):
+            channel.emit("message", str(number))
+        transport.resume()
+        channel.emit("message", "last")
+        assert len(received.frames) == turn
+        await asyncio.sleep(0)
+        assert len(received.frames) == 2 * turn
+        await asyncio.sleep(0)
+        assert received.frames == [*map(str, range(2 * turn)), "last"]
 
     played(conversation)
 

@@ -31,6 +31,8 @@ class Echo:
     def on_frame(self, frame: str | bytes) -> None:
         self._transport.write(frame)
 
+    def on_part(self, size: int) -> None: ...
+
     def on_writable(self) -> None: ...
 
     def on_gone(self, *, broken: bool) -> None:

@@ -129,11 +129,12 @@ def test_frames_of_several_sessions_leave_in_one_bundle() -> None:
         two, _ = await served.open_session()
         for id in (one, two, one):
             served.frontend.client(id, AUDIO)
+        served.frontend.client(one, e.Flush("x"))
         assert served.link.sent.empty()
         assert served.frontend._timer_at <= asyncio.get_running_loop().time() + BUNDLE_S
         bundle, frames = await served.link.next(m.Bundle)
         assert bundle == m.Bundle(b"W", (1, 2))
-        assert frames == [m.Audio(1, 0, AUDIO.pcm), m.Audio(2, 0, AUDIO.pcm), m.Audio(1, 320, AUDIO.pcm)]
+        assert frames == [m.Audio(1, 0, AUDIO.pcm * 2), m.Audio(2, 0, AUDIO.pcm), m.Flush(1, "x")]
 
     run(test)
 
@@ -149,16 +150,17 @@ def test_frames_leave_before_a_later_message_to_the_broker() -> None:
 
 
 def test_a_bundle_too_large_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUNDLE_BYTES_MAX", 1500)
+    monkeypatch.setattr(module, "BUNDLE_BYTES_MAX", 25_000)
+    audio = e.Audio(bytes(10_000))
 
     async def test(served: Served) -> None:
         id, _ = await served.open_session()
         for _ in range(4):
-            served.frontend.client(id, AUDIO)
+            served.frontend.client(id, audio)
         parts = [(await served.link.next(m.Bundle))[1] for _ in range(2)]
         assert [[frame.first_sample for frame in part if isinstance(frame, m.Audio)] for part in parts] == [
-            [0, 320],
-            [640, 960],
+            [0, 5000],
+            [10_000, 15_000],
         ]
 
     run(test)

@@ -86,12 +86,41 @@ def test_an_unanswered_flush_outlives_its_commit() -> None:
 
 
 def test_pieces_wait_for_credit_marks_do_not() -> None:
+    journal = Journal(Budget(10_000))
+    first, second = b"aa" * 320, b"cc"
+    journal.append(first)
+    journal.append(second)
+    assert journal.next(320) == Piece(0, first)
+    assert journal.next(320) is None
+    assert journal.next(321) == Piece(320, second)
+
+
+def test_small_pieces_are_joined() -> None:
+    """A client that sends one sample in each frame would else hold a hundred times the memory that is counted."""
+    journal, posted = Journal(Budget(10**6)), b""
+    for number in range(1, 1001):
+        journal.append(number.to_bytes(2))
+        if number % 100 == 0:
+            while isinstance(piece := journal.next(10**6), Piece):
+                posted += piece.pcm
+        journal.check()
+    audio = b"".join(number.to_bytes(2) for number in range(1, 1001))
+    assert posted == audio
+    assert b"".join(entry.pcm for entry in journal if isinstance(entry, Piece)) == audio
+    assert len(list(journal)) < 10
+    assert journal.next(10**6) is None
+
+
+def test_a_piece_that_waits_is_not_joined_to_one_that_was_posted() -> None:
     journal = Journal(Budget(1000))
-    journal.append(b"aabb")
+    journal.append(b"aa")
+    assert journal.next(10**6) == Piece(0, b"aa")
+    journal.append(b"bb")
+    assert list(journal) == [Piece(0, b"aa"), Piece(1, b"bb")]
+    assert journal.next(10**6) == Piece(1, b"bb")
+    assert list(journal) == [Piece(0, b"aabb")]
     journal.append(b"cc")
-    assert journal.next(2) == Piece(0, b"aabb")
-    assert journal.next(2) is None
-    assert journal.next(3) == Piece(2, b"cc")
+    assert journal.next(10**6) == Piece(2, b"cc")
 
 
 def test_the_budget_is_shared() -> None:

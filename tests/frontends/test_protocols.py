@@ -27,6 +27,8 @@ class Ignoring:
 
     def on_frame(self, frame: str | bytes) -> None: ...
 
+    def on_part(self, size: int) -> None: ...
+
     def on_writable(self) -> None: ...
 
     def on_gone(self, *, broken: bool) -> None:
@@ -127,6 +129,22 @@ def test_requests_and_conversations_that_take_their_time(monkeypatch: pytest.Mon
         writer.write(b"cd")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
         writer.transport.abort()
+
+    run(test)
+
+
+def test_more_requests_than_may_wait() -> None:
+    """They would be parsed in one turn of the loop. As many as may wait are answered."""
+
+    async def test(port: int) -> None:
+        request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+        for count, status in ((protocols.PIPELINED_MAX + 1, b"200"), (1000, b"400")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request * count)
+            assert (await reader.readuntil(b"\r\n")).split()[1] == status
+            for _ in range(count - 1 if status == b"200" else 0):
+                await reader.readuntil(b"HTTP/1.1 200")
+            writer.transport.abort()
 
     run(test)
 

@@ -114,7 +114,7 @@ def test_frames_are_bundled_per_worker(sessions: Sessions) -> None:
     first, second = sessions.tick(BUNDLE_S)
     assert isinstance(first, SendBundle) and isinstance(second, SendBundle)
     assert (first.bundle, second.bundle) == (m.Bundle(b"W1", (5, 6)), m.Bundle(b"W2", (7,)))
-    assert [frame.lease for frame in first.frames] == [5, 6, 5]
+    assert first.frames == [m.Audio(5, 0, b"\0\0\0\0"), m.Audio(6, 0, b"\0\0")]
     assert sessions.next_deadline() > BUNDLE_S and sessions.flush() == []
 
 

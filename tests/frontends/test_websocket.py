@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from asr_frontends.codec import Close
 from asr_frontends.servers.handshake import EXTENSION
 from asr_frontends.servers.serve import listen, make_server
-from asr_frontends.servers.websocket import WebSocket
+from asr_frontends.servers.websocket import TURN_FRAMES_MAX, WebSocket
 
 MESSAGE_BYTES_MAX = 100_000
 REQUEST = (
@@ -39,6 +39,8 @@ class RecordingReceiver:
         self.received.append(frame)
         if len(self.received) == self.pause_after:
             self.transport.pause()
+
+    def on_part(self, size: int) -> None: ...
 
     def on_writable(self) -> None: ...
 
@@ -168,6 +170,22 @@ def test_messages_wait_during_a_pause() -> None:
         conversation.transport.resume()
         await served.marker()
         assert conversation.received == ["0", "1", "2", "3", "4", "5"]
+
+    run(test)
+
+
+def test_everything_else_has_its_turn_between_the_messages_of_a_flooder() -> None:
+    """A callback, and so a timer or another connection, waits for one turn of the flooder only."""
+
+    async def test(served: Served) -> None:
+        count, longest, before = 5000, 0, 0
+        sending = asyncio.create_task(served.send(wire(Opcode.BINARY, b"") * count))
+        while len(served.conversation.received) < count:
+            await asyncio.sleep(0)
+            now = len(served.conversation.received)
+            longest, before = max(longest, now - before), now
+        await sending
+        assert longest <= 2 * TURN_FRAMES_MAX  # the rest of one read, and the begin of the next
 
     run(test)
 

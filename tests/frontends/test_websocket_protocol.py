@@ -19,6 +19,7 @@ from asr_frontends.servers.handshake import EXTENSION, refuse, request_of
 from asr_frontends.servers.websocket import WebSocket
 
 SIZE_MAX = 1000
+TURN = module.TURN_FRAMES_MAX
 LINES = [
     b"GET /v1/stream HTTP/1.1",
     b"host: x",
@@ -99,6 +100,7 @@ class Peer:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends the application."""
         self.received: list[str | bytes] = []
+        self.parts: list[int] = []
         self.gone: list[bool] = []
         self.writable = 0
         self.is_ending = False
@@ -122,6 +124,9 @@ class Peer:
         self.received.append(frame)
         if len(self.received) == self.pause_after:
             self.websocket.pause()
+
+    def on_part(self, size: int) -> None:
+        self.parts.append(size)
 
     def on_writable(self) -> None:
         self.writable += 1
@@ -463,6 +468,132 @@ async def test_a_client_that_takes_nothing_for_a_while() -> None:
     peer.websocket.resume_writing()
     assert peer.websocket.can_write()
     assert peer.writable == 1
+
+
+# ---- Turns ----
+
+
+def numbered(count: int) -> bytes:
+    return b"".join(text(b"%d" % number) for number in range(count))
+
+
+def numbers(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
+
+
+async def turn() -> None:
+    """Wait for one turn of the loop."""
+    await asyncio.sleep(0)
+
+
+@in_loop
+async def test_a_turn_reads_a_limited_number_of_messages() -> None:
+    """Meanwhile the socket is not read, and in the end it is."""
+    peer = await opened()
+    peer.websocket.data_received(numbered(3 * TURN - 1))
+    for turns in (1, 2):
+        assert peer.received == numbers(turns * TURN)
+        assert not peer.socket.is_reading
+        await turn()
+    assert peer.received == numbers(3 * TURN - 1)
+    assert peer.socket.is_reading
+
+
+@in_loop
+async def test_a_turn_reads_a_limited_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TURN_BYTES_MAX", 2000)
+    peer = await opened()
+    peer.websocket.data_received(wire(Opcode.BINARY, bytes(900)) * 5)
+    assert len(peer.received) == 3
+    await turn()
+    assert len(peer.received) == 5
+
+
+@pytest.mark.parametrize("first", [b"", wire(Opcode.TEXT, b"x", fin=False)], ids=["pings", "fragments"])
+@in_loop
+async def test_a_turn_counts_what_is_no_message(first: bytes) -> None:
+    peer = await opened()
+    again = wire(Opcode.CONT, fin=False) if first else wire(Opcode.PING, b"a")
+    peer.websocket.data_received(first + again * (TURN + 5))
+    assert len(peer.parts) == TURN
+    await turn()
+    assert peer.parts == ([1] if first else []) + [0] * (TURN + 5)
+    assert peer.socket.written.count(b"\x8a\x01a") == (0 if first else TURN + 5)
+
+
+@in_loop
+async def test_connections_take_turns() -> None:
+    peers = [await opened() for _ in range(3)]
+    for turns in (1, 2, 3, 4):
+        for peer in peers:
+            if turns == 1:
+                peer.websocket.data_received(numbered(4 * TURN))
+            assert len(peer.received) == turns * TURN
+        await turn()
+
+
+@in_loop
+async def test_a_connection_has_one_turn_at_a_time() -> None:
+    """New bytes, and a pause that ends at once, do not add a turn."""
+    peer = await opened()
+    peer.websocket.data_received(numbered(3 * TURN))
+    peer.websocket.data_received(text(b"more"))
+    peer.websocket.pause()
+    peer.websocket.resume()
+    assert peer.received == numbers(TURN)
+    await turn()
+    assert peer.received == numbers(2 * TURN)
+
+
+@in_loop
+async def test_a_pause_between_two_turns() -> None:
+    peer = await opened()
+    peer.websocket.data_received(numbered(2 * TURN))
+    peer.websocket.pause()
+    await turn()
+    assert peer.received == numbers(TURN)
+    peer.websocket.resume()
+    assert peer.received == numbers(2 * TURN)
+    assert peer.socket.is_reading
+
+
+@in_loop
+async def test_a_connection_that_breaks_between_two_turns() -> None:
+    peer = await opened()
+    peer.websocket.data_received(numbered(2 * TURN))
+    peer.socket.close()
+    peer.websocket.connection_lost(ConnectionResetError())
+    await turn()
+    assert peer.received == numbers(TURN)
+
+
+@in_loop
+async def test_a_close_behind_many_messages() -> None:
+    """The client's close is found a few turns later; the messages before it are dropped."""
+    peer = await opened()
+    peer.websocket.pause()
+    peer.websocket.data_received(numbered(2 * TURN) + wire(Opcode.CLOSE, b"\x03\xe8"))
+    await peer.websocket.finish(Close(1000, ""))
+    for _ in range(2):
+        assert not peer.socket.is_closing()
+        await turn()
+    assert peer.socket.is_closing()
+    assert peer.received == []
+
+
+@in_loop
+async def test_a_client_that_sends_on_after_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a limited number of bytes it is not read any more; later its connection is closed."""
+    monkeypatch.setattr(module, "CLOSE_ANSWER_S_MAX", 0.01)
+    monkeypatch.setattr(module, "CLOSE_ANSWER_BYTES_MAX", 1000)
+    peer = await opened()
+    await peer.websocket.finish(Close(4400, "why"))
+    peer.websocket.data_received(wire(Opcode.BINARY, bytes(900)))
+    assert peer.socket.is_reading
+    peer.websocket.data_received(wire(Opcode.BINARY, bytes(900)))
+    assert not peer.socket.is_reading
+    await peer.socket.closed.wait()
+    assert peer.received == []
 
 
 # ---- The end ----

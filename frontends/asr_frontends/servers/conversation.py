@@ -13,12 +13,16 @@ from typing import Protocol
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Codec, Frame
 from asr_frontends.frontend import Frontend
+from asr_frontends.rate import Rate
+from asr_proto.audio import BYTES_PER_SAMPLE
 from asr_proto.errors import AsrError, LimitExceeded, PeerError
 
 OUTBOX_BYTES_MAX = 262_144
 """Largest size of the frames that wait for a client that reads slowly."""
 START_S_MAX = 30.0
 """Longest wait for the message that starts the session."""
+BARE_PER_S_MAX = 1000
+"""Messages without audio that a client may send in a second (`rate`), whatever its frontend and dialect allow."""
 CLOSE_S = 5.0
 """Longest wait for a client to read the last frames."""
 
@@ -32,6 +36,9 @@ class Receiver(Protocol):
 
     def on_frame(self, frame: str | bytes) -> None:
         """The client has sent a message."""
+
+    def on_part(self, size: int) -> None:
+        """The client has sent a part of a message, of so many bytes, or a control frame (0)."""
 
     def on_writable(self) -> None:
         """`can_write` is true again."""
@@ -76,21 +83,23 @@ class Conversation:
     def __init__(self, codec: Codec, frontend: Frontend, transport: Transport) -> None:
         self._codec, self._frontend, self._transport = codec, frontend, transport
         self._session: str | None = None
+        self._loop = asyncio.get_running_loop()
+        self._bare = Rate(BARE_PER_S_MAX, self._loop.time())
+        self._rate = self._limit(0)
         self._outbox: list[_Outgoing] = []
         self._outbox_bytes = 0
         self._broken = False
         self._is_paused = False
         self._close: Close | None = None
         """Set when the last frame is in the outbox: nothing is sent or read after it."""
-        loop = asyncio.get_running_loop()
-        self._ending: asyncio.Future[None] = loop.create_future()
+        self._ending: asyncio.Future[None] = self._loop.create_future()
         """Done when the last frame is in the outbox, or the client is gone."""
-        self._over: asyncio.Future[None] = loop.create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
         """Done when the client was sent everything but the close, or is gone."""
 
     async def run(self) -> None:
         """Serve the conversation from its first event to its close."""
-        start_by = asyncio.get_running_loop().call_later(START_S_MAX, self._on_no_start)
+        start_by = self._loop.call_later(START_S_MAX, self._on_no_start)
         try:
             self._start()
             await self._ending
@@ -139,14 +148,14 @@ class Conversation:
     def credit(self) -> None:
         """Resume in the next turn of the loop: this may be called from within `on_frame`."""
         self._is_paused = False
-        asyncio.get_running_loop().call_soon(self._resume)
+        self._loop.call_soon(self._resume)
 
     def leave(self) -> None:
         for event in self._codec.tail():
             self._on_event(event)
 
     def _resume(self) -> None:
-        if not self._is_paused:
+        if not self._is_paused and self._close is None:
             self._transport.resume()
 
     # ---- Receiver: called by the transport ----
@@ -155,11 +164,29 @@ class Conversation:
         if self._close is not None:
             return
         try:
-            for event in self._codec.receive(frame):
-                self._on_event(event)
+            events = self._codec.receive(frame)
+            samples = 0
+            for event in events:
+                if isinstance(event, e.Audio):
+                    samples += len(event.pcm) // BYTES_PER_SAMPLE
+            self._count(samples, is_bare=not samples and not (frame and isinstance(frame, bytes)))
+            for event in events:
+                if isinstance(event, e.Start):
+                    self._open(event)
+                elif self._session is not None:
+                    self._frontend.client(self._session, event)
             for reply in self._codec.replies():
                 self._put(reply, bytes)
         except PeerError as error:
+            self.fail(error)
+
+    def on_part(self, size: int) -> None:
+        """A part of a message counts as a message. It earns as much as audio of its size, whatever it contains."""
+        if self._close is not None:
+            return
+        try:
+            self._count(size // BYTES_PER_SAMPLE, is_bare=not size)
+        except LimitExceeded as error:
             self.fail(error)
 
     def on_writable(self) -> None:
@@ -181,20 +208,32 @@ class Conversation:
     def _start(self) -> None:
         if self._close is None:
             for event in self._codec.opening():
-                self._on_event(event)
+                assert isinstance(event, e.Start), "a connection causes nothing else"
+                self._open(event)
         self._transport.start(self)
 
     def _on_no_start(self) -> None:
         if self._session is None:
             self.fail(LimitExceeded(f"no session was started within {START_S_MAX:g} s", slug="idle-timeout"))
 
-    def _on_event(self, event: e.ClientEvent) -> None:
-        if not isinstance(event, e.Start):
-            if self._session is not None:
-                self._frontend.client(self._session, event)
-            return
+    def _limit(self, messages_per_s_max: int) -> Rate | None:
+        """The limit on messages: the frontend's or the dialect's, whichever is lower; None if there is none."""
+        limits = [limit for limit in (self._frontend.messages_per_s, messages_per_s_max) if limit]
+        return Rate(min(limits), self._loop.time()) if limits else None
+
+    def _count(self, samples: int, *, is_bare: bool) -> None:
+        """Count a message with so many samples; `is_bare`: it carries no audio. Raises LimitExceeded."""
+        now = self._loop.time()
+        if is_bare and not self._bare.allows(0, now):
+            raise _too_many(f"{BARE_PER_S_MAX} messages without audio")
+        if self._rate is not None and not self._rate.allows(samples, now):
+            raise _too_many(f"{self._rate.per_s} messages")
+
+    def _open(self, start: e.Start) -> None:
+        if start.messages_per_s_max:
+            self._rate = self._limit(start.messages_per_s_max)
         try:
-            self._session = self._frontend.open(event, self)
+            self._session = self._frontend.open(start, self)
         except AsrError as error:
             self.deliver(e.Error.of(error))
 
@@ -203,6 +242,7 @@ class Conversation:
     def _put(self, frame: Frame, kind: type) -> None:
         if isinstance(frame, Close):
             self._close = frame
+            self._transport.pause()  # nothing that the client sends now is read
             _finish(self._ending)
             self._end_if_written()
         elif not self._outbox and self._transport.can_write():
@@ -226,6 +266,10 @@ class Conversation:
     def _end_if_written(self) -> None:
         if self._close is not None and not self._outbox:
             _finish(self._over)
+
+
+def _too_many(messages: str) -> LimitExceeded:
+    return LimitExceeded(f"more than {messages} in a second", slug="rate-limited")
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -39,7 +39,7 @@ all received bytes belong to them.
 """
 
 
-def find(held: bytes, begin: int, payload_bytes_max: int) -> Found | None:
+def find(held: bytes | bytearray, begin: int, payload_bytes_max: int) -> Found | None:
     """The frame that begins at `begin`; None while it is incomplete."""
     if len(held) - begin < 2:
         return None

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP with limits on a request's head, against clients that never finish one. No sessions here."""
+"""uvicorn's HTTP with limits on requests' heads, against clients that never finish one. No sessions here."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ HEAD_BYTES_MAX = 65_536
 """Largest request line and headers; the limit is checked after each read, so one read may exceed it."""
 HEAD_S_MAX = 15.0
 """Longest wait for a request's head on a new connection, and for the rest of a head that has begun."""
+PIPELINED_MAX = 16
+"""Largest number of requests that a client may send before the answer to the first one."""
 
 
 class Http(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, whose requests' heads are limited in size and time."""
+    """uvicorn's HTTP protocol, whose requests' heads are limited in size, time and number."""
 
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
@@ -35,6 +37,8 @@ class Http(HttpToolsProtocol):
                 self.transport.abort()
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise ValueError(f"more than {PIPELINED_MAX} requests wait")  # the parser stops, uvicorn answers with 400
         super().on_message_begin()
         self._await_head()
 

@@ -96,26 +96,28 @@ class Server(uvicorn.Server):
 
 def make_server(app: Any, message_bytes_max: int, tls_cert: Path | None = None, tls_key: Path | None = None) -> Server:
     """A uvicorn server with the settings that every frontend uses."""
-    return Server(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http=Http,
-            ws=WebSocket,
-            ws_max_size=message_bytes_max,
-            # No pings: the answer of a client that is not read from would not be read. The session has an idle limit.
-            ws_ping_interval=None,
-            ws_per_message_deflate=False,
-            lifespan="off",
-            timeout_graceful_shutdown=LAST_REQUESTS_S,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ssl_certfile=tls_cert,
-            ssl_keyfile=tls_key,
-        )
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http=Http,
+        ws=WebSocket,
+        ws_max_size=message_bytes_max,
+        # No pings: the answer of a client that is not read from would not be read. The session has an idle limit.
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        timeout_graceful_shutdown=LAST_REQUESTS_S,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
     )
+    config.load()
+    if config.ssl is not None:
+        config.ssl.options |= ssl.OP_NO_RENEGOTIATION  # a renegotiation costs the server more than the client
+    return Server(config)
 
 
 class _Stop:

@@ -54,6 +54,8 @@ FRAME_COST = 64
 """Bytes that are counted for each message in addition to its own."""
 BUFFERED_BYTES_MAX = 65_536
 """Largest amount of data that is written to the channel and not received by the client. Then the outbox fills."""
+TURN_MESSAGES_MAX = 16
+"""Messages that wait here and are passed on in one turn of the loop."""
 LINGER_S = 0.25
 """Time between the last message and the end of the channel, as the dialect promises."""
 CLOSE_S = 2.0
@@ -69,6 +71,8 @@ class DataChannelTransport:
         self._inbox: deque[str | bytes] = deque()
         self._inbox_bytes = 0
         self._is_paused = False
+        self._is_behind = False
+        """Whether the rest of the inbox is left to the next turn of the loop."""
         self._taken = asyncio.Event()
         self._ended = asyncio.Event()
         channel.bufferedAmountLowThreshold = BUFFERED_BYTES_MAX
@@ -116,10 +120,21 @@ class DataChannelTransport:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        while self._receiver is not None and self._inbox and not self._is_paused:
+        """Pass on the messages of one turn, unless a later turn is due already."""
+        if self._is_behind:
+            return
+        for _ in range(TURN_MESSAGES_MAX):
+            if self._receiver is None or not self._inbox or self._is_paused:
+                return
             frame = self._inbox.popleft()
             self._inbox_bytes -= len(frame) + FRAME_COST
             self._receiver.on_frame(frame)
+        self._is_behind = True
+        asyncio.get_running_loop().call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._is_behind = False
+        self._hand_over()
 
     def can_write(self) -> bool:
         return bool(self._channel.bufferedAmount <= BUFFERED_BYTES_MAX)

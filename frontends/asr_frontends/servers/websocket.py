@@ -2,6 +2,10 @@
 
 The websockets library's public sans-I/O protocol handles the handshake, control frames, fragments, errors and the
 closing. `frames` reads the messages that are one frame each. There is no task, queue or timer per message.
+
+No client delays the others (ADR 0023). A connection reads at most `TURN_FRAMES_MAX` frames and `TURN_BYTES_MAX` in one
+turn of the loop. If more have arrived, it stops reading from its socket and continues in the next turn, after every
+connection and timer that is ready.
 """
 
 from __future__ import annotations
@@ -24,9 +28,20 @@ from asr_frontends.servers.handshake import EXTENSION, SWITCHING_PROTOCOLS, Hand
 
 CLOSE_ANSWER_S_MAX = 10.0
 """Longest wait for the client's close frame after the server's. Then the connection is closed."""
+CLOSE_ANSWER_BYTES_MAX = 1_048_576
+"""Bytes that are read after the server's close frame to find the client's. Then the socket is not read any more."""
+TURN_FRAMES_MAX = 16
+"""Frames that one connection reads in a turn of the loop."""
+TURN_BYTES_MAX = 65_536
+"""Bytes after which a connection reads no further frame in a turn of the loop."""
 
-REQUEST, HANDSHAKE, MESSAGES, ENDING = range(4)
-"""A connection's stages, in this order. In the first and the last, the library reads all bytes."""
+REQUEST, HANDSHAKE, MESSAGES, CLOSING, ENDING = range(5)
+"""A connection's stages, in this order. In the first and the last, the library reads all bytes.
+
+In CLOSING the server has sent its close frame: messages are dropped, and the library reads control frames.
+"""
+
+FRAGMENTS = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 log = logging.getLogger("uvicorn.error")
 """uvicorn's log, with the level from its configuration."""
@@ -40,11 +55,14 @@ class WebSocket(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_answer_bytes_left",
         "_close_timer",
         "_config",
         "_drained",
+        "_fragmented",
         "_fragments",
         "_held",
+        "_is_behind",
         "_is_paused",
         "_is_writable",
         "_protocol",
@@ -60,11 +78,16 @@ class WebSocket(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._stage = REQUEST
         self._receiver: Receiver | None = None
-        self._held = b""
-        """Bytes received and not read yet: an incomplete frame, or messages that arrived during a pause."""
-        self._fragments: list[Frame] = []
-        """The frames received so far of a message in several frames."""
+        self._held = bytearray()
+        """Bytes received and not read yet: an incomplete frame, messages of the next turn or of a pause."""
+        self._fragments = bytearray()
+        """The payload received so far of a message in several frames."""
+        self._fragmented: Opcode | None = None
+        """The type of that message; None when there is none."""
         self._is_paused = False
+        self._is_behind = False
+        """Whether the rest of `_held` is left to the next turn."""
+        self._answer_bytes_left = CLOSE_ANSWER_BYTES_MAX
         self._is_writable = True
         self._drained: asyncio.Future[None] | None = None
         """Done when the socket can be written again; set only while `finish` waits for that."""
@@ -87,9 +110,8 @@ class WebSocket(asyncio.Protocol):
 
     def resume(self) -> None:
         self._is_paused = False
-        self._take()
-        if not self._is_paused and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if not self._is_behind:
+            self._continue()
 
     def can_write(self) -> bool:
         return self._is_writable
@@ -109,9 +131,10 @@ class WebSocket(asyncio.Protocol):
         if self._protocol.state is not State.OPEN or self._transport.is_closing():
             return
         self._protocol.send_close(close.code, close.reason)
-        self._leave_to_library()
+        self._flush()
+        self._stage = CLOSING
+        self.resume()
         if not self._transport.is_closing():
-            self._transport.resume_reading()
             timer = asyncio.get_running_loop().call_later(CLOSE_ANSWER_S_MAX, self._transport.close)
             self._close_timer = timer
 
@@ -123,8 +146,14 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._stage == MESSAGES:
-            self._held = self._held + data if self._held else data
-            self._take()
+            if not self._held:
+                self._take(data)
+                return
+            self._held += data
+            if not self._is_behind:
+                self._take(self._held)
+        elif self._stage == CLOSING:
+            self._await_close(data)
         elif self._stage == HANDSHAKE:
             self._held += data
             self._transport.pause_reading()
@@ -197,22 +226,49 @@ class WebSocket(asyncio.Protocol):
 
     # ---- Messages ----
 
-    def _take(self) -> None:
-        """Pass on the complete messages, until the conversation pauses or the connection ends."""
-        receiver, held, at, size_max = self._receiver, self._held, 0, self._config.ws_max_size
+    def _take(self, held: bytes | bytearray) -> None:
+        """Pass on the complete messages, until the turn is over, the conversation pauses or the connection ends.
+
+        `held` is `_held`, or new bytes if nothing is held.
+        """
+        receiver, at, size_max, left = self._receiver, 0, self._config.ws_max_size, TURN_FRAMES_MAX
         assert receiver is not None
         while self._stage == MESSAGES and not self._is_paused and (found := frames.find(held, at, size_max)):
+            if not left or at > TURN_BYTES_MAX:
+                self._fall_behind()
+                break
+            left -= 1
             kind, payload, end = found
-            if kind == "binary" and not self._fragments:
+            if kind == "binary" and self._fragmented is None:
                 receiver.on_frame(payload)
-            elif kind == "text" and not self._fragments:
+            elif kind == "text" and self._fragmented is None:
                 self._on_text(payload)
             else:
-                self._read(held[at:end])
+                self._read(bytes(held[at:end]))
             if kind == "broken":
                 self._stage = ENDING
             at = end
-        self._held = held[at:]
+        if held is self._held:
+            del self._held[:at]
+        elif at < len(held):
+            self._held += held[at:]
+
+    def _fall_behind(self) -> None:
+        """Leave the rest to the next turn, and read nothing until then."""
+        self._is_behind = True
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._continue)
+
+    def _continue(self) -> None:
+        """Read on after a pause, or in the next turn."""
+        self._is_behind = False
+        if self._stage == CLOSING:
+            self._drop()
+        else:
+            self._take(self._held)
+        if not self._is_paused and not self._is_behind and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _on_text(self, payload: bytes) -> None:
         assert self._receiver is not None
@@ -238,26 +294,57 @@ class WebSocket(asyncio.Protocol):
 
     def _on_frame(self, frame: Frame) -> None:
         """Process a frame that the library has read. Data frames are fragments; the library answers a close itself."""
-        if frame.opcode is Opcode.PING:
-            if not self._is_writable:
-                self._transport.abort()  # else pongs would accumulate for a client that does not read
-        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._stage == MESSAGES:
-            self._fragments.append(frame)
-            if frame.fin:
-                self._on_last_fragment()
+        is_fragment = frame.opcode in FRAGMENTS
+        if self._stage == MESSAGES and self._receiver is not None:
+            self._receiver.on_part(len(frame.data) if is_fragment else 0)
+            if is_fragment:
+                self._on_fragment(frame)
+        if frame.opcode is Opcode.PING and not self._is_writable:
+            self._transport.abort()  # else pongs would accumulate for a client that does not read
 
-    def _on_last_fragment(self) -> None:
+    def _on_fragment(self, frame: Frame) -> None:
         assert self._receiver is not None
-        fragments, self._fragments = self._fragments, []
-        payload = b"".join(fragment.data for fragment in fragments)
-        if fragments[0].opcode is Opcode.TEXT:
+        if self._fragmented is None:
+            self._fragmented = frame.opcode
+        self._fragments += frame.data
+        if not frame.fin:
+            return
+        kind, payload = self._fragmented, bytes(self._fragments)
+        self._fragmented = None
+        self._fragments.clear()
+        if kind is Opcode.TEXT:
             self._on_text(payload)
         else:
             self._receiver.on_frame(payload)
 
-    def _leave_to_library(self) -> None:
-        held, self._held, self._stage = self._held, b"", ENDING
-        self._read(held)
+    # ---- After the server's close ----
+
+    def _await_close(self, data: bytes) -> None:
+        """Read further bytes, until so many have arrived without the client's close that it is not awaited."""
+        self._answer_bytes_left -= len(data)
+        if self._answer_bytes_left < 0:
+            self._held.clear()
+            self.pause()
+            return
+        self._held += data
+        if not self._is_behind:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Drop messages; the library reads the client's close, which ends the connection."""
+        held, at, size_max, left = self._held, 0, self._config.ws_max_size, TURN_FRAMES_MAX
+        while self._stage == CLOSING and (found := frames.find(held, at, size_max)):
+            if not left:
+                self._fall_behind()
+                break
+            left -= 1
+            kind, _, end = found
+            if kind in ("control", "broken"):
+                self._read(bytes(held[at:end]))
+            if kind == "broken":
+                self._stage = ENDING
+            at = end
+        del held[:at]
 
     # ---- Private ----
 

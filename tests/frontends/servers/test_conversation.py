@@ -12,6 +12,7 @@ import pytest
 from asr_dialects.native import PATH
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Request
+from asr_frontends.dialects.amira.codec import AmiraCodec
 from asr_frontends.dialects.deepgram.codec import DeepgramCodec
 from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
@@ -74,6 +75,7 @@ class FakeFrontend:
         self.refusal: AsrError | None = None
         self.events: list[tuple[str, e.ClientEvent]] = []
         self.failures: list[str] = []
+        self.messages_per_s = 0
 
     def open(self, start: e.Start, listener: Conversation) -> str:
         if self.refusal is not None:
@@ -91,8 +93,9 @@ class FakeFrontend:
 
 
 class Served:
-    def __init__(self) -> None:
+    def __init__(self, messages_per_s: int = 0) -> None:
         self.transport, self.frontend = Transport(), FakeFrontend()
+        self.frontend.messages_per_s = messages_per_s
         codec = NativeCodec(Request(PATH))
         self.connection = Conversation(codec, cast(Frontend, self.frontend), self.transport)
 
@@ -145,6 +148,131 @@ def test_the_audio_in_the_codec_is_passed_on_when_the_server_stops() -> None:
         await running
 
     asyncio.run(main())
+
+
+# ---- The limit on messages ----
+
+KEEPALIVE = '{"type":"keepalive"}'
+
+
+def limited(per_s: int, test: Callable[[Served], Awaitable[None]]) -> None:
+    """Run a test with a frontend that limits messages. Its clock stands still."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().time = lambda: 0.0  # type: ignore[method-assign]
+        served = Served(per_s)
+        await test(served)
+
+    asyncio.run(main())
+
+
+def code(served: Served) -> str | None:
+    """The code of the error that the client has received."""
+    messages = [json.loads(frame) for frame in served.transport.written]
+    return next((message["code"] for message in messages if message["type"] == "error"), None)
+
+
+@pytest.mark.parametrize("frame", [KEEPALIVE, b"", b"\1"], ids=["keepalive", "empty", "half a sample"])
+def test_too_many_messages(frame: str | bytes) -> None:
+    """Messages count that the codec ignores, too. After the last one, nothing more is read."""
+
+    async def test(served: Served) -> None:
+        served.start()
+        for _ in range(20):
+            served.connection.on_frame(frame)
+        assert code(served) is None
+        for _ in range(40):
+            served.connection.on_frame(frame)
+        assert code(served) == "rate-limited"
+        assert served.frontend.failures == ["rate-limited"]
+        assert served.transport.paused
+
+    limited(20, test)
+
+
+def test_a_client_that_was_ended_is_not_read_again() -> None:
+    """Its session may return a credit at its end."""
+
+    async def test(served: Served) -> None:
+        served.start()
+        served.connection.fail(LimitExceeded("too much", slug="rate-limited"))
+        served.connection.credit()
+        await asyncio.sleep(0)
+        assert served.transport.paused
+
+    limited(0, test)
+
+
+def test_audio_in_short_frames_at_any_speed() -> None:
+    async def test(served: Served) -> None:
+        served.start()
+        for _ in range(1000):
+            served.connection.on_frame(AUDIO)
+        assert code(served) is None
+
+    limited(50, test)
+
+
+def test_messages_before_the_start_count() -> None:
+    async def test(served: Served) -> None:
+        for _ in range(22):
+            served.connection.on_frame(KEEPALIVE)
+        assert code(served) == "rate-limited"
+
+    limited(20, test)
+
+
+def test_pings_and_fragments_count() -> None:
+    """A fragment earns the time of its bytes: a long message may come in many fragments."""
+
+    async def test(served: Served) -> None:
+        served.start()
+        for _ in range(1000):
+            served.connection.on_part(1600)
+        assert code(served) is None
+        for _ in range(20 * 32):
+            served.connection.on_part(0)
+        assert code(served) == "rate-limited"
+
+    limited(20, test)
+
+
+@pytest.mark.parametrize("frame", [KEEPALIVE, b""], ids=["keepalive", "empty"])
+def test_messages_without_audio_are_always_limited(frame: str | bytes) -> None:
+    async def test(served: Served) -> None:
+        served.start()
+        for number in range(3000):
+            served.connection.on_frame(b"\1")
+            served.connection.on_part(1)
+            if number < 999:
+                served.connection.on_frame(frame)
+        assert code(served) is None
+        served.connection.on_part(0)
+        served.connection.on_part(0)
+        served.connection.on_part(0)
+        assert code(served) == "rate-limited"
+
+    limited(0, test)
+
+
+def test_the_dialects_limit_is_lower() -> None:
+    async def test(served: Served) -> None:
+        for _ in range(101):
+            served.connection.on_frame(b"\1")
+        assert code(served) is None
+        served.connection.on_frame(b"\1")
+        assert code(served) == "rate-limited"
+
+    async def main(served: Served) -> None:
+        served.connection = Conversation(
+            AmiraCodec(Request("/v2/decode/stream/x")), cast(Frontend, served.frontend), served.transport
+        )
+        running = asyncio.create_task(served.connection.run())
+        await served.transport.started.wait()
+        await test(served)
+        running.cancel()
+
+    limited(1000, main)
 
 
 # ---- Writing ----
