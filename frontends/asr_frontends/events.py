@@ -37,6 +37,8 @@ class Start:
     """Whether Progress events are also sent for audio that the worker has received and not processed."""
     messages_per_s_max: int = 0
     """The dialect's limit on messages (`rate`), in addition to the frontend's; 0 for none."""
+    whole: bool = False
+    """Whether all the audio is already here (an upload). A frontend that stops still transcribes all of it."""
     resumable: bool = False
     """Whether the client can continue the session over another connection when this one breaks."""
     resume: Resume | None = None

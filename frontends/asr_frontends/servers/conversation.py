@@ -7,6 +7,7 @@ closed with a reason when more than `OUTBOX_BYTES_MAX` wait. A client that may n
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -151,8 +152,7 @@ class Conversation:
         self._loop.call_soon(self._resume)
 
     def leave(self) -> None:
-        for event in self._codec.tail():
-            self._on_event(event)
+        self._pass_on(self._codec.tail())
 
     def _resume(self) -> None:
         if not self._is_paused and self._close is None:
@@ -170,11 +170,7 @@ class Conversation:
                 if isinstance(event, e.Audio):
                     samples += len(event.pcm) // BYTES_PER_SAMPLE
             self._count(samples, is_bare=not samples and not (frame and isinstance(frame, bytes)))
-            for event in events:
-                if isinstance(event, e.Start):
-                    self._open(event)
-                elif self._session is not None:
-                    self._frontend.client(self._session, event)
+            self._pass_on(events)
             for reply in self._codec.replies():
                 self._put(reply, bytes)
         except PeerError as error:
@@ -211,6 +207,13 @@ class Conversation:
                 assert isinstance(event, e.Start), "a connection causes nothing else"
                 self._open(event)
         self._transport.start(self)
+
+    def _pass_on(self, events: Sequence[e.ClientEvent]) -> None:
+        for event in events:
+            if isinstance(event, e.Start):
+                self._open(event)
+            elif self._session is not None:
+                self._frontend.client(self._session, event)
 
     def _on_no_start(self) -> None:
         if self._session is None:

@@ -81,7 +81,7 @@ class Amira:
             held = body_of(request, self._batches, self._frontend.bodies, self._limits.request_bytes_max)
             body = exits.enter_context(closing(await exits.enter_context(held).spooled()))
             batch = await self._read(kind, body)
-            start = e.Start(partials=False)
+            start = e.Start(partials=False, whole=True)
             transcription = await unless_gone(request, transcribe(request, self._frontend, start, batch.frames))
         return _json(forms.batch_body(transcription.text, transcription.samples, batch.opaque, schema))
 

@@ -45,7 +45,7 @@ class _Recording:
 
     @property
     def start(self) -> e.Start:
-        return e.Start(self.options.model, self.options.language, partials=False)
+        return e.Start(self.options.model, self.options.language, partials=False, whole=True)
 
 
 def routes(frontend: Frontend, limits: OpenAiLimits) -> list[Route]:
