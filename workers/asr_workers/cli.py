@@ -15,6 +15,7 @@ from asr_process.notify import Unit
 from asr_process.supervised import watch_parent
 from asr_workers.engine_options import IGNORED, EngineProcess
 from asr_workers.engines import registry
+from asr_workers.witness import Witness
 from asr_workers.worker import Worker, WorkerConfig, signals
 
 log = structlog.get_logger()
@@ -87,13 +88,16 @@ def main(
     if ignored:
         log.info("settings of other engines are ignored", engine=engine, settings=ignored)
     Unit().status(f"loading {engine}")
-    worker = Worker(config, registry.load(engine, **engine_options))
-    with signals(worker):
-        watch_parent(worker.stop)
-        try:
-            worker.run()
-        finally:
-            worker.close()
+    with Witness(config.brokers) as witness:
+        loaded = registry.load(engine, **engine_options)
+        witness.wait()
+        worker = Worker(config, loaded, witness)
+        with signals(worker):
+            watch_parent(worker.stop)
+            try:
+                worker.run()
+            finally:
+                worker.close()
 
 
 if __name__ == "__main__":

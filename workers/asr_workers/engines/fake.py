@@ -42,7 +42,7 @@ class FakeConfig(EngineConfig):
     step_ms: float = option(0.0, "Simulated cost of each step, in milliseconds.", COST)
     chunk_ms: float = option(0.0, "Simulated cost of each chunk in a step, in milliseconds.", COST)
     utterance_words: int = UTTERANCE_WORDS
-    poison: bool = option(False, "Fail at the sample values that tests send as poisonous audio.", hidden=True)
+    poison: bool = option(False, "Fail at sample values that no microphone gives (for tests).")
 
 
 def word(samples: Pcm16) -> str:
