@@ -117,6 +117,8 @@ class Candidate:
             return self._register_worker(event, message, now)
         if isinstance(message, m.Vote) and self.leadership.has_voter(peer):
             return self._voted(peer, message, now)
+        if isinstance(message, m.Crashed):  # a witness never registers
+            return self._lead(self.routing.handle(event, now), now)
         if peer in self._adopted:
             return self._lead(self.routing.handle(event, now), now)
         return [] if peer in self._workers else [ToWorker(peer, m.Unregistered())]
