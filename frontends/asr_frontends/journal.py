@@ -79,6 +79,13 @@ class Journal:
         """Count all entries as not posted: a new worker has received nothing yet."""
         self._posted = 0
 
+    def posted_sample(self) -> int:
+        """The end of the audio that was posted to the current worker."""
+        if self._posted == len(self._entries):
+            return self.end_sample
+        following = self._entries[self._posted]
+        return following.first_sample if isinstance(following, Piece) else following.at_sample
+
     def trim(self, sample: int) -> None:
         """Remove the audio before `sample`, which is confirmed. Marks stay until they are answered."""
         kept: list[Entry] = []

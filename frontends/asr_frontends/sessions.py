@@ -36,6 +36,7 @@ class Counts:
     sessions: int = 0
     errors: int = 0
     moves: int = 0
+    poisonous: int = 0
     finals: int = 0
     audio_samples: int = 0
 
@@ -140,7 +141,7 @@ class Sessions:
             case m.Lost(slug=m.RESUMED):
                 self._resumed_elsewhere(message.lease, now)
             case m.Lost() | m.Stale():
-                self._lost(message.lease, now)
+                self._lost(message, now)
             case m.Pool():
                 self.pool = message
             case m.Welcome():
@@ -174,13 +175,14 @@ class Sessions:
             session.on_refused(refused, now)
             self._settle(session)
 
-    def _lost(self, lease: int, now: float) -> None:
-        session = self._by_lease.pop(lease, None)
-        if session is None or session.pinned is None or session.pinned.lease != lease:
+    def _lost(self, lost: m.Lost | m.Stale, now: float) -> None:
+        session = self._by_lease.pop(lost.lease, None)
+        if session is None or session.pinned is None or session.pinned.lease != lost.lease:
             return
         self.counts.moves += 1
-        session.on_lost(now)
-        if self._boot is not None and session.state is State.MOVING:
+        session.on_lost(lost, now)
+        self.counts.poisonous += session.is_poisonous
+        if self._boot is not None and session.state is State.MOVING and not session.waits:
             session.open()
         self._settle(session)
 
@@ -207,7 +209,7 @@ class Sessions:
             self._heartbeat_at = now
         self._boot, self.pool = None, None
         for lease in list(self._by_lease):
-            self._lost(lease, now)
+            self._lost(m.Stale(lease), now)
 
     # ---- Time ----
 
