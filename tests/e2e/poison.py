@@ -24,12 +24,11 @@ from tests.e2e.service import Serve
 
 SPOKEN_S = 12.0
 POISON_AT_S = 3.0
-"""Poisonous audio begins so many seconds after the start of a session."""
+"""Poisonous audio of the first client begins so many seconds after its start."""
 FRAME_S = 0.1
 BASELINE_S = 0.25
 """The fake engine has a text for every 250 ms of audio."""
 ARGS = ("--worker-arg=--poison",)
-DEATH = r"\bworker-\d.*(exit code|signal|ended)"
 
 
 @dataclass
@@ -60,9 +59,9 @@ class Talk:
         return [max(0.0, later - earlier - BASELINE_S) for earlier, later in moved]
 
 
-def poisonous(kind: int, seed: int) -> bytes:
+def poisonous(kind: int, seed: int, at_s: float) -> bytes:
     """Audio with a second of poison in it."""
-    before, after = noise(POISON_AT_S, seed), noise(2.0, seed + 1)
+    before, after = noise(at_s, seed), noise(2.0, seed + 1)
     return before + np.full(16_000, kind, dtype="<i2").tobytes() + after
 
 
@@ -120,10 +119,16 @@ class Outcome:
         )
 
 
-def run(serve: Serve, kinds: Sequence[int], neighbors: int = 20, seed: int = 1) -> Outcome:
-    """Let the neighbors and one poisonous client of each kind speak, to the end of all."""
+def run(serve: Serve, kinds: Sequence[int], apart_s: float = 0.0, neighbors: int = 20, seed: int = 1) -> Outcome:
+    """Let the neighbors and one poisonous client of each kind speak, to the end of all.
+
+    Their poison comes at the same time, or `apart_s` seconds apart.
+    """
     spoken = [Talk(noise(SPOKEN_S, 100 * seed + number)) for number in range(neighbors)]
-    bad = [Talk(poisonous(kind, 100 * seed + 50 + 2 * number)) for number, kind in enumerate(kinds)]
+    bad = [
+        Talk(poisonous(kind, 100 * seed + 50 + 2 * number, POISON_AT_S + apart_s * number))
+        for number, kind in enumerate(kinds)
+    ]
     before = deaths(serve)
 
     async def everybody() -> None:
@@ -141,19 +146,21 @@ def deaths(serve: Serve) -> int:
 
 def main() -> None:
     mixtures = {
-        "1 exception": [EXCEPTION],
-        "1 SIGSEGV": [SIGSEGV],
-        "1 SIGKILL": [SIGKILL],
-        "1 hang": [HANG],
-        "3 exceptions": [EXCEPTION] * 3,
-        "3 SIGSEGV": [SIGSEGV] * 3,
-        "exception, SIGSEGV, hang": [EXCEPTION, SIGSEGV, HANG],
+        "1 exception": ([EXCEPTION], 0.0),
+        "1 SIGSEGV": ([SIGSEGV], 0.0),
+        "1 SIGKILL": ([SIGKILL], 0.0),
+        "1 hang": ([HANG], 0.0),
+        "3 exceptions": ([EXCEPTION] * 3, 0.0),
+        "3 SIGSEGV": ([SIGSEGV] * 3, 0.0),
+        "exception, SIGSEGV, hang": ([EXCEPTION, SIGSEGV, HANG], 0.0),
+        "3 SIGSEGV, 2.5 s apart": ([SIGSEGV] * 3, 2.5),
+        "exception, SIGSEGV, hang, 2.5 s apart": ([EXCEPTION, SIGSEGV, HANG], 2.5),
     }
-    for name, kinds in mixtures.items():
+    for name, (kinds, apart_s) in mixtures.items():
         if len(sys.argv) > 1 and sys.argv[1] not in name:
             continue
         with Serve(*ARGS, workers=3) as serve:
-            print(f"{name}: {run(serve, kinds).summary()}", flush=True)
+            print(f"{name}: {run(serve, kinds, apart_s).summary()}", flush=True)
 
 
 if __name__ == "__main__":
