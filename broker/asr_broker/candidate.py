@@ -128,7 +128,7 @@ class Candidate:
             return self._register_worker(event, message, now)
         if isinstance(message, m.Vote) and self.leadership.has_voter(peer):
             return self._voted(peer, message, now)
-        if self._is_adopted(event):
+        if isinstance(message, m.Crashed) or self._is_adopted(event):  # a witness never registers
             return self._lead(self.routing.handle(event, now), now)
         return [] if peer in self._workers else [ToWorker(peer, m.Unregistered())]
 

@@ -307,7 +307,7 @@ class Broker:
         while queue:
             command = queue.popleft()
             if isinstance(command.message, m.Lost):
-                log.warning("lease lost", lease=command.message.lease, reason=command.message.slug)
+                _log_lost(command.message)
             side = self._workers if isinstance(command, ToWorker) else self._frontends
             head = part if command.message is received else wire.encode(command.message)
             if not side.send(command.peer, (head,) if command.body is None else (head, command.body)):
@@ -343,6 +343,11 @@ class Broker:
         self._waker.close()
         if self._lock:
             self._lock.close()
+
+
+def _log_lost(lost: m.Lost) -> None:
+    suspicion = {"suspects": lost.suspects, "engine_failed": lost.proven} if lost.suspects else {}
+    log.warning("lease lost", lease=lost.lease, reason=lost.slug, **suspicion)
 
 
 def _core(boot: int, now: float, config: BrokerConfig) -> Core:

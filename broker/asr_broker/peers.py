@@ -6,6 +6,7 @@ A lease changes its state only by `fire`, along the table LEASE. Bundles are che
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -23,6 +24,9 @@ COST_DECAY = 0.995
 """Factor on the cost of a chunk at each heartbeat without a measurement, so that an old high cost fades."""
 LATE_MS_MAX = 250.0
 """A worker whose chunks go into their steps later than this (95th percentile) gets no new session."""
+
+TRIAL_S = 3.0
+"""How long other sessions avoid a worker after a session under suspicion was pinned there, in seconds."""
 
 Pair = tuple[bytes, bytes]
 """A frontend and a worker, by their identities."""
@@ -74,6 +78,12 @@ class WorkerRecord:
     chunk_ms: float = 0.0
     """Milliseconds that one more chunk adds to a step; 0 until the worker was busy enough to measure it."""
     draining: bool = False
+    witness: bytes = b""
+    """The identity of the process that reports the worker's death; empty without one."""
+    stuck: tuple[int, ...] = ()
+    """The leases of a job that does not end, as the last heartbeat named them."""
+    trial_until: float = -math.inf
+    """The worker has got a session under suspicion: until then, other sessions go elsewhere."""
 
     @property
     def slots_free(self) -> int:

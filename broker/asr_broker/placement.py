@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol, TypeVar
 
 from asr_proto.errors import AtCapacity, BadRequest, ServiceError
@@ -40,9 +40,20 @@ def supports(spec: Spec, language: str) -> bool:
     return not language or language in spec.languages or language.split("-", maxsplit=1)[0].lower() in spec.languages
 
 
-def place(places: Iterable[P], model: str, language: str, *, moving: bool = False) -> P:
+def place(
+    places: Iterable[P],
+    model: str,
+    language: str,
+    *,
+    moving: bool = False,
+    suspected_at: str = "",
+    trying: Collection[str] = (),
+) -> P:
     """The worker with the smallest share of its slots taken; of equals, the one whose name sorts first.
 
+    `trying` are the names of workers that have got sessions under suspicion: other sessions go elsewhere if they can,
+    and sessions under suspicion go there. One that is `suspected_at` a worker goes to another worker if it can, so that
+    a broken device is not held against it.
     A session that is `moving` was accepted before, so it may go to an overloaded worker. An empty `model` means the
     model of the worker that registered first. Raises BadRequest (unknown-model, unsupported-language), AtCapacity, or
     ServiceError (no-worker).
@@ -62,6 +73,10 @@ def place(places: Iterable[P], model: str, language: str, *, moving: bool = Fals
     free = [worker for worker in available if worker.slots_free] or [w for w in available if w.slots_detached]
     if not free:
         raise AtCapacity("every slot is taken, or every worker busy", retry_after_s=AT_CAPACITY_RETRY_S)
-    return min(
-        free, key=lambda worker: (-(worker.slots_free or worker.slots_detached) / worker.spec.slots, worker.name)
-    )
+
+    def rank(worker: P) -> tuple[bool, bool, float, str]:
+        belongs_elsewhere = (worker.name in trying) is not bool(suspected_at)
+        share = (worker.slots_free or worker.slots_detached) / worker.spec.slots
+        return belongs_elsewhere, worker.name == suspected_at, -share, worker.name
+
+    return min(free, key=rank)

@@ -22,10 +22,12 @@ from functools import partial
 
 from msgspec import structs
 
+from asr_broker.deaths import WITNESS_S, Death, Deaths
 from asr_broker.events import Command, Event, FromFrontend, FromWorker, ToFrontend, ToWorker
 from asr_broker.peers import (
     DEFAULT_TIMING,
     SERVED,
+    TRIAL_S,
     BrokerCounts,
     FrontendRecord,
     Lease,
@@ -59,6 +61,7 @@ class Routing:
         """By session: the lease that a client may resume, in state RESUMABLE or DETACHED."""
         self._waiting = Waiting()
         """The Opens that wait for a worker to register."""
+        self._deaths = Deaths()
         self.counts = BrokerCounts()
         self._announced = self._pool(now)
         self._next_lease = boot << 32
@@ -84,11 +87,11 @@ class Routing:
     def tick(self, now: float) -> list[Command]:
         """Release expired leases, repeat unanswered releases, evict workers that hang."""
         if now < self._sweep_at:
-            return []
+            return list(self._deaths.due(now))
         if now - self._sweep_at > self.timing.stall_s:
             self._extend_deadlines(now)
         self._sweep_at = now + self.timing.sweep_s
-        commands = [*self._sweep(now), *self._serve_waiting(now)]
+        commands = [*self._deaths.due(now), *self._sweep(now), *self._serve_waiting(now)]
         # A worker that falls silent changes the pool without a message.
         is_changed = len(self._accepting(now)) != self._announced.workers
         return [*commands, *self._announce(now)] if is_changed else commands
@@ -106,7 +109,7 @@ class Routing:
 
     def next_deadline(self) -> float:
         """The latest time for the next `tick`."""
-        return self._sweep_at
+        return min(self._sweep_at, self._deaths.next_deadline())
 
     def check(self) -> None:
         """The invariants: every slot is either free or under exactly one lease, and the indexes agree."""
@@ -199,6 +202,8 @@ class Routing:
         commands += self._reclaim(worker, now)
         slot = worker.free.pop()
         lease = self._grant(frontend, worker, slot, message.session, message.epoch, message.resumable, now)
+        if message.suspected_at:
+            worker.trial_until = now + TRIAL_S
         if message.epoch:
             self.counts.moves += 1
         else:
@@ -225,7 +230,14 @@ class Routing:
 
     def _place(self, message: m.Open, now: float) -> WorkerRecord:
         """Choose a worker: not the one that the session left, unless no other can take the session."""
-        choose = partial(place, model=message.model, language=message.language, moving=message.epoch > 0)
+        choose = partial(
+            place,
+            model=message.model,
+            language=message.language,
+            moving=message.epoch > 0,
+            suspected_at=message.suspected_at,
+            trying={worker.name for worker in self.workers.values() if worker.trial_until > now},
+        )
         workers = self._accepting(now)
         others = [worker for worker in workers if worker.peer != message.avoid]
         if len(others) < len(workers):
@@ -307,6 +319,8 @@ class Routing:
         commands: list[Command] = [ToFrontend(frontend.peer, self._pool(now))]
         for held in message.leases:
             lease = self.leases.get(held)
+            if held in self._deaths:
+                continue  # its Lost follows
             if lease is None or lease.frontend != frontend.peer or lease.state is LeaseState.RELEASING:
                 commands.append(ToFrontend(frontend.peer, self._stale(held)))
             else:
@@ -320,6 +334,8 @@ class Routing:
         message = event.message
         if isinstance(message, m.RegisterWorker):
             return self._register_worker(event.peer, message, now)
+        if isinstance(message, m.Crashed):
+            return self._crashed(event.peer, message, now)
         if worker is None:
             return [ToWorker(event.peer, m.Unregistered())]
         worker.last_message_at = now
@@ -328,6 +344,7 @@ class Routing:
                 return self._forward_out(worker, message, event.body)
             case m.WorkerHeartbeat():
                 worker.reported(message.load, now)
+                worker.stuck = message.stuck
             case m.Closed():
                 self._closed(worker, message, now)
             case m.Drain():
@@ -338,8 +355,16 @@ class Routing:
     def _register_worker(self, peer: bytes, message: m.RegisterWorker, now: float) -> list[Command]:
         gone = self._evict_worker(self.workers[peer], now) if peer in self.workers else []
         free = list(range(message.spec.slots - 1, -1, -1))
-        self.workers[peer] = WorkerRecord(peer, message.name, message.spec, free, now)
+        record = WorkerRecord(peer, message.name, message.spec, free, now, witness=message.witness)
+        self.workers[peer] = record
         return [*gone, ToWorker(peer, self._welcome()), *self._serve_waiting(now), *self._announce(now)]
+
+    def _crashed(self, peer: bytes, message: m.Crashed, now: float) -> list[Command]:
+        """A worker ends, or its witness reports that it has ended. The connection may still seem to be up."""
+        worker = next((one for one in self.workers.values() if peer in (one.peer, one.witness)), None)
+        if worker is None:
+            return list(self._deaths.reported(peer, message.leases, proven=message.proven))
+        return self._evict_worker(worker, now, suspects=message.leases, proven=message.proven)
 
     def _closed(self, worker: WorkerRecord, message: m.Closed, now: float) -> None:
         lease = self.leases.get(message.lease)
@@ -350,10 +375,11 @@ class Routing:
     # ---- Bundles ----
 
     def _forward_in(self, frontend: FrontendRecord, bundle: m.Bundle, body: bytes | None, now: float) -> list[Command]:
-        stale = self._not_current(bundle.leases, (frontend.peer, bundle.to))
+        missing = self._not_current(bundle.leases, (frontend.peer, bundle.to))
+        stale = [lease for lease in missing if lease not in self._deaths]
         commands: list[Command] = [ToFrontend(frontend.peer, self._stale(lease)) for lease in stale]
         worker = self.workers.get(bundle.to)
-        if worker is not None and len(stale) < len(bundle.leases):
+        if worker is not None and len(missing) < len(bundle.leases):
             self.counts.bundles += 1
             if worker.waiting_since is None:
                 worker.waiting_since = now
@@ -385,8 +411,8 @@ class Routing:
         return [ToWorker(lease.worker, m.Release(lease.lease))]
 
     def _sweep(self, now: float) -> list[Command]:
-        hung = [worker.peer for worker in self.workers.values() if worker.hangs(now, self.timing)]
-        commands = [command for peer in hung for command in self._fence_worker(peer, now, "worker-hangs")]
+        hung = [worker for worker in self.workers.values() if worker.hangs(now, self.timing)]
+        commands = [command for worker in hung for command in self._give_up(worker, now)]
         commands += [command for worker in self.workers.values() for command in self._move_away(worker, now)]
         for lease in [lease for lease in self.leases.values() if lease.due_at <= now]:
             is_releasing = lease.state is LeaseState.RELEASING
@@ -415,10 +441,15 @@ class Routing:
         self.counts.lost += 1
         return [ToFrontend(lease.frontend, m.Lost(lease.lease, reason))] if lease.state in SERVED else []
 
-    def _fence_worker(self, peer: bytes, now: float, reason: str = "worker-lost") -> list[Command]:
+    def _give_up(self, worker: WorkerRecord, now: float) -> list[Command]:
+        """Evict a worker that hangs. If it has named the leases of the job that does not end, these are suspected."""
+        lost = self._evict_worker(worker, now, "worker-hangs", suspects=worker.stuck, proven=bool(worker.stuck))
+        return [*lost, ToWorker(worker.peer, m.Unregistered())]
+
+    def _fence_worker(self, peer: bytes, now: float) -> list[Command]:
         """Evict a worker. If it is still alive, Unregistered makes it drop its sessions and register again."""
         worker = self.workers.get(peer)
-        return [*self._evict_worker(worker, now, reason), ToWorker(peer, m.Unregistered())] if worker else []
+        return [*self._evict_worker(worker, now, wait=True), ToWorker(peer, m.Unregistered())] if worker else []
 
     def _fence_frontend(self, peer: bytes, now: float) -> list[Command]:
         frontend = self.frontends.pop(peer, None)
@@ -434,14 +465,28 @@ class Routing:
                 commands += self._release(lease, now)
         return commands
 
-    def _evict_worker(self, worker: WorkerRecord, now: float, reason: str = "worker-lost") -> list[Command]:
-        commands: list[Command] = []
+    def _evict_worker(
+        self,
+        worker: WorkerRecord,
+        now: float,
+        slug: str = "worker-lost",
+        *,
+        suspects: tuple[int, ...] = (),
+        proven: bool = False,
+        wait: bool = False,
+    ) -> list[Command]:
+        """End all leases of a worker. With `wait`, their Lost waits for the report of the worker's witness."""
+        death = Death(worker.peer, worker.name, {}, slug, now + WITNESS_S)
         for lease in [self.leases[held] for held in sorted(worker.leases)]:
-            if lease.state is not LeaseState.RELEASING:
-                commands += self._lose(lease, reason)
+            self.counts.lost += lease.state is not LeaseState.RELEASING
+            if lease.state in SERVED:
+                death.leases[lease.lease] = lease.frontend
             self._end(lease, LeaseEvent.WORKER_LOST, now)
         del self.workers[worker.peer]
-        return [*commands, *self._announce(now)]
+        if wait and worker.witness and death.leases:
+            self._deaths.wait(worker.witness, death)
+            return self._announce(now)
+        return [*death.lost(suspects, proven=proven), *self._announce(now)]
 
     def _end(self, lease: Lease, event: LeaseEvent, now: float) -> None:
         """Remove the lease; `event` must lead to ENDED. The caller decides what happens to the slot."""

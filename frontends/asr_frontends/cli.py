@@ -134,6 +134,13 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
     default=0,
     help="Largest number of concurrent sessions of one client address; 0 for no limit.",
 )
+@click.option(
+    "--keep-poison",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep the audio of sessions that ended with poisonous-audio in this folder, for the operator. It is clients' "
+    "speech. At most 100 recordings and 256 MiB.",
+)
 @_dialect_options
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
 @click.option(
@@ -163,6 +170,7 @@ def main(
     origin: tuple[str, ...],
     sessions_per_key: int,
     sessions_per_address: int,
+    keep_poison: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     **of_dialects: Any,
@@ -188,6 +196,7 @@ def main(
         origins=frozenset(origin),
         sessions_per_key_max=sessions_per_key,
         sessions_per_address_max=sessions_per_address,
+        keep_poison=keep_poison,
         tls_cert=tls_cert,
         tls_key=tls_key,
         dialects=of_dialects,

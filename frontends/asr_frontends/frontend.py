@@ -18,8 +18,9 @@ from asr_frontends import events as e
 from asr_frontends.brokers import FrontendBrokers, Post
 from asr_frontends.journal import Budget
 from asr_frontends.link import Link
-from asr_frontends.outbox import Command, Credit, Deliver, Pause, SendBundle, ToBroker
-from asr_frontends.session import NEVER, Limits
+from asr_frontends.outbox import Command, Credit, Deliver, KeepPoison, Pause, SendBundle, ToBroker
+from asr_frontends.poison import PoisonFolder
+from asr_frontends.session import NEVER, POISONOUS, Limits
 from asr_frontends.sessions import Sessions
 from asr_process import curve
 from asr_process.logs import Seldom
@@ -80,6 +81,7 @@ class Frontend:
         journal_bytes_max: int,
         make_link: MakeLink = Link,
         bodies_bytes_max: int = BODIES_BYTES_MAX,
+        keep_poison: PoisonFolder | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.messages_per_s = limits.messages_per_s
@@ -93,6 +95,7 @@ class Frontend:
             make_link(broker, partial(self._on_message, number), partial(self._on_change, number))
             for number, broker in enumerate(brokers)
         ]
+        self._keep_poison = keep_poison
         self._hello = wire.encode_hello(name)
         self._seldom = Seldom()
         self._closes: list[ToBroker] = []
@@ -190,7 +193,16 @@ class Frontend:
                     self._post(command)
                 case Pause() | Credit():
                     self._steer(command)
+                case KeepPoison():
+                    self._poisonous(command)
         self._arm()
+
+    def _poisonous(self, poison: KeepPoison) -> None:
+        """Log a session whose audio has killed workers, and write its audio, in a thread, if the operator wants it."""
+        facts = {"engine": poison.engine, "model": poison.model, "workers_died": poison.deaths}
+        log.error("poisonous audio: its session ends", session=poison.session, **facts)
+        if self._keep_poison:
+            self._loop.run_in_executor(None, self._keep_poison.keep, poison, POISONOUS)
 
     def _steer(self, command: Pause | Credit) -> None:
         if listener := self._listeners.get(command.session):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from asr_audio.entries import Piece
 from asr_frontends.events import ServiceEvent
 from asr_proto import messages as m
 
@@ -58,7 +59,20 @@ class Credit:
     session: str
 
 
-Command = ToBroker | SendBundle | Deliver | Pause | Credit
+@dataclass(frozen=True, slots=True)
+class KeepPoison:
+    """Workers have died at this audio: count it, and keep it if the operator wants that."""
+
+    session: str
+    engine: str
+    model: str
+    deaths: int
+    """Number of workers that died."""
+    pieces: tuple[Piece, ...]
+    """The audio since the last commit."""
+
+
+Command = ToBroker | SendBundle | Deliver | Pause | Credit | KeepPoison
 
 _lease = attrgetter("lease")
 

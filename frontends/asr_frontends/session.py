@@ -13,10 +13,11 @@ from enum import Enum
 
 from msgspec import structs
 
-from asr_audio.entries import Entry, Mark
+from asr_audio.entries import Entry, Mark, Piece
 from asr_frontends import events as e
 from asr_frontends.journal import Budget, Journal
-from asr_frontends.outbox import Credit, Deliver, Outbox, Pause
+from asr_frontends.outbox import Credit, Deliver, KeepPoison, Outbox, Pause
+from asr_frontends.suspicion import Suspect
 from asr_process.states import StateMachine, TransitionTable
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
@@ -36,6 +37,8 @@ STALL_BUSY = 6
 """A worker that reports waiting chunks gets so many times as long: the audio waits for that of other sessions."""
 MARKS_MAX = 32
 """Largest number of unanswered flushes of one session; with so many, its client is not read from."""
+POISONOUS = "poisonous-audio"
+"""The slug of a session whose audio has killed workers."""
 NEVER = float("inf")
 
 
@@ -55,6 +58,8 @@ class Limits:
     """Longest wait for another worker after the lease is lost."""
     retry_s: float = 0.25
     """Time until a refused move is tried again."""
+    trial_s: float = 3.0
+    """Time until a session under which two workers have died is tried again: the pool has more workers then."""
     progress_s: float = 0.8
     """Longest time without a Progress event for the client."""
     audio_s: float = 4 * 3600.0
@@ -152,6 +157,7 @@ class Session(StateMachine[State, Cause]):
         "_request_commit_at",
         "_retry_at",
         "_start",
+        "_suspect",
         "_taken",
         "_waits_since",
         "epoch",
@@ -173,6 +179,7 @@ class Session(StateMachine[State, Cause]):
         self._journal = Journal(budget)
         self._budget = budget
         self._commit: m.Commit | None = None
+        self._suspect = Suspect()
         self._partial: m.Partial | None = None
         """The last partial that the client received of an utterance that is not final."""
         self._taken = self._done = 0
@@ -202,7 +209,8 @@ class Session(StateMachine[State, Cause]):
             self._outbox.send(m.Resume(self.id, start.resume.utterance), self._setup())
             return
         model = self.pinned.spec.model if self.pinned else start.model
-        request = m.Open(self.id, self.epoch, model, start.language, start.resumable, self._avoid)
+        suspected_at = self._suspect.worker
+        request = m.Open(self.id, self.epoch, model, start.language, start.resumable, self._avoid, suspected_at)
         self._outbox.send(request, self._setup())
 
     def _setup(self) -> m.Setup:
@@ -215,6 +223,7 @@ class Session(StateMachine[State, Cause]):
             start.progress_taken,
             start.look_ahead_ms,
             start.appends,
+            self._suspect.setup(),
         )
 
     def _progress_samples(self) -> int:
@@ -319,20 +328,44 @@ class Session(StateMachine[State, Cause]):
         """Whether a move is better than to wait: more audio may come. Otherwise the session soon ends by itself."""
         return self.state is State.ACTIVE and not self._journal.is_complete
 
-    def on_lost(self, now: float) -> None:
+    def on_lost(self, lost: m.Lost | m.Stale, now: float) -> None:
         """The worker or the broker ended the lease. An active session moves: the caller then calls `open`."""
         if self.state is State.RESTORING:
             self._fail(e.Error("resume-unavailable", "the worker that had the session is lost"), now)
-        if self.state is State.ACTIVE:
+        if self.state is not State.ACTIVE:
+            return
+        if isinstance(lost, m.Lost):
+            self._suspect.lost(lost, self._done, self._journal.posted_sample)
+        if self.is_poisonous:
+            self._end_as_poisonous(now)
+        else:
             self._move(Cause.LOST, now)
 
     def _move(self, cause: Cause, now: float) -> None:
         self.fire(cause, now)
         self.epoch += 1
         self._give_up_at = min(self._give_up_at, now + self._limits.move_s)
-        self._retry_at = NEVER
+        self._retry_at = now + self._limits.trial_s if self._suspect.is_dangerous else NEVER
         self._outbox.commands.append(Deliver(self.id, e.Notice()))
         self._balance(now)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the session, which moves, must not be opened again yet."""
+        return self._retry_at != NEVER
+
+    @property
+    def is_poisonous(self) -> bool:
+        """Whether the session ended because its audio has killed workers."""
+        return self._suspect.is_poisonous
+
+    def _end_as_poisonous(self, now: float) -> None:
+        """No other worker gets this audio."""
+        assert self.pinned is not None
+        spec, deaths = self.pinned.spec, self._suspect.deaths
+        pieces = tuple(entry for entry in self._journal if isinstance(entry, Piece))
+        self._outbox.commands.append(KeepPoison(self.id, spec.engine, spec.model, deaths, pieces))
+        self._fail(e.Error(POISONOUS, f"{deaths} workers have died at this audio"), now)
 
     # ---- The worker ----
 
@@ -396,6 +429,7 @@ class Session(StateMachine[State, Cause]):
         if frame.done > self._done:
             self._waits_since = None
         self._taken, self._done = max(self._taken, frame.taken), max(self._done, frame.done)
+        self._suspect.survived(self._done)
         self._give_up_at = NEVER  # the worker makes progress, so the move has succeeded
         if frame.commit:
             self._commit_at(frame.commit)

@@ -42,6 +42,7 @@ class Counts:
     sessions: int = 0
     errors: int = 0
     moves: int = 0
+    poisonous: int = 0
     finals: int = 0
     audio_samples: int = 0
     foreign_frames: int = 0
@@ -166,7 +167,7 @@ class Sessions:
             case m.Lost():
                 self._on_lost(message, now)
             case m.Stale():
-                self._lost(message.lease, now)
+                self._lost(message, now)
             case m.Pool():
                 self.pool = message
                 self._watch(now)
@@ -210,13 +211,14 @@ class Sessions:
         if lost.slug == m.RESUMED:
             self._resumed_elsewhere(lost.lease, now)
         elif lost.slug != m.DRAINS or (session is not None and session.may_move()):
-            self._lost(lost.lease, now)
+            self._lost(lost, now)
 
-    def _lost(self, lease: int, now: float) -> None:
-        session = self._by_lease.get(lease)
-        if session is None or session.pinned is None or session.pinned.lease != lease:
+    def _lost(self, lost: m.Lost | m.Stale, now: float) -> None:
+        session = self._by_lease.get(lost.lease)
+        if session is None or session.pinned is None or session.pinned.lease != lost.lease:
             return
-        session.on_lost(now)
+        session.on_lost(lost, now)
+        self.counts.poisonous += session.is_poisonous
         self._settle(session)
 
     def _watch(self, now: float) -> None:
@@ -254,7 +256,7 @@ class Sessions:
             self._heartbeat_at = self._lost_at = now
         self._boot, self.pool = None, None
         for lease in list(self._by_lease):
-            self._lost(lease, now)
+            self._lost(m.Stale(lease), now)
 
     # ---- Time ----
 
@@ -313,7 +315,7 @@ class Sessions:
             return
         if session.state is State.MOVING and session.pinned and self._by_lease.pop(session.pinned.lease, None):
             self.counts.moves += 1
-            if self._boot is not None:
+            if self._boot is not None and not session.waits:
                 session.open()
         self._schedule(session)
 

@@ -144,6 +144,15 @@ class Word(Value, frozen=True):
     """None when the engine does not measure it."""
 
 
+class Suspicion(Value, frozen=True):
+    """The audio of a session that may have caused the death of a worker: the worker steps it alone."""
+
+    from_sample: Natural
+    """Audio before this sample has left a model without harm."""
+    until_sample: Natural
+    """The end of the audio that the lost worker had, or may have had."""
+
+
 class Setup(Value, frozen=True):
     """The options of a session, for the worker that opens it."""
 
@@ -162,6 +171,8 @@ class Setup(Value, frozen=True):
     worker's default."""
     appends: bool = False
     """Whether the client wants partials from an engine whose text only grows, even if `partials` is false."""
+    suspicion: Suspicion | None = None
+    """The session's audio that may be poisonous. None: no worker has died under the session."""
 
 
 class Load(Value, frozen=True):
@@ -204,6 +215,8 @@ class Open(Value, frozen=True, tag=2):
     """Whether the client may come back. If the frontend dies, the broker keeps the lease for a Resume."""
     avoid: Identity = b""
     """The worker that the session leaves because it did nothing. It gets the session only if no other worker can."""
+    suspected_at: Name = ""
+    """Name of the worker that the session may have killed last. Empty: the session is not under suspicion."""
 
 
 class Close(Value, frozen=True, tag=3):
@@ -251,10 +264,14 @@ class RegisterWorker(Value, frozen=True, tag=6):
     version: Natural
     name: Name
     spec: Spec
+    witness: Identity = b""
+    """The identity with which the worker's witness sends Crashed after the worker's death. Empty: no witness."""
 
 
 class WorkerHeartbeat(Value, frozen=True, tag=7):
     load: Load
+    stuck: Leases = ()
+    """The leases whose job has been in the engine for more than one heartbeat, while the worker itself was running."""
 
 
 class Closed(Value, frozen=True, tag=8):
@@ -265,6 +282,15 @@ class Closed(Value, frozen=True, tag=8):
 
 class Drain(Value, frozen=True, tag=9):
     """The worker takes no new session from now on, and ends after its last one. The broker lets its sessions move."""
+
+
+class Crashed(Value, frozen=True, tag=31):
+    """The worker is about to end because its engine failed; or, sent by its witness, the worker has ended."""
+
+    leases: Leases
+    """The leases for which the engine worked at that time. Empty: the engine did nothing."""
+    proven: bool
+    """Whether the engine failed: an exception or a fatal signal. False: the process may have been killed."""
 
 
 class Vote(Value, frozen=True, tag=26):
@@ -344,6 +370,12 @@ class Lost(Value, frozen=True, tag=15):
 
     lease: Lease
     slug: Name
+    suspects: Natural = 0
+    """Number of leases for which the engine worked when the worker died, if this lease was one of them; else 0."""
+    proven: bool = False
+    """Whether the engine failed. False: the process may have been killed."""
+    worker: Name = ""
+    """Name of the worker that died."""
 
 
 class Pool(Value, frozen=True, tag=16):
@@ -534,7 +566,7 @@ class Failed(Value, frozen=True, tag=9):
 
 
 FromFrontend = RegisterFrontend | Open | Close | Detach | Resume | FrontendHeartbeat | Bundle
-FromWorker = RegisterWorker | WorkerHeartbeat | Bundle | Closed | Drain | Vote
+FromWorker = RegisterWorker | WorkerHeartbeat | Bundle | Closed | Drain | Crashed | Vote
 FromBroker = (
     Welcome
     | Unregistered

@@ -25,8 +25,15 @@ class Worker:
     overloaded: bool = False
 
 
-def chosen(*workers: Worker, model: str = "", language: str = "", moving: bool = False) -> str:
-    return place(workers, model, language, moving=moving).name
+def chosen(
+    *workers: Worker,
+    model: str = "",
+    language: str = "",
+    moving: bool = False,
+    suspected_at: str = "",
+    trying: tuple[str, ...] = (),
+) -> str:
+    return place(workers, model, language, moving=moving, suspected_at=suspected_at, trying=trying).name
 
 
 # ---- The choice ----
@@ -39,6 +46,20 @@ def test_the_largest_share_of_free_slots_wins_not_their_number() -> None:
 
 def test_ties_go_to_the_first_name() -> None:
     assert chosen(Worker("b"), Worker("a")) == "a"
+
+
+def test_a_suspect_goes_to_another_worker_than_the_one_that_died() -> None:
+    workers = Worker("emptiest", 4), Worker("other", 2), Worker("full", 1)
+    assert chosen(*workers, suspected_at="emptiest") == "other"
+    assert chosen(workers[0], suspected_at="emptiest") == "emptiest"
+
+
+def test_suspects_gather_and_others_avoid_them() -> None:
+    workers = Worker("a", 1), Worker("b", 4)
+    assert chosen(*workers, suspected_at="c", trying=("a",)) == "a"
+    assert chosen(*workers, suspected_at="a", trying=("a",)) == "a"
+    assert chosen(*workers, trying=("b",)) == "a"
+    assert chosen(workers[1], trying=("b",)) == "b"
 
 
 def test_a_free_slot_comes_before_any_detached_one() -> None:

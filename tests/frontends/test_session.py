@@ -52,7 +52,7 @@ class SessionDriver:
 
     def lose(self) -> list[Command]:
         """End the lease. A session that moves requests another one, as in `Sessions`."""
-        self.core.on_lost(self.now)
+        self.core.on_lost(m.Lost(1, "worker-lost"), self.now)
         if self.core.state is State.MOVING:
             self.core.open()
         return self.take()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from asr_audio.entries import Piece
 from asr_frontends import events as e
 from asr_frontends.journal import Budget
-from asr_frontends.outbox import BUNDLE_S, Deliver, Pause, SendBundle, ToBroker
+from asr_frontends.outbox import BUNDLE_S, Command, Deliver, KeepPoison, Pause, SendBundle, ToBroker
 from asr_frontends.session import Limits
 from asr_frontends.sessions import WITHOUT_BROKER_S, Counts, Sessions
 from asr_proto import messages as m
@@ -318,3 +319,55 @@ def test_time_in_which_nothing_was_heard_does_not_count(sessions: Sessions) -> N
     assert hear(sessions, 1, 3) == []
     assert hear(sessions, 60, 61) == []
     assert hear(sessions, 62, 63) != []
+
+
+# ---- Poison ----
+
+
+def died(lease: int, suspects: int = 1, *, proven: bool = True) -> m.Lost:
+    return m.Lost(lease, "worker-lost", suspects, proven, "w1")
+
+
+def opened(commands: list[Command]) -> list[tuple[m.Open, m.Setup]]:
+    found = [(one.message, one.setup) for one in commands if isinstance(one, ToBroker)]
+    return [(message, setup) for message, setup in found if isinstance(message, m.Open) and setup is not None]
+
+
+def test_a_suspect_moves_with_the_audio_under_suspicion(sessions: Sessions) -> None:
+    """The model is known to have done 5 samples; 8 were posted to the worker that died."""
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    sessions.client("a", e.Audio(bytes(16)), 0.0)
+    sessions.handle(m.Bundle(b"F", (5,)), [m.Progress(5, 8, 5, None)], 0.0)
+    ((again, setup),) = opened(sessions.handle(died(5, 7), (), 1.0))
+    assert (again.epoch, again.suspected_at, setup.suspicion) == (1, "w1", m.Suspicion(5, 8))
+    sessions.handle(m.Pinned("a", 1, 6, b"W", SPEC), (), 1.0)
+    sessions.client("a", e.Audio(bytes(16)), 1.0)
+    sessions.handle(m.Bundle(b"F", (6,)), [m.Progress(6, 16, 9, None)], 1.0)
+    ((later, setup),) = opened(sessions.handle(m.Lost(6, "worker-lost"), (), 2.0))
+    assert (later.suspected_at, setup.suspicion) == ("", None), "the second worker has survived that audio"
+
+
+def test_the_second_death_ends_the_session_and_keeps_its_audio(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    sessions.client("a", e.Audio(b"\1\2" * 8), 0.0)
+    sessions.handle(died(5, 7), (), 1.0)
+    sessions.handle(m.Pinned("a", 1, 6, b"W", SPEC), (), 1.0)
+    keep, *_, deliver = sessions.handle(died(6), (), 2.0)
+    assert keep == KeepPoison("a", "fake", "fake", 2, (Piece(0, b"\1\2" * 8),))
+    assert isinstance(deliver, Deliver) and isinstance(deliver.event, e.Error)
+    assert deliver.event.slug == "poisonous-audio" and not deliver.event.is_service
+    assert (len(sessions), sessions.counts.poisonous, sessions.budget.bytes_held) == (0, 1, 0)
+
+
+def test_after_two_deaths_without_proof_the_third_try_waits(sessions: Sessions) -> None:
+    """The workers of the first two tries have been started again by then, and others have taken their sessions."""
+    sessions.start("a", e.Start(), 0.0)
+    for lease, now in ((5, 0.0), (6, 1.0)):
+        sessions.handle(m.Pinned("a", lease - 5, lease, b"W", SPEC), (), now)
+        tries = opened(sessions.handle(died(lease, proven=False), (), now))
+    assert not tries
+    assert not opened(sessions.tick(3.9))
+    ((third, _),) = opened(sessions.tick(4.0))
+    assert third.epoch == 2

@@ -53,7 +53,7 @@ class Pool:
         assert broker is not None
         self.broker = broker
         (self.lease,) = broker.core.leases.values()
-        self.frontend.clients[self.client.session] = Credulous("c", self.client.samples, 1600, 1.0)
+        self.frontend.clients[self.client.session] = Credulous("c", self.client.samples, 1600, 1.0, can_resume=True)
 
     def live(self, message: Any) -> Any:
         """The message about the session that speaks, so that it is not ignored."""

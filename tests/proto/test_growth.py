@@ -37,6 +37,8 @@ from tests.proto.shapes import (
     within,
 )
 
+LATER = {"Hello", "Crashed"}
+"""Classes that the first release with kept bytes did not have there."""
 KEPT = sorted((Path(__file__).parent / "kept").glob("*.jsonl"))
 UNKNOWN = (
     *(None, True, -1, 2**64 - 1, float("nan"), "text", b"bytes", [1, [2, "x"]]),
@@ -172,10 +174,10 @@ def test_the_bytes_of_former_releases(one: dict[str, Any]) -> None:
     assert_begins(msgpack.unpackb(today), msgpack.unpackb(data))
 
 
-def test_the_bytes_of_the_first_release_are_of_every_class_but_hello() -> None:
+def test_the_bytes_of_the_first_release_are_of_every_class_of_that_time() -> None:
     lines = (KEPT[0].read_text(encoding="utf-8")).splitlines()
     assert KEPT[0].stem == "2026-12-01"
-    assert {json.loads(line)["class"] for line in lines} == {cls.__name__ for cls in on_the_wire()} - {"Hello"}
+    assert {json.loads(line)["class"] for line in lines} == {cls.__name__ for cls in on_the_wire()} - LATER
 
 
 def assert_means(value: Any, expected: Any, annotation: Any = None) -> None:

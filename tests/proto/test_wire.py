@@ -45,7 +45,7 @@ def instances(cls: shapes.Cls) -> st.SearchStrategy[typing.Any]:
 
 
 README = Path(__file__).parents[2] / "proto/README.md"
-NESTED = {m.Spec, m.Commit, m.Word, m.Setup, m.Load, m.WorkerStatus, m.FrontendStatus}
+NESTED = {m.Spec, m.Commit, m.Word, m.Suspicion, m.Setup, m.Load, m.WorkerStatus, m.FrontendStatus}
 
 
 def test_every_class_has_a_tag_or_is_part_of_one() -> None:

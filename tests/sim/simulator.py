@@ -4,13 +4,15 @@
 transit are lost only when the connection ends, which both ends notice. A seed replays a run exactly.
 
 Safety: a client's finals are always a prefix of the text of its audio, also after any fault. Liveness: after the last
-fault every client receives exactly one terminal event, every lease ends and every slot is free.
+fault every client receives exactly one terminal event, every lease ends and every slot is free. Audio of a client may
+be poisonous: it kills the worker that steps it. Only such a client's session may end with poisonous-audio.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,10 +36,20 @@ from asr_proto import wire
 from asr_proto.errors import SERVICE_SLUGS, AsrError, DecodeError, PeerError
 from asr_workers import outbox as worker_outbox
 from asr_workers.brokers import WorkerBrokers
-from asr_workers.engines.fake import FakeConfig, FakeEngine, transcript
+from asr_workers.engines.base import Chunk
+from asr_workers.engines.fake import (
+    EXCEPTION,
+    HANG,
+    SIGSEGV,
+    FakeConfig,
+    FakeEngine,
+    poison,
+    transcript,
+)
 from asr_workers.jobs import (
     Answer,
     CloseSlot,
+    EngineFailed,
     Job,
     OpenSlot,
     RunStep,
@@ -52,6 +64,8 @@ from asr_workers.sessions import Sessions as WorkerSessions
 SILENT_S = 3.0
 """Time in seconds after which both ends of a cut link consider it broken."""
 RECONNECT_S = 0.05
+LINGER_S = 0.05
+"""How long a process that ends by itself still sends, in seconds."""
 LIMITS = Limits(idle_s=25.0, credit_s=2.0, journal_s=4.0, open_s=10.0, move_s=30.0)
 
 
@@ -123,6 +137,8 @@ class Client:
     finals: list[str] = field(default_factory=list)
     terminal: e.Error | e.Bye | None = None
     vanished: bool = False
+    poison: int | None = None
+    """The value in POISONS in its audio, if that is poisonous."""
     connections: int = 0
     began: int = 0
     """The sample at which the current session began: later than 0 if a lost session was begun anew."""
@@ -187,6 +203,8 @@ class World:
         self.utterance_words = 40 if seed % 3 == 0 else 4
         self.now = 0.0
         self.clients: list[Client] = []
+        self.killed: Counter[str] = Counter()
+        """By session: the number of workers that died at its poisonous audio."""
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._boots = 0
@@ -221,6 +239,12 @@ class World:
                 process.brokers.check()
         if len(self.brokers) > 1:
             self._check_votes()
+
+    def count_death(self, lease: int) -> None:
+        """The worker of this lease dies at the session's audio."""
+        for frontend in self.frontends:
+            if (session := frontend.core._by_lease.get(lease)) is not None:
+                self.killed[session.id] += 1
 
     def _check_votes(self) -> None:
         """Assert that a worker has only sessions of the broker that it voted for, and that one broker has its vote.
@@ -378,11 +402,19 @@ class World:
         client.frontend = None
         self._connect(client)
 
-    def add_client(self, name: str, seconds: float, frame_ms: int, speed: float, at: float) -> Client:
-        """Add a client that sends `seconds` of audio in frames of `frame_ms`, at `speed` times real time."""
+    def add_client(
+        self, name: str, seconds: float, frame_ms: int, speed: float, at: float, poison: int | None = None
+    ) -> Client:
+        """Add a client that sends `seconds` of audio in frames of `frame_ms`, at `speed` times real time.
+
+        With `poison`, the middle of its audio is poisonous.
+        """
         noise = np.random.default_rng(self.random.getrandbits(32))
         samples = noise.integers(-9999, 9999, int(seconds * 16000)).astype(np.int16)
-        client = Client(name, samples, frame_ms * 16, speed, can_resume=self.random.random() < 0.7)
+        if poison is not None:
+            samples[len(samples) // 2 :][:1600] = poison
+        can_resume = self.random.random() < 0.7
+        client = Client(name, samples, frame_ms * 16, speed, can_resume=can_resume, poison=poison)
         self.clients.append(client)
         self.after(at, lambda: self._connect(client))
         return client
@@ -725,12 +757,50 @@ class SimWorker(SimProcess):
 
     def reset(self) -> None:
         self.engine = FakeEngine(FakeConfig(slots=self._slots, utterance_words=self.world.utterance_words))
-        self.core = WorkerSessions(self.name, self.engine.spec, self.world.now)
+        self.core = WorkerSessions(self.name, self.engine.spec, self.world.now, witness=self.witness)
         self.brokers = WorkerBrokers(self.core, len(self.world.brokers))
         self._swallowed: set[int] = set()
         self._jobs: list[Job] = []
+        self._stepped_leases: tuple[int, ...] = ()
+        """The leases of the step that runs."""
         self._open: set[int] = set()
         self._is_stepping = False
+
+    @property
+    def witness(self) -> bytes:
+        return b"X" + self.identity
+
+    def crash(self, *, proven: bool = False) -> None:
+        """Kill the process. Its witness reports soon for which leases the engine worked."""
+        if self.alive:
+            crashed = wire.encode(m.Crashed(self._stepped_leases, proven))
+            super().crash()
+            self.world.after(self.world.random.uniform(0.0, 0.3), partial(self._testify, self.witness, crashed))
+
+    def _testify(self, witness: bytes, crashed: bytes) -> None:
+        for broker in self.world.brokers:
+            if broker:
+                broker.receive(witness, FromWorker, [crashed])
+
+    def _swallow(self, chunk: Chunk, value: int, job: RunStep) -> None:
+        """The engine steps poisonous audio."""
+        self.world.count_death(self.core._by_slot[chunk.slot].lease)
+        self._stepped_leases = job.leases
+        if value == HANG:
+            return  # the step never ends
+        if value == EXCEPTION:
+            self._raise(job)
+        else:
+            self.crash(proven=value == SIGSEGV)
+
+    def _raise(self, job: RunStep) -> None:
+        """The engine raises: the worker reports it, and ends when the report has been sent."""
+        self._stepped_leases = ()
+        self.core.failed(EngineFailed(RuntimeError(), job.leases))
+        self._end_turn()
+        self.standstill.until = self.world.now + LINGER_S
+        incarnation = self.incarnation
+        self.world.after(LINGER_S, lambda: self.crash() if incarnation == self.incarnation else None)
 
     def look(self, number: int, *, is_up: bool) -> None:
         if is_up:
@@ -778,7 +848,7 @@ class SimWorker(SimProcess):
             match command:
                 case worker_outbox.WorkerPost(link, message, frames):
                     self.send(link, message, None if frames is None else wire.encode_frames(frames))
-                case worker_outbox.Quit():
+                case worker_outbox.Quit() | worker_outbox.Hang():
                     self.crash()
                 case _:
                     self._jobs.append(command)
@@ -795,6 +865,12 @@ class SimWorker(SimProcess):
 
     def _run_step(self, job: RunStep) -> None:
         self._is_stepping = True
+        chunks = [chunk for chunk in job.chunks if chunk.slot in self._open]
+        for chunk in chunks:
+            if (value := poison(chunk.pcm)) is not None:
+                self._swallow(chunk, value, job)
+                return
+        self._stepped_leases = job.leases
         outputs = self.engine.step([chunk for chunk in job.chunks if chunk.slot in self._open], self.world.now)
         took_s = self.world.random.uniform(0, self.world.faults.slow_step_ms) / 1000
         done = StepDone(job.chunks, outputs, took_s)
@@ -804,7 +880,7 @@ class SimWorker(SimProcess):
         if self.world.now < self.standstill.until:
             self.standstill.perform(partial(self._stepped, incarnation, done))
         elif self.alive and incarnation == self.incarnation:
-            self._is_stepping = False
+            self._is_stepping, self._stepped_leases = False, ()
             self._answer(done)
 
     def _done(self, job: OpenSlot | CloseSlot | TakeSnapshot) -> Answer:
@@ -837,9 +913,18 @@ def _setup(body: bytes) -> m.Setup | None:
 
 
 def run_seed(
-    seed: int, faults: Faults, clients: int = 8, storm_s: float = 20.0, workers: int = 2, brokers: int = 1
+    seed: int,
+    faults: Faults,
+    clients: int = 8,
+    storm_s: float = 20.0,
+    workers: int = 2,
+    brokers: int = 1,
+    poisons: Sequence[int] = (),
 ) -> World:
-    """One whole run: a time with faults, then a calm time until all sessions end. Asserts safety and liveness."""
+    """One whole run: a time with faults, then a calm time until all sessions end. Asserts safety and liveness.
+
+    The first clients send the `poisons`.
+    """
     world = World(seed, faults, workers=workers, brokers=brokers)
     for index in range(clients):
         world.add_client(
@@ -848,6 +933,7 @@ def run_seed(
             frame_ms=world.random.choice([10, 20, 60, 100, 1000]),
             speed=world.random.choice([1.0, 1.0, 1.0, 8.0]),
             at=world.random.uniform(2.0, storm_s - 4.0),
+            poison=poisons[index] if index < len(poisons) else None,
         )
     world.faults_until(storm_s)
     world.run(storm_s)
@@ -858,7 +944,7 @@ def run_seed(
         if isinstance(client.terminal, e.Bye) and not client.vanished:
             assert client.terminal == (e.Bye(e.GOING_AWAY) if client.is_left else e.Bye()), client.name
             assert " ".join(client.finals) == transcript(client.samples), client.name
-        elif isinstance(client.terminal, e.Error):
+        elif isinstance(client.terminal, e.Error) and client.poison is None:
             assert client.terminal.slug in SERVICE_SLUGS, client.terminal
     world.run(world.now + 45.0)  # longer than a lease waits for its client
     (leader,) = world.leaders()

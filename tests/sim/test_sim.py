@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from asr_frontends import events as e
+from asr_frontends.session import POISONOUS
+from asr_workers.engines.fake import EXCEPTION, HANG, SIGKILL, SIGSEGV
 from tests.sim.simulator import QUIET, STORMY, STORMY_PAIR, Faults, World, run_seed
 
 
@@ -77,6 +79,43 @@ def test_a_frontend_that_leaves_its_sessions_loses_no_word(seed: int) -> None:
     for client in world.clients:
         refused = isinstance(client.terminal, e.Error) and client.terminal.slug == "no-worker"
         assert isinstance(client.terminal, e.Bye) or (refused and not client.finals)
+
+
+# ---- Poison ----
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "kind, deaths_max", [(EXCEPTION, 2), (SIGSEGV, 2), (SIGKILL, 3), (HANG, 2)], ids=["raise", "segv", "kill", "hang"]
+)
+def test_poison_kills_few_workers_and_no_neighbor(seed: int, kind: int, deaths_max: int) -> None:
+    """The neighbors' texts are whole. The session of the poison ends before a third worker, or a fourth."""
+    world = run_seed(seed, Faults(slow_step_ms=20.0), clients=8, workers=3, poisons=[kind])
+    assert 0 < world.killed[world.clients[0].session] <= deaths_max
+    for client in world.clients[1:]:
+        refused = isinstance(client.terminal, e.Error) and client.terminal.slug in ("no-worker", "at-capacity")
+        assert isinstance(client.terminal, e.Bye) or (refused and not client.finals), client
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_three_poisons_kill_at_most_twice_each(seed: int) -> None:
+    world = run_seed(seed, Faults(slow_step_ms=20.0), clients=10, workers=3, poisons=[EXCEPTION, SIGSEGV, SIGSEGV])
+    assert all(0 < world.killed[client.session] <= 2 for client in world.clients[:3])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_storms_with_poison_are_safe_and_end(seed: int) -> None:
+    """Reports of deaths may be lost. No session of an innocent client ends as poisonous (`run_seed` asserts it)."""
+    brokers = 1 + seed % 2
+    faults = STORMY_PAIR if brokers == 2 else STORMY
+    run_seed(seed, faults, workers=3, brokers=brokers, poisons=[EXCEPTION, (SIGSEGV, SIGKILL, HANG)[seed % 3]])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_workers_that_are_killed_in_their_steps_end_no_session(seed: int) -> None:
+    """Each kill strikes some session in its step, and none proves that the audio was the cause."""
+    world = run_seed(seed, Faults(worker_crash=1.0, slow_step_ms=60.0), workers=4)
+    assert not any(isinstance(one.terminal, e.Error) and one.terminal.slug == POISONOUS for one in world.clients)
 
 
 # ---- Two brokers ----

@@ -34,6 +34,17 @@ def test_the_earliest_deadline_is_first() -> None:
     assert it.pick() == []
 
 
+def test_one_slot_can_be_picked_alone() -> None:
+    it = batcher()
+    for slot, now in ((1, 3.0), (2, 2.0), (3, 1.0)):
+        it.submit(slot, now)
+    assert it.first({1, 2}) == 2
+    it.picked(2)
+    assert it.first({1, 2}) == 1
+    assert it.first({2}) is None
+    assert it.pick() == [3, 1]
+
+
 def test_equal_deadlines_go_by_slot() -> None:
     it = batcher()
     for slot in (5, 0, 3):

@@ -55,7 +55,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
 
 
 def test_the_engine_s_options_with_its_defaults(start: Start) -> None:
-    assert start("--engine=fake").stdout == "fake: device=cpu slots=1000 step_ms=0.0 chunk_ms=0.0 | \n"
+    assert start("--engine=fake").stdout == "fake: device=cpu slots=1000 step_ms=0.0 chunk_ms=0.0 poison=False | \n"
     assert "moonshine: device=cpu slots=None threads=1 update_ms=500 " in start().stdout
 
 
@@ -148,7 +148,7 @@ def test_one_file_serves_workers_of_several_engines(start: Start) -> None:
 
 def test_the_default_engine_does_not_check_settings_of_the_engine_that_a_file_names(start: Start) -> None:
     Path("config.yaml").write_text("worker: {engine: fake, update_ms: none, step_ms: 2}")
-    assert start().stdout == "fake: device=cpu slots=1000 step_ms=2.0 chunk_ms=0.0 | update_ms\n"
+    assert start().stdout == "fake: device=cpu slots=1000 step_ms=2.0 chunk_ms=0.0 poison=False | update_ms\n"
 
 
 def test_so_does_one_environment(start: Start) -> None:
@@ -171,7 +171,7 @@ def test_the_log_names_what_is_ignored(start: Start, monkeypatch: pytest.MonkeyP
         result = start("--engine=fake", "--slots=2", process=cli.main, ASR_WORKER_UPDATE_MS="300")
         start("--engine=fake", process=cli.main)
     assert result.stderr == "asr-worker: enough\n"
-    assert loaded[0] == ("fake", {"device": "cpu", "slots": 2, "step_ms": 0.0, "chunk_ms": 0.0})
+    assert loaded[0] == ("fake", {"device": "cpu", "slots": 2, "step_ms": 0.0, "chunk_ms": 0.0, "poison": False})
     event = "settings of other engines are ignored"
     assert logged == [{"event": event, "log_level": "info", "engine": "fake", "settings": ["update_ms"]}]
 

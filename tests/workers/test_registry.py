@@ -149,7 +149,8 @@ def test_a_card_needs_a_model() -> None:
 
 def test_a_field_becomes_an_option() -> None:
     config = SimpleNamespace(**{one.name or "": one for one in options_of(FakeConfig)})
-    assert vars(config).keys() == {"device", "slots", "step_ms", "chunk_ms"}  # utterance_words is for tests alone
+    fields = {"device", "slots", "step_ms", "chunk_ms", "poison"}  # utterance_words is for tests alone
+    assert vars(config).keys() == fields
     assert config.step_ms.opts == ["--step-ms"]
     assert config.step_ms.default == 0.0
     assert config.slots.default == 1000

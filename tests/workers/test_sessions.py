@@ -688,7 +688,7 @@ def test_a_requested_commit_is_sent_as_progress(bench: Bench) -> None:
     bench.audio(1)
     bench.step()
     bench.sent()
-    assert bench.deliver(m.Bundle(b"w", (1,)), None, m.Checkpoint(1)) == [TakeSnapshot(0)]
+    assert bench.deliver(m.Bundle(b"w", (1,)), None, m.Checkpoint(1)) == [TakeSnapshot(0, 1)]
     bench.answer(SnapshotTaken(0, Advanced(0, Snapshot(CHUNK, b"middle"))))
     assert bench.sent() == [m.Progress(1, CHUNK, CHUNK, m.Commit(CHUNK, 0, b"middle", confirmed=0))]
 

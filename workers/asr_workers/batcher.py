@@ -68,6 +68,14 @@ class Batcher:
         self._ready[order] = False
         return list(order.tolist())
 
+    def first(self, slots: Collection[int]) -> int | None:
+        """The one of these slots whose complete chunk is due first; None when none of them has a complete chunk."""
+        return min((slot for slot in slots if self._ready[slot]), key=self.due, default=None)
+
+    def picked(self, slot: int) -> None:
+        """This slot alone is picked."""
+        self._ready[slot] = False
+
     def waiting(self) -> int:
         """Number of slots that have a complete chunk."""
         return int(self._ready.sum())

@@ -177,4 +177,4 @@ class WorkerBrokers:
         self._outbox.add(WorkerPost(link, self._registration()))
 
     def _registration(self) -> m.RegisterWorker:
-        return m.RegisterWorker(m.PROTOCOL_VERSION, self.sessions.name, self.sessions.spec)
+        return self.sessions.registration()

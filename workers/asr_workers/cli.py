@@ -16,6 +16,7 @@ from asr_process.stop_signals import stop_signals
 from asr_process.supervised import watch_parent
 from asr_workers.engine_options import IGNORED, EngineProcess
 from asr_workers.engines import registry
+from asr_workers.witness import Witness
 from asr_workers.worker import Worker, WorkerConfig
 
 log = structlog.get_logger()
@@ -90,13 +91,16 @@ def main(
         log.info("settings of other engines are ignored", engine=engine, settings=ignored)
     supervised = watch_parent()
     Unit().status(f"loading {engine}")
-    worker = Worker(config, registry.load(engine, **engine_options))
-    with stop_signals(worker.stop):
-        supervised.serve(worker.obey)
-        try:
-            worker.run()
-        finally:
-            worker.close()
+    with Witness(config.brokers) as witness:
+        loaded = registry.load(engine, **engine_options)
+        witness.wait()
+        worker = Worker(config, loaded, witness)
+        with stop_signals(worker.stop):
+            supervised.serve(worker.obey)
+            try:
+                worker.run()
+            finally:
+                worker.close()
 
 
 if __name__ == "__main__":

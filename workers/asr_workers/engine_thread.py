@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from asr_proto.errors import PeerError
 from asr_workers.engines.base import Chunk, Engine
@@ -26,14 +27,35 @@ from asr_workers.jobs import (
     SnapshotTaken,
     StepDone,
     TakeSnapshot,
+    leases_of,
 )
+
+
+class Diary(Protocol):
+    """Where the thread notes what it does, for the case that it does not survive it."""
+
+    def begin(self, leases: Sequence[int]) -> None:
+        """The engine works for these leases from now on."""
+
+    def end(self) -> None:
+        """The engine has done its job."""
+
+
+class NoDiary:
+    """The diary of a worker without a witness."""
+
+    def begin(self, leases: Sequence[int]) -> None:
+        """Note nothing."""
+
+    def end(self) -> None:
+        """Note nothing."""
 
 
 class EngineThread:
     """Does jobs with `engine` until `stop`. Calls `wake` in the engine's thread after each result."""
 
-    def __init__(self, engine: Engine, wake: Callable[[], None]) -> None:
-        self._engine, self._wake = engine, wake
+    def __init__(self, engine: Engine, wake: Callable[[], None], diary: Diary | None = None) -> None:
+        self._engine, self._wake, self._diary = engine, wake, diary or NoDiary()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.results: deque[Result] = deque()
         self._open: set[int] = set()
@@ -53,10 +75,13 @@ class EngineThread:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
+            leases = leases_of(job)
+            self._diary.begin(leases)
             try:
                 result: Result = self._perform(job)
             except Exception as error:
-                result = EngineFailed(error)
+                result = EngineFailed(error, leases)
+            self._diary.end()
             self.results.append(result)
             self._wake()
         self._engine.release()
@@ -69,7 +94,7 @@ class EngineThread:
                 return self._open_slot(job)
             case CloseSlot():
                 return self._close_slot(job)
-            case TakeSnapshot(slot):
+            case TakeSnapshot(slot=slot):
                 return SnapshotTaken(slot, self._engine.snapshot(slot) if slot in self._open else None)
 
     def _open_slot(self, job: OpenSlot) -> SlotOpened:

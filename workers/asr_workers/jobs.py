@@ -37,6 +37,7 @@ class TakeSnapshot:
     """Take a snapshot of a slot in the middle of an utterance. Answered by SnapshotTaken."""
 
     slot: int
+    lease: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,17 @@ class RunStep:
     """One step of the engine with these chunks. Answered by StepDone."""
 
     chunks: Sequence[Chunk]
+    leases: tuple[int, ...] = ()
+    """The leases for which the engine may work in this step."""
 
 
 Job = OpenSlot | CloseSlot | TakeSnapshot | RunStep
+
+
+def leases_of(job: Job) -> tuple[int, ...]:
+    """The leases that are suspected if the engine fails in this job."""
+    return job.leases if isinstance(job, RunStep) else (job.lease,)
+
 
 # ---- Answers ----
 
@@ -96,9 +105,11 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class EngineFailed:
-    """The engine raised an error that no session caused. The worker raises it and ends."""
+    """The engine raised an error that is not about the options of a session. The worker raises it and ends."""
 
     error: BaseException
+    leases: tuple[int, ...] = ()
+    """The leases for which the engine worked."""
 
 
 Answer = SlotOpened | SlotClosed | SnapshotTaken | StepDone

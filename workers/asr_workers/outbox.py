@@ -38,7 +38,12 @@ class Quit:
     detail: str = ""
 
 
-Command = WorkerPost | Job | Quit
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """End the process at once: the engine does not end its job, and no broker counts on this worker."""
+
+
+Command = WorkerPost | Job | Quit | Hang
 """The commands that the shell performs."""
 
 

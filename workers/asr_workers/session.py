@@ -175,6 +175,18 @@ class Session:
             wanted -= len(piece)
         return to_int16(b"".join(pieces))
 
+    # ---- Suspicion ----
+
+    def is_suspect(self) -> bool:
+        """Whether the next chunk has audio that may have killed another worker."""
+        suspicion = self.setup.suspicion
+        return suspicion is not None and self.done + self._chunk_samples > suspicion.from_sample
+
+    def is_cleared(self) -> bool:
+        """Whether this worker has survived all audio that the other worker had."""
+        suspicion = self.setup.suspicion
+        return suspicion is None or self.done > suspicion.until_sample
+
     # ---- Output ----
 
     def output(self, output: Output) -> list[m.FrameOut]:

@@ -20,6 +20,8 @@ from asr_workers.engines.base import Drained, SlotOptions, Snapshot
 from asr_workers.jobs import (
     Answer,
     CloseSlot,
+    EngineFailed,
+    Job,
     OpenSlot,
     RunStep,
     SlotClosed,
@@ -27,26 +29,36 @@ from asr_workers.jobs import (
     SnapshotTaken,
     StepDone,
     TakeSnapshot,
+    leases_of,
 )
 from asr_workers.load import LoadMeter
-from asr_workers.outbox import Outbox, Quit, Send
+from asr_workers.outbox import Hang, Outbox, Quit, Send
 from asr_workers.session import FAILED, Session
+from asr_workers.trials import Trials
+from asr_workers.work import LEASES_MAX, Work
 
 REGISTER_S = 1.0
 """Interval at which an unanswered registration is repeated."""
 WIPED_S = 0.02
 """Interval at which a worker without a broker checks whether the engine has closed all slots."""
+HANG_BEATS_MAX = 500
+"""Number of these checks, about 10 s of a running worker, after which the engine hangs for good."""
 
 
 class Sessions:
     """The whole state of a worker outside its engine."""
 
     def __init__(
-        self, name: str, spec: m.Spec, now: float, chunk_samples: Callable[[int | None], int] | None = None
+        self,
+        name: str,
+        spec: m.Spec,
+        now: float,
+        chunk_samples: Callable[[int | None], int] | None = None,
+        witness: bytes = b"",
     ) -> None:
         """`chunk_samples` maps a look-ahead in ms to the number of samples in a session's chunks. None: they are all of
-        the length in `spec`."""
-        self.name, self.spec = name, spec
+        the length in `spec`. `witness` is the identity of the process that reports this worker's death."""
+        self.name, self.spec, self._witness = name, spec, witness
         self._chunk_samples = chunk_samples or (lambda _: spec.chunk_samples)
         self.outbox = Outbox()
         self.load = LoadMeter(now)
@@ -57,10 +69,14 @@ class Sessions:
         self._holders: dict[int, int] = {}
         """By slot: the lease that has the slot in the engine."""
         self._batcher = Batcher(spec.slots)
+        self._trials = Trials()
+        self._work = Work()
         self._heartbeat_s = REGISTER_S
         self._heartbeat_at = now
         self._in_step = 0
         """Number of chunks in the current step, at least 1; 0: no step runs. The engine has one step at a time."""
+        self._hang_beats = 0
+        """Number of successive checks without a broker that have found the engine at work."""
         self._pending = False
         """`StepDone.pending` of the last step."""
         self._blocked: frozenset[int] = frozenset()
@@ -124,15 +140,59 @@ class Sessions:
         """Begin the next step, unless a step runs already or there is no work."""
         if self._in_step:
             return
-        picked = self._batcher.pick(self._blocked)
-        if not picked and not self._pending:
-            return
-        chunks = [self._by_slot[slot].take(self._batcher.due(slot)) for slot in picked]
+        if self._trials.tried is not None:
+            self._run([])  # the rest of the work for its chunk
+        elif self._trials.is_due:
+            self._try() or self._batch()
+        else:
+            self._batch() or self._try()
+
+    def _batch(self) -> bool:
+        """Step the complete chunks of all sessions that are not under suspicion. False when there is nothing to do."""
+        return self._run(self._batcher.pick(self._blocked | self._trials.slots()))
+
+    def _try(self) -> bool:
+        """Step the chunk of one suspect alone; before that, what is left in the engine. False without such a chunk."""
+        slot = self._batcher.first(self._trials.slots() - self._blocked)
+        if slot is None:
+            return False
+        if self._pending:
+            return self._run([])
+        self._trials.begin(self._by_slot[slot].lease)
+        self._batcher.picked(slot)
+        return self._run([slot])
+
+    def _run(self, slots: list[int]) -> bool:
+        """Begin a step with the next chunks of these slots. False when it would have nothing to do."""
+        if not slots and not self._pending:
+            return False
+        chunks = [self._by_slot[slot].take(self._batcher.due(slot)) for slot in slots]
         self._in_step = max(len(chunks), 1)
-        self.outbox.add(RunStep(chunks))
+        self._submit(RunStep(chunks, self._suspected(slots)))
+        return True
+
+    def _suspected(self, slots: list[int]) -> tuple[int, ...]:
+        """The leases that the engine may work for in a step: while it has work of earlier steps, for any."""
+        if (tried := self._trials.tried) is not None:
+            return (tried,)
+        return tuple(self._sessions) if self._pending else tuple([self._by_slot[slot].lease for slot in slots])
+
+    def _submit(self, job: Job) -> None:
+        self._work.given(leases_of(job))
+        self.outbox.add(job)
+
+    def failed(self, failure: EngineFailed) -> None:
+        """The engine has raised an error, with which the worker ends: report the leases for which it worked."""
+        self.outbox.add(Send(m.Crashed(failure.leases[:LEASES_MAX], proven=True)))
+
+    def leave(self) -> None:
+        """The worker ends now, with the sessions that are left: the broker need not wait for its witness."""
+        if self._sessions:
+            self.outbox.add(Send(m.Crashed((), proven=False)))
 
     def answered(self, answer: Answer) -> None:
         """The engine has done a job."""
+        self._work.answered()
         match answer:
             case StepDone():
                 self._stepped(answer)
@@ -178,9 +238,10 @@ class Sessions:
         session = Session(grant, setup, chunk_samples)
         self._sessions[grant.lease] = self._by_slot[grant.slot] = session
         self._batcher.open(grant.slot, chunk_samples / SAMPLE_RATE)
+        self._trials.opened(session)
         snapshot = Snapshot(setup.commit.samples, setup.commit.state) if setup.commit else None
         options = SlotOptions(setup.language, setup.partials, setup.look_ahead_ms)
-        self.outbox.add(OpenSlot(grant.lease, grant.slot, options, snapshot))
+        self._submit(OpenSlot(grant.lease, grant.slot, options, snapshot))
 
     def _transfer(self, transfer: m.Transfer, setup: m.Setup) -> None:
         """Open the slot again from the last commit. The client sends all audio after this commit again."""
@@ -213,7 +274,8 @@ class Sessions:
         if session is not None:
             del self._by_slot[session.slot]
             self._batcher.close(session.slot)
-            self.outbox.add(CloseSlot(lease, session.slot))
+            self._trials.closed(session)
+            self._submit(CloseSlot(lease, session.slot))
 
     def _closed(self, closed: SlotClosed) -> None:
         self._holders.pop(closed.slot, None)
@@ -233,7 +295,7 @@ class Sessions:
                 self.foreign_frames += 1
                 continue
             if isinstance(frame, m.Checkpoint):
-                self.outbox.add(TakeSnapshot(session.slot))
+                self._submit(TakeSnapshot(session.slot, session.lease))
                 continue
             try:
                 answer = session.receive(frame)
@@ -248,6 +310,7 @@ class Sessions:
     def _stepped(self, done: StepDone) -> None:
         """Progress follows the outputs, because some dialects answer a chunk with its text. It precedes Drained."""
         self._in_step, self._pending, self._blocked = 0, done.pending, done.blocked
+        self._trials.stepped(done.pending)
         samples = sum([len(chunk.pcm) for chunk in done.chunks])
         self.load.stepped(done.elapsed_s, samples, done.late_s, done.elective_s)
         sessions: dict[int, Session] = {}
@@ -285,13 +348,22 @@ class Sessions:
         if not self.registered and (self._holders or self._in_step):
             # The engine still has dropped sessions. If it hangs, the broker must not pin new ones to this worker.
             self._heartbeat_at = now + WIPED_S
+            self._hang_beats += 1
+            if self._hang_beats == HANG_BEATS_MAX:
+                self.outbox.add(Hang())
             return
+        self._hang_beats = 0
         self._heartbeat_at = now + self._heartbeat_s
         if self.registered:
+            self._work.beat()
             load = self.load.sum_up(self._batcher.waiting() + self._in_step, now)
-            self.outbox.add(Send(m.WorkerHeartbeat(load)))
+            self.outbox.add(Send(m.WorkerHeartbeat(load, self._work.stuck())))
         else:
-            self.outbox.add(Send(m.RegisterWorker(m.PROTOCOL_VERSION, self.name, self.spec)))
+            self.outbox.add(Send(self.registration()))
+
+    def registration(self) -> m.RegisterWorker:
+        """The message with which this worker registers."""
+        return m.RegisterWorker(m.PROTOCOL_VERSION, self.name, self.spec, self._witness)
 
     def _is_empty(self) -> bool:
         return not self._sessions and not self._holders

@@ -7,6 +7,7 @@ then performs the commands in the core's outbox.
 from __future__ import annotations
 
 import math
+import os
 import socket
 import time
 from contextlib import suppress
@@ -32,14 +33,17 @@ from asr_workers.engines.base import Engine
 from asr_workers.jobs import EngineFailed
 from asr_workers.link import Link
 from asr_workers.metrics import WorkerCollector
-from asr_workers.outbox import Command, Quit, WorkerPost
+from asr_workers.outbox import Command, Hang, Quit, WorkerPost
 from asr_workers.sessions import Sessions
 from asr_workers.unit_report import UnitReport
+from asr_workers.witness import Witness
 
 log = structlog.get_logger()
 
 TURN_MESSAGES_MAX = 256
 """Largest number of messages that one turn reads from one link."""
+EXIT_HANG = 70
+"""Exit code of a worker whose engine hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Worker:
     """One worker process around a loaded engine. `run` returns after a drain. It raises the error of an engine that
     fails, and NotYet when a broker rejects the worker."""
 
-    def __init__(self, config: WorkerConfig, engine: Engine) -> None:
+    def __init__(self, config: WorkerConfig, engine: Engine, witness: Witness | None = None) -> None:
         self._config, self._spec = config, engine.spec
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
@@ -70,11 +74,12 @@ class Worker:
         self._seldom = Seldom()
         self._broken: set[int] = set()
         """Numbers of the links whose connection has ended."""
-        self._sessions = Sessions(config.name, engine.spec, time.monotonic(), engine.chunk_samples)
+        identity = witness.identity if witness else b""
+        self._sessions = Sessions(config.name, engine.spec, time.monotonic(), engine.chunk_samples, identity)
         self._brokers = WorkerBrokers(self._sessions, len(self._links))
         self._collector = WorkerCollector(config.name)
         self._metrics = MetricsServer(config.metrics, self._collector) if config.metrics else None
-        self._engine = EngineThread(engine, self._nudge)
+        self._engine = EngineThread(engine, self._nudge, witness.diary if witness else None)
         self._report = UnitReport(Unit())
         self._stop_at = math.inf
         """When the worker ends even if sessions are left."""
@@ -137,6 +142,7 @@ class Worker:
                 self._report.draining(len(self._sessions))
                 self._sessions.drain(now, announce=not self._ordered)
         if self._stop_at <= now:
+            self._sessions.leave()
             self._running = False
 
     def _tick(self, now: float) -> None:
@@ -150,6 +156,8 @@ class Worker:
         while self._engine.results:
             result = self._engine.results.popleft()
             if isinstance(result, EngineFailed):
+                self._sessions.failed(result)
+                self._flush()
                 raise result.error
             self._report.answered()
             self._sessions.answered(result)
@@ -222,6 +230,9 @@ class Worker:
             self._send(command)
         elif isinstance(command, Quit):
             self._quit(command.detail)
+        elif isinstance(command, Hang):
+            log.error("the engine does not end its job: this process ends")
+            os._exit(EXIT_HANG)
         else:
             self._report.submitted()
             self._engine.submit(command)

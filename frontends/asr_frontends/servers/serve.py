@@ -19,6 +19,7 @@ import uvicorn
 from asr_frontends.access import Gate, Rules
 from asr_frontends.dialect import Settings
 from asr_frontends.frontend import BODIES_BYTES_MAX, Frontend
+from asr_frontends.poison import PoisonFolder
 from asr_frontends.servers.app import App
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
 from asr_frontends.servers.protocols import Http
@@ -82,6 +83,8 @@ class FrontendConfig:
     """Certificate chain (PEM); None serves without TLS."""
     tls_key: Path | None = None
     """The certificate's private key; None if it is in the certificate's file."""
+    keep_poison: Path | None = None
+    """Folder for audio that has killed workers; None keeps none."""
     dialects: Settings = field(default_factory=dict)
     """The options of the dialects, by name."""
 
@@ -160,12 +163,14 @@ async def serve(config: FrontendConfig, supervised: Supervised) -> None:
     _check_tls(config)
     keyfile = KeyFile(config.keys) if config.keys else None
     gate = Gate(_rules(config, keyfile))
+    keep_poison = PoisonFolder(config.keep_poison) if config.keep_poison else None
     frontend = Frontend(
         config.brokers,
         config.name,
         config.limits,
         config.journal_bytes_max,
         bodies_bytes_max=config.bodies_bytes_max,
+        keep_poison=keep_poison,
     )
     if config.reuse_port:
         await _registered(frontend)  # until then, other frontends on the port can serve clients and this one cannot
