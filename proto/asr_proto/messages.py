@@ -176,6 +176,9 @@ class Open(Value, frozen=True, tag=2):
     language: Name
     resumable: bool = False
     """Whether the client may come back. If the frontend dies, the broker keeps the lease for a Resume."""
+    replaces: Lease = 0
+    """A lease of the same session at a frontend that has handed the session over. It ends now, and its slot is free
+    for this Open. 0: none."""
 
 
 class Close(Value, frozen=True, tag=3):

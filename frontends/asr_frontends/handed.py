@@ -1,0 +1,86 @@
+"""What a frontend passes to another one with a client's connection (ADR 19). Pure: no sockets.
+
+A receiver refuses a state that it does not understand: the connection then stays where it is. So a field is added at
+the end with a default, as in `asr_proto.messages`, and an older release refuses the new field. A change of a field's
+meaning raises VERSION.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from msgspec import DecodeError as Malformed
+from msgspec import Struct
+from msgspec.msgpack import Encoder, decode
+
+from asr_frontends.access import Admission
+from asr_frontends.codec import Request
+from asr_frontends.events import Start
+from asr_proto import messages as m
+from asr_proto.errors import DecodeError
+
+VERSION = 1
+STATE_BYTES_MAX = 67_108_864
+"""Largest state of one connection, in bytes: its journal, and the engine's state in its commit."""
+
+T = TypeVar("T")
+Entry = tuple[int, bytes | None, str | None]
+"""An entry of a journal at a sample: audio from there on, a flush with its marker, or the stop (neither)."""
+
+encode = Encoder().encode
+
+
+def read(state: bytes, kind: type[T]) -> T:
+    """The state in bytes that `encode` has returned. Raises DecodeError."""
+    try:
+        return decode(state, type=kind)
+    except (Malformed, RecursionError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not the state of this release: {error}") from error
+
+
+class HandedSession(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """A session between two frontends. It moves to a new slot, as after the loss of its worker."""
+
+    id: str
+    start: Start
+    epoch: int
+    """The epoch of the last lease, or of the last request for one."""
+    lease: int
+    """The last lease; 0 if the session has none."""
+    model: str | None
+    """The model of the session's worker; None while the client has received no Ready."""
+    commit: m.Commit | None
+    partial: m.Partial | None
+    """The last partial that the client received of an utterance that is not final."""
+    end_sample: int
+    """Number of 16 kHz samples received from the client."""
+    entries: list[Entry]
+    """The journal: all entries that are not confirmed or answered."""
+    is_complete: bool
+    """Whether the client has ended its audio."""
+
+
+class HandedConnection(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """A client's WebSocket between two frontends. Its socket is passed beside this state."""
+
+    version: int
+    boot: int
+    """The broker that the frontend is registered with: only a frontend of the same pool can continue the session."""
+    dialect: str
+    request: Request
+    """The request from which the dialect makes its codec again."""
+    admission: Admission
+    codec: bytes
+    """The codec's state (`Codec.state`)."""
+    session: HandedSession | None
+    """None if the client has not begun a session yet, and if its session is over."""
+    unread: bytes
+    """Bytes of the client that no codec has received yet: unfinished frames and messages."""
+
+
+def read_connection(state: bytes) -> HandedConnection:
+    """The connection in a state. Raises DecodeError, also for another version."""
+    handed = read(state, HandedConnection)
+    if handed.version != VERSION:
+        raise DecodeError(f"the state has version {handed.version}, not {VERSION}")
+    return handed
