@@ -1,44 +1,24 @@
-"""What a frontend passes to another one with a client's connection (ADR 19). Pure: no sockets.
-
-A receiver refuses a state that it does not understand: the connection then stays where it is. So a field is added at
-the end with a default, as in `asr_proto.messages`, and an older release refuses the new field. A change of a field's
-meaning raises VERSION.
-"""
+"""What a frontend passes to another one with a client's connection (ADR 19). Pure: no sockets."""
 
 from __future__ import annotations
-
-from typing import TypeVar
-
-from msgspec import DecodeError as Malformed
-from msgspec import Struct
-from msgspec.msgpack import Encoder, decode
 
 from asr_frontends.access import Admission
 from asr_frontends.codec import Request
 from asr_frontends.events import Start
+from asr_frontends.portable import Portable, read
 from asr_proto import messages as m
 from asr_proto.errors import DecodeError
 
 VERSION = 1
+"""A change of a field's meaning raises it; a new field does not."""
 STATE_BYTES_MAX = 67_108_864
 """Largest state of one connection, in bytes: its journal, and the engine's state in its commit."""
 
-T = TypeVar("T")
 Entry = tuple[int, bytes | None, str | None]
 """An entry of a journal at a sample: audio from there on, a flush with its marker, or the stop (neither)."""
 
-encode = Encoder().encode
 
-
-def read(state: bytes, kind: type[T]) -> T:
-    """The state in bytes that `encode` has returned. Raises DecodeError."""
-    try:
-        return decode(state, type=kind)
-    except (Malformed, RecursionError, UnicodeDecodeError) as error:
-        raise DecodeError(f"not the state of this release: {error}") from error
-
-
-class HandedSession(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+class HandedSession(Portable):
     """A session between two frontends. It moves to a new slot, as after the loss of its worker."""
 
     id: str
@@ -60,7 +40,7 @@ class HandedSession(Struct, array_like=True, forbid_unknown_fields=True, frozen=
     """Whether the client has ended its audio."""
 
 
-class HandedConnection(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+class HandedConnection(Portable):
     """A client's WebSocket between two frontends. Its socket is passed beside this state."""
 
     version: int
@@ -73,7 +53,7 @@ class HandedConnection(Struct, array_like=True, forbid_unknown_fields=True, froz
     codec: bytes
     """The codec's state (`Codec.state`)."""
     session: HandedSession | None
-    """None if the client has not begun a session yet, and if its session is over."""
+    """None if the client has not begun a session yet."""
     unread: bytes
     """Bytes of the client that no codec has received yet: unfinished frames and messages."""
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
+from asr_frontends.portable import Portable
 from asr_proto.messages import Final, Partial
 
 
-class Transcript(Struct, array_like=True, forbid_unknown_fields=True):
+class Transcript(Portable):
     """Cumulative text since the start or the last `clear`."""
 
     finals: str = ""

@@ -24,10 +24,11 @@ from asr_broker.leadership import LEASE_S, Leadership
 from asr_broker.routing import Routing
 from asr_frontends import brokers as frontend_brokers
 from asr_frontends import events as e
-from asr_frontends.handed import HandedSession, encode, read
+from asr_frontends.handed import HandedSession
 from asr_frontends.journal import Budget
 from asr_frontends.outbox import Command as FrontendCommand
 from asr_frontends.outbox import Credit, Deliver, Pause, SendBundle, ToBroker
+from asr_frontends.portable import encode, read
 from asr_frontends.session import Limits
 from asr_frontends.sessions import Sessions as FrontendSessions
 from asr_proto import messages as m

@@ -8,15 +8,15 @@ from __future__ import annotations
 from math import gcd
 
 import soxr
-from msgspec import Struct
 
+from asr_frontends.portable import Portable
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, from_float32, to_float32, to_int16
 
 MEMORY_S = 0.2
 """Audio that determines the next samples, in seconds: more than the filter's length at every rate."""
 
 
-class ResamplerState(Struct, array_like=True, forbid_unknown_fields=True):
+class ResamplerState(Portable):
     """A resampler for another process. The filter itself cannot be read; it is filled again from the last audio."""
 
     rate: int
