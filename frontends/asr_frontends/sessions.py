@@ -7,7 +7,7 @@ whether a new session could succeed now. Every method that changes something ret
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from asr_frontends import events as e
@@ -113,10 +113,17 @@ class Sessions:
             self._settle(session)
         return self._outbox.take()
 
-    def leave(self, id: str, now: float) -> list[Command]:
-        """End a session without an error, because this frontend stops."""
-        if session := self._sessions.get(id):
-            session.leave(now)
+    def leave(self, now: float) -> list[Command]:
+        """This frontend stops soon: read nothing more of clients that are still sending; see `Session.leave`."""
+        return self._for_all(Session.leave, now)
+
+    def abandon(self, now: float) -> list[Command]:
+        """This frontend stops now: end every session; see `Session.abandon`."""
+        return self._for_all(Session.abandon, now)
+
+    def _for_all(self, act: Callable[[Session, float], None], now: float) -> list[Command]:
+        for session in list(self._sessions.values()):
+            act(session, now)
             self._settle(session)
         return self._outbox.take()
 

@@ -35,8 +35,8 @@ log = structlog.get_logger()
 SEND_BUFFER_BYTES = 65_536
 """Send buffer of a client's socket: small, so that the frontend soon notices a client that does not read."""
 BACKLOG = 2048
-LAST_REQUESTS_S = 2
-"""Longest wait, after the sessions are drained, for requests that are still running."""
+LAST_REQUESTS_S = 5
+"""Longest wait, after the sessions are drained, for clients that still read, and for running requests."""
 UNREAD_MS_MAX = 10_000
 """The kernel closes a connection whose client reads nothing for this long: no close frame would reach the client."""
 CAIMAN_PORT = 3030
@@ -62,8 +62,8 @@ class FrontendConfig:
     """Largest message of a client, in bytes."""
     journal_bytes_max: int = 1_073_741_824
     """Largest amount of unconfirmed audio of all sessions together, in bytes."""
-    drain_s: float = 5.0
-    """Longest wait for sessions to end after SIGTERM, in seconds."""
+    drain_s: float = 20.0
+    """Longest time to serve open sessions after SIGTERM, in seconds."""
     keys: Path | None = None
     """The file of API keys; None admits clients without a key."""
     origins: frozenset[str] = frozenset()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from msgspec import field
 
 from asr_dialects import amira
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.dialects.amira.forms import check_pcm, message_of, schema_of
 from asr_frontends.events import Audio, Bye, ClientEvent, Error, KeepAlive, ServiceEvent, Start, Stop
@@ -20,7 +21,7 @@ from asr_proto.errors import DecodeError, LimitExceeded, OutOfOrder
 from asr_proto.messages import Final, Partial
 
 FRAME_BYTES_MAX = 1_048_576
-CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
+CLIENT_FAULT, SERVICE_FAULT = 4400, 4503
 
 
 class _Confidence(Portable):
@@ -107,6 +108,8 @@ class AmiraCodec(Stateful[AmiraState]):
         match event:
             case Partial() | Final():
                 return self._hypothesis(event)
+            case Bye(reason=events.GOING_AWAY):
+                return self._error(closes.left(seconds(self._state.samples)))
             case Bye():
                 confidence = self._state.confidence.value
                 return [self._text(amira.FINAL, amira.COMPLETE, confidence), Close(1000)]
@@ -130,8 +133,8 @@ class AmiraCodec(Stateful[AmiraState]):
     def _error(self, event: Error) -> list[Frame]:
         reason = message_of(event)
         code = SERVICE_FAULT if event.is_service else CLIENT_FAULT
-        if event.slug == "going-away":
-            code = GOING_AWAY
+        if event.slug == events.GOING_AWAY:
+            code = closes.GOING_AWAY
         if self._is_v1:
             message = self._status(amira.FAILED, message=reason)
         else:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from msgspec import field
 
 from asr_dialects import caiman
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
@@ -95,6 +96,8 @@ class CaimanCodec(Stateful[CaimanState]):
                 self._state.taken = 0
             case Progress():
                 return self._respond_until((event.taken if self._state.early else event.done) // FRAME_SAMPLES)
+            case Bye(reason=events.GOING_AWAY):
+                return [*self._rest(), self._error(closes.left(seconds(self._state.samples)))]
             case Bye():
                 return [*self._rest(), Close(1000)]
             case Error():

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import field
 
 from asr_dialects import deepgram
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.dialects.deepgram.audio import AudioState, AudioStream
 from asr_frontends.dialects.deepgram.options import parse_options
@@ -201,6 +202,8 @@ class DeepgramCodec(Stateful[DeepgramState]):
                 return [*self._speech_started(event), *self._utterance_ends(event)]
             case Progress():
                 return self._utterance_ends(event)
+            case Bye(reason=events.GOING_AWAY):
+                return _error(closes.left(self._audio.seconds))
             case Bye():
                 return [self._metadata(), Close(1000)]
             case Error():

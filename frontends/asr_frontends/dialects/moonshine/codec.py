@@ -13,7 +13,7 @@ from __future__ import annotations
 from msgspec import field
 
 from asr_dialects import moonshine, yap
-from asr_frontends import closes
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
@@ -133,16 +133,23 @@ class MoonshineCodec(Stateful[MoonshineState]):
             case Partial() | Final():
                 self._state.done = max(self._state.done, event.end_sample)
                 return [self._hypothesis(moonshine.INTERIM)] if self._state.transcript.update(event) else []
+            case Bye(reason=events.GOING_AWAY):
+                self._state.done = self._state.samples
+                return [self._hypothesis(moonshine.INTERIM), *_error(Error(events.GOING_AWAY, ""))]
             case Bye():
                 self._state.done = self._state.samples
                 return [self._hypothesis(moonshine.FINAL), Close(closes.NORMAL)]
             case Error():
-                return [moonshine.error(_reason(event)), closes.close_of(event)]
+                return _error(event)
         return []
 
     def _hypothesis(self, op: str) -> str:
         behind_ms = max(0, self._state.samples - self._state.done) * 1000 // SAMPLE_RATE
         return moonshine.hypothesis(op, self._state.sid, self._state.transcript.text, behind_ms)
+
+
+def _error(event: Error) -> list[Frame]:
+    return [moonshine.error(_reason(event)), closes.close_of(event)]
 
 
 def _reason(event: Error) -> str:

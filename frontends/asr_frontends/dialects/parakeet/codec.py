@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 from msgspec import field
 
 from asr_dialects import parakeet
-from asr_frontends import closes
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
@@ -33,7 +33,7 @@ from asr_frontends.events import (
 )
 from asr_frontends.portable import Portable
 from asr_frontends.transcript import Transcript
-from asr_proto.audio import BYTES_PER_SAMPLE
+from asr_proto.audio import BYTES_PER_SAMPLE, seconds
 from asr_proto.errors import BadRequest, LimitExceeded
 from asr_proto.messages import Final, Flushed, Partial
 
@@ -54,6 +54,7 @@ class ParakeetState(Portable):
     sent: str = ""
     unanswered: list[str] = field(default_factory=list)
     """Markers of the unanswered flushes, in order."""
+    samples: int = 0
 
 
 class ParakeetCodec(Stateful[ParakeetState]):
@@ -84,6 +85,7 @@ class ParakeetCodec(Stateful[ParakeetState]):
             return self._control(frame[len(parakeet.CONTROL) :])
         if len(frame) % BYTES_PER_SAMPLE or _is_text(frame):
             raise BadRequest("the payload is no PCM16", slug=NON_PCM)
+        self._state.samples += len(frame) // BYTES_PER_SAMPLE
         return [Audio(frame)] if frame else [KeepAlive()]
 
     def _control(self, name: bytes) -> list[ClientEvent]:
@@ -109,6 +111,8 @@ class ParakeetCodec(Stateful[ParakeetState]):
                 return self._hypothesis(event)
             case Flushed():
                 return self._flushed()
+            case Bye(reason=events.GOING_AWAY):
+                return [_close(closes.left(seconds(self._state.samples)))]
             case Bye():
                 return [Close(closes.NORMAL)]
             case Error():

@@ -16,7 +16,7 @@ from __future__ import annotations
 from msgspec import field
 
 from asr_dialects import yap
-from asr_frontends import closes
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
@@ -31,7 +31,7 @@ from asr_frontends.events import (
 )
 from asr_frontends.portable import Portable
 from asr_frontends.transcript import Transcript
-from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Final, Partial
 
@@ -108,6 +108,8 @@ class YapCodec(Stateful[YapState]):
                 return [self._interim()] if self._state.transcript.update(event) else []
             case Progress():
                 return [self._interim()] if self._state.samples > self._state.samples_sent else []
+            case Bye(reason=events.GOING_AWAY):
+                return [self._interim(), _close(closes.left(seconds(self._state.samples)))]
             case Bye():
                 return [self._hypothesis(yap.FINAL), Close(closes.NORMAL)]
             case Error():
