@@ -70,9 +70,13 @@ class Gate:
         admission = Admission(self._name(request), request.address)
         _check_count(self._by_name[admission.name] if admission.name else 0, self.rules.sessions_per_key_max, "key")
         _check_count(self._by_address[admission.address], self.rules.sessions_per_address_max, "address")
+        self.count(admission)
+        return admission
+
+    def count(self, admission: Admission) -> None:
+        """Count a client that another process has admitted, also beyond the limits."""
         self._by_name[admission.name] += 1
         self._by_address[admission.address] += 1
-        return admission
 
     def leave(self, admission: Admission) -> None:
         """Count a client no more. Called once for each admission, when its client is gone."""

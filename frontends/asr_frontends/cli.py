@@ -13,6 +13,7 @@ import click
 import uvloop
 
 from asr_frontends.dialects.registry import DIALECTS
+from asr_frontends.servers.handover import IS_SUPPORTED
 from asr_frontends.servers.serve import FrontendConfig, serve
 from asr_frontends.session import Limits
 from asr_process import curve, settings
@@ -162,6 +163,7 @@ def main(
         limits=Limits(idle_s=idle_s, credit_s=credit_s, audio_s=session_s, messages_per_s=messages_per_s),
         message_bytes_max=message_bytes_max,
         journal_bytes_max=journal_mb_max * 1_048_576,
+        handover=run_dir / "handover" if IS_SUPPORTED else None,
         drain_s=drain_s,
         keys=keys,
         origins=frozenset(origin),

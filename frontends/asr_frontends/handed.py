@@ -5,12 +5,11 @@ from __future__ import annotations
 from asr_frontends.access import Admission
 from asr_frontends.codec import Request
 from asr_frontends.events import Start
-from asr_frontends.portable import Portable, read
+from asr_frontends.portable import Portable
 from asr_proto import messages as m
-from asr_proto.errors import DecodeError
 
 VERSION = 1
-"""A change of a field's meaning raises it; a new field does not."""
+"""Frontends of different versions hand nothing over. A change of a field's meaning raises it; a new field does not."""
 STATE_BYTES_MAX = 67_108_864
 """Largest state of one connection, in bytes: its journal, and the engine's state in its commit."""
 
@@ -43,9 +42,6 @@ class HandedSession(Portable):
 class HandedConnection(Portable):
     """A client's WebSocket between two frontends. Its socket is passed beside this state."""
 
-    version: int
-    boot: int
-    """The broker that the frontend is registered with: only a frontend of the same pool can continue the session."""
     dialect: str
     request: Request
     """The request from which the dialect makes its codec again."""
@@ -56,11 +52,3 @@ class HandedConnection(Portable):
     """None if the client has not begun a session yet."""
     unread: bytes
     """Bytes of the client that no codec has received yet: unfinished frames and messages."""
-
-
-def read_connection(state: bytes) -> HandedConnection:
-    """The connection in a state. Raises DecodeError, also for another version."""
-    handed = read(state, HandedConnection)
-    if handed.version != VERSION:
-        raise DecodeError(f"the state has version {handed.version}, not {VERSION}")
-    return handed

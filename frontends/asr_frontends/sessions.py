@@ -39,6 +39,8 @@ class Counts:
     moves: int = 0
     finals: int = 0
     audio_samples: int = 0
+    handed_over: int = 0
+    adopted: int = 0
 
 
 class Sessions:
@@ -60,6 +62,9 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._sessions
 
     @property
     def registered(self) -> bool:
@@ -143,6 +148,7 @@ class Sessions:
         if session is None or not session.may_be_handed_over:
             return None
         handed = session.hand_over(now)
+        self.counts.handed_over += 1
         self._forget(session)
         return handed
 
@@ -151,6 +157,7 @@ class Sessions:
         assert handed.id not in self._sessions
         session = Session.adopted(handed, self._limits, self.budget, self._outbox, now)
         self._sessions[session.id] = session
+        self.counts.adopted += 1
         if self._boot is not None:
             session.open()
         self._settle(session)

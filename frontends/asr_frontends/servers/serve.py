@@ -21,6 +21,7 @@ from asr_frontends.access import Gate, Rules
 from asr_frontends.dialect import Settings
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers.app import App
+from asr_frontends.servers.handover import Giver, Taker, new_path
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
 from asr_frontends.servers.protocols import Http
 from asr_frontends.servers.websocket import WebSocket
@@ -41,6 +42,8 @@ UNREAD_MS_MAX = 10_000
 """The kernel closes a connection whose client reads nothing for this long: no close frame would reach the client."""
 CAIMAN_PORT = 3030
 """The port of CAIMAN-ASR's server, whose clients wait for its start line on stdout."""
+HANDOVER_S_MAX = 2.0
+"""Longest time in which connections are handed over before those that stay are informed of the drain."""
 REGISTERED_S_MAX = 5.0
 """Longest wait for a broker before a frontend with shared ports listens."""
 REGISTERED_POLL_S = 0.02
@@ -62,6 +65,8 @@ class FrontendConfig:
     """Largest message of a client, in bytes."""
     journal_bytes_max: int = 1_073_741_824
     """Largest amount of unconfirmed audio of all sessions together, in bytes."""
+    handover: Path | None = None
+    """Folder in which frontends find each other, to hand their connections over when they stop. None: they do not."""
     drain_s: float = 20.0
     """Longest time to serve open sessions after SIGTERM, in seconds."""
     keys: Path | None = None
@@ -123,6 +128,9 @@ async def serve(config: FrontendConfig) -> None:
     sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
     app = App(frontend, gate, config.dialects)
     server = make_server(app, config.message_bytes_max, config.tls_cert, config.tls_key)
+    taker = Taker(app, frontend, server)
+    if config.handover is not None:
+        _listen_for_handovers(taker, config.handover)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -144,12 +152,34 @@ async def serve(config: FrontendConfig) -> None:
         # new clients with `going-away`.
         for listener in server.servers:
             listener.close()
-    await frontend.drain(config.drain_s)
+    await _leave(config, frontend, app, taker)
     feeding.cancel()
     server.should_exit = True
     await serving
     await app.close()
     frontend.close()
+
+
+def _listen_for_handovers(taker: Taker, folder: Path) -> None:
+    try:
+        taker.listen(new_path(folder))
+    except OSError as error:
+        log.warning("takes no connections of other frontends", folder=str(folder), reason=str(error))
+
+
+async def _leave(config: FrontendConfig, frontend: Frontend, app: App, taker: Taker) -> None:
+    """Hand the connections over to other frontends on this host, and drain those that must stay."""
+    frontend.draining = True
+    await taker.close()
+    if config.handover is None:
+        await frontend.drain(config.drain_s)
+        return
+    giver = Giver(app, frontend, config.handover)
+    await giver.give_all(min(HANDOVER_S_MAX, config.drain_s / 2))
+    giving = asyncio.create_task(giver.keep_giving())
+    await frontend.drain(config.drain_s)
+    giver.stop()
+    await giving
 
 
 async def _registered(frontend: Frontend) -> None:
