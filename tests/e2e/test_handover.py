@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-import pytest
-
-from tests.e2e.clients import WAIT_S, Native, cut, expected, noise
+from tests.e2e.clients import WAIT_S, expected, noise
 from tests.e2e.service import Pool, Program
 from tests.e2e.speakers import SPEAKERS, Speaker
 

@@ -133,6 +133,8 @@ class Giver:
         self._app, self._frontend, self._folder = app, frontend, folder
         self._loop = asyncio.get_running_loop()
         self._turn = 0
+        self.given = 0
+        """Number of connections that another frontend has taken."""
         self._refused: set[Live] = set()
         """Connections that another frontend has not understood: they stay here."""
         self._stopping = asyncio.Event()
@@ -199,6 +201,7 @@ class Giver:
                 is_taken = await self._offer(taker, packed, live.transport.fileno())
             finally:
                 if is_taken:
+                    self.given += 1
                     live.conversation.leave()
                     live.transport.leave()
                 else:

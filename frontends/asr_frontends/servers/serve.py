@@ -176,6 +176,7 @@ async def _leave(config: FrontendConfig, frontend: Frontend, app: App, taker: Ta
         return
     giver = Giver(app, frontend, config.handover)
     await giver.give_all(min(HANDOVER_S_MAX, config.drain_s / 2))
+    log.info("handed over", connections=giver.given, staying=len(app.live))
     giving = asyncio.create_task(giver.keep_giving())
     await frontend.drain(config.drain_s)
     giver.stop()
