@@ -148,6 +148,9 @@ class Frontend:
 
     def adopt(self, handed: HandedSession, listener: Listener) -> None:
         """Continue a session that was handed over, on the connection of `listener`."""
+        if handed.id in self.sessions:
+            listener.deliver(e.Error(*RESUMED_ELSEWHERE))  # the client has come back to this frontend meanwhile
+            return
         self._listeners[handed.id] = listener
         self._idle.clear()
         self._perform(self.sessions.adopt(handed, self._loop.time()))

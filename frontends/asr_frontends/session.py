@@ -469,7 +469,7 @@ class Session(StateMachine[State, Cause]):
     @property
     def may_be_handed_over(self) -> bool:
         """Whether another frontend can continue the session now; a session that begins is handed over later."""
-        return self.can(Cause.HAND_OVER) and not self._start.whole
+        return self.can(Cause.HAND_OVER) and not self._start.whole and not self._left
 
     def hand_over(self, now: float) -> HandedSession:
         """End the session here and return it for another frontend, or for `adopted`. Its lease is left for that one."""

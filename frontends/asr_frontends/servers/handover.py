@@ -69,12 +69,14 @@ class Taker:
         self._accepting = self._loop.create_task(self._accept(listener))
 
     async def close(self) -> None:
-        """Take nothing more. Returns when every connection is either taken or refused."""
-        if self._path is not None:
+        """Take nothing more. Returns when every offer is either taken or refused."""
+        if self._path is not None and self._accepting is not None:
             self._path.unlink(missing_ok=True)
-        if self._accepting is not None:
             self._accepting.cancel()
-            await asyncio.gather(self._accepting, *self._taking, return_exceptions=True)
+        if self._taking:
+            _, late = await asyncio.wait(self._taking, timeout=ANSWER_S_MAX)
+            for task in late:  # its giver does not answer; it has the client, because no GO has come
+                task.cancel()
 
     async def _accept(self, listener: socket.socket) -> None:
         with listener:
@@ -142,8 +144,7 @@ class Giver:
     async def give_all(self, timeout_s: float) -> None:
         """Pass on every connection that can be passed on, also those that need a moment until then."""
         begun = self._loop.time()
-        while self._others():
-            await self._round()
+        while await self._round():
             spent_s = self._loop.time() - begun
             if spent_s >= (timeout_s if self._waiting() else min(LATE_S, timeout_s)):
                 return
@@ -170,14 +171,12 @@ class Giver:
         """The sockets of the other frontends; this one has removed its own."""
         return sorted(self._folder.iterdir()) if self._folder.is_dir() else []
 
-    async def _round(self) -> None:
-        """Try each connection once, with the other frontends in turn."""
+    async def _round(self) -> bool:
+        """Try each connection once, with the other frontends in turn. False if none of those takes connections."""
         others = self._others()
-        for live in list(self._app.live):
+        for live in filter(self._may_go, list(self._app.live)):
             if not others or self._stopping.is_set():
-                return
-            if not self._may_go(live):
-                continue
+                break
             self._turn += 1
             other = others[self._turn % len(others)]
             try:
@@ -185,6 +184,7 @@ class Giver:
             except (OSError, TimeoutError, ServiceError) as error:
                 log.info("handed no connection over", to=other.name, reason=str(error) or "no answer")
                 others.remove(other)
+        return bool(others)
 
     async def _give(self, live: Live, other: Path) -> None:
         """Pass a connection on, if it can be passed on now.
