@@ -49,6 +49,9 @@ class Listener(Protocol):
     def credit(self) -> None:
         """Read from the client again."""
 
+    def leave(self) -> None:
+        """Pass on the audio that is held for the next one: nothing more is read from the client."""
+
 
 class BrokerLink(Protocol):
     """The connection to one broker: `Link`, or a test's."""
@@ -281,6 +284,8 @@ class Frontend:
             listener.deliver(e.GoAway(round(timeout_s, 1)))
         ending_s = min(ENDING_S_MAX, timeout_s / 2)
         if not await self._is_idle_within(timeout_s - ending_s):
+            for listener in list(self._listeners.values()):
+                listener.leave()
             self._perform(self.sessions.leave(self._loop.time()))
         if not await self._is_idle_within(ending_s):
             self._perform(self.sessions.abandon(self._loop.time()))

@@ -46,7 +46,7 @@ class Frontends:
         oldest.process.terminate()
         assert oldest.wait(WAIT_S) == 0, oldest.story()
         oldest.wait_for_silence()
-        found = oldest.wait_for(r"handed over .*connections=(\d+) .*staying=(\d+)")
+        found = oldest.wait_for(r"handed over .*connections=(\d+) .*staying=(\d+)")  # before the drain
         self._pool.programs.remove(oldest)
         oldest.close()
         return int(found[1]), int(found[2])

@@ -136,7 +136,7 @@ class Conversation:
     def hand_over(self) -> tuple[bytes, HandedSession | None] | None:
         """Stop, and return the codec's state and the session. None if that is impossible now.
 
-        The caller then calls `leave` or `take_back`, and passes on no message before.
+        The caller then calls `let_go` or `take_back`, and passes on no message before.
         """
         codec = self._codec.state()
         if codec is None or self._outbox or not self.is_portable:
@@ -149,7 +149,7 @@ class Conversation:
         self._session, self._is_handed = None, True
         return codec, session
 
-    def leave(self) -> None:
+    def let_go(self) -> None:
         """The conversation continues in another process: end it here without a word."""
         _finish(self._ending)
         _finish(self._over)
@@ -192,6 +192,10 @@ class Conversation:
         """Resume in the next turn of the loop: this may be called from within `on_frame`."""
         self._is_paused = False
         asyncio.get_running_loop().call_soon(self._resume)
+
+    def leave(self) -> None:
+        for event in self._codec.tail():
+            self._on_event(event)
 
     def _resume(self) -> None:
         if not self._is_paused:

@@ -122,7 +122,7 @@ class Taker:
             raise ServiceError("its process belongs to another user")
         if self._frontend.draining:
             raise ServiceError("this frontend stops too")
-        if not self._frontend.connected():
+        if self._frontend.sessions.boot is None:
             raise ServiceError("no broker is connected")
         if self._frontend.sessions.budget.exhausted:
             raise ServiceError("too much unconfirmed audio is held here")
@@ -202,8 +202,8 @@ class Giver:
             finally:
                 if is_taken:
                     self.given += 1
-                    live.conversation.leave()
-                    live.transport.leave()
+                    live.conversation.let_go()
+                    live.transport.let_go()
                 else:
                     self._refused.add(live)
                     live.conversation.take_back(packed.session)

@@ -177,10 +177,13 @@ async def _leave(config: FrontendConfig, frontend: Frontend, app: App, taker: Ta
     giver = Giver(app, frontend, config.handover)
     await giver.give_all(min(HANDOVER_S_MAX, config.drain_s / 2))
     log.info("handed over", connections=giver.given, staying=len(app.live))
+    given = giver.given
     giving = asyncio.create_task(giver.keep_giving())
     await frontend.drain(config.drain_s)
     giver.stop()
     await giving
+    if giver.given > given:
+        log.info("handed over during the drain", connections=giver.given - given)
 
 
 async def _registered(frontend: Frontend) -> None:

@@ -163,7 +163,7 @@ class WebSocket(asyncio.Protocol):
     def hand_over(self) -> bytes | None:
         """Stop reading, and return the bytes that no conversation has received. None if that is impossible now.
 
-        What is not written to the socket yet cannot be passed on. The caller then calls `leave`, or `take_back`, or
+        What is not written to the socket yet cannot be passed on. The caller then calls `let_go`, or `take_back`, or
         continues the conversation.
         """
         if self._stage != MESSAGES or not self.is_portable or self._transport.get_write_buffer_size():
@@ -176,7 +176,7 @@ class WebSocket(asyncio.Protocol):
         if not self._is_paused and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def leave(self) -> None:
+    def let_go(self) -> None:
         """Another process has the connection: close this process's descriptor, without a word to the client."""
         self._stage = ENDING
         self._transport.abort()

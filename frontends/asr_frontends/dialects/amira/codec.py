@@ -102,6 +102,9 @@ class AmiraCodec(Stateful[AmiraState]):
         newly_paused, self._state.newly_paused = self._state.newly_paused, False
         return [self._status(amira.PAUSED)] if newly_paused and self._is_v1 else []
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

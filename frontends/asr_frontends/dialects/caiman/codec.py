@@ -83,6 +83,9 @@ class CaimanCodec(Stateful[CaimanState]):
     def replies(self) -> list[Frame]:
         return []
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

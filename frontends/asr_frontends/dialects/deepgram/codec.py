@@ -161,7 +161,7 @@ class DeepgramCodec(Stateful[DeepgramState]):
             case deepgram.KEEPALIVE:
                 return [KeepAlive()]
             case deepgram.FINALIZE:
-                return [*self._tail(), Flush(self._state.finalizes.add(self._audio.seconds))]
+                return [*self._rest(), Flush(self._state.finalizes.add(self._audio.seconds))]
             case deepgram.CLOSE_STREAM:
                 return self._stop()
             case deepgram.CONFIGURE:
@@ -179,14 +179,17 @@ class DeepgramCodec(Stateful[DeepgramState]):
 
     def _stop(self) -> list[ClientEvent]:
         self._state.stopped = True
-        return [*self._tail(), Stop()]
+        return [*self._rest(), Stop()]
 
-    def _tail(self) -> list[ClientEvent]:
+    def _rest(self) -> list[ClientEvent]:
         return _pieces(self._audio.end())
 
     def replies(self) -> list[Frame]:
         replies, self._replies = self._replies, []
         return replies
+
+    def tail(self) -> list[ClientEvent]:
+        return [] if self._state.stopped else self._rest()
 
     # ---- Sending ----
 

@@ -121,6 +121,9 @@ class MoonshineCodec(Stateful[MoonshineState]):
         replies, self._replies = self._replies, []
         return replies
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

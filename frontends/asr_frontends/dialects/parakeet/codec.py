@@ -103,6 +103,9 @@ class ParakeetCodec(Stateful[ParakeetState]):
         replies, self._replies = self._replies, []
         return replies
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

@@ -100,6 +100,9 @@ class YapCodec(Stateful[YapState]):
     def replies(self) -> list[Frame]:
         return []
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:
