@@ -49,6 +49,10 @@ IS_SUPPORTED = hasattr(socket, "SO_PEERCRED") and hasattr(os, "memfd_create")
 """Whether this system can pass connections on: Linux."""
 
 
+class NotTaken(Exception):
+    """Another frontend does not take this connection; it may take others."""
+
+
 class Taker:
     """Takes connections of other frontends."""
 
@@ -138,7 +142,7 @@ class Giver:
         self.given = 0
         """Number of connections that another frontend has taken."""
         self._refused: set[Live] = set()
-        """Connections that another frontend has not understood: they stay here."""
+        """Connections that another frontend did not take: they stay here."""
         self._stopping = asyncio.Event()
 
     async def give_all(self, timeout_s: float) -> None:
@@ -181,6 +185,9 @@ class Giver:
             other = others[self._turn % len(others)]
             try:
                 await self._give(live, other)
+            except NotTaken as error:
+                self._refused.add(live)
+                log.warning("a frontend did not take a connection", to=other.name, reason=str(error))
             except (OSError, TimeoutError, ServiceError) as error:
                 log.info("handed no connection over", to=other.name, reason=str(error) or "no answer")
                 others.remove(other)
@@ -189,24 +196,21 @@ class Giver:
     async def _give(self, live: Live, other: Path) -> None:
         """Pass a connection on, if it can be passed on now.
 
-        Raises OSError, TimeoutError and ServiceError if the other frontend takes nothing now.
+        Raises NotTaken, or OSError, TimeoutError and ServiceError if the other frontend takes nothing now. Then the
+        connection stays here.
         """
         with _packets() as taker:
             await self._connect(taker, other)
             packed = self._packed(live)
             if packed is None:
                 return
-            is_taken = False
-            try:
-                is_taken = await self._offer(taker, packed, live.transport.fileno())
-            finally:
-                if is_taken:
-                    self.given += 1
-                    live.conversation.let_go()
-                    live.transport.let_go()
-                else:
-                    self._refused.add(live)
-                    live.conversation.take_back(packed.session)
+            with contextlib.ExitStack() as unless_taken:
+                unless_taken.callback(live.conversation.take_back, packed.session)
+                await self._offer(taker, packed, live.transport.fileno())
+                unless_taken.pop_all()
+            self.given += 1
+            live.conversation.let_go()
+            live.transport.let_go()
 
     async def _connect(self, taker: socket.socket, other: Path) -> None:
         try:
@@ -229,16 +233,16 @@ class Giver:
         codec, session = handed
         return HandedConnection(live.dialect, live.request, live.admission, codec, session, unread)
 
-    async def _offer(self, taker: socket.socket, handed: HandedConnection, client: int) -> bool:
-        """Whether the other frontend has the client now. Raises OSError and TimeoutError: it does not have it."""
+    async def _offer(self, taker: socket.socket, handed: HandedConnection, client: int) -> None:
+        """Returns when the other frontend has the client. Raises NotTaken, OSError and TimeoutError: it has not."""
         with _file(encode(handed)) as file:
             socket.send_fds(taker, [OFFER], [client, file])
         answer = await asyncio.wait_for(self._loop.sock_recv(taker, PACKET_BYTES_MAX), ANSWER_S_MAX)
+        if not answer:
+            raise ConnectionResetError("it has ended")
         if answer != READY:
-            log.warning("a frontend did not take a connection", reason=answer.decode(errors="replace"))
-            return False
+            raise NotTaken(answer.decode(errors="replace"))
         taker.send(GO)
-        return True
 
 
 def new_path(folder: Path) -> Path:
