@@ -134,6 +134,18 @@ def test_a_client_that_may_not_send_is_paused_again() -> None:
     assert Credit("s") in other.receive(m.Flushed(2, "x"))
 
 
+def test_a_partial_without_a_final_is_taken_back_by_the_next_frontend() -> None:
+    driver = SessionDriver()
+    driver.pin()
+    driver.send(e.Audio(SECOND))
+    partial = m.Partial(1, 0, "maybe", 0, 8_000)
+    driver.receive(partial)
+    other = adopted(passed(driver))
+    other.pin(2)
+    commands = other.receive(m.Progress(2, 16_000, 16_000, m.Commit(9_000, 0, b"")))
+    assert events(commands)[0] == m.Partial(1, 0, "", 0, 8_000)
+
+
 # ---- All sessions of a frontend ----
 
 

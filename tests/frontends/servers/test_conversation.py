@@ -41,6 +41,7 @@ class Transport:
 
     def start(self, receiver: Receiver) -> None:
         self.receiver = receiver
+        self.paused = False
         self.started.set()
 
     def pause(self) -> None:

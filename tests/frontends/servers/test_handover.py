@@ -73,7 +73,7 @@ class Process:
         self.served = Served(Limits())
         self.link, self.frontend = self.served.link, self.served.frontend
         self.gate = Gate(Rules())
-        self.app = App(self.frontend, self.gate)
+        self.app = App(self.frontend, self.gate, {"amira_streams_max": 1})
         self.socket = listen("127.0.0.1:0")
         self.server = make_server(self.app, 100_000)
         self.serving = asyncio.create_task(self.server.serve([self.socket]))
@@ -109,9 +109,9 @@ class Two:
         self.clients: list[Client] = []
         self.a, self.b = Process(folder, "a"), Process(folder, "b")
 
-    async def connect(self) -> Client:
-        """A client of `a`."""
-        self.clients.append(await self.a.connect())
+    async def connect(self, path: bytes = b"/v1/stream", process: Process | None = None) -> Client:
+        """A client of `a`, or of another process."""
+        self.clients.append(await (process or self.a).connect(path))
         return self.clients[-1]
 
     async def speaking(self) -> tuple[Client, m.Open]:
@@ -230,6 +230,36 @@ def test_a_frontend_that_stops_too_takes_nothing() -> None:
         two.b.frontend.draining = True
         await two.a.giver.give_all(0.0)
         await two.still_at_a(client, 11)
+
+    run(test)
+
+
+def test_a_process_of_another_user_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(two: Two) -> None:
+        client, _ = await two.speaking()
+        monkeypatch.setattr(os, "getuid", lambda: 4711)
+        await two.a.giver.give_all(0.0)
+        await two.still_at_a(client, 11)
+
+    run(test)
+
+
+def test_a_limit_counts_clients_that_are_handed_over_and_refuses_none() -> None:
+    """AMIRA's limit on streams: the second one was admitted at the first frontend."""
+
+    async def test(two: Two) -> None:
+        path = b"/v2/decode/stream/x"
+        await two.connect(path, two.b)
+        await two.b.pinned(21)
+        client = await two.connect(path)
+        await two.a.pinned(11)
+        await two.a.giver.give_all(0.0)
+        await two.b.pinned(12)
+        assert [serving.health() for serving in two.b.app._serving.values() if serving.health()] == [
+            {"active_streams": 2, "max_concurrent_streams": 1, "active_batches": 0, "max_concurrent_batches": 50}
+        ]
+        two.b.link.receive(m.Bundle(b"F", (12,)), m.Ended(12))
+        assert (await client.message())["type"] == "final"
 
     run(test)
 
