@@ -66,6 +66,8 @@ class Faults:
     worker_drain: float = 0.0
     broker_crash: float = 0.0
     frontend_crash: float = 0.0
+    frontend_leave: float = 0.0
+    """A frontend leaves its sessions, as at the end of its time to drain."""
     connection_loss: float = 0.0
     """A peer's connection to a broker ends and comes back; messages in transit are lost."""
     broker_freeze: float = 0.0
@@ -96,6 +98,7 @@ STORMY = Faults(
     worker_drain=0.03,
     broker_crash=0.05,
     frontend_crash=0.03,
+    frontend_leave=0.05,
     connection_loss=0.15,
     frontend_freeze=0.02,
     worker_freeze=0.03,
@@ -116,6 +119,7 @@ class Client:
     samples: np.ndarray[tuple[int], np.dtype[np.int16]]
     frame_samples: int
     speed: float
+    can_resume: bool
     frontend: SimFrontend | None = None
     session: str = ""
     sent: int = 0
@@ -131,6 +135,12 @@ class Client:
     is_resuming: bool = False
     is_paused: bool = False
     must_begin_anew: bool = False
+    must_move: bool = False
+    """Whether the client was asked to resume its session elsewhere."""
+    has_stopped: bool = False
+    """Whether it has sent Stop. A client that cannot resume does so once."""
+    is_left: bool = False
+    """Whether its frontend has left its session. `samples` are then those that were sent before."""
 
     def deliver(self, event: e.ServiceEvent) -> None:
         assert self.terminal is None, f"{self.name}: {event} after {self.terminal}"
@@ -146,8 +156,15 @@ class Client:
             self.is_resuming, self.sent = False, self.began + event.from_sample
         elif isinstance(event, e.Error) and event.slug == "resume-unavailable":
             self.must_begin_anew = True
+        elif self.can_resume and event == e.Bye(e.GOING_AWAY):
+            self.must_move = True
         elif isinstance(event, e.Error | e.Bye):
             self.terminal = event
+
+    def left(self) -> None:
+        """Its frontend leaves its session: what it has sent is all its audio."""
+        if not self.can_resume and not self.has_stopped:
+            self.samples, self.is_left = self.samples[: self.sent], True
 
     def check(self) -> None:
         """Assert safety: no text is lost, doubled, reordered or changed."""
@@ -288,6 +305,7 @@ class World:
             (self.faults.worker_crash, lambda: self.random.choice(self.workers).crash()),
             (self.faults.worker_drain, lambda: self.random.choice(self.workers).drain()),
             (self.faults.frontend_crash, lambda: self.random.choice(self.frontends).crash()),
+            (self.faults.frontend_leave, lambda: self.random.choice(self.frontends).leave()),
             (self.faults.frontend_freeze, lambda: self.random.choice(self.frontends).freeze()),
             (self.faults.broker_crash, lambda: self.crash_broker(self._any_broker())),
             (self.faults.connection_loss, self._lose_connection),
@@ -340,8 +358,12 @@ class World:
     def broken(self, client: Client, *, is_noticed: bool) -> None:
         """Break a client's connection; the frontend may notice it late, or never."""
         assert client.frontend is not None
-        client.frontend.disconnected(client, is_noticed=is_noticed)
+        client.frontend.disconnected(client, is_noticed=is_noticed or not client.can_resume)
         client.frontend = None
+        client.must_move = False
+        if not client.can_resume:
+            client.vanished = True
+            return
         client.connections += 1
         client.is_resuming = True
         self.after(self.random.uniform(0.05, 3.0), lambda: self._resume(client))
@@ -372,7 +394,7 @@ class World:
         """Add a client that sends `seconds` of audio in frames of `frame_ms`, at `speed` times real time."""
         noise = np.random.default_rng(self.random.getrandbits(32))
         samples = noise.integers(-9999, 9999, int(seconds * 16000)).astype(np.int16)
-        client = Client(name, samples, frame_ms * 16, speed)
+        client = Client(name, samples, frame_ms * 16, speed, can_resume=self.random.random() < 0.7)
         self.clients.append(client)
         self.after(at, lambda: self._connect(client))
         return client
@@ -392,8 +414,12 @@ class World:
         if client.must_begin_anew:
             self._begin_anew(client)
             return
+        if client.must_move:
+            self.broken(client, is_noticed=False)
+            return
         if client.frontend.wants(client) and not client.is_resuming:
             if client.sent >= len(client.samples):
+                client.has_stopped = True
                 client.frontend.from_client(client, e.Stop())
                 return
             frame = client.samples[client.sent : client.sent + client.frame_samples]
@@ -619,9 +645,16 @@ class SimFrontend(SimProcess):
                 if not client.over and client.frontend is self:
                     self.world.broken(client, is_noticed=False)
 
+    def leave(self) -> None:
+        if self.alive and self.world.now >= self.standstill.until:
+            for client in self.clients.values():
+                if not client.over:
+                    client.left()
+            self._perform(self.core.leave(self.world.now))
+
     def connect(self, client: Client) -> None:
         client.session = f"{client.name}.{client.connections}"
-        self._start(client, e.Start(resumable=True))
+        self._start(client, e.Start(resumable=client.can_resume))
 
     def resume(self, client: Client) -> None:
         self._perform(
@@ -831,6 +864,7 @@ def run_seed(
         assert client.over, f"{client.name} has no terminal event"
         client.check()
         if isinstance(client.terminal, e.Bye) and not client.vanished:
+            assert client.terminal == (e.Bye(e.GOING_AWAY) if client.is_left else e.Bye()), client.name
             assert " ".join(client.finals) == transcript(client.samples), client.name
         elif isinstance(client.terminal, e.Error):
             assert client.terminal.slug in SERVICE_SLUGS, client.terminal

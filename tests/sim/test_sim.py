@@ -27,6 +27,15 @@ def test_worker_deaths_alone_end_no_session(seed: int) -> None:
         assert isinstance(client.terminal, e.Bye) or (refused and not client.finals)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_frontend_that_leaves_its_sessions_loses_no_word(seed: int) -> None:
+    """Also if workers die meanwhile. Clients resume elsewhere, or receive the text of all that they have sent."""
+    world = run_seed(seed, Faults(frontend_leave=1.0, worker_crash=0.1, delay_ms=2.0), clients=6)
+    for client in world.clients:
+        refused = isinstance(client.terminal, e.Error) and client.terminal.slug == "no-worker"
+        assert isinstance(client.terminal, e.Bye) or (refused and not client.finals)
+
+
 # ---- Two brokers ----
 
 
