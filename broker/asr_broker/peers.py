@@ -156,12 +156,18 @@ class LeaseEvent(Enum):
     """The slot passes to a new lease of the same session."""
     RECLAIM = "reclaim"
     """The slot passes to another session."""
+    REPLACE = "replace"
+    """Its frontend has handed the session over, and the other frontend requests a slot for it."""
     CLOSED = "closed"
     """The worker has wiped the slot. It may do so without a Release."""
     WORKER_LOST = "worker-lost"
 
 
-_ENDS = {LeaseEvent.CLOSED: LeaseState.ENDED, LeaseEvent.WORKER_LOST: LeaseState.ENDED}
+_ENDS = {
+    LeaseEvent.CLOSED: LeaseState.ENDED,
+    LeaseEvent.WORKER_LOST: LeaseState.ENDED,
+    LeaseEvent.REPLACE: LeaseState.ENDED,
+}
 
 LEASE: TransitionTable[LeaseState, LeaseEvent] = TransitionTable(
     "lease",

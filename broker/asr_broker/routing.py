@@ -179,7 +179,7 @@ class Routing:
         return [*gone, ToFrontend(peer, self._welcome()), ToFrontend(peer, self._pool(now))]
 
     def _open(self, frontend: FrontendRecord, event: FromFrontend, message: m.Open, now: float) -> list[Command]:
-        commands: list[Command] = []
+        commands = self._replace(message, now)
         held = self.leases.get(frontend.leases.get(message.session, -1))
         if held is not None:
             if held.epoch >= message.epoch:
@@ -244,6 +244,18 @@ class Routing:
             with suppress(AsrError):
                 return choose(others)
         return choose(workers)
+
+    def _replace(self, message: m.Open, now: float) -> list[Command]:
+        """End the lease of a session that another frontend has handed over, and free its slot for this Open.
+
+        The worker wipes the slot before it opens it again. Without this, a new session could take the slot first.
+        """
+        lease = self.leases.get(message.replaces)
+        if lease is None or lease.session != message.session:
+            return []
+        self._end(lease, LeaseEvent.REPLACE, now)
+        self.workers[lease.worker].free.append(lease.slot)
+        return [ToWorker(lease.worker, m.Release(lease.lease))]
 
     def _grant(
         self,

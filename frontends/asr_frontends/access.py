@@ -48,9 +48,9 @@ class Rules:
     """Largest number of concurrent sessions of one client address; 0 for no limit."""
 
 
-@dataclass(slots=True)
-class Admission:
-    """What an admitted client counts under. The caller returns it with `Gate.leave`."""
+@dataclass(frozen=True, slots=True)
+class AdmittedClient:
+    """What an admitted client counts under."""
 
     name: str
     """The name of the client's key; empty where no key is required."""
@@ -58,6 +58,13 @@ class Admission:
     """The client's host."""
     key: str = field(default="", compare=False)
     """The digest of the client's key."""
+
+
+@dataclass(slots=True)
+class Admission:
+    """A client that is counted. The caller returns it with `Gate.leave`."""
+
+    client: AdmittedClient
     revoked: PeerError | None = field(default=None, compare=False)
     """Set when the key was removed: what the client is to be answered."""
     on_revoked: Callable[[PeerError], None] | None = field(default=None, compare=False)
@@ -97,18 +104,23 @@ class Gate:
     def admit(self, request: Request) -> Admission:
         """Admit and count a client. Raises Unauthorized, Forbidden or LimitExceeded (too-many-sessions)."""
         self.check_origin(request)
-        admission = self._admission(request)
-        _check_count(self._by_name[admission.name] if admission.name else 0, self.rules.sessions_per_key_max, "key")
-        _check_count(self._by_address[admission.address], self.rules.sessions_per_address_max, "address")
-        self._by_name[admission.name] += 1
-        self._by_address[admission.address] += 1
+        client = self._client(request)
+        _check_count(self._by_name[client.name] if client.name else 0, self.rules.sessions_per_key_max, "key")
+        _check_count(self._by_address[client.address], self.rules.sessions_per_address_max, "address")
+        return self.count(client)
+
+    def count(self, client: AdmittedClient) -> Admission:
+        """Count a client that is admitted, here or by another process; also beyond the limits."""
+        self._by_name[client.name] += 1
+        self._by_address[client.address] += 1
+        admission = Admission(client)
         self._admitted[id(admission)] = admission
         return admission
 
     def leave(self, admission: Admission) -> None:
         """Count a client no more. Called once for each admission, when its client is gone."""
         self._admitted.pop(id(admission), None)
-        for counter, key in ((self._by_name, admission.name), (self._by_address, admission.address)):
+        for counter, key in ((self._by_name, admission.client.name), (self._by_address, admission.client.address)):
             counter[key] -= 1
             if not counter[key]:
                 del counter[key]
@@ -118,7 +130,7 @@ class Gate:
         keys = self.rules.keys
         if keys is None:
             return 0
-        revoked = [one for one in self._admitted.values() if one.key not in keys and one.revoked is None]
+        revoked = [one for one in self._admitted.values() if one.client.key not in keys and one.revoked is None]
         for admission in revoked:
             admission.revoke()
         return len(revoked)
@@ -130,14 +142,14 @@ class Gate:
         if origin is not None and allowed and not allowed & {origin, ANY_ORIGIN}:
             raise Forbidden("this origin is not allowed here")
 
-    def _admission(self, request: Request) -> Admission:
+    def _client(self, request: Request) -> AdmittedClient:
         if self.rules.keys is None:
-            return Admission("", request.address)
+            return AdmittedClient("", request.address)
         key = shown_key(request)
         name = self.rules.keys.get(digest(key)) if key else None
         if key is None or name is None:
             raise Unauthorized("a valid API key is needed" if key is None else "this API key is not known")
-        return Admission(name, request.address, digest(key))
+        return AdmittedClient(name, request.address, digest(key))
 
 
 def shown_key(request: Request) -> str | None:

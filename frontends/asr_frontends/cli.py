@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from asr_frontends.dialects.registry import DIALECTS
+from asr_frontends.servers.handover import IS_SUPPORTED
 from asr_frontends.servers.loop import Loop
 from asr_frontends.servers.serve import FrontendConfig, serve
 from asr_frontends.session import Limits
@@ -190,6 +191,7 @@ def main(
         message_bytes_max=message_bytes_max,
         journal_bytes_max=journal_mb_max * 1_048_576,
         bodies_bytes_max=bodies_mb_max * 1_048_576,
+        handover=run_dir / "handover" if IS_SUPPORTED else None,
         drain_s=drain_s,
         keys=keys,
         ends_revoked=keys_revoke == "now",

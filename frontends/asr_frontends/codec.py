@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from asr_frontends import portable
 from asr_frontends.events import ClientEvent, ServiceEvent
+from asr_frontends.portable import Portable
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,29 @@ class Codec(Protocol):
 
     def send(self, event: ServiceEvent) -> list[Frame]:
         """The frames for the client. A Close is the last one."""
+
+    def state(self) -> bytes | None:
+        """All that later frames depend on, for a codec of the same request in another process; None if that is
+        impossible now."""
+
+    def restore(self, state: bytes) -> None:
+        """Continue from another codec's state. Raises DecodeError."""
+
+
+S = TypeVar("S", bound=Portable)
+
+
+class Stateful(Generic[S]):
+    """A codec whose whole state is one struct of plain values, besides what follows from the request."""
+
+    def __init__(self, state: S) -> None:
+        self._state = state
+
+    def state(self) -> bytes | None:
+        return portable.encode(self._state)
+
+    def restore(self, state: bytes) -> None:
+        self._state = portable.read(state, type(self._state))
 
 
 class TrackCodec(Codec, Protocol):

@@ -16,6 +16,7 @@ import structlog
 
 from asr_frontends import events as e
 from asr_frontends.brokers import FrontendBrokers, Post
+from asr_frontends.handed import HandedSession
 from asr_frontends.journal import Budget
 from asr_frontends.link import Link
 from asr_frontends.outbox import Command, Credit, Deliver, KeepPoison, Pause, SendBundle, ToBroker
@@ -101,7 +102,8 @@ class Frontend:
         self._closes: list[ToBroker] = []
         self._closed = False
         self.draining = False
-        """Whether this frontend stops: it refuses new sessions."""
+        """Whether this frontend stops. It is not ready then."""
+        self._refuses = False
         self._timer: asyncio.Handle | None = None
         self._timer_at = NEVER
         self._idle = asyncio.Event()
@@ -112,7 +114,7 @@ class Frontend:
 
     def open(self, start: e.Start, listener: Listener) -> str:
         """Open a new session for a connection, or resume one; returns the session's id. Raises ServiceError."""
-        if self.draining:
+        if self._refuses:
             raise ServiceError("this server is going away", slug=e.GOING_AWAY)
         id = start.resume.session if start.resume else secrets.token_hex(16)
         self._detach(id)
@@ -149,6 +151,24 @@ class Frontend:
     def connected(self) -> bool:
         """Whether a broker answers."""
         return self.sessions.connected(self._loop.time())
+
+    # ---- Handover ----
+
+    def hand_over(self, id: str) -> HandedSession | None:
+        """End session `id` here, for another frontend to continue it; None if that is impossible now."""
+        handed = self.sessions.hand_over(id, self._loop.time())
+        if handed is not None:
+            self._forget(id)
+        return handed
+
+    def adopt(self, handed: HandedSession, listener: Listener) -> None:
+        """Continue a session that was handed over, on the connection of `listener`."""
+        if handed.id in self.sessions:
+            listener.deliver(e.Error(*RESUMED_ELSEWHERE))  # the client has come back to this frontend meanwhile
+            return
+        self._listeners[handed.id] = listener
+        self._idle.clear()
+        self._perform(self.sessions.adopt(handed, self._loop.time()))
 
     # ---- The broker ----
 
@@ -289,7 +309,7 @@ class Frontend:
         Before the end of this time, clients that are still sending are not read any more: all that they have sent is
         transcribed and delivered. Sessions that are still open at the end are given up.
         """
-        self.draining = True
+        self.draining = self._refuses = True
         for listener in list(self._listeners.values()):
             listener.deliver(e.GoAway(round(timeout_s, 1)))
         ending_s = min(ENDING_S_MAX, timeout_s / 2)

@@ -8,7 +8,7 @@ one Budget.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
@@ -67,6 +67,15 @@ class Journal:
         self._entries.append(Mark(self.end_sample, marker))
         self.is_complete = marker is None
         self.marks_held += 1
+
+    def take_over(self, entries: Iterable[Entry], end_sample: int, *, is_complete: bool) -> None:
+        """Begin with the entries of another journal."""
+        assert not self._entries
+        self._entries.extend(entries)
+        pieces = [entry for entry in self._entries if isinstance(entry, Piece)]
+        self._hold(sum(len(piece.pcm) for piece in pieces))
+        self.marks_held = len(self._entries) - len(pieces)
+        self.end_sample, self.is_complete = end_sample, is_complete
 
     def next(self, before_sample: int) -> Entry | None:
         """The next entry that was not posted; it counts as posted now.

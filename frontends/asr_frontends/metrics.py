@@ -50,6 +50,10 @@ class FrontendCollector(Collector):
         yield CounterMetricFamily("asr_frontend_errors", "Sessions that ended with an error.", counts.errors)
         yield CounterMetricFamily("asr_frontend_moves", "Leases that open sessions have lost.", counts.moves)
         yield CounterMetricFamily("asr_frontend_poisonous", "Sessions whose audio killed workers.", counts.poisonous)
+        yield CounterMetricFamily(
+            "asr_frontend_handed_over", "Sessions passed to another frontend.", counts.handed_over
+        )
+        yield CounterMetricFamily("asr_frontend_adopted", "Sessions taken from another frontend.", counts.adopted)
         yield CounterMetricFamily("asr_frontend_finals", "Finals received.", counts.finals)
         audio_s = counts.audio_samples / SAMPLE_RATE
         yield CounterMetricFamily("asr_frontend_audio_seconds", "Audio received from clients.", audio_s)

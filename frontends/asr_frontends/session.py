@@ -8,13 +8,15 @@ no final is delivered twice and none is lost. The states and their transitions a
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from msgspec import structs
 
 from asr_audio.entries import Entry, Mark, Piece
 from asr_frontends import events as e
+from asr_frontends import handed as h
+from asr_frontends.handed import HandedSession
 from asr_frontends.journal import Budget, Journal
 from asr_frontends.outbox import Credit, Deliver, KeepPoison, Outbox, Pause
 from asr_frontends.suspicion import Suspect
@@ -103,6 +105,10 @@ class Cause(Enum):
     """The worker has processed all audio."""
     FAIL = "fail"
     """An error of the client, the worker, the broker or this frontend."""
+    HAND_OVER = "hand-over"
+    """Another frontend continues the session on the client's connection."""
+    ADOPT = "adopt"
+    """Another frontend has handed the session over."""
     DETACH = "detach"
     """The client's connection broke, or this frontend stops. The lease stays for the client's return."""
     ABORT = "abort"
@@ -119,11 +125,21 @@ SESSION: TransitionTable[State, Cause] = TransitionTable(
     "session",
     State.OPENING,
     {
-        State.OPENING: {Cause.RESUME: State.RESUMING, Cause.PINNED: State.ACTIVE, **GIVEN_UP},
+        State.OPENING: {
+            Cause.RESUME: State.RESUMING,
+            Cause.ADOPT: State.MOVING,
+            Cause.PINNED: State.ACTIVE,
+            **GIVEN_UP,
+        },
         State.RESUMING: {Cause.PINNED: State.RESTORING, **GIVEN_UP},
         State.RESTORING: {Cause.RESUMED: State.ACTIVE, **GIVEN_BACK},
-        State.ACTIVE: {Cause.LOST: State.MOVING, Cause.ABANDON: State.MOVING, **GIVEN_BACK},
-        State.MOVING: {Cause.PINNED: State.ACTIVE, **GIVEN_UP},
+        State.ACTIVE: {
+            Cause.LOST: State.MOVING,
+            Cause.ABANDON: State.MOVING,
+            Cause.HAND_OVER: State.ENDED,
+            **GIVEN_BACK,
+        },
+        State.MOVING: {Cause.PINNED: State.ACTIVE, Cause.HAND_OVER: State.ENDED, **GIVEN_UP},
     },
 )
 
@@ -151,9 +167,11 @@ class Session(StateMachine[State, Cause]):
         "_last_received_at",
         "_left",
         "_limits",
+        "_model",
         "_outbox",
         "_partial",
         "_progress_at",
+        "_replaces",
         "_request_commit_at",
         "_retry_at",
         "_start",
@@ -173,6 +191,10 @@ class Session(StateMachine[State, Cause]):
         self._outbox = outbox
         self.epoch = 0
         self.pinned: m.Pinned | None = None
+        self._model: str | None = None
+        """The model of the session's worker; None before the first one."""
+        self._replaces = 0
+        """The lease that the session had at the frontend that handed it over; 0 for none."""
         self.failed = False
         self.paused = False
         """Whether the client's reading is paused: the last of Pause and Credit in the outbox."""
@@ -208,9 +230,11 @@ class Session(StateMachine[State, Cause]):
         if start.resume is not None and self.state is State.RESUMING:
             self._outbox.send(m.Resume(self.id, start.resume.utterance), self._setup())
             return
-        model = self.pinned.spec.model if self.pinned else start.model
-        suspected_at = self._suspect.worker
-        request = m.Open(self.id, self.epoch, model, start.language, start.resumable, self._avoid, suspected_at)
+        model = start.model if self._model is None else self._model
+        avoid, suspected_at = self._avoid, self._suspect.worker
+        request = m.Open(
+            self.id, self.epoch, model, start.language, start.resumable, avoid, suspected_at, self._replaces
+        )
         self._outbox.send(request, self._setup())
 
     def _setup(self) -> m.Setup:
@@ -290,9 +314,10 @@ class Session(StateMachine[State, Cause]):
         """A slot was granted: post the journal, which begins at the last commit."""
         if not self._expects(pinned):
             return
-        first = self.pinned is None
+        first = self._model is None
         self.fire(Cause.PINNED, now)
-        self.pinned, self.epoch = pinned, pinned.epoch
+        self.pinned, self.epoch, self._model = pinned, pinned.epoch, pinned.spec.model
+        self._replaces = 0
         self._last_received_at = max(self._last_received_at, now)
         self._taken = self._done = self._commit.samples if self._commit else 0
         self._waits_since = None
@@ -545,6 +570,48 @@ class Session(StateMachine[State, Cause]):
             return NEVER
         return self._last_received_at + self._limits.idle_s
 
+    # ---- Handover ----
+
+    @property
+    def may_be_handed_over(self) -> bool:
+        """Whether another frontend can continue the session now; a session that begins is handed over later."""
+        return self.can(Cause.HAND_OVER) and not self._start.whole and not self._left
+
+    def hand_over(self, now: float) -> HandedSession:
+        """End the session here and return it for another frontend, or for `adopted`. Its lease is left for that one."""
+        lease = self.pinned.lease if self.state is State.ACTIVE and self.pinned else self._replaces
+        entries = [_handed(entry) for entry in self._journal]
+        handed = HandedSession(
+            self.id,
+            replace(self._start, resume=None),  # that is done
+            self.epoch,
+            lease,
+            self._model,
+            self._commit,
+            self._partial,
+            self._journal.end_sample,
+            entries,
+            self._journal.is_complete,
+        )
+        self.fire(Cause.HAND_OVER, now)
+        self._journal.clear()
+        return handed
+
+    @classmethod
+    def adopted(cls, handed: HandedSession, limits: Limits, budget: Budget, outbox: Outbox, now: float) -> Session:
+        """A session that another frontend has handed over. It moves: the caller then calls `open`."""
+        session = cls(handed.id, handed.start, limits, budget, outbox, now)
+        session._adopt(handed, now)
+        return session
+
+    def _adopt(self, handed: HandedSession, now: float) -> None:
+        self.fire(Cause.ADOPT, now)
+        self.epoch, self._replaces, self._model = handed.epoch + 1, handed.lease, handed.model
+        self._commit, self._partial = handed.commit, handed.partial
+        self._give_up_at = now + self._limits.move_s
+        self._journal.take_over(map(_taken, handed.entries), handed.end_sample, is_complete=handed.is_complete)
+        self._balance(now)
+
     # ---- Ends ----
 
     def fail(self, error: AsrError, now: float) -> None:
@@ -659,8 +726,17 @@ class Session(StateMachine[State, Cause]):
     def check(self) -> None:
         """Assert the invariants."""
         self._journal.check()
-        assert (self.pinned is None) <= (self.state in (State.OPENING, State.RESUMING, State.ENDED))
+        assert self.pinned is not None or self.state not in LEASED
         # Another session may have used up the shared budget since the last `_balance`.
         assert self.paused or self._has_credit() or self._budget.exhausted
         if self.state is State.ENDED:
             assert self._journal.bytes_held == 0
+
+
+def _handed(entry: Entry) -> h.Entry:
+    return (entry.at_sample, None, entry.marker) if isinstance(entry, Mark) else (entry.first_sample, entry.pcm, None)
+
+
+def _taken(entry: h.Entry) -> Entry:
+    sample, pcm, marker = entry
+    return Mark(sample, marker) if pcm is None else Piece(sample, pcm)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from asr_frontends import events as e
+from asr_frontends.handed import HandedSession
 from asr_frontends.journal import Budget
 from asr_frontends.outbox import Command, Outbox
 from asr_frontends.session import NEVER, Limits, Session, State
@@ -45,6 +46,8 @@ class Counts:
     poisonous: int = 0
     finals: int = 0
     audio_samples: int = 0
+    handed_over: int = 0
+    adopted: int = 0
     foreign_frames: int = 0
     """Frames dropped because the worker that sent them has another session's lease, not its own."""
 
@@ -73,6 +76,9 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._sessions
 
     @property
     def registered(self) -> bool:
@@ -143,6 +149,37 @@ class Sessions:
         for session in list(self._sessions.values()):
             act(session, now)
             self._settle(session)
+        return self._outbox.take()
+
+    # ---- Handover ----
+
+    @property
+    def boot(self) -> int | None:
+        """The number of the broker that has registered this frontend; None without one."""
+        return self._boot
+
+    def hand_over(self, id: str, now: float) -> HandedSession | None:
+        """Remove a session that another frontend continues. None if it must stay here, for now or to its end.
+
+        Its lease is left to the other frontend. If nobody takes the session, the lease expires.
+        """
+        session = self._sessions.get(id)
+        if session is None or not session.may_be_handed_over:
+            return None
+        handed = session.hand_over(now)
+        self.counts.handed_over += 1
+        self._forget(session)
+        return handed
+
+    def adopt(self, handed: HandedSession, now: float) -> list[Command]:
+        """Continue a session that another frontend has handed over, or that no other frontend took."""
+        assert handed.id not in self._sessions
+        session = Session.adopted(handed, self._limits, self.budget, self._outbox, now)
+        self._sessions[session.id] = session
+        self.counts.adopted += 1
+        if self._boot is not None:
+            session.open()
+        self._settle(session)
         return self._outbox.take()
 
     # ---- The broker ----

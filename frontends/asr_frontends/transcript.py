@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+from asr_frontends.portable import Portable
 from asr_proto.messages import Final, Partial
 
 
-class Transcript:
+class Transcript(Portable):
     """Cumulative text since the start or the last `clear`."""
 
-    def __init__(self) -> None:
-        self._finals = ""
-        self._partial = ""
+    finals: str = ""
+    partial: str = ""
 
     @property
     def text(self) -> str:
-        return _joined(self._finals, self._partial)
+        return _joined(self.finals, self.partial)
 
     def update(self, event: Partial | Final) -> bool:
         """Add a hypothesis; a final replaces the partial. Returns whether the text has changed."""
-        changed = event.text != self._partial
+        changed = event.text != self.partial
         if isinstance(event, Final):
-            self._finals, self._partial = _joined(self._finals, event.text), ""
+            self.finals, self.partial = _joined(self.finals, event.text), ""
         else:
-            self._partial = event.text
+            self.partial = event.text
         return changed
 
     def clear(self) -> None:
-        self._finals = self._partial = ""
+        self.finals = self.partial = ""
 
 
 def _joined(before: str, after: str) -> str:

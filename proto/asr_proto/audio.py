@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
@@ -35,13 +36,10 @@ def seconds(samples: int, sample_rate: int = SAMPLE_RATE) -> float:
     return round(samples / sample_rate, 3)
 
 
-class OddByte:
+class OddByte(Struct, array_like=True, forbid_unknown_fields=True):
     """Makes whole PCM16 samples of frames that may have an odd length."""
 
-    __slots__ = ("carry",)
-
-    def __init__(self) -> None:
-        self.carry = b""
+    carry: bytes = b""
 
     def feed(self, data: bytes) -> bytes:
         """The whole samples received so far and not returned yet. An odd last byte is kept for the next call."""

@@ -147,9 +147,9 @@ class Word(Value, frozen=True):
 class Suspicion(Value, frozen=True):
     """The audio of a session that may have caused the death of a worker: the worker steps it alone."""
 
-    from_sample: Natural
+    from_sample: Sample
     """Audio before this sample has left a model without harm."""
-    until_sample: Natural
+    until_sample: Sample
     """The end of the audio that the lost worker had, or may have had."""
 
 
@@ -217,6 +217,9 @@ class Open(Value, frozen=True, tag=2):
     """The worker that the session leaves because it did nothing. It gets the session only if no other worker can."""
     suspected_at: Name = ""
     """Name of the worker that the session may have killed last. Empty: the session is not under suspicion."""
+    replaces: Lease = 0
+    """A lease of the same session at a frontend that has handed the session over. It ends now, and its slot is free
+    for this Open. 0: none."""
 
 
 class Close(Value, frozen=True, tag=3):
@@ -370,7 +373,7 @@ class Lost(Value, frozen=True, tag=15):
 
     lease: Lease
     slug: Name
-    suspects: Natural = 0
+    suspects: Count = 0
     """Number of leases for which the engine worked when the worker died, if this lease was one of them; else 0."""
     proven: bool = False
     """Whether the engine failed. False: the process may have been killed."""

@@ -8,13 +8,20 @@ from asr_broker.peers import LEASE, Lease, LeaseEvent, LeaseState
 from asr_process.states import ForbiddenTransition
 
 ALLOWED = {
-    "pinned": {"allow-resume": "resumable", "release": "releasing", "closed": "ended", "worker-lost": "ended"},
+    "pinned": {
+        "allow-resume": "resumable",
+        "release": "releasing",
+        "closed": "ended",
+        "worker-lost": "ended",
+        "replace": "ended",
+    },
     "resumable": {
         "detach": "detached",
         "release": "releasing",
         "resume": "ended",
         "closed": "ended",
         "worker-lost": "ended",
+        "replace": "ended",
     },
     "detached": {
         "detach": "detached",
@@ -23,8 +30,9 @@ ALLOWED = {
         "reclaim": "ended",
         "closed": "ended",
         "worker-lost": "ended",
+        "replace": "ended",
     },
-    "releasing": {"closed": "ended", "worker-lost": "ended"},
+    "releasing": {"closed": "ended", "worker-lost": "ended", "replace": "ended"},
 }
 
 

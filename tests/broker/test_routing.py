@@ -797,6 +797,43 @@ def test_status_lists_peers_and_totals(broker: Broker) -> None:
     assert [(f.name, f.sessions) for f in status.frontends] == [("F1", 1)]
 
 
+# ---- Handover ----
+
+
+def handed_over(broker: Broker, before: m.Pinned, session: str = "") -> list[Command]:
+    """Open a session at F2 that F1 has handed over."""
+    request = m.Open(session or before.session, before.epoch + 1, "", "", replaces=before.lease)
+    return broker.frontend(F2, request, b"setup")
+
+
+@pytest.mark.parametrize("state", ["pinned", "resumable", "detached", "releasing"])
+def test_a_session_that_is_handed_over_keeps_a_slot_of_a_full_pool(broker: Broker, state: str) -> None:
+    """Whatever the first frontend did before: no new session can take the slot between the two."""
+    broker.register(F2)
+    before = broker.pin("a") if state in ("pinned", "releasing") else resumable(broker)
+    broker.pin("b")
+    if state == "releasing":
+        broker.frontend(F1, m.Close(before.lease))
+    elif state == "detached":
+        broker.gone(F1)
+    released, granted, pinned = handed_over(broker, before)
+    assert released == ToWorker(W1, m.Release(before.lease))
+    assert isinstance(granted.message, m.Grant) and granted.message.slot == 0
+    assert isinstance(pinned.message, m.Pinned) and (pinned.peer, pinned.message.epoch) == (F2, 1)
+    broker.worker(W1, m.Closed(before.lease))  # the worker's answer changes nothing more
+    broker.core.check()
+    assert handed_over(broker, before) == [pinned]
+
+
+def test_only_the_sessions_own_lease_is_replaced(broker: Broker) -> None:
+    broker.register(F2)
+    other = broker.pin("a")
+    broker.pin("b")
+    (refused,) = handed_over(broker, other, session="c")
+    assert isinstance(refused.message, m.Refused) and refused.message.slug == "at-capacity"
+    assert other.lease in broker.core.leases
+
+
 class RoutingMachine(RuleBasedStateMachine):
     """Any order of events keeps the invariants; leases are never reused; no message goes to the wrong peer.
 
@@ -829,6 +866,18 @@ class RoutingMachine(RuleBasedStateMachine):
         commands = self.note(self.broker.frontend(peer, m.Open(session, epoch, "", "", resumable=stays), b"setup"))
         pinned = [c.message for c in commands if isinstance(c.message, m.Pinned)]
         return pinned[0].lease if pinned else lease(10**6)
+
+    @rule(target=leases, peer=peers_f, held=leases)
+    def replace(self, peer: bytes, held: int) -> int:
+        """An Open that replaces a lease of the same session never needs a second slot."""
+        before = self.broker.core.leases.get(held)
+        session, epoch = (before.session, before.epoch + 1) if before else ("a", 1)
+        count = len(self.broker.core.leases)
+        commands = self.broker.frontend(peer, m.Open(session, epoch, "", "", replaces=held), b"setup")
+        assert len(self.broker.core.leases) <= count + (before is None)
+        grants = [c.message for c in commands if isinstance(c.message, m.Grant)]
+        self.granted |= {grant.lease for grant in grants}
+        return grants[0].lease if grants else lease(10**6)
 
     @rule(peer=peers_f, held=leases)
     def detach(self, peer: bytes, held: int) -> None:

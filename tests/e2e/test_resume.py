@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import asr_client
 from asr_client import End, Event, Final, Flushed, GoAway, Reconnected, SyncSession
+from asr_process.settings import frontends_endpoint
 from tests.e2e.clients import cut, expected, noise
 from tests.e2e.proxy import Proxy
 from tests.e2e.service import Pool, Serve, eventually
@@ -153,10 +155,11 @@ def test_a_frontend_that_is_killed_hands_its_session_to_the_other_one() -> None:
         serve.wait_sessions(0)
 
 
-def test_a_frontend_that_is_terminated_hands_its_session_to_the_other_one() -> None:
+def test_the_session_of_a_frontend_that_is_terminated_is_resumed_on_another_host(tmp_path: Path) -> None:
+    """With another run directory, as on another host, it cannot hand the connection over."""
     pcm = noise(8.4, seed=50)
     with Pool(frontend=["--drain-s=1"]) as pool:
-        _, port = pool.add_frontend()
+        _, port = pool.add_frontend(f"--run-dir={tmp_path}", f"--broker={frontends_endpoint(pool.run_dir)}")
         pool.wait_ready(port)
         with Proxy(pool.port) as proxy, asr_client.connect_sync(proxy.url) as session:
             talk = Talk(session)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,18 @@ def read(path: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def replay(recording: Iterable[Line]) -> list[Line]:
+Between = Callable[[Codec, Request], Codec]
+"""What happens to the codec of a request before each line; it may return another codec."""
+
+
+def keep(codec: Codec, _request: Request) -> Codec:
+    return codec
+
+
+def replay(recording: Iterable[Line], between: Between = keep) -> list[Line]:
     """The same conversation with the codec's current answers."""
     codec: Codec | None = None
+    request = Request("")
     lines: list[Line] = []
     for line in recording:
         if line.keys() & ANSWERS:
@@ -54,13 +63,16 @@ def replay(recording: Iterable[Line]) -> list[Line]:
         lines.append(line)
         try:
             if "request" in line:
-                codec = codec_for(_request(line["request"]))
+                request = _request(line["request"])
+                codec = codec_for(request)
                 assert codec is not None, f"no dialect is served at {line['request']['path']}"
             elif "service" in line:
                 assert codec is not None
+                codec = between(codec, request)
                 lines += map(_line, codec.send(_event(**line["service"])))
             elif "about" not in line:
                 assert codec is not None
+                codec = between(codec, request)
                 codec.receive(_client_frame(line))
                 lines += map(_line, codec.replies())
         except PeerError as error:

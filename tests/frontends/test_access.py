@@ -6,6 +6,7 @@ import pytest
 
 from asr_frontends.access import (
     Admission,
+    AdmittedClient,
     Forbidden,
     Gate,
     Rules,
@@ -38,7 +39,7 @@ def request(query: str = "", address: str = "10.0.0.1", protocols: tuple[str, ..
     ],
 )
 def test_a_key_may_be_sent_in_any_of_these_ways(shown: Request) -> None:
-    assert Gate(Rules(keys=KEYS)).admit(shown) == Admission("alice", "10.0.0.1")
+    assert Gate(Rules(keys=KEYS)).admit(shown) == Admission(AdmittedClient("alice", "10.0.0.1"))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_a_client_without_a_known_key_is_refused(shown: Request) -> None:
 
 
 def test_without_a_key_file_every_client_is_admitted() -> None:
-    assert Gate(Rules()).admit(request()) == Admission("", "10.0.0.1")
+    assert Gate(Rules()).admit(request()) == Admission(AdmittedClient("", "10.0.0.1"))
     assert shown_key(request()) is None
 
 

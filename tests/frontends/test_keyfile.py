@@ -51,7 +51,7 @@ def test_a_client_with_a_key_of_asr_key_is_admitted(tmp_path: Path) -> None:
     assert shown not in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
     gate = Gate(Rules(keys=KeyFile(path).keys))
-    assert gate.admit(Request("/", headers={"authorization": f"Bearer {shown}"})).name == "alice"
+    assert gate.admit(Request("/", headers={"authorization": f"Bearer {shown}"})).client.name == "alice"
 
 
 @pytest.mark.parametrize("name", ["two words", "a#b", ""])

@@ -36,6 +36,7 @@ def busy() -> Sessions:
     sessions.handle(m.Lost(1, "worker-lost"), (), 0.0)
     sessions.client("b", e.Start(), 0.0)
     sessions.client("c", e.Abort(), 0.0)
+    sessions.counts.handed_over, sessions.counts.adopted = 5, 4
     return sessions
 
 
@@ -59,6 +60,8 @@ VALUES = {
     "asr_frontend_sessions_requested_total": 3.0,
     "asr_frontend_errors_total": 1.0,
     "asr_frontend_moves_total": 1.0,
+    "asr_frontend_handed_over_total": 5.0,
+    "asr_frontend_adopted_total": 4.0,
     "asr_frontend_finals_total": 1.0,
     "asr_frontend_foreign_frames_total": 1.0,
     "asr_frontend_audio_seconds_total": 1.25,

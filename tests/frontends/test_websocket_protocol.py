@@ -61,6 +61,10 @@ class Socket(asyncio.Transport):
         self.is_reading = True
         self.closed = asyncio.Event()
         self.aborted = False
+        self.unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def write(self, data: Any) -> None:
         assert not self.is_closing(), "uvloop raises for this"
@@ -742,3 +746,48 @@ async def test_the_end_of_the_server_while_the_client_owes_its_close() -> None:
     peer.websocket.shutdown()
     assert peer.socket.written == close(1000)
     assert not peer.socket.is_closing()
+
+
+# ---- Handover ----
+
+
+@in_loop
+async def test_what_is_passed_on_is_what_nobody_has_read() -> None:
+    peer = await opened()
+    first, second = wire(Opcode.BINARY, b"a" * 10, fin=False), wire(Opcode.CONT, b"b" * 10)
+    peer.websocket.data_received(text(b"read") + first + second[:5])
+    unread = peer.websocket.hand_over()
+    assert not peer.socket.is_reading and peer.received == ["read"]
+    other = await opened()
+    other.websocket.adopt(unread or b"")
+    other.websocket.data_received(second[5:])
+    other.websocket.start(other)
+    assert other.received == [b"a" * 10 + b"b" * 10]
+    peer.websocket.let_go()
+    assert peer.socket.aborted and peer.socket.written == b""
+
+
+@in_loop
+async def test_a_connection_with_unsent_bytes_waits() -> None:
+    peer = await opened()
+    peer.socket.unsent = 1
+    assert peer.websocket.hand_over() is None and peer.socket.is_reading
+    peer.socket.unsent = 0
+    assert peer.websocket.hand_over() == b"" and not peer.socket.is_reading
+    peer.websocket.take_back()
+    assert peer.socket.is_reading
+
+
+@in_loop
+async def test_a_connection_with_tls_stays() -> None:
+    peer = await asked(tls=True)
+    await peer.send({"type": "websocket.accept", "subprotocol": None})
+    peer.scope["extensions"][EXTENSION].start(peer)
+    assert not peer.websocket.is_portable and peer.websocket.hand_over() is None
+
+
+@in_loop
+async def test_a_connection_that_ends_stays() -> None:
+    peer = await opened()
+    await peer.websocket.finish(Close(1000, ""))
+    assert peer.websocket.hand_over() is None

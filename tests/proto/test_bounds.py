@@ -65,6 +65,8 @@ class Pool:
             known["lease"] = lease + 9
         if isinstance(message, m.Transfer):
             known["slot"] = self.lease.slot
+        if isinstance(message, m.Lost):
+            known["worker"] = self.worker.name
         if isinstance(message, m.Setup):
             known["commit"] = m.Commit(3200, 1, b"", 1600)
         if isinstance(message, m.Bundle):

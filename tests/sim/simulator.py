@@ -26,9 +26,11 @@ from asr_broker.leadership import LEASE_S, Leadership
 from asr_broker.routing import Routing
 from asr_frontends import brokers as frontend_brokers
 from asr_frontends import events as e
+from asr_frontends.handed import HandedSession
 from asr_frontends.journal import Budget
 from asr_frontends.outbox import Command as FrontendCommand
 from asr_frontends.outbox import Credit, Deliver, Pause, SendBundle, ToBroker
+from asr_frontends.portable import encode, read
 from asr_frontends.session import Limits
 from asr_frontends.sessions import Sessions as FrontendSessions
 from asr_proto import messages as m
@@ -98,6 +100,8 @@ class Faults:
     """A client's connection breaks; the client resumes over another one."""
     worker_swallows: float = 0.0
     """A worker takes the audio of its present sessions and does nothing with it; it reports itself idle."""
+    handover: float = 0.0
+    """A frontend hands a client's connection over to another frontend."""
     slow_step_ms: float = 0.0
     """Longest duration of an engine step, in milliseconds."""
     restart_s: float = 0.5
@@ -116,6 +120,7 @@ STORMY = Faults(
     worker_freeze=0.03,
     client_vanishes=0.1,
     client_breaks=0.15,
+    handover=0.2,
     slow_step_ms=120.0,
 )
 STORMY_PAIR = replace(STORMY, broker_crash=0.1, broker_freeze=0.05, partition=0.15)
@@ -336,6 +341,7 @@ class World:
             (self.faults.worker_swallows, lambda: self.random.choice(self.workers).swallow()),
             (self.faults.client_vanishes, self._vanish),
             (self.faults.client_breaks, self._break),
+            (self.faults.handover, self._hand_over),
         ):
             at = self.random.expovariate(rate) if rate else until
             while at < until:
@@ -364,6 +370,15 @@ class World:
         speaking = [client for client in self.clients if not client.over and client.frontend]
         if speaking:
             self.broken(self.random.choice(speaking), is_noticed=self.random.random() < 0.5)
+
+    def _hand_over(self) -> None:
+        """Hand a client over to any running frontend, also to the same one: so it goes where nobody takes it."""
+        running = [one for one in self.frontends if one.alive and self.now >= one.standstill.until]
+        speaking = [client for client in self.clients if not client.over and client.frontend in running]
+        if speaking:
+            client = self.random.choice(speaking)
+            assert client.frontend is not None
+            client.frontend.hand_over(client, self.random.choice(running))
 
     # ---- Clients ----
 
@@ -683,6 +698,19 @@ class SimFrontend(SimProcess):
         )  # if the session is still on this frontend
         resume = e.Resume(client.session, len(client.finals) - client.finals_before)
         self._start(client, e.Start(resumable=True, resume=resume))
+
+    def hand_over(self, client: Client, other: SimFrontend) -> None:
+        handed = self.core.hand_over(client.session, self.world.now) if other.core.boot == self.core.boot else None
+        if handed is None:
+            return
+        self.clients.pop(client.session)
+        client.frontend = other
+        other.adopt(client, encode(handed))
+
+    def adopt(self, client: Client, state: bytes) -> None:
+        self.clients[client.session] = client
+        client.is_paused = False
+        self._perform(self.core.adopt(read(state, HandedSession), self.world.now))
 
     def disconnected(self, client: Client, *, is_noticed: bool) -> None:
         self.clients.pop(client.session, None)

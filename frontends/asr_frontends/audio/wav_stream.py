@@ -9,10 +9,12 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from asr_frontends.audio.g711 import from_alaw, from_mulaw
-from asr_frontends.audio.resample import Resampler
+from asr_frontends.audio.resample import Resampler, ResamplerState
+from asr_frontends.portable import Portable
 from asr_proto.audio import SAMPLE_RATE, Pcm16, to_int16
 from asr_proto.errors import AudioError
 
@@ -52,6 +54,16 @@ class Layout:
     channels: int = 1
 
 
+class SampleStreamState(Portable):
+    """A SampleStream for another process."""
+
+    layout: Layout
+    left: int | None
+    carry: bytes
+    samples: int
+    resampler: ResamplerState | None
+
+
 class SampleStream:
     """Converts samples of one layout. Bytes after the first `bytes_max` are not audio and are dropped."""
 
@@ -85,6 +97,19 @@ class SampleStream:
         """The rest of the audio in the resampler. More bytes may follow."""
         return self._resampler.end() if self._resampler else b""
 
+    def state(self) -> SampleStreamState:
+        """The state from which `continued` continues the stream."""
+        resampler = self._resampler.state() if self._resampler else None
+        return SampleStreamState(self.layout, self._left, self._carry, self._samples, resampler)
+
+    @classmethod
+    def continued(cls, state: SampleStreamState) -> SampleStream:
+        """The stream of another process."""
+        stream = cls(state.layout, state.left)
+        stream._carry, stream._samples = state.carry, state.samples
+        stream._resampler = Resampler.continued(state.resampler) if state.resampler else None
+        return stream
+
     def _mono(self, samples: Pcm16) -> Pcm16:
         if self.layout.channels == 1:
             return samples
@@ -101,37 +126,36 @@ class WavStart:
     samples: bytes
 
 
-class WavHeader:
+class WavHeader(Portable):
     """Reads a WAV file's header from a stream: every RIFF chunk up to `data`, which holds the samples."""
 
-    def __init__(self) -> None:
-        self._held = bytearray()
-        self._at = 12
-        self._layout: Layout | None = None
+    held: bytearray = msgspec.field(default_factory=bytearray)
+    at: int = 12
+    layout: Layout | None = None
 
     def feed(self, data: bytes) -> WavStart | None:
         """The header once it is complete, None before. Raises AudioError."""
-        self._held += data
-        if len(self._held) >= 12 and (self._held[:4] != b"RIFF" or self._held[8:12] != b"WAVE"):
+        self.held += data
+        if len(self.held) >= 12 and (self.held[:4] != b"RIFF" or self.held[8:12] != b"WAVE"):
             raise AudioError("the audio begins like a WAV file but is not one")
-        while len(self._held) >= self._at + 8:
-            name, size = struct.unpack_from("<4sI", self._held, self._at)
+        while len(self.held) >= self.at + 8:
+            name, size = struct.unpack_from("<4sI", self.held, self.at)
             if name == b"data":
                 return self._start(size)
-            if self._at + 8 + size > HEADER_BYTES_MAX:
+            if self.at + 8 + size > HEADER_BYTES_MAX:
                 raise AudioError(f"a WAV header has at most {HEADER_BYTES_MAX} bytes")
-            if len(self._held) < self._at + 8 + size:
+            if len(self.held) < self.at + 8 + size:
                 break
             if name == b"fmt ":
-                self._layout = _wav_layout(bytes(self._held[self._at + 8 : self._at + 8 + size]))
-            self._at += 8 + size + size % 2
+                self.layout = _wav_layout(bytes(self.held[self.at + 8 : self.at + 8 + size]))
+            self.at += 8 + size + size % 2
         return None
 
     def _start(self, size: int) -> WavStart:
-        if self._layout is None:
+        if self.layout is None:
             raise AudioError("the WAV file has its samples before their format")
         bytes_max = None if size in UNKNOWN_SIZES else size
-        return WavStart(self._layout, bytes_max, bytes(self._held[self._at + 8 :]))
+        return WavStart(self.layout, bytes_max, bytes(self.held[self.at + 8 :]))
 
 
 def _wav_layout(fmt: bytes) -> Layout:

@@ -6,7 +6,9 @@ It contains no dialect: it iterates over the dialects' records.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -17,18 +19,31 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
-from asr_frontends.access import Gate, http_status
+from asr_frontends.access import Admission, Gate, http_status
 from asr_frontends.codec import Codec, Request
 from asr_frontends.dialect import Dialect, Refusal, Settings
 from asr_frontends.dialects.registry import DIALECTS, dialect_for, endpoint_of
 from asr_frontends.frontend import Frontend
+from asr_frontends.handed import HandedConnection
 from asr_frontends.metrics import FrontendCollector, Requests
 from asr_frontends.servers import health
 from asr_frontends.servers.conversation import Conversation
 from asr_frontends.servers.handshake import ADMISSION, EXTENSION, Receive, Scope, Send, refuse, request_of
-from asr_proto.errors import BadRequest, PeerError
+from asr_frontends.servers.websocket import WebSocket
+from asr_proto.errors import BadRequest, DecodeError, PeerError
 
 NO_SETTINGS: Settings = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Live:
+    """One WebSocket whose conversation runs."""
+
+    dialect: str
+    request: Request
+    admission: Admission
+    conversation: Conversation
+    transport: WebSocket
 
 
 class App:
@@ -43,6 +58,8 @@ class App:
         registry = CollectorRegistry()
         registry.register(FrontendCollector(frontend))
         self._requests = Requests(registry)
+        self.live: set[Live] = set()
+        """The WebSockets whose conversations run."""
         self._http = self._starlette(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,25 +89,58 @@ class App:
             await refuse(error, *asgi)
             return
         self._requests.requests.labels(endpoint).inc()
+        asgi[0][ADMISSION] = admission
+        with self._counted(endpoint, admission):
+            await serve(*asgi)
+
+    @contextmanager
+    def _counted(self, endpoint: str, admission: Admission) -> Iterator[None]:
         with self._requests.active.track_inprogress(), self._requests.duration.labels(endpoint).time():
             try:
-                asgi[0][ADMISSION] = admission
-                await serve(*asgi)
+                yield
             finally:
                 self._gate.leave(admission)
+
+    # ---- Handover ----
+
+    def codec_of(self, handed: HandedConnection) -> Codec:
+        """The codec that continues another frontend's conversation. Raises PeerError."""
+        dialect = next((one for one in self._dialects if one.name == handed.dialect), None)
+        if dialect is None or dialect.codec is None or dialect.transport != "websocket":
+            raise DecodeError(f"no dialect {handed.dialect[:40]!r} over WebSocket")
+        codec = dialect.codec(handed.request)
+        codec.restore(handed.codec)
+        return codec
+
+    async def adopt(self, handed: HandedConnection, codec: Codec, transport: WebSocket) -> None:
+        """Serve another frontend's client to the end of its conversation. It counts for all limits, as it did there."""
+        conversation = Conversation(codec, self._frontend, transport)
+        admission = self._gate.count(handed.client)
+        with self._counted(endpoint_of(handed.request.path, self._dialects), admission):
+            conversation.adopt(handed.session)
+            await self._converse(Live(handed.dialect, handed.request, admission, conversation, transport))
 
     # ---- WebSockets ----
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = self._begin(request_of(scope))
+        request = request_of(scope)
+        begun = self._begin(request)
         if isinstance(begun, Refusal):
             await refuse(send, begun.status, begun.body, begun.content_type)
             return
         dialect, codec = begun
         await send({"type": "websocket.accept", "subprotocol": codec.subprotocol})
-        connection = Conversation(codec, self._frontend, scope["extensions"][EXTENSION])
-        with scope[ADMISSION].ending(connection.fail):
-            await self._serving[dialect.name].converse(connection)
+        transport = scope["extensions"][EXTENSION]
+        conversation = Conversation(codec, self._frontend, transport)
+        await self._converse(Live(dialect.name, request, scope[ADMISSION], conversation, transport))
+
+    async def _converse(self, live: Live) -> None:
+        self.live.add(live)
+        try:
+            with live.admission.ending(live.conversation.fail):
+                await self._serving[live.dialect].converse(live.conversation)
+        finally:
+            self.live.discard(live)
 
     def _begin(self, request: Request) -> tuple[Dialect, Codec] | Refusal:
         """The dialect of a request and its codec, or the refusal."""

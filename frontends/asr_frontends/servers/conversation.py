@@ -14,6 +14,7 @@ from typing import Protocol
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Codec, Frame
 from asr_frontends.frontend import Frontend
+from asr_frontends.handed import HandedSession
 from asr_frontends.rate import Rate
 from asr_proto.audio import BYTES_PER_SAMPLE
 from asr_proto.errors import AsrError, LimitExceeded, PeerError
@@ -91,6 +92,10 @@ class Conversation:
         self._outbox_bytes = 0
         self._broken = False
         self._is_paused = False
+        self._is_handed = False
+        """Whether the conversation is being handed over: another process may have it at any time."""
+        self.is_adopted = False
+        """Whether it began in another process, which admitted its client."""
         self._close: Close | None = None
         """Set when the last frame is in the outbox: nothing is sent or read after it."""
         self._ending: asyncio.Future[None] = self._loop.create_future()
@@ -131,10 +136,58 @@ class Conversation:
     def is_ending(self) -> bool:
         return self._close is not None
 
+    # ---- Handover ----
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can continue the conversation, now or when its present state has passed."""
+        return self._close is None and not self._over.done() and self._codec.state() is not None
+
+    def hand_over(self) -> tuple[bytes, HandedSession | None] | None:
+        """Stop, and return the codec's state and the session. None if that is impossible now.
+
+        The caller then calls `let_go` or `take_back`, and passes on no message before.
+        """
+        codec = self._codec.state()
+        if codec is None or self._outbox or not self.is_portable:
+            return None
+        session = None
+        if self._session is not None:
+            session = self._frontend.hand_over(self._session)
+            if session is None:
+                return None
+        self._session, self._is_handed = None, True
+        return codec, session
+
+    def let_go(self) -> None:
+        """The conversation continues in another process: end it here without a word."""
+        _finish(self._ending)
+        _finish(self._over)
+
+    def take_back(self, session: HandedSession | None) -> None:
+        """No other process took the conversation: continue here."""
+        self._is_handed = self._is_paused = False
+        if self._over.done():
+            return  # the client is gone; the broker ends the session's lease
+        self._continue(session)
+        if not self._is_paused:
+            self._transport.resume()
+
+    def adopt(self, session: HandedSession | None) -> None:
+        """Continue a conversation of another process, from the codec's present state. Called before `run`."""
+        self.is_adopted = True
+        self._continue(session)
+
+    def _continue(self, session: HandedSession | None) -> None:
+        if session is not None:
+            self._session = session.id
+            self._limit_more(session.start)
+            self._frontend.adopt(session, self)
+
     # ---- Listener: called by the frontend ----
 
     def deliver(self, event: e.ServiceEvent) -> None:
-        if self._close is not None:
+        if self._close is not None or self._is_handed:
             return
         kind = type(event)
         for frame in self._codec.send(event):
@@ -155,7 +208,7 @@ class Conversation:
         self._pass_on(self._codec.tail())
 
     def _resume(self) -> None:
-        if not self._is_paused and self._close is None:
+        if not self._is_paused and not self._is_handed and self._close is None:
             self._transport.resume()
 
     # ---- Receiver: called by the transport ----
@@ -202,11 +255,13 @@ class Conversation:
     # ---- Reading ----
 
     def _start(self) -> None:
-        if self._close is None:
+        if self._close is None and not self.is_adopted:
             for event in self._codec.opening():
                 assert isinstance(event, e.Start), "a connection causes nothing else"
                 self._open(event)
         self._transport.start(self)
+        if self._is_paused:
+            self._transport.pause()
 
     def _pass_on(self, events: Sequence[e.ClientEvent]) -> None:
         for event in events:
@@ -216,7 +271,7 @@ class Conversation:
                 self._frontend.client(self._session, event)
 
     def _on_no_start(self) -> None:
-        if self._session is None:
+        if self._session is None and not self._is_handed:
             self.fail(LimitExceeded(f"no session was started within {START_S_MAX:g} s", slug="idle-timeout"))
 
     def _limit(self, messages_per_s_max: int) -> Rate | None:
@@ -232,9 +287,12 @@ class Conversation:
         if self._rate is not None and not self._rate.allows(samples, now):
             raise _too_many(f"{self._rate.per_s} messages")
 
-    def _open(self, start: e.Start) -> None:
+    def _limit_more(self, start: e.Start) -> None:
         if start.messages_per_s_max:
             self._rate = self._limit(start.messages_per_s_max)
+
+    def _open(self, start: e.Start) -> None:
+        self._limit_more(start)
         try:
             self._session = self._frontend.open(start, self)
         except AsrError as error:

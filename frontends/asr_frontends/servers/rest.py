@@ -50,9 +50,9 @@ class Places:
         self.taken = 0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold a place for the block. Raises AtCapacity when all places are taken."""
-        if self.taken >= self.count_max:
+    def one(self, *, always: bool = False) -> Iterator[None]:
+        """Hold a place for the block. Raises AtCapacity when all places are taken, unless `always` is set."""
+        if self.taken >= self.count_max and not always:
             detail = f"the maximum of {self.count_max} concurrent {self._what} is reached"
             raise AtCapacity(detail, retry_after_s=RETRY_S)
         self.taken += 1

@@ -8,8 +8,9 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from asr_frontends.dialect import Settings
 from asr_frontends.frontend import BODIES_BYTES_MAX, Frontend
 from asr_frontends.poison import PoisonFolder
 from asr_frontends.servers.app import App
+from asr_frontends.servers.handover import Giver, Taker, new_path
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
 from asr_frontends.servers.protocols import Http
 from asr_frontends.servers.websocket import WebSocket
@@ -44,6 +46,8 @@ UNREAD_MS_MAX = 10_000
 """The kernel closes a connection whose client reads nothing for this long: no close frame would reach the client."""
 CAIMAN_PORT = 3030
 """The port of CAIMAN-ASR's server, whose clients wait for its start line on stdout."""
+HANDOVER_S_MAX = 2.0
+"""Longest time in which connections are handed over before those that stay are informed of the drain."""
 REGISTERED_S_MAX = 5.0
 """Longest wait for a broker before a frontend with shared ports listens."""
 REGISTERED_POLL_S = 0.02
@@ -67,6 +71,8 @@ class FrontendConfig:
     """Largest amount of unconfirmed audio of all sessions together, in bytes."""
     bodies_bytes_max: int = BODIES_BYTES_MAX
     """Largest size of the bodies of all requests together, in bytes."""
+    handover: Path | None = None
+    """Folder in which frontends find each other, to hand their connections over when they stop. None: they do not."""
     drain_s: float = 20.0
     """Longest time to serve open sessions after SIGTERM, in seconds."""
     keys: Path | None = None
@@ -148,12 +154,14 @@ class _Stop:
         if not self.asked.done():
             self.asked.set_result(None)
 
-    async def end_sessions(self, frontend: Frontend, drain_s: float) -> None:
-        """Drain, for at most `drain_s`; when the whole pool stops, before or meanwhile, stop with it."""
+    async def end_sessions(self, frontend: Frontend, drain: Callable[[], Awaitable[None]]) -> None:
+        """Drain; when the whole pool stops, before or meanwhile, stop with it."""
         if not self.ordered.done():
-            draining = asyncio.ensure_future(frontend.drain(drain_s))
+            draining = asyncio.ensure_future(drain())
             await asyncio.wait((draining, self.ordered), return_when=asyncio.FIRST_COMPLETED)
             draining.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await draining
         if self.ordered.done():
             await frontend.stop(self.ordered.result().drain_s)
 
@@ -177,6 +185,9 @@ async def serve(config: FrontendConfig, supervised: Supervised) -> None:
     sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
     app = App(frontend, gate, config.dialects)
     server = make_server(app, config.message_bytes_max, config.tls_cert, config.tls_key)
+    taker = Taker(app, frontend, server)
+    if config.handover is not None:
+        _listen_for_handovers(taker, config.handover)
     stop = _Stop(supervised)
     garbage.settle()
     serving = asyncio.create_task(server.serve(sockets))
@@ -194,7 +205,9 @@ async def serve(config: FrontendConfig, supervised: Supervised) -> None:
         # new clients with `going-away`.
         for listener in server.servers:
             listener.close()
-    await stop.end_sessions(frontend, config.drain_s)
+    frontend.draining = True
+    await taker.close()
+    await stop.end_sessions(frontend, partial(_drain, config, frontend, app))
     feeding.cancel()
     if stop.ordered.done():
         server.config.timeout_graceful_shutdown = min(LAST_REQUESTS_S, int(stop.ordered.result().end_s / 2))
@@ -202,6 +215,32 @@ async def serve(config: FrontendConfig, supervised: Supervised) -> None:
     await serving
     await app.close()
     frontend.close()
+
+
+def _listen_for_handovers(taker: Taker, folder: Path) -> None:
+    try:
+        taker.listen(new_path(folder))
+    except OSError as error:
+        log.warning("takes no connections of other frontends", folder=str(folder), reason=str(error))
+
+
+async def _drain(config: FrontendConfig, frontend: Frontend, app: App) -> None:
+    """Hand the connections over to other frontends on this host, and drain those that must stay."""
+    if config.handover is None:
+        await frontend.drain(config.drain_s)
+        return
+    giver = Giver(app, frontend, config.handover)
+    await giver.give_all(min(HANDOVER_S_MAX, config.drain_s / 2))
+    log.info("handed over", connections=giver.given, staying=len(app.live))
+    given = giver.given
+    giving = asyncio.create_task(giver.keep_giving())
+    try:
+        await frontend.drain(config.drain_s)
+    finally:
+        giver.stop()
+        await giving
+    if giver.given > given:
+        log.info("handed over during the drain", connections=giver.given - given)
 
 
 async def _registered(frontend: Frontend) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Any, cast
 
 from uvicorn import Config
@@ -176,6 +177,51 @@ class WebSocket(asyncio.Protocol):
         self._set_writable()
         self._gone(broken=True)
 
+    # ---- Handover ----
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can continue the connection, now or soon. The state of TLS cannot be passed on."""
+        return not self._transport.is_closing() and self._transport.get_extra_info("sslcontext") is None
+
+    def fileno(self) -> int:
+        """The descriptor of the client's socket."""
+        descriptor: int = self._transport.get_extra_info("socket").fileno()
+        return descriptor
+
+    def hand_over(self) -> bytes | None:
+        """Stop reading, and return the bytes that no conversation has received. None if that is impossible now.
+
+        What is not written to the socket yet cannot be passed on. The caller then calls `let_go`, or `take_back`, or
+        continues the conversation.
+        """
+        is_busy = self._stage != MESSAGES or self._is_behind or self._transport.get_write_buffer_size()
+        if is_busy or not self.is_portable:
+            return None
+        self._transport.pause_reading()
+        return self._begun_message() + self._held
+
+    def _begun_message(self) -> bytes:
+        """The payload received so far of a message in several frames, as one frame."""
+        if self._fragmented is None:
+            return b""
+        return Frame(self._fragmented, bytes(self._fragments), fin=False).serialize(mask=True)
+
+    def take_back(self) -> None:
+        """The connection stays here."""
+        if not self._is_paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def let_go(self) -> None:
+        """Another process has the connection: close this process's descriptor, without a word to the client."""
+        self._stage = ENDING
+        self._transport.abort()
+
+    def adopt(self, unread: bytes) -> None:
+        """Continue the open WebSocket of another process. Called before `connection_made`."""
+        self._protocol = ServerProtocol(state=State.OPEN, max_size=self._config.ws_max_size, logger=log)
+        self._stage, self._held = HANDSHAKE, bytearray(unread)
+
     # ---- uvicorn's view ----
 
     def shutdown(self) -> None:
@@ -199,19 +245,23 @@ class WebSocket(asyncio.Protocol):
         scope = scope_of(request, self._transport)
         scope["extensions"][EXTENSION] = self
         handshake = Handshake(self._protocol, response, self._respond)
-        task = asyncio.get_running_loop().create_task(self._run(scope, handshake))
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
+        self.run(self._config.loaded_app(scope, handshake.receive, handshake.send))
 
     def _respond(self, response: Response) -> None:
         if not self._transport.is_closing():
             self._protocol.send_response(response)
             self._flush()
 
-    async def _run(self, scope: Any, handshake: Handshake) -> None:
-        """Run the application, from its answer to the request to the end of its conversation."""
+    def run(self, serving: Awaitable[None]) -> None:
+        """Run the application in a task: to the end of its conversation, from its answer to the request if there was
+        one here."""
+        task = asyncio.get_running_loop().create_task(self._run(serving))
+        self._server_state.tasks.add(task)
+        task.add_done_callback(self._server_state.tasks.discard)
+
+    async def _run(self, serving: Awaitable[None]) -> None:
         try:
-            await self._config.loaded_app(scope, handshake.receive, handshake.send)
+            await serving
         except Exception:
             log.exception("a WebSocket's conversation failed")
         finally:

@@ -668,8 +668,8 @@ def test_nothing_follows_the_end_of_the_audio_when_the_server_stops() -> None:
 )
 def test_utterance_end(story: list[Any], ends: list[tuple[int, float]]) -> None:
     """The number of each event that is answered, with the end of the word in the answer."""
-    watch = UtteranceEnd(1000)
+    watch = UtteranceEnd(1.0)
     answers = [(number, watch.update(event)) for number, event in enumerate(story)]
     assert [answer for answer in answers if answer[1] is not None] == ends
-    silent = UtteranceEnd(0)
+    silent = UtteranceEnd(0.0)
     assert [silent.update(event) for event in story] == [None] * len(story)

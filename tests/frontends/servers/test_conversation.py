@@ -16,6 +16,7 @@ from asr_frontends.dialects.amira.codec import AmiraCodec
 from asr_frontends.dialects.deepgram.codec import DeepgramCodec
 from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
+from asr_frontends.handed import HandedSession
 from asr_frontends.servers import conversation as module
 from asr_frontends.servers.conversation import OUTBOX_BYTES_MAX, Conversation, Receiver
 from asr_proto import messages as m
@@ -24,6 +25,7 @@ from asr_proto.errors import AsrError, BadRequest, LimitExceeded, ServiceError
 START = '{"type":"start"}'
 AUDIO = b"\1\0" * 320
 READY = e.Ready("s", "fake", "fake", 960)
+HANDED = HandedSession("s", e.Start(), 0, 1, "fake", None, None, 0, [], False)
 
 
 class Transport:
@@ -40,6 +42,7 @@ class Transport:
 
     def start(self, receiver: Receiver) -> None:
         self.receiver = receiver
+        self.paused = False
         self.started.set()
 
     def pause(self) -> None:
@@ -75,6 +78,9 @@ class FakeFrontend:
         self.refusal: AsrError | None = None
         self.events: list[tuple[str, e.ClientEvent]] = []
         self.failures: list[str] = []
+        self.adopted: list[str] = []
+        self.may_hand_over = True
+        self.pauses_adopted = False
         self.messages_per_s = 0
 
     def open(self, start: e.Start, listener: Conversation) -> str:
@@ -85,6 +91,15 @@ class FakeFrontend:
 
     def client(self, id: str, event: e.ClientEvent) -> None:
         self.events.append((id, event))
+
+    def hand_over(self, id: str) -> HandedSession | None:
+        return HANDED if self.may_hand_over else None
+
+    def adopt(self, handed: HandedSession, listener: Conversation) -> None:
+        self.adopted.append(handed.id)
+        self.listener = listener
+        if self.pauses_adopted:
+            listener.pause()
 
     def fail(self, id: str, error: AsrError) -> None:
         self.failures.append(error.slug)
@@ -596,3 +611,107 @@ def test_an_error_of_the_server_ends_the_session() -> None:
         assert served.frontend.failures == ["idle-timeout"]
 
     run(test)
+
+
+# ---- Handover ----
+
+
+def test_a_conversation_that_is_given_away_ends_without_a_word() -> None:
+    async def test(served: Served) -> None:
+        served.start()
+        assert served.connection.is_portable
+        handed = served.connection.hand_over()
+        assert handed is not None and handed[1] is HANDED
+        served.connection.let_go()
+
+    served = run_alone(test)
+    assert served.transport.types() == ["ready"] and served.transport.closed is None
+    assert served.frontend.events == [], "its session belongs to another process"
+
+
+def run_alone(test: Callable[[Served], Awaitable[None]]) -> Served:
+    """Run a test that ends the conversation itself."""
+
+    async def main() -> Served:
+        served = Served()
+        running = asyncio.create_task(served.connection.run())
+        await served.transport.started.wait()
+        async with asyncio.timeout(30):
+            await test(served)
+            await running
+        return served
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_conversation_that_nobody_takes_reads_on_unless_its_session_pauses_it(is_paused: bool) -> None:
+    async def test(served: Served) -> None:
+        served.start()
+        served.connection.pause()
+        served.frontend.pauses_adopted = is_paused
+        assert served.connection.hand_over() is not None
+        served.connection.take_back(HANDED)
+        assert served.frontend.adopted == ["s"] and served.transport.paused is is_paused
+        served.connection.on_frame(AUDIO)
+        assert served.frontend.events == [("s", e.Audio(AUDIO))]
+
+    run(test)
+
+
+def test_a_client_that_goes_during_the_handover_is_not_taken_back() -> None:
+    async def test(served: Served) -> None:
+        served.start()
+        assert served.connection.hand_over() is not None
+        served.connection.on_gone(broken=True)
+        served.connection.take_back(HANDED)
+        assert served.frontend.adopted == []
+
+    run_alone(test)
+
+
+def test_a_client_is_not_refused_while_another_process_may_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "START_S_MAX", 0.0)
+
+    async def test(served: Served) -> None:
+        assert served.connection.hand_over() is not None
+        await asyncio.sleep(0.01)
+        assert served.transport.written == []
+
+    run(test)
+
+
+def test_what_cannot_be_handed_over_now() -> None:
+    async def test(served: Served) -> None:
+        served.start()
+        served.frontend.may_hand_over = False
+        assert served.connection.hand_over() is None
+        served.frontend.may_hand_over = True
+        served.transport.writable = False
+        served.connection.deliver(final(0))
+        assert served.connection.hand_over() is None
+        served.transport.writable = True
+        served.connection.on_writable()
+        served.connection.deliver(e.Bye())
+        assert not served.connection.is_portable and served.connection.hand_over() is None
+
+    run(test)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_an_adopted_conversation_does_not_begin_again(is_paused: bool) -> None:
+    async def main() -> None:
+        served = Served()
+        served.connection._codec.receive(START)
+        served.frontend.pauses_adopted = is_paused
+        served.connection.adopt(HANDED)
+        running = asyncio.create_task(served.connection.run())
+        await served.transport.started.wait()
+        assert served.transport.paused is is_paused and served.connection.is_adopted
+        served.connection.on_frame(AUDIO)
+        assert served.frontend.events == [("s", e.Audio(AUDIO))]
+        served.connection.on_gone(broken=False)
+        await running
+        assert served.frontend.events[-1] == ("s", e.Abort())
+
+    asyncio.run(main())

@@ -7,11 +7,14 @@ the engine does not measure is null, or an empty list.
 
 from __future__ import annotations
 
+from msgspec import field
+
 from asr_dialects import amira
 from asr_frontends import closes, events
-from asr_frontends.codec import Close, Frame, Request
+from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.dialects.amira.forms import check_pcm, message_of, schema_of
 from asr_frontends.events import Audio, Bye, ClientEvent, Error, KeepAlive, ServiceEvent, Start, Stop
+from asr_frontends.portable import Portable
 from asr_frontends.transcript import Transcript
 from asr_proto.audio import BYTES_PER_SAMPLE, seconds
 from asr_proto.errors import DecodeError, LimitExceeded, OutOfOrder
@@ -21,7 +24,38 @@ FRAME_BYTES_MAX = 1_048_576
 CLIENT_FAULT, SERVICE_FAULT = 4400, 4503
 
 
-class AmiraCodec:
+class _Confidence(Portable):
+    """The confidence of the whole text: the mean over its finals, weighted by characters.
+
+    It is None if one of the finals has none.
+    """
+
+    sum: float = 0.0
+    characters: int = 0
+    is_known: bool = True
+
+    def add(self, final: Final) -> None:
+        self.is_known = self.is_known and final.confidence is not None
+        self.sum += (final.confidence or 0.0) * len(final.text)
+        self.characters += len(final.text)
+
+    @property
+    def value(self) -> float | None:
+        return round(self.sum / self.characters, 4) if self.is_known and self.characters else None
+
+
+class AmiraState(Portable):
+    """What a stream depends on, besides its request."""
+
+    transcript: Transcript = field(default_factory=Transcript)
+    confidence: _Confidence = field(default_factory=_Confidence)
+    samples: int = 0
+    paused: bool = False
+    newly_paused: bool = False
+    stopped: bool = False
+
+
+class AmiraCodec(Stateful[AmiraState]):
     """One stream. Raises BadRequest for an unknown schema, before the upgrade. Every model name means the default."""
 
     subprotocol: str | None = None
@@ -29,11 +63,7 @@ class AmiraCodec:
 
     def __init__(self, request: Request) -> None:
         self._is_v1 = schema_of(request.query) == amira.V1
-        self._transcript = Transcript()
-        self._confidence = _Confidence()
-        self._samples = 0
-        self._paused = self._newly_paused = False
-        self._stopped = False
+        super().__init__(AmiraState())
 
     # ---- Receiving ----
 
@@ -43,7 +73,7 @@ class AmiraCodec:
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
         if isinstance(frame, str):
             return []
-        if self._stopped:
+        if self._state.stopped:
             raise OutOfOrder("a frame after the end of the stream")
         if len(frame) == 1:
             return self._control(frame)
@@ -51,11 +81,11 @@ class AmiraCodec:
 
     def _control(self, frame: bytes) -> list[ClientEvent]:
         if frame == amira.END:
-            self._stopped = True
+            self._state.stopped = True
             return [Stop()]
         if frame == amira.KEEPALIVE:
-            self._newly_paused = not self._paused
-            self._paused = True
+            self._state.newly_paused = not self._state.paused
+            self._state.paused = True
             return [KeepAlive()]
         raise DecodeError(f"Unknown control byte 0x{frame.hex()}")
 
@@ -63,13 +93,13 @@ class AmiraCodec:
         if len(frame) > FRAME_BYTES_MAX:
             raise LimitExceeded(f"an audio frame has at most {FRAME_BYTES_MAX} bytes")
         check_pcm(frame)
-        self._paused = False
-        self._samples += len(frame) // BYTES_PER_SAMPLE
+        self._state.paused = False
+        self._state.samples += len(frame) // BYTES_PER_SAMPLE
         return [Audio(frame)]
 
     def replies(self) -> list[Frame]:
         """The answer to the first of several keepalives in a row; only the form of AMIRA's code has one."""
-        newly_paused, self._newly_paused = self._newly_paused, False
+        newly_paused, self._state.newly_paused = self._state.newly_paused, False
         return [self._status(amira.PAUSED)] if newly_paused and self._is_v1 else []
 
     def tail(self) -> list[ClientEvent]:
@@ -82,9 +112,9 @@ class AmiraCodec:
             case Partial() | Final():
                 return self._hypothesis(event)
             case Bye(reason=events.GOING_AWAY):
-                return self._error(closes.left(seconds(self._samples)))
+                return self._error(closes.left(seconds(self._state.samples)))
             case Bye():
-                confidence = self._confidence.value
+                confidence = self._state.confidence.value
                 return [self._text(amira.FINAL, amira.COMPLETE, confidence), Close(1000)]
             case Error():
                 return self._error(event)
@@ -92,16 +122,16 @@ class AmiraCodec:
 
     def _hypothesis(self, event: Partial | Final) -> list[Frame]:
         if isinstance(event, Final):
-            self._confidence.add(event)
-        if not self._transcript.update(event):
+            self._state.confidence.add(event)
+        if not self._state.transcript.update(event):
             return []
         return [self._text(amira.PARTIAL, amira.ACTIVE, None)]
 
     def _text(self, kind: str, status: str, confidence: float | None) -> str:
-        return self._status(status) if self._is_v1 else amira.text(kind, self._transcript.text, confidence)
+        return self._status(status) if self._is_v1 else amira.text(kind, self._state.transcript.text, confidence)
 
     def _status(self, status: str, **more: str) -> str:
-        return amira.status(status, self._transcript.text, seconds(self._samples), **more)
+        return amira.status(status, self._state.transcript.text, seconds(self._state.samples), **more)
 
     def _error(self, event: Error) -> list[Frame]:
         reason = message_of(event)
@@ -111,25 +141,5 @@ class AmiraCodec:
         if self._is_v1:
             message = self._status(amira.FAILED, message=reason)
         else:
-            message = amira.error(self._transcript.text, event.slug, reason, event.retry_after_s)
+            message = amira.error(self._state.transcript.text, event.slug, reason, event.retry_after_s)
         return [message, Close.because(code, f"{event.slug}: {reason}")]
-
-
-class _Confidence:
-    """The confidence of the whole text: the mean over its finals, weighted by characters.
-
-    It is None if one of the finals has none.
-    """
-
-    def __init__(self) -> None:
-        self._sum, self._characters = 0.0, 0
-        self._is_known = True
-
-    def add(self, final: Final) -> None:
-        self._is_known = self._is_known and final.confidence is not None
-        self._sum += (final.confidence or 0.0) * len(final.text)
-        self._characters += len(final.text)
-
-    @property
-    def value(self) -> float | None:
-        return round(self._sum / self._characters, 4) if self._is_known and self._characters else None

@@ -67,7 +67,7 @@ class Amira:
     async def stream(self, connection: Conversation) -> None:
         """Serve one accepted stream. Above the limit, the stream is refused with AMIRA's error message."""
         try:
-            with self._streams.one():
+            with self._streams.one(always=connection.is_adopted):
                 await connection.run()
         except AtCapacity as error:
             await connection.refuse(error)

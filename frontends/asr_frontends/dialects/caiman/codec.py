@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
+from msgspec import field
+
 from asr_dialects import caiman
 from asr_frontends import closes, events
-from asr_frontends.codec import Close, Frame, Request
+from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
     Bye,
@@ -26,6 +28,7 @@ from asr_frontends.events import (
     Start,
     Stop,
 )
+from asr_frontends.portable import Portable
 from asr_proto.audio import BYTES_PER_SAMPLE, OddByte, seconds
 from asr_proto.errors import BadRequest, OutOfOrder
 from asr_proto.messages import Final, Partial
@@ -35,7 +38,22 @@ ALTERNATIVES_MAX = 100
 CLIENT_FAULT, SERVICE_FAULT = 4400, 4503
 
 
-class CaimanCodec:
+class CaimanState(Portable):
+    """What a conversation depends on, besides its request."""
+
+    odd: OddByte = field(default_factory=OddByte)
+    samples: int = 0
+    responses: int = 0
+    text: str = ""
+    """New text that is not sent yet."""
+    taken: int = 0
+    """Number of the utterance's characters that were added to `text`."""
+    has_text: bool = False
+    stopped: bool = False
+    early: bool = False
+
+
+class CaimanCodec(Stateful[CaimanState]):
     """One `/asr/v0.1/stream` conversation. Raises BadRequest for an invalid parameter, before the upgrade."""
 
     coalesces: frozenset[type] = frozenset({Partial})
@@ -43,16 +61,7 @@ class CaimanCodec:
     def __init__(self, request: Request) -> None:
         _check_query(request.query)
         self.subprotocol = caiman.SUBPROTOCOL if caiman.SUBPROTOCOL in request.subprotocols else None
-        self._odd = OddByte()
-        self._samples = 0
-        self._responses = 0
-        self._text = ""
-        """New text that is not sent yet."""
-        self._taken = 0
-        """Number of the utterance's characters that were added to `_text`."""
-        self._has_text = False
-        self._stopped = False
-        self._early = False
+        super().__init__(CaimanState())
 
     # ---- Receiving ----
 
@@ -62,13 +71,13 @@ class CaimanCodec:
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
         if isinstance(frame, str):
             raise BadRequest("audio is sent in binary frames")
-        if self._stopped:
+        if self._state.stopped:
             raise OutOfOrder("a frame after the end of the stream")
         if frame == caiman.END:
-            self._stopped = True
+            self._state.stopped = True
             return [Stop()]
-        pcm = self._odd.feed(frame)
-        self._samples += len(pcm) // BYTES_PER_SAMPLE
+        pcm = self._state.odd.feed(frame)
+        self._state.samples += len(pcm) // BYTES_PER_SAMPLE
         return [Audio(pcm)] if pcm else []
 
     def replies(self) -> list[Frame]:
@@ -82,16 +91,16 @@ class CaimanCodec:
     def send(self, event: ServiceEvent) -> list[Frame]:
         match event:
             case Ready():
-                self._early = event.chunk_samples > FRAME_SAMPLES
+                self._state.early = event.chunk_samples > FRAME_SAMPLES
             case Partial():
                 self._take(event.text)
             case Final():
                 self._take(event.text)
-                self._taken = 0
+                self._state.taken = 0
             case Progress():
-                return self._respond_until((event.taken if self._early else event.done) // FRAME_SAMPLES)
+                return self._respond_until((event.taken if self._state.early else event.done) // FRAME_SAMPLES)
             case Bye(reason=events.GOING_AWAY):
-                return [*self._rest(), self._error(closes.left(seconds(self._samples)))]
+                return [*self._rest(), self._error(closes.left(seconds(self._state.samples)))]
             case Bye():
                 return [*self._rest(), Close(1000)]
             case Error():
@@ -103,28 +112,28 @@ class CaimanCodec:
 
         When the engine withdraws text that was already sent, the text that replaces it counts as new.
         """
-        new = text[self._taken :]
-        if new and not self._taken and self._has_text:
+        new = text[self._state.taken :]
+        if new and not self._state.taken and self._state.has_text:
             new = " " + new
-        self._text += new
-        self._taken = max(self._taken, len(text)) if text else 0
-        self._has_text = self._has_text or bool(new)
+        self._state.text += new
+        self._state.taken = max(self._state.taken, len(text)) if text else 0
+        self._state.has_text = self._state.has_text or bool(new)
 
     def _respond_until(self, count: int) -> list[Frame]:
         responses: list[Frame] = []
-        while self._responses < count:
+        while self._state.responses < count:
             responses.append(self._response())
         return responses
 
     def _rest(self) -> list[Frame]:
-        responses = self._respond_until(-(-self._samples // FRAME_SAMPLES))
-        return [*responses, self._response()] if self._text else responses
+        responses = self._respond_until(-(-self._state.samples // FRAME_SAMPLES))
+        return [*responses, self._response()] if self._state.text else responses
 
     def _response(self) -> str:
-        start = min(self._responses * FRAME_SAMPLES, self._samples)
-        end = min(start + FRAME_SAMPLES, self._samples)
-        self._responses += 1
-        text, self._text = self._text, ""
+        start = min(self._state.responses * FRAME_SAMPLES, self._state.samples)
+        end = min(start + FRAME_SAMPLES, self._state.samples)
+        self._state.responses += 1
+        text, self._state.text = self._state.text, ""
         return caiman.response(seconds(start), seconds(end), text)
 
     def _error(self, event: Error) -> Close:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from asr_frontends.audio import ogg_opus
-from asr_frontends.audio.wav_stream import ENCODINGS, Layout, SampleStream, WavHeader
+from asr_frontends.audio.wav_stream import ENCODINGS, Layout, SampleStream, SampleStreamState, WavHeader
 from asr_frontends.dialects.deepgram.options import OPUS, ListenOptions
+from asr_frontends.portable import Portable
 from asr_proto.errors import AudioError
+
+
+class AudioState(Portable):
+    """An AudioStream for another process."""
+
+    first: bytes
+    header: WavHeader | None
+    stream: SampleStreamState | None
 
 
 class AudioStream:
@@ -45,6 +54,21 @@ class AudioStream:
     def end(self) -> bytes:
         """The rest of the audio in the resampler. More bytes may follow."""
         return self._stream.end() if self._stream else b""
+
+    # ---- For another process ----
+
+    def state(self) -> AudioState | None:
+        """The state for `restore`; None for Opus, because its decoder's state cannot be read."""
+        if isinstance(self._stream, ogg_opus.OggOpus):
+            return None
+        return AudioState(self._first, self._header, self._stream.state() if self._stream else None)
+
+    def restore(self, state: AudioState) -> None:
+        """Continue the audio of another process."""
+        self._first, self._header = state.first, state.header
+        self._stream = SampleStream.continued(state.stream) if state.stream else None
+
+    # ---- Private ----
 
     def _recognize(self) -> bytes:
         first, self._first = self._first, b""

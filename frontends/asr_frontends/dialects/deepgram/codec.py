@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import field
+
 from asr_dialects import deepgram
 from asr_frontends import closes, events
-from asr_frontends.codec import Close, Frame, Request
-from asr_frontends.dialects.deepgram.audio import AudioStream
+from asr_frontends.codec import Close, Frame, Request, Stateful
+from asr_frontends.dialects.deepgram.audio import AudioState, AudioStream
 from asr_frontends.dialects.deepgram.options import parse_options
 from asr_frontends.events import (
     Audio,
@@ -31,6 +32,7 @@ from asr_frontends.events import (
     Start,
     Stop,
 )
+from asr_frontends.portable import Portable
 from asr_frontends.words import spread
 from asr_proto.audio import SAMPLE_RATE, seconds
 from asr_proto.errors import DecodeError
@@ -43,11 +45,81 @@ PIECE_BYTES = 64_000
 NOT_MEASURED = 0.0
 """The confidence where the engine measures none: Deepgram's types demand a number."""
 CLIENT_FAULT, SERVICE_FAULT = 1008, 1011
+NOT_READY = Ready("", "", "", 0)
 EDGES = ".,;:!?\"'()[]{}<>«»“”‘’„…¿¡-–—"  # noqa: RUF001
 """Characters that are removed from both ends of a word for its plain form."""
 
 
-class DeepgramCodec:
+class Finalizes(Portable):
+    """The Finalize messages that wait for their answer, in order."""
+
+    asked_at_s: list[float] = field(default_factory=list)
+    asked: int = 0
+    has_ended: bool = False
+
+    def add(self, at_s: float) -> str:
+        """Add a Finalize after `at_s` seconds of audio. Returns the marker of its flush."""
+        self.asked_at_s.append(at_s)
+        self.asked += 1
+        return str(self.asked)
+
+    def ended(self) -> bool:
+        """A flush has ended an utterance. Returns whether a Finalize caused it, and not the end of the stream."""
+        self.has_ended = self.has_ended or bool(self.asked_at_s)
+        return bool(self.asked_at_s)
+
+    def answered(self) -> tuple[float, bool]:
+        """The oldest Finalize is done. Returns its position in seconds, and whether it ended an utterance."""
+        has_ended, self.has_ended = self.has_ended, False
+        return self.asked_at_s.pop(0), has_ended
+
+
+class UtteranceEnd(Portable):
+    """Finds gaps: `gap_s` of audio after the last word of a final, in which no further word begins."""
+
+    gap_s: float
+    word_end_s: float | None = None
+    in_utterance: bool = False
+    """Whether the last partial has words that are in no final yet."""
+    speaking: bool = False
+    done_s: float = 0.0
+
+    def update(self, event: Partial | Final | Speech | Progress) -> float | None:
+        """The end of the last word, in seconds, when the gap after it is long enough. It is returned once per gap."""
+        if not self.gap_s:
+            return None
+        match event:
+            case Partial():
+                self.in_utterance = bool(event.text)
+            case Final():
+                self.in_utterance = False
+                self.word_end_s = _last_word_end(event)
+            case Speech():
+                self.speaking = event.kind == "start"
+            case Progress():
+                self.done_s = event.done / SAMPLE_RATE
+        return self._take()
+
+    def _take(self) -> float | None:
+        end_s = self.word_end_s
+        if end_s is None or self.in_utterance or self.speaking or self.done_s < end_s + self.gap_s:
+            return None
+        self.word_end_s = None
+        return end_s
+
+
+class DeepgramState(Portable):
+    """What a conversation depends on, besides its request."""
+
+    utterance_end: UtteranceEnd
+    finalizes: Finalizes = field(default_factory=Finalizes)
+    ready: Ready = NOT_READY
+    stopped: bool = False
+    audio: AudioState | None = None
+    """Set only in a state for another process."""
+
+
+class DeepgramCodec(Stateful[DeepgramState]):
     """One `/v1/listen` conversation. Raises BadRequest for an invalid option, before the upgrade."""
 
     coalesces: frozenset[type] = frozenset({Partial})
@@ -56,13 +128,21 @@ class DeepgramCodec:
         self._options = parse_options(request.query)
         self.subprotocol = deepgram.SUBPROTOCOL if deepgram.SUBPROTOCOL in request.subprotocols else None
         self._created = datetime.fromtimestamp(request.unix_ms / 1000, UTC)
+        super().__init__(DeepgramState(UtteranceEnd(self._options.utterance_end_ms / 1000)))
         self._audio = AudioStream(self._options)
-        self._sha256 = hashlib.sha256()
-        self._ready = Ready("", "", "", 0)
-        self._finalizes = Finalizes()
-        self._utterance_end = UtteranceEnd(self._options.utterance_end_ms)
-        self._stopped = False
+        self._sha256: hashlib._Hash | None = hashlib.sha256()
+        """None in a conversation that began in another process, because a hash cannot be continued there."""
         self._replies: list[Frame] = []
+
+    def state(self) -> bytes | None:
+        self._state.audio = self._audio.state()
+        return super().state() if self._state.audio else None
+
+    def restore(self, state: bytes) -> None:
+        super().restore(state)
+        if self._state.audio is not None:
+            self._audio.restore(self._state.audio)
+        self._sha256 = None
 
     # ---- Receiving ----
 
@@ -73,7 +153,7 @@ class DeepgramCodec:
 
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
         """The events of one frame. After the end of the stream frames are ignored: clients often still send audio."""
-        if self._stopped:
+        if self._state.stopped:
             return []
         if isinstance(frame, bytes):
             return self._on_audio(frame)
@@ -81,11 +161,11 @@ class DeepgramCodec:
             case deepgram.KEEPALIVE:
                 return [KeepAlive()]
             case deepgram.FINALIZE:
-                return [*self._rest(), Flush(self._finalizes.add(self._audio.seconds))]
+                return [*self._rest(), Flush(self._state.finalizes.add(self._audio.seconds))]
             case deepgram.CLOSE_STREAM:
                 return self._stop()
             case deepgram.CONFIGURE:
-                self._replies.append(deepgram.configure_failure(self._ready.session))
+                self._replies.append(deepgram.configure_failure(self._state.ready.session))
                 return [KeepAlive()]
             case unknown:
                 raise DecodeError(f"unknown message type {unknown[:40]!r}")
@@ -93,11 +173,12 @@ class DeepgramCodec:
     def _on_audio(self, data: bytes) -> list[ClientEvent]:
         if not data:
             return self._stop()
-        self._sha256.update(data)
+        if self._sha256 is not None:
+            self._sha256.update(data)
         return _pieces(self._audio.feed(data))
 
     def _stop(self) -> list[ClientEvent]:
-        self._stopped = True
+        self._state.stopped = True
         return [*self._rest(), Stop()]
 
     def _rest(self) -> list[ClientEvent]:
@@ -108,14 +189,14 @@ class DeepgramCodec:
         return replies
 
     def tail(self) -> list[ClientEvent]:
-        return [] if self._stopped else self._rest()
+        return [] if self._state.stopped else self._rest()
 
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:
         match event:
             case Ready():
-                self._ready = event
+                self._state.ready = event
             case Partial() | Final():
                 return [self._results(event), *self._utterance_ends(event)]
             case Flushed():
@@ -148,12 +229,12 @@ class DeepgramCodec:
             self._result_metadata(),
             is_final=is_final,
             speech_final=by_flush or by_silence,
-            from_finalize=by_flush and self._finalizes.ended(),
+            from_finalize=by_flush and self._state.finalizes.ended(),
         )
 
     def _flushed(self) -> list[Frame]:
         """The answer to a Finalize that ended no utterance: a result without words."""
-        at_s, has_ended = self._finalizes.answered()
+        at_s, has_ended = self._state.finalizes.answered()
         if has_ended:
             return []
         at_s = round(at_s, 3)
@@ -165,14 +246,14 @@ class DeepgramCodec:
 
     def _result_metadata(self) -> deepgram.ResultMetadata:
         return {
-            "request_id": self._ready.session,
+            "request_id": self._state.ready.session,
             "model_info": self._model_info(),
-            "model_uuid": _model_uuid(self._ready.model),
+            "model_uuid": _model_uuid(self._state.ready.model),
         }
 
     def _model_info(self) -> deepgram.ModelInfo:
         """The session's model; models have no version here."""
-        return {"name": self._ready.model, "version": "", "arch": self._ready.engine}
+        return {"name": self._state.ready.model, "version": "", "arch": self._state.ready.engine}
 
     def _speech_started(self, event: Speech) -> list[Frame]:
         if event.kind == "end" or not self._options.vad_events:
@@ -180,80 +261,20 @@ class DeepgramCodec:
         return [deepgram.speech_started(seconds(event.sample))]
 
     def _utterance_ends(self, event: Partial | Final | Speech | Progress) -> list[Frame]:
-        last_word_end = self._utterance_end.update(event)
+        last_word_end = self._state.utterance_end.update(event)
         return [] if last_word_end is None else [deepgram.utterance_end(last_word_end)]
 
     def _metadata(self) -> str:
         created = self._created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return deepgram.metadata(
-            self._ready.session,
-            self._sha256.hexdigest(),
+            self._state.ready.session,
+            self._sha256.hexdigest() if self._sha256 is not None else "",
             created,
             round(self._audio.seconds, 6),
             self._audio.channels,
-            _model_uuid(self._ready.model),
+            _model_uuid(self._state.ready.model),
             self._model_info(),
         )
-
-
-class Finalizes:
-    """The Finalize messages that wait for their answer, in order."""
-
-    def __init__(self) -> None:
-        self._asked_at_s: deque[float] = deque()
-        self._asked = 0
-        self._has_ended = False
-
-    def add(self, at_s: float) -> str:
-        """Add a Finalize after `at_s` seconds of audio. Returns the marker of its flush."""
-        self._asked_at_s.append(at_s)
-        self._asked += 1
-        return str(self._asked)
-
-    def ended(self) -> bool:
-        """A flush has ended an utterance. Returns whether a Finalize caused it, and not the end of the stream."""
-        self._has_ended = self._has_ended or bool(self._asked_at_s)
-        return bool(self._asked_at_s)
-
-    def answered(self) -> tuple[float, bool]:
-        """The oldest Finalize is done. Returns its position in seconds, and whether it ended an utterance."""
-        has_ended, self._has_ended = self._has_ended, False
-        return self._asked_at_s.popleft(), has_ended
-
-
-class UtteranceEnd:
-    """Finds gaps: `gap_ms` of audio after the last word of a final, in which no further word begins."""
-
-    def __init__(self, gap_ms: int) -> None:
-        self._gap_s = gap_ms / 1000
-        self._word_end_s: float | None = None
-        self._in_utterance = False
-        """Whether the last partial has words that are in no final yet."""
-        self._speaking = False
-        self._done_s = 0.0
-
-    def update(self, event: Partial | Final | Speech | Progress) -> float | None:
-        """The end of the last word, in seconds, when the gap after it is long enough. It is returned once per gap."""
-        if not self._gap_s:
-            return None
-        match event:
-            case Partial():
-                self._in_utterance = bool(event.text)
-            case Final():
-                self._in_utterance = False
-                self._word_end_s = _last_word_end(event)
-            case Speech():
-                self._speaking = event.kind == "start"
-            case Progress():
-                self._done_s = event.done / SAMPLE_RATE
-        return self._take()
-
-    def _take(self) -> float | None:
-        end_s = self._word_end_s
-        if end_s is None or self._in_utterance or self._speaking or self._done_s < end_s + self._gap_s:
-            return None
-        self._word_end_s = None
-        return end_s
 
 
 def _error(event: Error) -> list[Frame]:

@@ -10,9 +10,11 @@ dialect; the engine decides the size of its batches.
 
 from __future__ import annotations
 
+from msgspec import field
+
 from asr_dialects import moonshine, yap
 from asr_frontends import closes, events
-from asr_frontends.codec import Close, Frame, Request
+from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
     Bye,
@@ -25,6 +27,7 @@ from asr_frontends.events import (
     Start,
     Stop,
 )
+from asr_frontends.portable import Portable
 from asr_frontends.transcript import Transcript
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte
 from asr_proto.errors import BadRequest, OutOfOrder
@@ -35,25 +38,32 @@ FAILURES = frozenset({"service-error", "internal-error", "session-lost", "worker
 """Slugs that the dialect calls `inference_failed`; every other slug is its own reason."""
 
 
-class MoonshineCodec:
+class MoonshineState(Portable):
+    """What a conversation depends on, besides its request."""
+
+    sid: str | None = None
+    """The client's name of the session; empty to use the session's id, None before `init`."""
+    stopped: bool = False
+    odd: OddByte = field(default_factory=OddByte)
+    samples: int = 0
+    done: int = 0
+    transcript: Transcript = field(default_factory=Transcript)
+
+
+class MoonshineCodec(Stateful[MoonshineState]):
     """One conversation."""
 
     subprotocol: str | None = None
     coalesces: frozenset[type] = frozenset({Partial})
 
     def __init__(self, request: Request) -> None:
-        self._sid: str | None = None
-        """The client's name of the session; empty to use the session's id, None before `init`."""
-        self._stopped = False
-        self._odd = OddByte()
-        self._samples = self._done = 0
-        self._transcript = Transcript()
+        super().__init__(MoonshineState())
         self._replies: list[Frame] = []
 
     @property
     def takes_audio(self) -> bool:
         """Whether the client has sent `init`, and neither `close` nor `flush`."""
-        return self._sid is not None and not self._stopped
+        return self._state.sid is not None and not self._state.stopped
 
     # ---- Receiving ----
 
@@ -80,31 +90,31 @@ class MoonshineCodec:
         return [KeepAlive()]
 
     def _init(self, message: yap.FromClient) -> list[ClientEvent]:
-        if self._sid is not None:
+        if self._state.sid is not None:
             raise OutOfOrder("a second init", slug="already-initialized")
         sid = message.get("sid") or ""
         if not isinstance(sid, str) or len(sid) > SID_MAX or not sid.isprintable():
             return self._answer(moonshine.error("bad_json"))
         if message.get("sr", SAMPLE_RATE) != SAMPLE_RATE:
             raise BadRequest(f"sr must be {SAMPLE_RATE}", slug="unsupported-sample-rate")
-        self._sid = sid
+        self._state.sid = sid
         return [Start()]
 
     def _audio(self, data: bytes) -> list[ClientEvent]:
         self._require_init()
-        if self._stopped:
+        if self._state.stopped:
             return []
-        pcm = self._odd.feed(data)
-        self._samples += len(pcm) // BYTES_PER_SAMPLE
+        pcm = self._state.odd.feed(data)
+        self._state.samples += len(pcm) // BYTES_PER_SAMPLE
         return [Audio(pcm)] if pcm else []
 
     def _stop(self) -> list[ClientEvent]:
         self._require_init()
-        first, self._stopped = not self._stopped, True
+        first, self._state.stopped = not self._state.stopped, True
         return [Stop()] if first else []
 
     def _require_init(self) -> None:
-        if self._sid is None:
+        if self._state.sid is None:
             raise OutOfOrder("init comes first", slug="not-initialized")
 
     def replies(self) -> list[Frame]:
@@ -119,26 +129,26 @@ class MoonshineCodec:
     def send(self, event: ServiceEvent) -> list[Frame]:
         match event:
             case Ready():
-                self._sid = self._sid or event.session
-                return [moonshine.ready(self._sid, event.model)]
+                self._state.sid = self._state.sid or event.session
+                return [moonshine.ready(self._state.sid, event.model)]
             case Progress():
-                self._done = max(self._done, event.done)
+                self._state.done = max(self._state.done, event.done)
             case Partial() | Final():
-                self._done = max(self._done, event.end_sample)
-                return [self._hypothesis(moonshine.INTERIM)] if self._transcript.update(event) else []
+                self._state.done = max(self._state.done, event.end_sample)
+                return [self._hypothesis(moonshine.INTERIM)] if self._state.transcript.update(event) else []
             case Bye(reason=events.GOING_AWAY):
-                self._done = self._samples
+                self._state.done = self._state.samples
                 return [self._hypothesis(moonshine.INTERIM), *_error(Error(events.GOING_AWAY, ""))]
             case Bye():
-                self._done = self._samples
+                self._state.done = self._state.samples
                 return [self._hypothesis(moonshine.FINAL), Close(closes.NORMAL)]
             case Error():
                 return _error(event)
         return []
 
     def _hypothesis(self, op: str) -> str:
-        behind_ms = max(0, self._samples - self._done) * 1000 // SAMPLE_RATE
-        return moonshine.hypothesis(op, self._sid, self._transcript.text, behind_ms)
+        behind_ms = max(0, self._state.samples - self._state.done) * 1000 // SAMPLE_RATE
+        return moonshine.hypothesis(op, self._state.sid, self._state.transcript.text, behind_ms)
 
 
 def _error(event: Error) -> list[Frame]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from msgspec import field
+
 from asr_dialects import native
 from asr_frontends import events
-from asr_frontends.audio.resample import Resampler
-from asr_frontends.codec import Close, Frame, Request
+from asr_frontends.audio.resample import Resampler, ResamplerState
+from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
     Bye,
@@ -25,6 +27,7 @@ from asr_frontends.events import (
     Start,
     Stop,
 )
+from asr_frontends.portable import Portable
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
 from asr_proto.errors import BadRequest, DecodeError, OutOfOrder
 from asr_proto.messages import LOOK_AHEAD_MS_MAX, SAMPLES_MAX, Final, Flushed, Partial, Word
@@ -34,20 +37,36 @@ NAME_MAX, MARKER_MAX, SESSION_MAX = 128, 256, 64
 CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
 
 
-class NativeCodec:
+class NativeState(Portable):
+    """What a conversation depends on."""
+
+    start: Start | None = None
+    rate: int = SAMPLE_RATE
+    odd: OddByte = field(default_factory=OddByte)
+    samples: int = 0
+    seq: int = 0
+    stopped: bool = False
+    resampler: ResamplerState | None = None
+    """Set only in a state for another process."""
+
+
+class NativeCodec(Stateful[NativeState]):
     """One `/v1/stream` conversation."""
 
     subprotocol: str | None = None
     coalesces: frozenset[type] = frozenset({Partial, Progress})
 
     def __init__(self, request: Request) -> None:
-        self._start: Start | None = None
-        self._rate = SAMPLE_RATE
+        super().__init__(NativeState())
         self._resampler: Resampler | None = None
-        self._odd = OddByte()
-        self._samples = 0
-        self._seq = 0
-        self._stopped = False
+
+    def state(self) -> bytes | None:
+        self._state.resampler = self._resampler.state() if self._resampler else None
+        return super().state()
+
+    def restore(self, state: bytes) -> None:
+        super().restore(state)
+        self._resampler = Resampler.continued(self._state.resampler) if self._state.resampler else None
 
     # ---- Receiving ----
 
@@ -68,28 +87,28 @@ class NativeCodec:
                 return [*self._rest(), Flush(_string(message, "marker", MARKER_MAX))]
             case native.STOP:
                 self._require_running(native.STOP)
-                self._stopped = True
+                self._state.stopped = True
                 return [*self._rest(), Stop()]
         raise DecodeError(f"unknown message type {message['type'][:40]!r}")
 
     def _on_start(self, message: dict[str, Any]) -> list[ClientEvent]:
-        if self._start is not None:
+        if self._state.start is not None:
             raise OutOfOrder("a second start")
-        self._rate = _rate(message.get("sample_rate", SAMPLE_RATE))
-        if self._rate != SAMPLE_RATE:
-            self._resampler = Resampler(self._rate)
+        self._state.rate = _rate(message.get("sample_rate", SAMPLE_RATE))
+        if self._state.rate != SAMPLE_RATE:
+            self._resampler = Resampler(self._state.rate)
         partials = message.get("partials", True)
         if not isinstance(partials, bool):
             raise DecodeError("partials is a boolean")
         model, language = (_string(message, field, NAME_MAX, "") for field in ("model", "language"))
         resume = _resume(message.get("resume"))
-        self._start = Start(model, language, partials, _look_ahead_ms(message), resumable=True, resume=resume)
-        return [self._start]
+        self._state.start = Start(model, language, partials, _look_ahead_ms(message), resumable=True, resume=resume)
+        return [self._state.start]
 
     def _audio(self, data: bytes) -> list[ClientEvent]:
         self._require_running("audio")
-        pcm = self._odd.feed(data)
-        self._samples += len(pcm) // BYTES_PER_SAMPLE
+        pcm = self._state.odd.feed(data)
+        self._state.samples += len(pcm) // BYTES_PER_SAMPLE
         if self._resampler:
             pcm = self._resampler.feed(pcm)
         return [Audio(pcm)] if pcm else []
@@ -99,9 +118,9 @@ class NativeCodec:
         return [Audio(pcm)] if pcm else []
 
     def _require_running(self, what: str) -> None:
-        if self._start is None:
+        if self._state.start is None:
             raise OutOfOrder(f"{what} before start")
-        if self._stopped:
+        if self._state.stopped:
             raise OutOfOrder(f"{what} after stop")
 
     def replies(self) -> list[Frame]:
@@ -131,7 +150,7 @@ class NativeCodec:
             case Flushed():
                 return [native.flushed(event.marker)]
             case Progress():
-                return [native.ack(self._samples, self._at_client(event.committed))]
+                return [native.ack(self._state.samples, self._at_client(event.committed))]
             case Notice():
                 return [native.notice(event.kind)]
             case GoAway():
@@ -139,22 +158,22 @@ class NativeCodec:
         return []
 
     def _ready(self, event: Ready) -> str:
-        assert self._start is not None
-        language = self._start.language or "en"
+        assert self._state.start is not None
+        language = self._state.start.language or "en"
         if event.from_sample is not None:
-            self._samples = event.from_sample * self._rate // SAMPLE_RATE
-        from_sample = None if event.from_sample is None else self._samples
-        return native.ready(event.session, event.model, language, self._rate, event.engine, from_sample)
+            self._state.samples = event.from_sample * self._state.rate // SAMPLE_RATE
+        from_sample = None if event.from_sample is None else self._state.samples
+        return native.ready(event.session, event.model, language, self._state.rate, event.engine, from_sample)
 
     def _hypothesis(self, event: Partial | Final) -> str:
         hypothesis: native.Hypothesis = {
-            "seq": self._seq,
+            "seq": self._state.seq,
             "utterance": event.utterance,
             "text": event.text,
             "start_s": seconds(event.start_sample),
             "end_s": seconds(event.end_sample),
         }
-        self._seq += 1
+        self._state.seq += 1
         if isinstance(event, Partial):
             return native.partial(hypothesis, event.stable)
         committed = self._at_client(event.commit.confirmed_samples)
@@ -163,7 +182,7 @@ class NativeCodec:
 
     def _at_client(self, sample: int) -> int:
         """A 16 kHz sample's number at the client's rate, at most the number of samples that the client has sent."""
-        return min(sample * self._rate // SAMPLE_RATE, self._samples)
+        return min(sample * self._state.rate // SAMPLE_RATE, self._state.samples)
 
     def _error(self, event: Error) -> list[Frame]:
         code = SERVICE_FAULT if event.is_service else CLIENT_FAULT

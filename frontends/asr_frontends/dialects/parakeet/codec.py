@@ -13,13 +13,14 @@ concatenation of the deltas is not the text; the final is.
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import takewhile
 from urllib.parse import parse_qsl
 
+from msgspec import field
+
 from asr_dialects import parakeet
 from asr_frontends import closes, events
-from asr_frontends.codec import Close, Frame, Request
+from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
     Bye,
@@ -30,6 +31,7 @@ from asr_frontends.events import (
     ServiceEvent,
     Start,
 )
+from asr_frontends.portable import Portable
 from asr_frontends.transcript import Transcript
 from asr_proto.audio import BYTES_PER_SAMPLE, seconds
 from asr_proto.errors import BadRequest, LimitExceeded
@@ -45,7 +47,17 @@ UNANSWERED_MAX = 64
 """Largest number of control frames that wait for their answers."""
 
 
-class ParakeetCodec:
+class ParakeetState(Portable):
+    """What a conversation depends on, besides its request."""
+
+    transcript: Transcript = field(default_factory=Transcript)
+    sent: str = ""
+    unanswered: list[str] = field(default_factory=list)
+    """Markers of the unanswered flushes, in order."""
+    samples: int = 0
+
+
+class ParakeetCodec(Stateful[ParakeetState]):
     """One `/ws` conversation. Raises BadRequest for an invalid parameter, before the upgrade."""
 
     subprotocol: str | None = None
@@ -58,11 +70,7 @@ class ParakeetCodec:
         self._delta = partials == parakeet.DELTA
         # A delta cannot replace an older one: its client would lose the characters of the older one.
         self.coalesces = frozenset() if self._delta else frozenset({Partial})
-        self._samples = 0
-        self._transcript = Transcript()
-        self._sent = ""
-        self._unanswered: deque[str] = deque()
-        """Markers of the unanswered flushes, in order."""
+        super().__init__(ParakeetState())
         self._replies: list[Frame] = []
 
     # ---- Receiving ----
@@ -77,18 +85,18 @@ class ParakeetCodec:
             return self._control(frame[len(parakeet.CONTROL) :])
         if len(frame) % BYTES_PER_SAMPLE or _is_text(frame):
             raise BadRequest("the payload is no PCM16", slug=NON_PCM)
-        self._samples += len(frame) // BYTES_PER_SAMPLE
+        self._state.samples += len(frame) // BYTES_PER_SAMPLE
         return [Audio(frame)] if frame else [KeepAlive()]
 
     def _control(self, name: bytes) -> list[ClientEvent]:
         if name not in (parakeet.EOS.encode(), parakeet.RESET.encode()):
             return [KeepAlive()]
-        if len(self._unanswered) == UNANSWERED_MAX:
+        if len(self._state.unanswered) == UNANSWERED_MAX:
             raise LimitExceeded(f"{UNANSWERED_MAX} control frames wait for their answers")
         marker = name.decode()
-        if marker == parakeet.RESET and parakeet.EOS not in self._unanswered:
+        if marker == parakeet.RESET and parakeet.EOS not in self._state.unanswered:
             self._replies.append(parakeet.reset())
-        self._unanswered.append(marker)
+        self._state.unanswered.append(marker)
         return [Flush(marker)]
 
     def replies(self) -> list[Frame]:
@@ -107,7 +115,7 @@ class ParakeetCodec:
             case Flushed():
                 return self._flushed()
             case Bye(reason=events.GOING_AWAY):
-                return [_close(closes.left(seconds(self._samples)))]
+                return [_close(closes.left(seconds(self._state.samples)))]
             case Bye():
                 return [Close(closes.NORMAL)]
             case Error():
@@ -116,28 +124,28 @@ class ParakeetCodec:
 
     def _hypothesis(self, event: Partial | Final) -> list[Frame]:
         """The frames for a hypothesis. Text before a reset is dropped: the reset is already answered."""
-        if self._unanswered and self._unanswered[0] == parakeet.RESET:
+        if self._state.unanswered and self._state.unanswered[0] == parakeet.RESET:
             return []
-        return self._partial() if self._transcript.update(event) else []
+        return self._partial() if self._state.transcript.update(event) else []
 
     def _partial(self) -> list[Frame]:
-        text = self._transcript.text
+        text = self._state.transcript.text
         if not self._delta:
             return [parakeet.partial(text)]
-        new, self._sent = text[_same(self._sent, text) :], text
+        new, self._state.sent = text[_same(self._state.sent, text) :], text
         return [parakeet.partial(new)] if new else []
 
     def _flushed(self) -> list[Frame]:
-        answered = self._unanswered.popleft()
-        text, self._sent = self._transcript.text, ""
-        self._transcript.clear()
+        answered = self._state.unanswered.pop(0)
+        text, self._state.sent = self._state.transcript.text, ""
+        self._state.transcript.clear()
         if answered == parakeet.RESET:
             return []
         return [parakeet.final(text), *self._held_resets()]
 
     def _held_resets(self) -> list[Frame]:
         """The answers to the resets that waited for this final."""
-        markers = list(self._unanswered)
+        markers = self._state.unanswered
         held = markers.index(parakeet.EOS) if parakeet.EOS in markers else len(markers)
         return [parakeet.reset() for _ in range(held)]
 

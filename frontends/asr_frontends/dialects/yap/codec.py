@@ -13,9 +13,11 @@ far. A codec has no clock. For a client that sends while it records, this is the
 
 from __future__ import annotations
 
+from msgspec import field
+
 from asr_dialects import yap
 from asr_frontends import closes, events
-from asr_frontends.codec import Close, Frame, Request
+from asr_frontends.codec import Close, Frame, Request, Stateful
 from asr_frontends.events import (
     Audio,
     Bye,
@@ -27,6 +29,7 @@ from asr_frontends.events import (
     Start,
     Stop,
 )
+from asr_frontends.portable import Portable
 from asr_frontends.transcript import Transcript
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
 from asr_proto.errors import BadRequest
@@ -37,21 +40,27 @@ BAD_INIT = "bad-init"
 UNSUPPORTED_RATE = "unsupported-sample-rate"
 
 
-class YapCodec:
+class YapState(Portable):
+    """What a conversation depends on, besides its request."""
+
+    started_ms: int
+    sid: str | None = None
+    stopped: bool = False
+    odd: OddByte = field(default_factory=OddByte)
+    samples: int = 0
+    samples_sent: int = 0
+    """Number of samples received before the last interim."""
+    transcript: Transcript = field(default_factory=Transcript)
+
+
+class YapCodec(Stateful[YapState]):
     """One conversation."""
 
     subprotocol: str | None = None
     coalesces: frozenset[type] = frozenset({Partial, Progress})
 
     def __init__(self, request: Request) -> None:
-        self._started_ms = request.unix_ms
-        self._sid: str | None = None
-        self._stopped = False
-        self._odd = OddByte()
-        self._samples = 0
-        self._samples_sent = 0
-        """Number of samples received before the last interim."""
-        self._transcript = Transcript()
+        super().__init__(YapState(request.unix_ms))
 
     # ---- Receiving ----
 
@@ -59,15 +68,15 @@ class YapCodec:
         return []
 
     def receive(self, frame: str | bytes) -> list[ClientEvent]:
-        if self._sid is None:
+        if self._state.sid is None:
             return self._init(frame)
-        if self._stopped:
+        if self._state.stopped:
             return []
         if isinstance(frame, bytes):
             return self._audio(frame)
         message = yap.parse(frame)
         if message is not None and message.get("op") == yap.CLOSE:
-            self._stopped = True
+            self._state.stopped = True
             return [Stop()]
         return [KeepAlive()]
 
@@ -80,12 +89,12 @@ class YapCodec:
             raise BadRequest(f"sid is a printable string of 1 to {SID_MAX} characters", slug=BAD_INIT)
         if message.get("sr", SAMPLE_RATE) != SAMPLE_RATE:
             raise BadRequest(f"sr must be {SAMPLE_RATE}", slug=UNSUPPORTED_RATE)
-        self._sid = sid
+        self._state.sid = sid
         return [Start()]
 
     def _audio(self, data: bytes) -> list[ClientEvent]:
-        pcm = self._odd.feed(data)
-        self._samples += len(pcm) // BYTES_PER_SAMPLE
+        pcm = self._state.odd.feed(data)
+        self._state.samples += len(pcm) // BYTES_PER_SAMPLE
         return [Audio(pcm)] if pcm else []
 
     def replies(self) -> list[Frame]:
@@ -99,11 +108,11 @@ class YapCodec:
     def send(self, event: ServiceEvent) -> list[Frame]:
         match event:
             case Partial() | Final():
-                return [self._interim()] if self._transcript.update(event) else []
+                return [self._interim()] if self._state.transcript.update(event) else []
             case Progress():
-                return [self._interim()] if self._samples > self._samples_sent else []
+                return [self._interim()] if self._state.samples > self._state.samples_sent else []
             case Bye(reason=events.GOING_AWAY):
-                return [self._interim(), _close(closes.left(seconds(self._samples)))]
+                return [self._interim(), _close(closes.left(seconds(self._state.samples)))]
             case Bye():
                 return [self._hypothesis(yap.FINAL), Close(closes.NORMAL)]
             case Error():
@@ -111,12 +120,12 @@ class YapCodec:
         return []
 
     def _interim(self) -> str:
-        self._samples_sent = self._samples
+        self._state.samples_sent = self._state.samples
         return self._hypothesis(yap.INTERIM)
 
     def _hypothesis(self, op: str) -> str:
-        ts = self._started_ms + self._samples * 1000 // SAMPLE_RATE
-        return yap.hypothesis(op, self._sid, self._transcript.text, ts)
+        ts = self._state.started_ms + self._state.samples * 1000 // SAMPLE_RATE
+        return yap.hypothesis(op, self._state.sid, self._state.transcript.text, ts)
 
 
 def _close(event: Error) -> Close:
