@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,7 @@ async def serve(config: FrontendConfig) -> None:
     if config.reuse_port:
         # The other frontends on the port accept new clients. A frontend alone on its port keeps listening, and answers
         # new clients with `going-away`.
-        for listener in server.servers:
-            listener.close()
+        await _close_ports(server, sockets)
     await _leave(config, frontend, app, taker)
     feeding.cancel()
     server.should_exit = True
@@ -165,6 +165,21 @@ def _listen_for_handovers(taker: Taker, folder: Path) -> None:
         taker.listen(new_path(folder))
     except OSError as error:
         log.warning("takes no connections of other frontends", folder=str(folder), reason=str(error))
+
+
+async def _close_ports(server: Server, sockets: list[socket.socket]) -> None:
+    """Close the listening ports, and serve the clients that the kernel has connected to them: it would reset them."""
+    ports = [one.dup() for one in sockets]
+    for listener in server.servers:
+        listener.close()
+    for port in ports:
+        with port, contextlib.suppress(BlockingIOError):
+            port.setblocking(False)
+            while True:
+                client, _ = port.accept()
+                client.setblocking(False)
+                protocol = partial(Http, server.config, server.server_state, {})
+                await asyncio.get_running_loop().connect_accepted_socket(protocol, client, ssl=server.config.ssl)
 
 
 async def _leave(config: FrontendConfig, frontend: Frontend, app: App, taker: Taker) -> None:
