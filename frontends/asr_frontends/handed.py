@@ -37,6 +37,12 @@ class HandedSession(Portable):
     """The journal: all entries that are not confirmed or answered."""
     is_complete: bool
     """Whether the client has ended its audio."""
+    suspicion: m.Suspicion | None = None
+    """The audio at which workers have died; None without suspicion."""
+    deaths: int = 0
+    """Number of workers that have died at it."""
+    suspected_at: str = ""
+    """Name of the worker that died last."""
 
 
 class HandedConnection(Portable):

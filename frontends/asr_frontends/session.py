@@ -592,6 +592,9 @@ class Session(StateMachine[State, Cause]):
             self._journal.end_sample,
             entries,
             self._journal.is_complete,
+            self._suspect.setup(),
+            self._suspect.deaths,
+            self._suspect.worker,
         )
         self.fire(Cause.HAND_OVER, now)
         self._journal.clear()
@@ -608,6 +611,7 @@ class Session(StateMachine[State, Cause]):
         self.fire(Cause.ADOPT, now)
         self.epoch, self._replaces, self._model = handed.epoch + 1, handed.lease, handed.model
         self._commit, self._partial = handed.commit, handed.partial
+        self._suspect.adopt(handed.suspicion, handed.deaths, handed.suspected_at)
         self._give_up_at = now + self._limits.move_s
         self._journal.take_over(map(_taken, handed.entries), handed.end_sample, is_complete=handed.is_complete)
         self._balance(now)

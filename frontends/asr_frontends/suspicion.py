@@ -39,6 +39,12 @@ class Suspect:
         needed = DEATHS_PROVEN if lost.proven else DEATHS_UNPROVEN
         self.is_poisonous = lost.suspects == 1 and self.deaths >= needed
 
+    def adopt(self, suspicion: m.Suspicion | None, deaths: int, worker: str) -> None:
+        """Continue the suspicion of another process."""
+        if suspicion is not None:
+            self._from, self._until = suspicion.from_sample, suspicion.until_sample
+            self.deaths, self.worker = deaths, worker
+
     def survived(self, done: int) -> None:
         """A worker has `done` samples behind it."""
         if self.deaths and done > self._until:

@@ -55,6 +55,23 @@ def test_the_journal_goes_on_from_the_commit() -> None:
     assert Deliver("s", e.Bye()) in other.receive(m.Ended(9))
 
 
+def test_a_session_under_suspicion_stays_so() -> None:
+    """Else each handover would allow its audio to kill more workers."""
+    driver = SessionDriver()
+    driver.pin()
+    driver.send(e.Audio(SECOND))
+    driver.core.on_lost(m.Lost(1, "worker-lost", 5, True, "w1"), driver.now)
+    driver.take()
+    other = adopted(passed(driver))
+    assert handed_setup(other).suspicion == m.Suspicion(0, 16_000)
+    (request,) = other.open()
+    assert isinstance(request, ToBroker) and isinstance(request.message, m.Open)
+    assert request.message.suspected_at == "w1"
+    other.pin(7)
+    other.core.on_lost(m.Lost(7, "worker-lost", 1, True, "w2"), other.now)
+    assert other.core.is_poisonous
+
+
 def handed_setup(driver: SessionDriver) -> m.Setup:
     return driver.core._setup()
 

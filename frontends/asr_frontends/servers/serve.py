@@ -24,6 +24,7 @@ from asr_frontends.poison import PoisonFolder
 from asr_frontends.servers.app import App
 from asr_frontends.servers.handover import Giver, Taker, new_path
 from asr_frontends.servers.keyfile import POLL_S, KeyFile
+from asr_frontends.servers.loop import TLS_HANDSHAKE_S_MAX
 from asr_frontends.servers.protocols import Http
 from asr_frontends.servers.websocket import WebSocket
 from asr_frontends.session import Limits
@@ -200,17 +201,19 @@ async def serve(config: FrontendConfig, supervised: Supervised) -> None:
     watching.cancel()
     log.info("draining", sessions=len(frontend.sessions))
     unit.stopping(f"draining {len(frontend.sessions)} sessions")
+    beginning: set[asyncio.Task[None]] = set()
     if config.reuse_port:
         # The other frontends on the port accept new clients. A frontend alone on its port keeps listening, and answers
         # new clients with `going-away`.
-        for listener in server.servers:
-            listener.close()
+        beginning = _close_ports(server, sockets)
     frontend.draining = True
     await taker.close()
     await stop.end_sessions(frontend, partial(_drain, config, frontend, app))
     feeding.cancel()
     if stop.ordered.done():
         server.config.timeout_graceful_shutdown = min(LAST_REQUESTS_S, int(stop.ordered.result().end_s / 2))
+    for task in beginning:
+        task.cancel()
     server.should_exit = True
     await serving
     await app.close()
@@ -222,6 +225,34 @@ def _listen_for_handovers(taker: Taker, folder: Path) -> None:
         taker.listen(new_path(folder))
     except OSError as error:
         log.warning("takes no connections of other frontends", folder=str(folder), reason=str(error))
+
+
+def _close_ports(server: Server, sockets: list[socket.socket]) -> set[asyncio.Task[None]]:
+    """Close the listening ports, and serve the clients that the kernel has connected to them: it would reset them.
+
+    Returns the tasks in which these connections begin.
+    """
+    ports = [one.dup() for one in sockets]
+    for listener in server.servers:
+        listener.close()
+    beginning = set()
+    for port in ports:
+        with port, contextlib.suppress(OSError):
+            port.setblocking(False)
+            while True:
+                client, _ = port.accept()
+                beginning.add(asyncio.create_task(_begin(server, client)))
+    return beginning
+
+
+async def _begin(server: Server, client: socket.socket) -> None:
+    client.setblocking(False)
+    protocol = partial(Http, server.config, server.server_state, {})
+    tls: dict[str, Any] = {}
+    if server.config.ssl is not None:
+        tls = {"ssl": server.config.ssl, "ssl_handshake_timeout": TLS_HANDSHAKE_S_MAX}
+    with contextlib.suppress(OSError):  # it is gone, or its TLS handshake has failed
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, client, **tls)
 
 
 async def _drain(config: FrontendConfig, frontend: Frontend, app: App) -> None:
