@@ -10,12 +10,13 @@ TORCH  ?= -r requirements/torch.txt
 ARGS   ?=
 SEEDS  ?= 200
 MINUTES ?= 5
+PROFILE ?= mixed
 SEED   ?= 1
 SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test test-floor test-newest lock check format docs sim nemesis golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test test-floor test-newest lock check format docs sim nemesis losses golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -52,7 +53,11 @@ sim: $(VENV)/.installed-dev
 
 # Faults on real processes: see tests/nemesis.
 nemesis: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.nemesis --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+	$(BIN)/python -m tests.nemesis --profile $(PROFILE) --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+# Words lost of 1,000, for each dialect and fault: see tests/nemesis/losses.py.
+losses: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.nemesis.losses --seed $(SEED) $(ARGS)
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.frontends.golden --rewrite

@@ -143,8 +143,10 @@ class StreamClient:
                 await self._until_due(end)
                 await socket.send(self._pcm[2 * sample : 2 * end])
                 sample = end
+                self._conversation.sent_samples = max(self._conversation.sent_samples, sample)
                 await self._flush(socket, sample)
             if not self._over:
+                self._conversation.all_sent = True
                 if self._conversation.stopped_s is None:
                     self._note(Stopped(self._clock()))
                 await socket.send('{"type":"stop"}')

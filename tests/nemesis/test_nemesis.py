@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.nemesis import schedule as s
 from tests.nemesis import timeline
 from tests.nemesis.__main__ import parser, planned
-from tests.nemesis.checker import Limits, Violation, check
+from tests.nemesis.checker import Limits, check
 from tests.nemesis.gaps import gaps
 from tests.nemesis.history import (
     Absence,
@@ -44,6 +44,7 @@ from tests.nemesis.pool import Shape
 from tests.nemesis.run import Plan, run, shaped
 from tests.nemesis.summary import summary
 from tests.nemesis.truth import Utterance, script, truth_of
+from tests.nemesis.violation import Violation
 
 # ---- Schedules ----
 
@@ -51,22 +52,21 @@ from tests.nemesis.truth import Utterance, script, truth_of
 @given(st.integers(0, 1000), st.sampled_from(sorted(s.PROFILES)), st.integers(1, 4), st.integers(1, 3))
 def test_a_seed_draws_the_same_faults_again(seed: int, name: str, workers: int, frontends: int) -> None:
     """In order, within the run's length, against processes that exist."""
-    profile = s.PROFILES[name]
-    stretch_s = s.length_s(profile, workers, frontends) or 120.0
-    timed = s.schedule(profile, seed, stretch_s, workers, frontends)
-    assert timed == s.schedule(profile, seed, stretch_s, workers, frontends)
+    profile, names = s.PROFILES[name], s.Names(workers, frontends)
+    stretch_s = s.length_s(profile, names) or 120.0
+    timed = s.schedule(profile, seed, stretch_s, names)
+    assert timed == s.schedule(profile, seed, stretch_s, names)
     assert [one.at_s for one in timed] == sorted(one.at_s for one in timed)
     assert all(0 <= one.at_s <= stretch_s for one in timed)
-    names = s.Names(workers, frontends)
-    there = {"broker", *names.all_workers, *names.all_frontends}
-    assert {getattr(one.fault, "name", "broker") for one in timed} <= there
+    there = {"supervisor", *names.all_brokers, *names.all_workers, *names.all_frontends}
+    assert {getattr(one.fault, "name", "supervisor") for one in timed} <= there
 
 
 def test_leaving_a_kind_out_moves_no_other() -> None:
     mixed = s.PROFILES["mixed"]
-    all_kinds = s.schedule(mixed, 7, 300.0, 2, 2)
+    all_kinds = s.schedule(mixed, 7, 300.0, s.Names(2, 2))
     kept = [one for one in all_kinds if s.kind_of(one.fault) in ("worker-kill", "delay")]
-    assert s.schedule(s.only(mixed, ["worker-kill", "delay"]), 7, 300.0, 2, 2) == kept
+    assert s.schedule(s.only(mixed, ["worker-kill", "delay"]), 7, 300.0, s.Names(2, 2)) == kept
     assert {s.kind_of(one.fault) for one in all_kinds} == set(mixed.per_minute)
 
 
@@ -76,7 +76,7 @@ def test_the_profiles_that_count() -> None:
     assert workers.shape.workers == 3
     rolling = planned(parser().parse_args(["--profile", "rolling", "--count", "1"]))
     assert [one.fault for one in rolling.timed] == [
-        s.Restart(name) for name in ("worker-1", "worker-2", "frontend-1", "frontend-2", "broker")
+        s.Restart(name) for name in ("worker-1", "worker-2", "frontend-1", "frontend-2", "broker-1", "broker-2")
     ]
     short = planned(parser().parse_args(["--profile", "short", "--count", "500"]))
     assert (short.profile.short_sessions, short.manner.paced, list(short.timed)) == (500, False, [])
@@ -484,7 +484,7 @@ def test_a_short_run_keeps_all_promises() -> None:
         s.FillDisk("worker-2", 0.5),
         s.ExhaustDescriptors("frontend-2", 0.5),
         s.Partition("frontend-2", 0.5),
-        s.Kill("broker"),
+        s.Kill("broker-1"),
     ]
     timed = [s.Timed(1.0 * number, fault) for number, fault in enumerate(faults)]
     plan = shaped(Plan(5, s.Profile(spares=True), timed, Shape(), sessions=10, shortest_s=2.0, longest_s=5.0))
