@@ -33,7 +33,7 @@ class Attacker:
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         try:
             async with asyncio.timeout(END_S):
-                said, _ = await self._process.communicate()
+                said, _ = await self._process.communicate(b"")
                 self.said = said.decode().strip()
         except TimeoutError:
             self.said = "did not end"

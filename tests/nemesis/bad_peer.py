@@ -22,8 +22,8 @@ from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import DecodeError
 
-PAUSE_MS = 2
-"""Pause after each attack, in milliseconds: an attack is no flood."""
+PAUSE_MS, TURN = 10, 10
+"""Pause after each turn of attacks, in milliseconds, and attacks in a turn: they are no flood."""
 LEASES_GUESSED = 64
 HOSTILE: tuple[Any, ...] = (0, -1, 2**31, 2**40, 2**63 - 1, 2**63, float("nan"), float("inf"), -1e308, 1e308)
 SPEC = m.Spec("fake", "fake", ("en",), slots=1, chunk_samples=960, uncommitted_s_max=1.0, device="none")
@@ -55,8 +55,8 @@ class BadPeer:
         self._register()
         while not select.select([sys.stdin], [], [], PAUSE_MS / 1000)[0]:
             self._read()
-            attack = self._drawn.choice(attacks)
-            attack()
+            for attack in self._drawn.choices(attacks, k=TURN):
+                attack()
         self._context.destroy(linger=0)
         return ", ".join(f"{count} {name}" for name, count in sorted(self.sent.items()))
 
