@@ -127,7 +127,7 @@ def check(history: History, limits: Limits | None = None) -> list[Violation]:
             found += _texts(conversation, words)
             found += _commits(conversation)
         else:
-            found += heard(conversation, words, _cut_s_max(conversation, history, limits))
+            found += heard(conversation, words, _lack_s_max(conversation, history, limits))
         found += _ends(conversation, history, limits)
     for rule in (_refusals, _slots, _bounds, _growth, _leaks, _readiness, _poison, _orphans):
         found += rule(history, limits)
@@ -282,14 +282,17 @@ def _stops_frontend(strike: Strike) -> bool:
     return False
 
 
-def _cut_s_max(conversation: Conversation, history: History, limits: Limits) -> float | None:
-    """How much speech a cut may lose, in seconds; None if another fault delayed the text before."""
-    cut = conversation.cut
-    if cut is None:
+def _lack_s_max(conversation: Conversation, history: History, limits: Limits) -> float | None:
+    """How much speech may lack its text when a session ends early, in seconds; None for any.
+
+    The death of the supervisor is that of the whole pool. Before a cut, another fault may have delayed the text.
+    """
+    over_s = conversation.over_s or 0.0
+    struck = history.disturbed(over_s - limits.cut_s_max, over_s)
+    if any(isinstance(one.fault, KillSupervisor) for one in struck):
         return None
-    struck = history.disturbed(cut.at_s - cut.silent_s - limits.cut_s_max, cut.at_s)
     alone = all(isinstance(one.fault, Kill) and role_of(one.fault.name) == "frontend" for one in struck)
-    return limits.cut_s_max if alone else None
+    return limits.cut_s_max if alone or conversation.cut is None else None
 
 
 def _endless(conversation: Conversation, history: History, limits: Limits) -> Iterator[Violation]:

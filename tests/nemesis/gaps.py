@@ -1,7 +1,8 @@
 """How long clients waited for text, and which fault caused each wait. Pure.
 
-The fake engine outputs text for every 250 ms of audio, of which CAIMAN's clients receive only whole utterances. A gap is the time between two texts beyond that. A gap belongs
-to the fault that struck in it or shortly before it. Gaps without a fault are delays of the machine itself.
+The fake engine outputs text for every 250 ms of audio, of which CAIMAN's clients receive only whole utterances. A gap
+is the time between two texts beyond that. A gap belongs to the fault that struck in it or shortly before it. Gaps
+without a fault are delays of the machine itself.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tests.nemesis.violation import Violation, broken
 from tests.nemesis.words import compare, due_words, reach
 
 
-def heard(conversation: Conversation, words: Mapping[str, set[int]], cut_s_max: float | None) -> Iterator[Violation]:
+def heard(conversation: Conversation, words: Mapping[str, set[int]], lack_s_max: float | None) -> Iterator[Violation]:
     """The violations of one conversation.
 
     `words`: the sessions whose text contains each word. `cut_s_max`: how much speech, in seconds, a cut may lose; None
@@ -35,7 +35,7 @@ def heard(conversation: Conversation, words: Mapping[str, set[int]], cut_s_max: 
         if received != expected[: len(received)]:
             yield _wrong(conversation, index, received, expected, words)
             return
-    yield from _missing(conversation, expected, cut_s_max)
+    yield from _missing(conversation, expected, lack_s_max)
 
 
 def _without_cut_word(received: list[str], expected: Sequence[str]) -> list[str]:
@@ -62,7 +62,7 @@ def _wrong(
     return broken(invariant, conversation, counts, index)
 
 
-def _missing(conversation: Conversation, expected: Sequence[str], cut_s_max: float | None) -> Iterator[Violation]:
+def _missing(conversation: Conversation, expected: Sequence[str], lack_s_max: float | None) -> Iterator[Violation]:
     last = conversation.events[-1] if conversation.events else None
     count = len(conversation.text().split())
     match last:
@@ -71,10 +71,10 @@ def _missing(conversation: Conversation, expected: Sequence[str], cut_s_max: flo
             yield broken("I5", conversation, f"ended as if complete after {sent} of {len(expected)} words were sent")
         case Ended() if count < len(expected):
             yield broken("I1", conversation, f"complete without its last {len(expected) - count} words")
-        case Failed(code=code) if code == GOING_AWAY and count < due_words(conversation):
+        case Failed(code=code) if code == GOING_AWAY and lack_s_max is not None and count < due_words(conversation):
             missing = due_words(conversation) - count
             yield broken("I1", conversation, f"told that the server goes away, without the last {missing} words")
-        case Cut() if cut_s_max is not None and conversation.ready_s is not None:
+        case Cut() if lack_s_max is not None and conversation.ready_s is not None:
             missing_s = conversation.sent_samples / SAMPLE_RATE - count * WORD_SAMPLES / SAMPLE_RATE
-            if missing_s > cut_s_max:
+            if missing_s > lack_s_max:
                 yield broken("I1", conversation, f"cut without the words of its last {missing_s:.1f} s")

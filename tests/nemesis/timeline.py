@@ -172,9 +172,9 @@ class _Drawing:
 
     def _labels(self, marks: Sequence[tuple[float, str, str]]) -> None:
         """Write each fault's number and kind beside its line, or as much as there is room for."""
-        ends = [x for x, _, _ in marks[1:]] + [WIDTH - RIGHT / 2]
+        ends = [*(x for x, _, _ in marks[1:]), WIDTH - RIGHT / 2]
         free_x = 0.0
-        for (x, number, kind), end in zip(marks, ends, strict=True):
+        for (x, number, kind), end in zip(marks, ends, strict=False):
             words = f"{number} {kind}"
             if end - x < LABEL_LETTER * len(words):
                 words = number
