@@ -6,13 +6,15 @@ step takes a configured time. Used by tests, the simulation and benches of overh
 
 from __future__ import annotations
 
+import signal
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import click
 import msgpack
+import numpy as np
 
 from asr_proto.audio import Pcm16
 from asr_proto.errors import BadRequest
@@ -26,6 +28,9 @@ WORD_SAMPLES = 4000
 UTTERANCE_WORDS = 4
 STEP_S_MIN = 0.05
 COST = click.FloatRange(min=0)
+POISON_SAMPLES = 16
+"""A chunk with so many samples of a value in POISONS is poisonous."""
+HANG_S = 3600.0
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
@@ -37,6 +42,7 @@ class FakeConfig(EngineConfig):
     step_ms: float = option(0.0, "Simulated cost of each step, in milliseconds.", COST)
     chunk_ms: float = option(0.0, "Simulated cost of each chunk in a step, in milliseconds.", COST)
     utterance_words: int = UTTERANCE_WORDS
+    poison: bool = option(False, "Fail at the sample values that tests send as poisonous audio.", hidden=True)
 
 
 def word(samples: Pcm16) -> str:
@@ -52,6 +58,30 @@ def _spell(checksum: int) -> str:
 def transcript(samples: Pcm16) -> str:
     """The whole text of a session with these int16 samples [n], flushed at its end only."""
     return " ".join(word(samples[start : start + WORD_SAMPLES]) for start in range(0, len(samples), WORD_SAMPLES))
+
+
+class Poisoned(Exception):
+    """The exception that poisonous audio causes."""
+
+
+def _raise() -> None:
+    raise Poisoned("this audio is poisonous")
+
+
+POISONS: dict[int, Callable[[], None]] = {
+    -32001: _raise,
+    -32002: lambda: signal.raise_signal(signal.SIGSEGV),
+    -32003: lambda: signal.raise_signal(signal.SIGKILL),
+    -32004: lambda: time.sleep(HANG_S),
+}
+"""By the value of a poisonous sample: how the engine fails, with the option `poison`."""
+EXCEPTION, SIGSEGV, SIGKILL, HANG = POISONS
+
+
+def poison(samples: Pcm16) -> int | None:
+    """The value in POISONS for which these samples are poisonous; None for other audio."""
+    found = (value for value in POISONS if np.count_nonzero(samples == value) >= POISON_SAMPLES)
+    return next(found, None)
 
 
 @dataclass(slots=True)
@@ -107,6 +137,8 @@ class FakeEngine(Engine):
         cost_s = (self._config.step_ms + self._config.chunk_ms * len(chunks)) / 1000
         if cost_s:
             time.sleep(cost_s)
+        if self._config.poison:
+            _fail_at_poison(chunks)
         return [output for chunk in chunks for output in self._take(chunk)]
 
     def pending(self) -> bool:
@@ -131,6 +163,12 @@ class FakeEngine(Engine):
         if chunk.flush:
             outputs += _flush(chunk.slot, state, self._config.utterance_words)
         return [output for output in outputs if _wanted(output, state)]
+
+
+def _fail_at_poison(chunks: Sequence[Chunk]) -> None:
+    for chunk in chunks:
+        if (value := poison(chunk.pcm)) is not None:
+            POISONS[value]()
 
 
 def _flush(slot: int, state: _FakeSlot, utterance_words: int) -> list[Output]:
