@@ -13,7 +13,6 @@ import importlib.util
 import shlex
 import signal
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,17 +59,18 @@ def _parts(options: argparse.Namespace) -> list[argparse.Namespace]:
 
 
 def _perform(options: argparse.Namespace) -> list[Violation]:
-    """Perform one run. Where clocks jump, a run without the jumps comes first: it shows what they are the cause of."""
+    """Perform one run. Where clocks jump, a run without the jumps comes first: only differences are violations."""
     plan = planned(options)
     jumps = any(isinstance(one.fault, JumpClock) for one in plan.timed)
     if jumps and not FAKETIME:
         print("skipped: no jumps of the clock, because the package libfaketime is not installed")
         return []
-    control = _run_and_tell(options, without_jumps(plan), "control run without jumps of the clock") if jumps else []
+    if not jumps:
+        return _run_and_tell(options, plan, options.profile)
+    control = _run_and_tell(options, without_jumps(plan), "control run without jumps of the clock")
     violations = _run_and_tell(options, plan, options.profile)
-    if jumps:
-        print(attribution(control, violations))
-    return [*control, *violations]
+    print(attribution(control, violations))
+    return caused(control, violations)
 
 
 def _run_and_tell(options: argparse.Namespace, plan: Plan, name: str) -> list[Violation]:
@@ -161,15 +161,18 @@ def spoken() -> list[str]:
     return [dialect for other in others for dialect in (NATIVE, other)]
 
 
+def caused(control: Sequence[Violation], jumped: Sequence[Violation]) -> list[Violation]:
+    """The violations that jumps of the clock caused: those of promises that the control run kept."""
+    also = {violation.invariant for violation in control}
+    return [violation for violation in jumped if violation.invariant not in also]
+
+
 def attribution(control: Sequence[Violation], jumped: Sequence[Violation]) -> str:
-    """Which promises were broken only in the run with jumps of the clock."""
-    before = Counter(violation.invariant for violation in control)
-    after = Counter(violation.invariant for violation in jumped)
-    more = {name: (before[name], count) for name, count in after.items() if count > before[name]}
-    if not more:
-        return "the jumps of the clock broke nothing: the control run without them broke as much"
-    counts = ", ".join(f"{name} {count} times, {least} without jumps" for name, (least, count) in more.items())
-    return f"by the jumps of the clock: {counts}"
+    """What the jumps of the clock caused, and what the library that sets the clocks had caused without them."""
+    by_jumps = sorted({violation.invariant for violation in caused(control, jumped)})
+    without = sorted({violation.invariant for violation in control})
+    words = f"broken by jumps of the clock: {', '.join(by_jumps) or 'nothing'}"
+    return words + (f"; also without them: {', '.join(without)}" if without else "")
 
 
 def _limits(options: argparse.Namespace, plan: Plan) -> Limits:

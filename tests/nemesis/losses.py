@@ -107,6 +107,7 @@ class Settings:
     words: int
     """Words of each session."""
     seed: int
+    fault_at_s: float = FAULT_AT_S
 
 
 def end_of(conversation: Conversation) -> str:
@@ -151,7 +152,7 @@ class Measurement:
             await asyncio.gather(*seats)
 
     async def _strike(self, pool: Pool) -> None:
-        await asyncio.sleep(FAULT_AT_S)
+        await asyncio.sleep(self._settings.fault_at_s)
         if self._fault == POOL_STOP:
             await asyncio.to_thread(self._stop, pool)
             return

@@ -56,6 +56,8 @@ class Plan:
     manner: Manner = field(default_factory=Manner)
     dialects: Sequence[str] = (NATIVE,)
     """The dialects of the seats, in turn."""
+    until_s: float = 0.0
+    """How long new sessions begin at least, in seconds since the first one."""
 
 
 @dataclass(slots=True)
@@ -88,7 +90,9 @@ def shaped(plan: Plan) -> Plan:
 
 def without_jumps(plan: Plan) -> Plan:
     """The control run of a plan: in the same pool, the same faults except jumps of the clock."""
-    return replace(plan, timed=[one for one in plan.timed if not isinstance(one.fault, JumpClock)])
+    until_s = max(one.at_s + getattr(one.fault, "for_s", 0.0) for one in plan.timed)
+    kept = [one for one in plan.timed if not isinstance(one.fault, JumpClock)]
+    return replace(plan, timed=kept, until_s=until_s)
 
 
 class _Run:
@@ -163,6 +167,7 @@ class _Run:
         begin_s = self._clock() + LEAD_S
         nemesis = Nemesis(pool, links, self._history, self._clock)
         await nemesis.run(self._plan.timed, begin_s, spares=self._plan.profile.spares)
+        await asyncio.sleep(max(0.0, begin_s + self._plan.until_s - self._clock()))
         await asyncio.sleep(CALM_S)
 
     # ---- Clients ----

@@ -65,8 +65,8 @@ def test_each_fault_strikes_every_process_of_its_role() -> None:
 
 
 def test_killed_workers_lose_no_word_of_a_dialect() -> None:
-    """Real processes; the clients speak five seconds in two dialects, one of which resumes."""
-    settings = Settings(Shape(), ("native", "caiman"), sessions=1, words=40, seed=7)
+    """Real processes; the clients speak six seconds in two dialects, one of which resumes."""
+    settings = Settings(Shape(), ("native", "caiman"), sessions=1, words=24, seed=7, fault_at_s=2.0)
     one = Measurement(settings, "worker kill")
     asyncio.run(one.run())
     assert one.notes["struck"] == 2
