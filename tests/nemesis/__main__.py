@@ -133,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--log", type=Path, help="write the pool's log to this file, such as /dev/full")
     made.add_argument("--keep-log", type=Path, help="write a copy of the log to this file")
     made.add_argument("--serve-arg", action="append", default=[], help="extra argument for `asr serve`; repeatable")
+    made.add_argument("--asr", type=Path, help="the `asr` of another installation, whose pool is tested")
     made.add_argument("--picture", type=Path, default=Path("nemesis.html"), help="write the timeline to this file")
     return made
 
@@ -146,7 +147,13 @@ def planned(options: argparse.Namespace) -> Plan:
     timed = schedule.schedule(profile, options.seed, stretch_s, names)
     short = bool(profile.short_sessions)
     shape = Shape(
-        workers, options.frontends, options.brokers, options.engine, log=options.log, args=tuple(options.serve_arg)
+        workers,
+        options.frontends,
+        options.brokers,
+        options.engine,
+        log=options.log,
+        args=tuple(options.serve_arg),
+        asr=options.asr,
     )
     manner = Manner(options.frame_ms / 1000, paced=not short, resume=not options.no_resume)
     shortest_s, longest_s = (SHORT_S, SHORT_S) if short else (options.shortest_s, options.longest_s)

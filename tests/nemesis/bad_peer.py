@@ -1,8 +1,9 @@
 """A process that speaks the wire and attacks the brokers. `python -m tests.nemesis.bad_peer SIDE SEED ENDPOINT...`.
 
-It registers like a worker or a frontend, and then sends garbage, messages with hostile numbers, and messages about the
-leases of others, whose numbers it guesses from the broker's Welcome. A bad worker gives every session back that it
-gets. The process ends at the end of its stdin, and prints what it has sent.
+It has two connections to each broker. One sends garbage, and messages with hostile numbers. The other is registered
+like a worker or a frontend, and sends messages about the leases of others, whose numbers it guesses from the broker's
+Welcome. A bad worker gives every session back that it gets. The process ends at the end of its stdin, and prints what
+it has sent.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import random
 import select
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,6 +26,8 @@ from asr_proto.errors import DecodeError
 
 PAUSE_MS, TURN = 10, 10
 """Pause after each turn of attacks, in milliseconds, and attacks in a turn: they are no flood."""
+BEAT_S = 0.2
+"""Time between two heartbeats of the registered connection, in seconds."""
 LEASES_GUESSED = 64
 HOSTILE: tuple[Any, ...] = (0, -1, 2**31, 2**40, 2**63 - 1, 2**63, float("nan"), float("inf"), -1e308, 1e308)
 SPEC = m.Spec("fake", "fake", ("en",), slots=1, chunk_samples=960, uncommitted_s_max=1.0, device="none")
@@ -37,7 +41,8 @@ class BadPeer:
     def __init__(self, side: str, seed: int, endpoints: Sequence[str]) -> None:
         self._side, self._drawn = side, random.Random(seed)
         self._context: zmq.Context[Any] = zmq.Context()
-        self._sockets = [self._connect(endpoint) for endpoint in endpoints]
+        self._registered = [self._connect(endpoint) for endpoint in endpoints]
+        self._wild = [self._connect(endpoint) for endpoint in endpoints]
         self._boots: set[int] = set()
         self._own: list[m.Pinned | m.Grant] = []
         self.sent: Counter[str] = Counter()
@@ -53,22 +58,26 @@ class BadPeer:
         """Attack until the end of stdin; returns what was sent."""
         attacks = self._attacks()
         self._register()
+        beat_at = 0.0
         while not select.select([sys.stdin], [], [], PAUSE_MS / 1000)[0]:
             self._read()
+            if time.monotonic() >= beat_at:
+                self._beat()
+                beat_at = time.monotonic() + BEAT_S
             for attack in self._drawn.choices(attacks, k=TURN):
                 attack()
         self._context.destroy(linger=0)
         return ", ".join(f"{count} {name}" for name, count in sorted(self.sent.items()))
 
     def _attacks(self) -> list[Callable[[], None]]:
-        common = [self._garbage, self._hostile_number, self._foreign_lease, self._foreign_body, self._register]
+        common = [self._garbage, self._hostile_number, self._foreign_lease, self._foreign_body]
         return [*common, self._open] if self._side == FRONTENDS else common
 
     # ---- Attacks ----
 
     def _garbage(self) -> None:
         parts = [self._drawn.randbytes(self._drawn.randrange(200)) for _ in range(self._drawn.randrange(1, 5))]
-        self._post("garbage", parts)
+        self._post("garbage", parts, self._wild)
 
     def _hostile_number(self) -> None:
         """A valid message in which one number is hostile."""
@@ -79,18 +88,17 @@ class BadPeer:
             return
         spoil(fields, self._drawn.choice(places), self._drawn.choice(HOSTILE))
         parts = [_packed(fields), *([wire.encode_setup(_setup())] if isinstance(message, m.Open | m.Resume) else [])]
-        self._post("hostile numbers", parts)
+        self._post("hostile numbers", parts, self._wild)
 
     def _foreign_lease(self) -> None:
         """A message about a lease that this process does not hold."""
         lease = self._foreign()
+        bundle = m.Bundle(b"x", (lease,))
+        messages: list[m.Message] = [m.Closed(lease), bundle]
         if self._side == FRONTENDS:
-            message: m.Message = self._drawn.choice(
-                [m.Close(lease), m.Detach(lease), m.FrontendHeartbeat((lease,)), m.Resume(f"s{lease}", 0)]
-            )
-        else:
-            message = self._drawn.choice([m.Closed(lease), m.Drain()])
-        body = [wire.encode_setup(_setup())] if isinstance(message, m.Resume) else []
+            messages = [m.Close(lease), m.Detach(lease), m.FrontendHeartbeat((lease,)), bundle]
+        message = self._drawn.choice(messages)
+        body = [wire.encode_frames([])] if message is bundle else []
         self._post("foreign leases", [wire.encode(message), *body])
 
     def _foreign_body(self) -> None:
@@ -118,6 +126,13 @@ class BadPeer:
         if self._side == WORKERS:
             message = m.RegisterWorker(m.PROTOCOL_VERSION, name, SPEC)
         self._post("registrations", [wire.encode_hello(name), wire.encode(message)])
+
+    def _beat(self) -> None:
+        """A heartbeat, without which the brokers forget a peer."""
+        beat: m.Message = m.WorkerHeartbeat(m.Load(1, 0, 1.0, 1.0, 0.1, 0.1))
+        if self._side == FRONTENDS:
+            beat = m.FrontendHeartbeat(tuple(one.lease for one in self._own))
+        self._post("heartbeats", [wire.encode(beat)])
 
     def _messages(self) -> Iterator[m.Message]:
         """A valid message of each kind with numbers in it."""
@@ -151,7 +166,10 @@ class BadPeer:
         return boot << 32 | self._drawn.randrange(LEASES_GUESSED)
 
     def _read(self) -> None:
-        for socket in self._sockets:
+        for socket in self._wild:
+            while socket.poll(0):
+                socket.recv_multipart()
+        for socket in self._registered:
             while socket.poll(0):
                 for part in socket.recv_multipart()[:1]:
                     self._handle(part)
@@ -169,11 +187,14 @@ class BadPeer:
             case m.Grant(lease=lease):
                 self._own = [message]
                 self._post("sessions given back", [wire.encode(m.Closed(lease))])
+            case m.Unregistered():
+                self._register()
             case m.Release(lease=lease):
                 self._post("releases", [wire.encode(m.Closed(lease))])
 
-    def _post(self, name: str, parts: list[bytes]) -> None:
-        for socket in self._sockets:
+    def _post(self, name: str, parts: list[bytes], sockets: Sequence[zmq.Socket[bytes]] = ()) -> None:
+        """Send to every broker, by default as the registered peer."""
+        for socket in sockets or self._registered:
             if socket.poll(0, zmq.POLLOUT):
                 socket.send_multipart(parts)
                 self.sent[name] += 1
