@@ -24,7 +24,7 @@ import bisect
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from tests.nemesis.heard import heard
@@ -124,7 +124,7 @@ def check(history: History, limits: Limits | None = None) -> list[Violation]:
     found: list[Violation] = []
     for conversation in history.all_conversations():
         if conversation.dialect == NATIVE:
-            found += _texts(conversation, words)
+            found += _texts(_before_pool_died(conversation, history), words)
             found += _commits(conversation)
         else:
             found += heard(conversation, words, _lack_s_max(conversation, history, limits))
@@ -145,6 +145,17 @@ def _sessions_of_words(conversations: Iterable[Conversation]) -> dict[str, set[i
             for word in utterance.text.split():
                 words.setdefault(word, set()).add(conversation.number)
     return words
+
+
+def _before_pool_died(conversation: Conversation, history: History) -> Conversation:
+    """The conversation without its texts after the death of the supervisor, which ends it in the middle of a word."""
+    died = [strike for strike in history.strikes if isinstance(strike.fault, KillSupervisor)]
+    over_s = conversation.over_s
+    hit = [strike.at_s for strike in died if over_s is not None and strike.at_s <= over_s <= strike.whole_s]
+    if not hit or conversation.whole:
+        return conversation
+    kept = [event for event in conversation.events if not isinstance(event, Partial | Final) or event.at_s < hit[0]]
+    return replace(conversation, events=kept)
 
 
 def _texts(conversation: Conversation, words: Mapping[str, set[int]]) -> Iterator[Violation]:

@@ -390,6 +390,19 @@ def test_a_client_is_cut_with_its_frontend_and_only_then() -> None:
     assert broken(history) == {"I2"}
 
 
+def test_a_text_that_the_death_of_the_pool_cut_is_no_wrong_text() -> None:
+    history = clean()
+    one = history.conversations[0]
+    events = [event for event in one.events if event.at_s < 20.0]
+    number = sum(isinstance(event, Final) for event in events)
+    one.events = [*events, Final(20.3, number, 20.0, 20.1, "half"), Cut(20.4, "reset")]
+    history.slots = []
+    history.strikes.append(Strike(s.KillSupervisor(), 20.2, 21.0, 25.0))
+    assert check(history) == []
+    history.strikes[-1] = Strike(s.Kill("frontend-1"), 20.2, 20.2, 25.0)
+    assert "I3" in broken(history)
+
+
 def test_a_lost_clients_slot_is_kept_for_its_grace_period_only() -> None:
     history = clean(1)
     history.strikes = [Strike(s.Kill("frontend-1"), 5.0, 5.0, 6.0)]
