@@ -12,11 +12,12 @@ SEEDS  ?= 200
 MINUTES ?= 5
 PROFILE ?= mixed
 SEED   ?= 1
+TIMES ?= 50
 SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test test-floor test-newest lock check format docs sim nemesis losses golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test test-floor test-newest lock check format docs sim nemesis losses stops golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -58,6 +59,10 @@ nemesis: $(VENV)/.installed-dev
 # Words lost of 1,000, for each dialect and fault: see tests/nemesis/losses.py.
 losses: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.nemesis.losses --seed $(SEED) $(ARGS)
+
+# Stops a pool under speaking sessions of every dialect, and compares their texts with what they had sent.
+stops: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.nemesis.stops --times $(TIMES) --seed $(SEED) $(ARGS)
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.frontends.golden --rewrite

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from asr_broker.loop import Broker, BrokerConfig, signals
+from asr_broker.loop import Broker, BrokerConfig
 from asr_broker.peers import Timing
 from asr_process import curve, settings
+from asr_process.stop_signals import stop_signals
 from asr_process.supervised import watch_parent
 
 
@@ -95,8 +96,8 @@ def main(
         curve.check_guarded(endpoint, keyed=config.keys is not None, insecure=insecure, options=options)
     broker = Broker(config)
     try:
-        with signals(broker):
-            watch_parent(broker.stop)
+        with stop_signals(broker.stop):
+            watch_parent().serve(broker.obey)
             broker.run()
     finally:
         broker.close()

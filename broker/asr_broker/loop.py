@@ -12,12 +12,11 @@ import math
 import os
 import random
 import secrets
-import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -38,6 +37,7 @@ from asr_process import curve
 from asr_process.logs import Seldom
 from asr_process.metrics import MetricsServer
 from asr_process.notify import Unit
+from asr_process.stopping import Order
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import DecodeError, SetupError, cannot_listen
@@ -173,12 +173,23 @@ class Broker:
         self._unit = Unit()
         self._publish_at = 0.0
         self._seldom = Seldom()
+        self._drain_s: float | None = None
+        """For how long frontends may still need this broker, once it is stopped."""
+        self._stop_at = math.inf
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
             end.setblocking(False)
 
     def stop(self) -> None:
         """End `run` soon. Safe from any thread and from a signal handler."""
+        self._stop_within(0.0)
+
+    def obey(self, order: Order) -> None:
+        """Stop together with the whole pool: end `run` after the last frontend. Safe from any thread."""
+        self._stop_within(order.drain_s)
+
+    def _stop_within(self, drain_s: float) -> None:
+        self._drain_s = drain_s
         with suppress(OSError):
             self._waker.send(b"\0")
 
@@ -195,12 +206,20 @@ class Broker:
         ):
             poller.register(reader, zmq.POLLIN)
         self._unit.ready("serving")
-        while self._wake.fileno() not in self._turn(poller):
+        while not self._is_over(time.monotonic()):
+            self._turn(poller)
             self._unit.feed(time.monotonic())
         self._unit.stopping("ending")
 
-    def _turn(self, poller: zmq.Poller) -> set[Any]:
-        wait_s = min(self.core.next_deadline(), self._publish_at, self._unit.feed_at) - time.monotonic()
+    def _is_over(self, now: float) -> bool:
+        """Whether the broker was stopped and no frontend needs it any more."""
+        if self._drain_s is None:
+            return False
+        self._stop_at = min(self._stop_at, now + self._drain_s)
+        return self._stop_at <= now or not self.core.status(now).frontends
+
+    def _turn(self, poller: zmq.Poller) -> None:
+        wait_s = min(self.core.next_deadline(), self._publish_at, self._unit.feed_at, self._stop_at) - time.monotonic()
         readable = {reader for reader, _ in poller.poll(max(0, math.ceil(wait_s * 1000)))}
         for side, event_type in ((self._workers, FromWorker), (self._frontends, FromFrontend)):
             if side.monitor in readable:
@@ -211,6 +230,8 @@ class Broker:
             self._authenticator.answer()
         if self._control in readable:
             self._answer()
+        if self._wake.fileno() in readable:
+            self._wake.recv(4096)
         now = time.monotonic()
         if self.core.next_deadline() <= now:
             self._perform(self.core.tick(now))
@@ -220,7 +241,6 @@ class Broker:
             self._publish_at = now + PUBLISH_S
             self._collector.latest = BrokerSnapshot.of(self.core, now)
             self._poll_keys()
-        return readable
 
     def _log_role(self, candidate: Candidate) -> None:
         if candidate.role is not self._role:
@@ -315,17 +335,6 @@ class Broker:
         self._waker.close()
         if self._lock:
             self._lock.close()
-
-
-@contextmanager
-def signals(broker: Broker) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the broker."""
-    before = {sign: signal.signal(sign, lambda *_: broker.stop()) for sign in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def _core(boot: int, now: float, config: BrokerConfig) -> Core:

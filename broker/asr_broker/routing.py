@@ -33,6 +33,9 @@ from asr_broker.placement import place
 from asr_proto import messages as m
 from asr_proto.errors import AsrError, ServiceError
 
+MOVES_MAX = 32
+"""Most sessions of a draining worker that one sweep lets move: each sends its audio since the last commit again."""
+
 
 class Routing:
     """The whole state of a broker. `boot` is random, from 1 to 2**31 - 1, and new at every start."""
@@ -342,10 +345,25 @@ class Routing:
     def _sweep(self, now: float) -> list[Command]:
         hung = [worker.peer for worker in self.workers.values() if worker.hangs(now, self.timing)]
         commands = [command for peer in hung for command in self._fence(peer, now, "worker-hangs")]
+        commands += [command for worker in self.workers.values() for command in self._move_away(worker, now)]
         for lease in [lease for lease in self.leases.values() if lease.due_at <= now]:
             is_releasing = lease.state is LeaseState.RELEASING
             commands += self._send_release(lease, now) if is_releasing else self._expire(lease, now)
         return commands
+
+    def _move_away(self, worker: WorkerRecord, now: float) -> list[Command]:
+        """Ask frontends to move sessions of a draining worker to those that have room. Repeated with each sweep.
+
+        Half of the free slots stay free for new sessions. A session that cannot move now ends by itself, or moves when
+        its worker has ended.
+        """
+        if not worker.draining:
+            return []
+        others = [one for one in self._accepting(now) if one.spec.model == worker.spec.model and not one.overloaded]
+        leaving = sum(one.draining for one in self.workers.values())
+        room = min(MOVES_MAX, sum(one.slots_free for one in others) // (2 * leaving))
+        served = [lease for held in sorted(worker.leases) if (lease := self.leases[held]).state in SERVED]
+        return [ToFrontend(lease.frontend, m.Lost(lease.lease, m.DRAINS)) for lease in served[:room]]
 
     def _expire(self, lease: Lease, now: float) -> list[Command]:
         return [*self._lose(lease, "lease-expired"), *self._release(lease, now)]

@@ -91,8 +91,9 @@ def _dialect_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--drain-s",
     type=click.FloatRange(min=0),
-    default=5.0,
-    help="Longest wait for sessions to end after SIGTERM, in seconds.",
+    default=20.0,
+    help="Longest time to serve open sessions after SIGTERM, in seconds. The last 5 s of it, at most a half, are for "
+    "the last texts of clients that are still sending.",
 )
 @click.option(
     "--keys",
@@ -171,8 +172,7 @@ def main(
         dialects=of_dialects,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        watch_parent()
-        runner.run(serve(config))
+        runner.run(serve(config, watch_parent()))
 
 
 if __name__ == "__main__":

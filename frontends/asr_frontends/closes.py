@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asr_frontends import events
 from asr_frontends.codec import Close
 from asr_frontends.events import Error
 
@@ -11,8 +12,13 @@ POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1008, 1011, 1013
 SERVICE_CODES = {
     "at-capacity": TRY_AGAIN_LATER,
     "overloaded": TRY_AGAIN_LATER,
-    "going-away": GOING_AWAY,
+    events.GOING_AWAY: GOING_AWAY,
 }
+
+
+def left(audio_s: float) -> Error:
+    """The error for a client that was still sending when this server had to stop. All texts of its audio were sent."""
+    return Error(events.GOING_AWAY, f"this server is going away: {audio_s:.2f} s of audio are transcribed")
 
 
 def close_of(event: Error) -> Close:

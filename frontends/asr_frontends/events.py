@@ -146,7 +146,11 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """Everything was sent; the session is over here. With the reason GOING_AWAY its client can resume it elsewhere."""
+    """The session is over here, and its client received everything that belongs to it.
+
+    With the reason GOING_AWAY the client had not ended its audio, and the server stops. A client that can resume does
+    so elsewhere. For any other client, all audio that was received from it has its finals.
+    """
 
     reason: str = "stopped"
 

@@ -30,8 +30,10 @@ from asr_proto.errors import AsrError, DecodeError, ServiceError
 log = structlog.get_logger()
 
 RESUMED_ELSEWHERE = ("session-lost", "its client has resumed it over another connection")
-ENDING_S_MAX = 2.0
-"""Largest part of the time to drain that is left for the last texts of sessions that do not end by themselves."""
+ENDING_S_MAX = 5.0
+"""Largest part of the time to drain that is reserved for the last texts of sessions that do not end by themselves."""
+LAST_AUDIO_S = 0.5
+"""How long clients are still read when the whole pool stops, in seconds: audio was on its way when it was stopped."""
 BUNDLE_BYTES_MAX = 4_194_304
 """Largest body of one message to the broker."""
 
@@ -85,7 +87,8 @@ class Frontend:
         self._seldom = Seldom()
         self._closes: list[ToBroker] = []
         self._closed = False
-        self._draining = False
+        self.draining = False
+        """Whether this frontend stops: it refuses new sessions."""
         self._timer: asyncio.Handle | None = None
         self._timer_at = NEVER
         self._idle = asyncio.Event()
@@ -96,7 +99,7 @@ class Frontend:
 
     def open(self, start: e.Start, listener: Listener) -> str:
         """Open a new session for a connection, or resume one; returns the session's id. Raises ServiceError."""
-        if self._draining:
+        if self.draining:
             raise ServiceError("this server is going away", slug=e.GOING_AWAY)
         id = start.resume.session if start.resume else secrets.token_hex(16)
         self._detach(id)
@@ -128,7 +131,7 @@ class Frontend:
 
     def ready(self) -> bool:
         """Whether a new session could make progress now."""
-        return not self._draining and self.sessions.ready(self._loop.time())
+        return not self.draining and self.sessions.ready(self._loop.time())
 
     def connected(self) -> bool:
         """Whether a broker answers."""
@@ -250,19 +253,31 @@ class Frontend:
     # ---- The end ----
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new sessions; wait for the open ones, then end the audio of the rest, and fail those that remain."""
-        self._draining = True
+        """Refuse new sessions and serve the open ones until they end, at most `timeout_s`.
+
+        Before the end of this time, clients that are still sending are not read any more: all that they have sent is
+        transcribed and delivered. Sessions that are still open at the end are given up.
+        """
+        self.draining = True
         for listener in list(self._listeners.values()):
             listener.deliver(e.GoAway(round(timeout_s, 1)))
         ending_s = min(ENDING_S_MAX, timeout_s / 2)
-        if await self._is_idle_within(timeout_s - ending_s):
-            return
-        for id in list(self._listeners):
-            self._perform(self.sessions.leave(id, self._loop.time()))
-        if await self._is_idle_within(ending_s):
-            return
-        for id in list(self._listeners):
-            self.fail(id, ServiceError("this server is going away", slug=e.GOING_AWAY))
+        if not await self._is_idle_within(timeout_s - ending_s):
+            self._perform(self.sessions.leave(self._loop.time()))
+        if not await self._is_idle_within(ending_s):
+            self._perform(self.sessions.abandon(self._loop.time()))
+
+    async def stop(self, timeout_s: float) -> None:
+        """The whole pool stops. Refuse new sessions, and end the audio of all others, because no other process can
+        serve them. Deliver their last texts, and give up those that are still open after `timeout_s`."""
+        self.draining = True
+        for listener in list(self._listeners.values()):
+            listener.deliver(e.GoAway(round(timeout_s, 1)))
+        last_audio_s = min(LAST_AUDIO_S, timeout_s / 2)
+        if not await self._is_idle_within(last_audio_s):
+            self._perform(self.sessions.finish(self._loop.time()))
+        if not await self._is_idle_within(timeout_s - last_audio_s):
+            self._perform(self.sessions.abandon(self._loop.time()))
 
     async def _is_idle_within(self, timeout_s: float) -> bool:
         try:

@@ -19,7 +19,7 @@ from asr_frontends.outbox import Credit, Deliver, Outbox, Pause
 from asr_process.states import StateMachine, TransitionTable
 from asr_proto import messages as m
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
-from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder
+from asr_proto.errors import AsrError, LimitExceeded, OutOfOrder, ServiceError
 
 PIECE_BYTES_MAX = 524_288
 """Largest audio frame to a worker, well below the wire's limit."""
@@ -100,7 +100,7 @@ GIVEN_BACK = {**GIVEN_UP, Cause.FINISH: State.ENDED, Cause.DETACH: State.ENDED}
 
 # Four facts are no states, because each is independent of them: the end of audio (the journal's `is_complete`), whether
 # the client is paused (computed from credit, journal and budget), whether this frontend has ended the audio itself
-# (then later events of the client are dropped), and whether the session has failed (its last cause).
+# (then its client is not read any more), and whether the session has failed (its last cause).
 SESSION: TransitionTable[State, Cause] = TransitionTable(
     "session",
     State.OPENING,
@@ -128,11 +128,11 @@ class Session(StateMachine[State, Cause]):
         "_commit",
         "_credit_samples",
         "_done",
-        "_drops_input",
         "_give_up_at",
         "_journal",
         "_journal_bytes_max",
         "_last_received_at",
+        "_left",
         "_limits",
         "_messages_max",
         "_outbox",
@@ -167,7 +167,7 @@ class Session(StateMachine[State, Cause]):
         """The last partial that the client received of an utterance that is not final."""
         self._taken = self._done = 0
         """16 kHz samples that the worker has received, and that it has processed."""
-        self._drops_input = False
+        self._left = False
         """Whether this frontend has ended the audio itself. Later events of the client are dropped, not errors."""
         self._credit_samples = int(limits.credit_s * SAMPLE_RATE)
         self._journal_bytes_max = limits.journal_s * SAMPLE_RATE * BYTES_PER_SAMPLE
@@ -219,7 +219,7 @@ class Session(StateMachine[State, Cause]):
                 self._end(Cause.ABORT, now)
             case e.Detach():
                 self._detach(now)
-            case _ if not self._drops_input:
+            case _ if not self._left:
                 self._take(event, now)
                 self._pump(now)
                 self._balance(now)
@@ -311,6 +311,10 @@ class Session(StateMachine[State, Cause]):
         else:
             self._fail(e.Error(refused.slug, refused.detail, refused.retry_after_s), now)
 
+    def may_move(self) -> bool:
+        """Whether a move is better than to wait: more audio may come. Otherwise the session soon ends by itself."""
+        return self.state is State.ACTIVE and not self._journal.is_complete
+
     def on_lost(self, now: float) -> None:
         """The worker or the broker ended the lease. An active session moves: the caller then calls `open`."""
         if self.state is State.RESTORING:
@@ -348,7 +352,7 @@ class Session(StateMachine[State, Cause]):
                 self._on_resumed(frame, now)
             case m.Ended():
                 self._end(Cause.FINISH, now)
-                self._outbox.commands.append(Deliver(self.id, e.Bye()))
+                self._outbox.commands.append(Deliver(self.id, e.Bye(e.GOING_AWAY) if self._left else e.Bye()))
             case m.Failed():
                 self._fail(e.Error(frame.slug, frame.detail), now)
 
@@ -453,14 +457,49 @@ class Session(StateMachine[State, Cause]):
             self._fail(e.Error.of(error), now)
 
     def leave(self, now: float) -> None:
-        """This frontend stops. A resumable session is left for its client's return; the audio of another ends here."""
-        if self._start.resumable and self.state in (*RETURNING, State.ACTIVE):
-            self._detach(now)
-            self._outbox.commands.append(Deliver(self.id, e.Bye(e.GOING_AWAY)))
-        elif self.state is not State.ENDED and not self._journal.is_complete:
+        """This frontend stops. A client that is still sending is not read any more; its Bye has the reason GOING_AWAY.
+
+        The session of a client that can resume is left for its return. The audio of another ends here: the texts of all
+        audio received so far come before the Bye. Nothing changes for a client that has sent all its audio.
+        """
+        if self._start.resumable and self._may_send():
+            self._part(now)
+        else:
+            self._end_audio(now)
+
+    def finish(self, now: float) -> None:
+        """The whole pool stops, so no other process can serve this session: it ends like one that cannot be resumed.
+
+        Its client may begin anew later, from its last commit, which is the end of its audio.
+        """
+        if self.state in RETURNING:
+            self._part(now)
+        else:
+            self._end_audio(now)
+
+    def _may_send(self) -> bool:
+        """Whether audio may follow."""
+        return self.state is not State.ENDED and not self._journal.is_complete and not self._start.whole
+
+    def _end_audio(self, now: float) -> None:
+        """If audio may follow, read nothing more of the client, and request the texts of what was received."""
+        if self._may_send():
             self._journal.mark(None)
-            self._drops_input = True
+            self._left = True
             self._pump(now)
+            self._balance(now)
+
+    def abandon(self, now: float) -> None:
+        """This frontend ends now. A client that can resume does so elsewhere; another one receives an error."""
+        if self._start.resumable:
+            self._part(now)
+        else:
+            self.fail(ServiceError("this server is going away", slug=e.GOING_AWAY), now)
+
+    def _part(self, now: float) -> None:
+        """End the session here, for its client to resume it elsewhere."""
+        self._detach(now)
+        self._outbox.commands.append(Deliver(self.id, e.Bye(e.GOING_AWAY)))
 
     def _detach(self, now: float) -> None:
         """End the session here; its lease stays for the client's return. The client still has the unposted audio."""
@@ -511,6 +550,8 @@ class Session(StateMachine[State, Cause]):
     def _has_credit(self) -> bool:
         if self.state is State.ENDED:
             return True
+        if self._left:
+            return False
         journal = self._journal
         if journal.marks_held >= MARKS_MAX:
             return False

@@ -7,7 +7,7 @@ whether a new session could succeed now. Every method that changes something ret
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from asr_frontends import events as e
@@ -112,10 +112,21 @@ class Sessions:
             self._settle(session)
         return self._outbox.take()
 
-    def leave(self, id: str, now: float) -> list[Command]:
-        """End a session without an error, because this frontend stops."""
-        if session := self._sessions.get(id):
-            session.leave(now)
+    def leave(self, now: float) -> list[Command]:
+        """This frontend stops soon: read nothing more of clients that are still sending; see `Session.leave`."""
+        return self._for_all(Session.leave, now)
+
+    def finish(self, now: float) -> list[Command]:
+        """The whole pool stops soon: end the audio of every client that is still sending; see `Session.finish`."""
+        return self._for_all(Session.finish, now)
+
+    def abandon(self, now: float) -> list[Command]:
+        """This frontend stops now: end every session; see `Session.abandon`."""
+        return self._for_all(Session.abandon, now)
+
+    def _for_all(self, act: Callable[[Session, float], None], now: float) -> list[Command]:
+        for session in list(self._sessions.values()):
+            act(session, now)
             self._settle(session)
         return self._outbox.take()
 
@@ -137,9 +148,9 @@ class Sessions:
                 self._pinned(message, now)
             case m.Refused():
                 self._refused(message, now)
-            case m.Lost(slug=m.RESUMED):
-                self._resumed_elsewhere(message.lease, now)
-            case m.Lost() | m.Stale():
+            case m.Lost():
+                self._on_lost(message, now)
+            case m.Stale():
                 self._lost(message.lease, now)
             case m.Pool():
                 self.pool = message
@@ -173,6 +184,13 @@ class Sessions:
         if session := self._sessions.get(refused.session):
             session.on_refused(refused, now)
             self._settle(session)
+
+    def _on_lost(self, lost: m.Lost, now: float) -> None:
+        session = self._by_lease.get(lost.lease)
+        if lost.slug == m.RESUMED:
+            self._resumed_elsewhere(lost.lease, now)
+        elif lost.slug != m.DRAINS or (session is not None and session.may_move()):
+            self._lost(lost.lease, now)
 
     def _lost(self, lease: int, now: float) -> None:
         session = self._by_lease.pop(lease, None)

@@ -31,6 +31,7 @@ from asr_ops.status import listening
 from asr_ops.supervisor import Child
 from asr_process import settings
 from asr_process.settings import Address
+from asr_process.stopping import Order
 from asr_process.supervised import VARIABLE as SUPERVISED
 from asr_proto.errors import SetupError
 
@@ -98,6 +99,14 @@ log = structlog.get_logger()
     help="Prometheus metrics on 127.0.0.1: the broker on this port, then workers, then frontends, on the next ports. "
     "0 is off.",
 )
+@click.option(
+    "--stop-s",
+    type=click.FloatRange(min=1),
+    default=supervisor.STOP_S,
+    metavar="S",
+    help="Longest time from Ctrl+C or SIGTERM to the end of all processes, in seconds. Clients receive the text of all "
+    "audio that they have sent.",
+)
 @click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="The certificate's private key, if it is in a separate file.")
 @click.option("--keys", metavar="FILE", help="Accept only clients with an API key of this file (made with `asr key`).")
@@ -116,7 +125,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     """Serve speech recognition on this machine: start a broker, workers and frontends.
 
     Prints `ready: ws://HOST:PORT` when clients can send audio. A process that ends is started again. Ctrl+C stops the
-    processes in order; a second Ctrl+C kills them.
+    processes in order; a second Ctrl+C, at least 2 s later, kills them.
 
     \b
         asr serve                                   the embedded English model on the CPU
@@ -132,7 +141,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     log.info("starting brokers, workers and frontends", **counts, run_dir=str(pool.run_dir))
     first = pool.listen[0]
     tls = pool.tls_cert is not None
-    shell = Shell(children(pool), lambda: answers_ready(first, tls=tls), announcement(pool))
+    shell = Shell(children(pool), lambda: answers_ready(first, tls=tls), announcement(pool), pool.stop_s)
     ctx.exit(asyncio.run(shell.run()))
 
 
@@ -163,6 +172,7 @@ class PoolOptions:
     slots: int | None = None
     update_ms: int | None = None
     metrics_port: int = 0
+    stop_s: float = supervisor.STOP_S
     tls_cert: str | None = None
     tls_key: str | None = None
     keys: str | None = None
@@ -298,8 +308,14 @@ async def answers_ready(address: Address, *, tls: bool = False) -> bool:
 class Shell:
     """Performs the supervisor's commands until Exit."""
 
-    def __init__(self, children: Sequence[Child], probe: Callable[[], Awaitable[bool]], announcement: str) -> None:
-        self._core = supervisor.Supervisor(children)
+    def __init__(
+        self,
+        children: Sequence[Child],
+        probe: Callable[[], Awaitable[bool]],
+        announcement: str,
+        stop_s: float = supervisor.STOP_S,
+    ) -> None:
+        self._core = supervisor.Supervisor(children, stop_s)
         self._probe = probe
         self._announcement = announcement
         self._events: asyncio.Queue[supervisor.Event] = asyncio.Queue()
@@ -342,10 +358,10 @@ class Shell:
             match command:
                 case supervisor.StartChild(child):
                     self._start(child)
-                case supervisor.TerminateChild(name):
-                    self._signal(name, signal.SIGTERM)
+                case supervisor.StopChild(name, order):
+                    self._give(name, order)
                 case supervisor.KillChild(name):
-                    self._signal(name, signal.SIGKILL)
+                    self._kill(name)
                 case supervisor.Probe():
                     self._probing = asyncio.create_task(self._run_probe())
                 case supervisor.Announce():
@@ -362,6 +378,7 @@ class Shell:
         try:
             process = subprocess.Popen(
                 child.argv,
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=STDERR,  # our stdout is for the announcement alone
                 env=os.environ | {SUPERVISED: "1"},
@@ -387,14 +404,16 @@ class Shell:
             _kill_group(process)
             _close_stdin(process)
 
-    def _signal(self, name: str, signum: signal.Signals) -> None:
-        process = self._processes.get(name)
-        if process is None:
-            return
-        if signum == signal.SIGKILL:
+    def _give(self, name: str, order: Order) -> None:
+        """Write the order to a child's stdin. A child that has just ended cannot read it."""
+        if (process := self._processes.get(name)) is not None:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.write(order.line())
+
+    def _kill(self, name: str) -> None:
+        if (process := self._processes.get(name)) is not None:
             _kill_group(process)
-        else:
-            process.send_signal(signum)
 
     def _clean_up(self) -> None:
         """Kill the children that still run: there are some only after an error here, or if a child cannot be killed."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from asr_process.stopping import Order, Request, StopRequests
+
 Role = Literal["broker", "worker", "frontend"]
 STOP_ORDER: tuple[Role, ...] = ("frontend", "worker", "broker")
 """The order in which roles stop: frontends inform their clients first, and the broker serves the others to the end."""
@@ -20,7 +22,9 @@ HEALTHY_S = 10.0
 """After a run of this many seconds, a child's next restart delay is RESTART_S_MIN again."""
 PROBE_S = 0.1
 STOP_S = 10.0
-"""Seconds until children that have not ended after SIGTERM are killed. One limit for all children together."""
+"""The budget of a stop, in seconds: children that have not ended within it are killed. All children share it."""
+DRAIN_SHARE, END_SHARE = 0.6, 0.2
+"""The frontends' shares of the budget: for their sessions, and then for the rest of their end."""
 KILLED_S = 5.0
 """Seconds to wait for killed children to end. A child that is blocked in a device driver may never end."""
 SETUP_ERROR = 2
@@ -60,7 +64,7 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
-    """Ctrl+C or a stop signal. The second one kills the children immediately."""
+    """Ctrl+C or a stop signal. One more kills the children, see asr_process.stopping."""
 
 
 Event = Begin | ChildEnded | Probed | StopAsked
@@ -75,8 +79,9 @@ class StartChild:
 
 
 @dataclass(frozen=True, slots=True)
-class TerminateChild:
+class StopChild:
     name: str
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +111,15 @@ class Exit:
     code: int
 
 
-Command = StartChild | TerminateChild | KillChild | Probe | Announce | Warn | Exit
+Command = StartChild | StopChild | KillChild | Probe | Announce | Warn | Exit
 
 
 @dataclass(slots=True)
 class _Watched:
     child: Child
     running: bool = False
-    terminated: bool = False
+    stopped: bool = False
+    """Whether it has its order, or was killed."""
     started_at: float = 0.0
     restart_at: float | None = None
     delay_s: float = RESTART_S_MIN
@@ -125,10 +131,13 @@ class Supervisor:
     """The state machine: starting, ready, stopping. Starts the children in the order of `children`."""
 
     children: Iterable[Child]
+    stop_s: float = STOP_S
+    """The budget of a stop, in seconds."""
     _watched: dict[str, _Watched] = field(init=False)
     _state: Literal["starting", "ready", "stopping"] = "starting"
     _exit_code: int = 0
     _probe_at: float | None = None
+    _requests: StopRequests = field(default_factory=StopRequests)
     _kill_at: float | None = None
     _give_up_at: float | None = None
 
@@ -144,7 +153,7 @@ class Supervisor:
             case Probed(ready):
                 return self._probed(ready, now)
             case StopAsked():
-                return self._kill_all(now) if self._state == "stopping" else self._stop(0, now)
+                return self._stop_asked(now)
 
     def tick(self, now: float) -> list[Command]:
         commands: list[Command] = [
@@ -157,7 +166,7 @@ class Supervisor:
             self._give_up_at = None
             commands += [Warn(f"{_names(self._running())} cannot be killed and still runs"), Exit(1)]
         if _due(self._kill_at, now):
-            commands.append(Warn(f"{_names(self._running())} did not end within {STOP_S:g} s: killed"))
+            commands.append(Warn(f"{_names(self._running())} did not end within {self.stop_s:g} s: killed"))
             commands += self._kill_all(now)
         return commands
 
@@ -202,7 +211,7 @@ class Supervisor:
     def _ended(self, watched: _Watched, returncode: int, now: float) -> list[Command]:
         watched.running = False
         if self._state == "stopping":
-            return self._stop_next()
+            return self._stop_next(now)
         name = watched.child.name
         if self._state == "starting" and returncode == SETUP_ERROR:
             return [Warn(f"{name} cannot start as configured (exit code 2)"), *self._stop(SETUP_ERROR, now)]
@@ -215,31 +224,44 @@ class Supervisor:
 
     # ---- Stopping ----
 
+    def _stop_asked(self, now: float) -> list[Command]:
+        request = self._requests.take(now)
+        if self._state != "stopping":
+            return self._stop(0, now)
+        return self._kill_all(now) if request is Request.AGAIN else []
+
     def _stop(self, exit_code: int, now: float) -> list[Command]:
         self._state, self._exit_code = "stopping", exit_code
-        self._probe_at, self._kill_at = None, now + STOP_S
+        self._probe_at, self._kill_at = None, now + self.stop_s
         for watched in self._watched.values():
             watched.restart_at = None
-        return self._stop_next()
+        return self._stop_next(now)
 
-    def _stop_next(self) -> list[Command]:
-        """Terminate the children of the first role in STOP_ORDER that still run. If none run, exit."""
+    def _stop_next(self, now: float) -> list[Command]:
+        """Stop the children of the first role in STOP_ORDER that still run. If none run, exit."""
         for role in STOP_ORDER:
             running = [watched for watched in self._running() if watched.child.role == role]
             if running:
-                return [self._terminate(watched) for watched in running if not watched.terminated]
+                order = self._order(role, now)
+                return [self._stop_child(watched, order) for watched in running if not watched.stopped]
         self._kill_at = self._give_up_at = None
         return [Exit(self._exit_code)]
 
-    def _terminate(self, watched: _Watched) -> TerminateChild:
-        watched.terminated = True
-        return TerminateChild(watched.child.name)
+    def _order(self, role: Role, now: float) -> Order:
+        """A role's share of the budget. When the frontends have ended, no session is left that a client waits for."""
+        if role == "frontend":
+            return Order(DRAIN_SHARE * self.stop_s, END_SHARE * self.stop_s)
+        return Order(0.0, max(0.0, (self._kill_at or now) - now))
+
+    def _stop_child(self, watched: _Watched, order: Order) -> StopChild:
+        watched.stopped = True
+        return StopChild(watched.child.name, order)
 
     def _kill_all(self, now: float) -> list[Command]:
         self._kill_at, self._give_up_at = None, now + KILLED_S
         self._exit_code = self._exit_code or 1
         for watched in self._watched.values():
-            watched.terminated = True
+            watched.stopped = True
         return [KillChild(watched.child.name) for watched in self._running()]
 
     def _running(self) -> Iterator[_Watched]:

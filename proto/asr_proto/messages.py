@@ -43,6 +43,9 @@ Marker = Annotated[str, Meta(max_length=256)]
 EndpointKind = Literal["silence", "length", "flush"]
 RESUMED = "resumed"
 """The slug of Lost and Refused when the client has resumed its session at another frontend."""
+DRAINS = "worker-drains"
+"""The slug of Lost for a lease that still exists, at a worker that drains while another has room: the session should
+move."""
 
 
 class Value(Struct, frozen=True, array_like=True, gc=False):
@@ -236,7 +239,7 @@ class Closed(Value, frozen=True, tag=8):
 
 
 class Drain(Value, frozen=True, tag=9):
-    """The worker takes no new session from now on, and ends after its last one."""
+    """The worker takes no new session from now on, and ends after its last one. The broker lets its sessions move."""
 
 
 class Vote(Value, frozen=True, tag=26):
@@ -309,7 +312,10 @@ class Refused(Value, frozen=True, tag=14):
 
 
 class Lost(Value, frozen=True, tag=15):
-    """The lease has ended, but not by Close: its worker died, it expired, or the client resumed elsewhere."""
+    """The lease has ended, but not by Close: its worker died, it expired, or the client resumed elsewhere.
+
+    With the slug DRAINS it ends when its session has moved.
+    """
 
     lease: Lease
     slug: Name

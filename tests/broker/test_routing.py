@@ -603,6 +603,57 @@ def test_a_draining_worker_gets_nothing_new(broker: Broker) -> None:
     assert broker.pin("b").worker == W2
 
 
+def lost(commands: list[Command]) -> list[m.Lost]:
+    return [command.message for command in commands if isinstance(command.message, m.Lost)]
+
+
+def test_sessions_of_a_draining_worker_move_while_others_have_room(broker: Broker) -> None:
+    """Half of the room stays free for new sessions. Each sweep asks again, until the session has its new slot."""
+    held = broker.pin("a").lease
+    broker.worker(W1, m.Drain())
+    assert lost(broker.advance(1.0)) == []  # no other worker
+    broker.register(W2)
+    asked = lost(broker.advance(broker.core.timing.sweep_s))
+    assert asked == [m.Lost(held, m.DRAINS)] == lost(broker.advance(broker.core.timing.sweep_s))
+    assert broker.core.counts.lost == 0
+    commands = broker.open("a", epoch=1)
+    assert ToWorker(W1, m.Release(held)) in commands
+    assert broker.core.leases[broker.pin("a", epoch=1).lease].worker == W2
+    assert lost(broker.advance(1.0)) == []
+
+
+def test_sessions_stay_at_a_draining_worker_without_room_elsewhere(broker: Broker) -> None:
+    broker.pin("a")
+    broker.worker(W1, m.Drain())
+    broker.register(W2)
+    broker.pin("b")  # W2 has one more slot
+    assert lost(broker.advance(1.0)) == []
+    other = m.Spec("fake", "other", ("en",), 8, 960, 1.0, "none")
+    broker.register(b"W3", spec=other)
+    assert lost(broker.advance(1.0)) == []
+
+
+def test_a_detached_session_stays_at_a_draining_worker(broker: Broker) -> None:
+    """Its client may come back to it; only the client has the audio that another worker would need."""
+    (*_, pinned) = broker.frontend(F1, m.Open("a", 0, "", "", resumable=True), b"setup")
+    assert isinstance(pinned.message, m.Pinned)
+    broker.frontend(F1, m.Detach(pinned.message.lease))
+    broker.worker(W1, m.Drain())
+    broker.register(W2)
+    assert lost(broker.advance(1.0)) == []
+    assert pinned.message.lease in broker.core.leases
+
+
+def test_workers_that_drain_together_share_the_room(broker: Broker) -> None:
+    broker.register(W2, spec=SPEC)
+    for session in "abcd":
+        broker.pin(session)
+    for peer in (W1, W2):
+        broker.worker(peer, m.Drain())
+    broker.register(b"W3", spec=m.Spec("fake", "fake", ("en",), 4, 960, 1.0, "none"))
+    assert len(lost(broker.advance(broker.core.timing.sweep_s))) == 2
+
+
 def test_placement_takes_the_emptier_worker(broker: Broker) -> None:
     broker.register(W2, spec=m.Spec("fake", "fake", ("en",), 4, 960, 1.0, "none"))
     workers = [broker.pin(session).worker for session in "abcdef"]

@@ -253,6 +253,27 @@ def test_a_worker_that_is_terminated_finishes_its_sessions() -> None:
         assert converse(pool.url, [pcm]).text == expected(pcm)
 
 
+def test_sessions_of_a_terminated_worker_move_at_once_to_another() -> None:
+    """The worker ends long before its time to drain is over, though its sessions go on."""
+    pcm = noise(5.3, seed=31)
+    with Pool(workers=[["--engine=fake", "--drain-s=600"]] * 2) as pool, Native(pool.url) as client:
+        client.send(*cut(pcm[:64_000], 640))
+        client.until("final")
+        status = pool.status()
+        assert status is not None
+        (busy,) = [worker.name for worker in status.workers if worker.sessions]
+        worker = next(worker for worker in pool.workers if worker.name == busy)
+        worker.process.terminate()
+        assert worker.wait() == 0
+        worker.wait_for("drained")
+        client.send(*cut(pcm[64_000:], 640))
+        client.stop()
+        assert client.text == expected(pcm)
+        assert client.of("migrating")
+        pool.programs.remove(worker)
+        worker.close()
+
+
 def test_a_frontend_that_is_terminated_waits_for_its_sessions_and_then_fails_them() -> None:
     pcm = noise(2.0, seed=28)
     # The session of the one that stays waits for it to come back elsewhere, for so long.

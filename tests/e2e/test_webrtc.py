@@ -333,18 +333,34 @@ def test_a_connection_counts_as_its_clients_session(fake: Pool) -> None:
 
 
 def test_the_end_of_the_server() -> None:
-    """MOO-15: after SIGTERM clients receive their last messages, peers are closed and the process ends."""
+    """MOO-15: after SIGTERM clients receive their last messages, peers are closed and the process ends.
+
+    A client that has not ended its audio receives all its text, and an error in place of the final.
+    """
+    first, second = noise(1.3, seed=4), noise(0.9, seed=5)
 
     async def conversation(pool: Pool) -> None:
-        async with Client(pool.port) as talking, Client(pool.port) as silent:
-            talking.send_message("init")
-            await talking.until("ready")
+        async with Client(pool.port) as ending, Client(pool.port) as talking, Client(pool.port) as silent:
+            for client in (ending, talking):
+                client.send_message("init")
+                await client.until("ready")
+                client.send(first)
+                await client.until("interim")
             pool.frontend.process.send_signal(signal.SIGTERM)
-            assert (await talking.rest())[-1]["op"] == "final"
+            await asyncio.to_thread(pool.frontend.wait_for, "draining")
+            for client in (ending, talking):
+                client.send(second)
+            ending.send_message("close")
+            final = (await ending.rest())[-1]
+            assert (final["op"], final["text"]) == ("final", expected(first + second))
+            *_, interim, error = await talking.rest()
+            assert error == {"op": "error", "reason": "going_away"}
+            assert (interim["op"], interim["text"]) == ("interim", expected(first + second))
+            assert interim["inference_ms"] == 0
             await asyncio.wait_for(silent.closed.wait(), WAIT_S)
         assert await asyncio.to_thread(pool.frontend.wait) == 0
 
-    with Pool(frontend=["--drain-s=0.1"]) as pool:
+    with Pool(frontend=["--drain-s=4"]) as pool:
         asyncio.run(conversation(pool))
         assert not [line for line in pool.frontend.lines if "Traceback" in line]
 

@@ -22,6 +22,8 @@ MESSAGE_BYTES_MAX = 16_777_216
 class Echo:
     """A Receiver that sends every message back over its Transport."""
 
+    is_ending = False
+
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._gone = asyncio.Event()

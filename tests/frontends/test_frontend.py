@@ -303,14 +303,89 @@ def test_a_drain_waits_for_sessions_that_end_by_themselves() -> None:
 
 def test_a_drain_ends_the_audio_of_those_that_remain_then_fails_them() -> None:
     async def test(served: Served) -> None:
-        _, ends = await served.open_session()
+        _, left = await served.open_session()
         _, stays = await served.open_session()
         draining = asyncio.create_task(served.frontend.drain(0.04))
         _, frames = await served.link.next(m.Bundle)
         assert frames == [m.Stop(1), m.Stop(2)]
+        assert left.steering == stays.steering == ["pause"]
         served.link.receive(m.Bundle(b"F", (1,)), m.Ended(1))
         await draining
-        assert ends.events[-1] == e.Bye() and stays.slugs() == [e.GOING_AWAY]
+        assert left.events[-1] == e.Bye(e.GOING_AWAY) and stays.slugs() == [e.GOING_AWAY]
+
+    run(test)
+
+
+def test_a_drain_waits_to_its_end_for_a_client_that_has_ended_its_audio() -> None:
+    """Its texts and its normal end may come until then. A client that can resume is then left to another frontend."""
+
+    async def test(served: Served) -> None:
+        ids = [await served.open_session(), await served.open_session(e.Start(resumable=True))]
+        for id, _ in ids:
+            served.frontend.client(id, e.Stop())
+        draining = asyncio.create_task(served.frontend.drain(0.04))
+        await served.link.next(m.Bundle)
+        served.link.receive(m.Bundle(b"F", (1,)), m.Ended(1))
+        await draining
+        (_, ended), (_, resumable) = ids
+        assert ended.events[-1] == e.Bye() and resumable.events == [e.GoAway(0.0), e.Bye(e.GOING_AWAY)]
+        assert m.Detach in served.link.kinds()
+
+    run(test)
+
+
+def test_a_drain_never_cuts_an_upload_short() -> None:
+    """All its audio is here. If its text does not come in time it fails: a part of the text is never its answer."""
+
+    async def test(served: Served) -> None:
+        _, upload = await served.open_session(e.Start(whole=True))
+        await served.frontend.drain(0.04)
+        assert upload.slugs() == [e.GOING_AWAY] and m.Bundle not in served.link.kinds()
+
+    run(test)
+
+
+def test_a_pool_that_stops_ends_the_audio_of_every_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of those that their clients could resume elsewhere, because nobody is left to serve them."""
+    monkeypatch.setattr(module, "LAST_AUDIO_S", 0.0)
+
+    async def test(served: Served) -> None:
+        _, plain = await served.open_session()
+        _, resumable = await served.open_session(e.Start(resumable=True))
+        stopping = asyncio.create_task(served.frontend.stop(600.0))
+        _, frames = await served.link.next(m.Bundle)
+        assert frames == [m.Stop(1), m.Stop(2)]
+        for lease, client in ((1, plain), (2, resumable)):
+            assert client.events == [e.GoAway(600.0)]
+            served.link.receive(m.Bundle(b"F", (lease,)), m.Ended(lease))
+            assert client.events[1:] == [e.Bye(e.GOING_AWAY)]
+        await stopping
+        assert not served.frontend.ready()
+
+    run(test)
+
+
+def test_a_pool_that_stops_reads_what_was_on_its_way() -> None:
+    async def test(served: Served) -> None:
+        id, _ = await served.open_session()
+        stopping = asyncio.create_task(served.frontend.stop(600.0))
+        await asyncio.sleep(0)
+        served.frontend.client(id, AUDIO)
+        _, frames = await served.link.next(m.Bundle)
+        assert frames == [m.Audio(1, 0, AUDIO.pcm)]
+        _, frames = await served.link.next(m.Bundle)
+        assert frames == [m.Stop(1)]
+        served.link.receive(m.Bundle(b"F", (1,)), m.Ended(1))
+        await stopping
+
+    run(test)
+
+
+def test_a_pool_that_stops_gives_up_what_does_not_end_in_time() -> None:
+    async def test(served: Served) -> None:
+        _, client = await served.open_session()
+        await served.frontend.stop(0.02)
+        assert client.slugs() == [e.GOING_AWAY]
 
     run(test)
 

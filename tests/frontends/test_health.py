@@ -26,8 +26,10 @@ class Sessions:
         return len(self.open)
 
 
-def frontend(*, ready: bool, pool: Pool | None = None) -> Frontend:
-    stand_in = SimpleNamespace(sessions=Sessions(pool), ready=lambda: ready, connected=lambda: pool is not None)
+def frontend(*, ready: bool, pool: Pool | None = None, draining: bool = False) -> Frontend:
+    stand_in = SimpleNamespace(
+        sessions=Sessions(pool), ready=lambda: ready, connected=lambda: pool is not None, draining=draining
+    )
     return cast(Frontend, stand_in)
 
 
@@ -49,10 +51,15 @@ def ask(path: str, of: Frontend) -> tuple[int, dict[str, Any]]:
         (frontend(ready=False, pool=pool(1, 2)), 503, "unhealthy"),
         (frontend(ready=False, pool=pool(0, 0)), 503, "unhealthy"),
         (frontend(ready=False), 503, "unhealthy"),
+        (frontend(ready=False, pool=pool(1, 2), draining=True), 503, "draining"),
+        (frontend(ready=False, pool=pool(1, 0), draining=True), 503, "draining"),
     ],
 )
 def test_detailed_health(of: Frontend, status: int, word: str) -> None:
-    """AMI-02: degraded while every slot is taken; unhealthy without a broker or a worker; alive all the time."""
+    """AMI-02: degraded while every slot is taken; unhealthy without a broker or a worker.
+
+    A process that drains is alive too, but gets no new clients, also while every slot is taken.
+    """
     code, body = ask(DETAILED, of)
     assert (code, body["status"], body["more"]) == (status, word, 1)
     assert ask(HEALTH, of)[0] == 200

@@ -315,13 +315,66 @@ def test_a_resumable_client_continues_elsewhere() -> None:
 def test_a_client_that_cannot_resume_receives_its_remaining_text(driver: SessionDriver) -> None:
     driver.pin()
     driver.send(e.Audio(SECOND))
-    assert driver.leave() == []
+    assert driver.leave() == [Pause("s")]
     assert driver.leave() == []
     for event in (e.Audio(SECOND), e.Flush("x"), e.Stop()):  # sent before the client is informed
         assert driver.send(event) == []
     assert driver.posted() == [m.Audio(1, 0, SECOND), m.Stop(1)]
     driver.receive(final(1, 0, 16000))
+    assert Deliver("s", e.Bye(e.GOING_AWAY)) in driver.receive(m.Ended(1))
+
+
+def test_the_remaining_text_comes_from_the_next_worker_when_this_one_dies(driver: SessionDriver) -> None:
+    driver.pin()
+    driver.send(e.Audio(SECOND))
+    driver.leave()
+    assert driver.lose() and driver.core.paused
+    driver.posted()
+    driver.pin(2, W2)
+    assert driver.posted() == [m.Audio(2, 0, SECOND), m.Stop(2)]
+    assert Deliver("s", e.Bye(e.GOING_AWAY)) in driver.receive(m.Ended(2))
+
+
+@pytest.mark.parametrize("start", [e.Start(), e.Start(resumable=True)])
+def test_a_client_that_has_ended_its_audio_gets_its_normal_end(start: e.Start) -> None:
+    driver = SessionDriver(start=start)
+    driver.pin()
+    driver.send(e.Stop())
+    assert driver.leave() == []
     assert Deliver("s", e.Bye()) in driver.receive(m.Ended(1))
+
+
+def test_an_upload_is_not_cut_short(driver: SessionDriver) -> None:
+    driver = SessionDriver(start=e.Start(whole=True))
+    driver.pin()
+    driver.send(e.Audio(SECOND))
+    assert driver.leave() == []
+    driver.send(e.Stop())
+    assert driver.posted() == [m.Audio(1, 0, SECOND), m.Stop(1)]
+    assert Deliver("s", e.Bye()) in driver.receive(m.Ended(1))
+
+
+def test_no_session_outlives_its_frontend() -> None:
+    plain, resumable = SessionDriver(), SessionDriver(start=e.Start(resumable=True))
+    for driver in (plain, resumable):
+        driver.pin()
+        driver.send(e.Stop())
+        driver.core.abandon(driver.now)
+    going = e.Error(e.GOING_AWAY, "this server is going away")
+    assert plain.take() == [ToBroker(m.Close(1)), Deliver("s", going)]
+    assert resumable.take() == [ToBroker(m.Detach(1)), Deliver("s", e.Bye(e.GOING_AWAY))]
+
+
+@pytest.mark.parametrize("state", [State.OPENING, State.MOVING])
+def test_a_client_that_can_resume_has_no_normal_end_before_its_own(state: State) -> None:
+    """Without a lease nothing can be left for its return: it begins anew elsewhere, with the audio that it keeps."""
+    driver = SessionDriver(start=e.Start(resumable=True))
+    driver.open()
+    if state is State.MOVING:
+        driver.pin()
+        driver.lose()
+    assert driver.core.state is state
+    assert driver.leave() == [Deliver("s", e.Bye(e.GOING_AWAY))]
 
 
 # ---- Clients that return ----

@@ -57,6 +57,29 @@ def test_a_slot_for_a_client_that_has_left_is_returned(sessions: Sessions) -> No
     assert sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0) == [ToBroker(m.Close(5))]
 
 
+def test_a_session_of_a_draining_worker_moves(sessions: Sessions) -> None:
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    commands = sessions.handle(m.Lost(5, m.DRAINS), (), 0.0)
+    assert [command.message for command in commands if isinstance(command, ToBroker)] == [m.Open("a", 1, "fake", "")]
+    assert sessions.handle(m.Lost(5, m.DRAINS), (), 0.0) == []  # asked again before the broker has the Open
+
+
+def test_a_session_whose_audio_is_complete_stays_at_its_draining_worker(sessions: Sessions) -> None:
+    """It soon ends by itself."""
+    sessions.start("a", e.Start(), 0.0)
+    sessions.handle(m.Pinned("a", 0, 5, b"W", SPEC), (), 0.0)
+    sessions.client("a", e.Stop(), 0.0)
+    assert sessions.handle(m.Lost(5, m.DRAINS), (), 0.0) == []
+
+
+def test_a_session_that_is_being_resumed_stays_at_its_draining_worker(sessions: Sessions) -> None:
+    """Its state is at this worker, and the client sends its audio from there on."""
+    sessions.start("a", e.Start(resumable=True, resume=e.Resume("a", 0)), 0.0)
+    sessions.handle(m.Pinned("a", 1, 5, b"W", SPEC, resumed=True), (), 0.0)
+    assert sessions.handle(m.Lost(5, m.DRAINS), (), 0.0) == []
+
+
 def test_frames_are_bundled_per_worker(sessions: Sessions) -> None:
     for id, lease, worker in (("a", 5, b"W1"), ("b", 6, b"W1"), ("c", 7, b"W2")):
         sessions.start(id, e.Start(), 0.0)

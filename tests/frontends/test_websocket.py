@@ -25,6 +25,8 @@ REQUEST = (
 class RecordingReceiver:
     """A Receiver that keeps the messages it receives. It can pause after a number of them."""
 
+    is_ending = False
+
     def __init__(self, transport: WebSocket) -> None:
         self.transport = transport
         self.received: list[str | bytes] = []

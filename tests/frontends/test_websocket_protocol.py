@@ -101,6 +101,7 @@ class Peer:
         self.received: list[str | bytes] = []
         self.gone: list[bool] = []
         self.writable = 0
+        self.is_ending = False
         self.pause_after: int | None = None
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -603,8 +604,10 @@ async def test_the_end_of_the_server_during_the_handshake() -> None:
 
 @in_loop
 async def test_the_end_of_the_server_while_the_client_owes_its_close() -> None:
+    """A reset now could destroy texts that the client has not read: the connection stays for its answer."""
     peer = await opened()
+    peer.is_ending = True
     await peer.websocket.finish(Close(1000, ""))
     peer.websocket.shutdown()
     assert peer.socket.written == close(1000)
-    assert peer.socket.is_closing()
+    assert not peer.socket.is_closing()

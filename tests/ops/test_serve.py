@@ -22,24 +22,27 @@ from click.testing import CliRunner
 
 from asr_ops.serve import PoolOptions, answers_ready, check_alone, check_free, children, serve
 from asr_process.settings import Address
+from asr_process.stopping import AGAIN_S
 from asr_proto.errors import SetupError
 
 SUPERVISOR = """
 import asyncio, json, sys
 from asr_ops.serve import Shell
 from asr_ops.supervisor import Child
-from asr_process import logs
+from asr_process import logs, stopping
 
 async def ready():
     return sys.argv[2] == "ready"
 
 logs.set_up("supervisor")
+stopping.AGAIN_S = float(sys.argv[3])
 children = [Child(name, role, tuple(argv)) for name, role, argv in json.loads(sys.argv[1])]
 sys.exit(asyncio.run(Shell(children, ready, "ready: here").run()))
 """
 
 SAY = """
 import os, signal, sys
+from asr_process.stopping import ORPHANED
 from asr_process.supervised import watch_parent
 
 def say(what):
@@ -48,17 +51,18 @@ def say(what):
 def end(what):
     say(what)
     os._exit(0)
+
+def obey(order):
+    end("orphaned" if order == ORPHANED else "ordered")
 """
 GENTLE = f"""{SAY}
-signal.signal(signal.SIGTERM, lambda *_: end("terminated"))
-watch_parent(lambda: end("orphaned"))
+watch_parent().serve(obey)
 say("started")
 while True:
     signal.pause()
 """
 STUBBORN = f"""{SAY}
-signal.signal(signal.SIGTERM, lambda *_: say("refused"))
-watch_parent(lambda: end("orphaned"))
+watch_parent().serve(lambda order: obey(order) if order == ORPHANED else say("refused"))
 say("started")
 while True:
     signal.pause()
@@ -70,8 +74,7 @@ if os.fork() == 0:
     say("grandchild")
     while True:
         signal.pause()
-signal.signal(signal.SIGTERM, lambda *_: end("terminated"))
-watch_parent(lambda: end("orphaned"))
+watch_parent().serve(obey)
 say("started")
 while True:
     signal.pause()
@@ -81,11 +84,13 @@ while True:
 class Run:
     """A supervisor with stand-ins, and the output of all of them."""
 
-    def __init__(self, scripts: dict[str, str], *, ready: bool = True, program: str = sys.executable) -> None:
+    def __init__(
+        self, scripts: dict[str, str], *, ready: bool = True, program: str = sys.executable, again_s: float = AGAIN_S
+    ) -> None:
         roles = {"broker": "broker", "frontend": "frontend"}
         argv = [(name, roles.get(name, "worker"), [program, "-c", script, name]) for name, script in scripts.items()]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SUPERVISOR, json.dumps(argv), "ready" if ready else "never"],
+            [sys.executable, "-c", SUPERVISOR, json.dumps(argv), "ready" if ready else "never", str(again_s)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -140,7 +145,7 @@ def test_a_signal_ends_everything_in_order(run: RunSupervisor, signum: signal.Si
     supervisor = run(POOL)
     supervisor.pids(*POOL)
     supervisor.process.send_signal(signum)
-    expected = [line.split()[0] for line in supervisor.rest().splitlines() if "terminated" in line]
+    expected = [line.split()[0] for line in supervisor.rest().splitlines() if "ordered" in line]
     assert expected == ["frontend", "worker-1", "broker"]
     assert supervisor.process.wait() == 0
 
@@ -192,13 +197,23 @@ def test_a_bad_configuration_ends_everything_with_exit_code_2(run: RunSupervisor
 
 
 def test_a_second_signal_kills_at_once(run: RunSupervisor) -> None:
-    supervisor = run({"broker": GENTLE, "worker-1": STUBBORN})
+    supervisor = run({"broker": GENTLE, "worker-1": STUBBORN}, again_s=0.0)
     supervisor.pids("broker", "worker-1")
     supervisor.process.terminate()
     supervisor.until("worker-1 refused")
     supervisor.process.terminate()
-    assert "terminated" not in supervisor.rest()
+    assert "ordered" not in supervisor.rest()
     assert supervisor.process.wait() == 1
+
+
+def test_a_signal_that_is_passed_on_kills_nothing(run: RunSupervisor) -> None:
+    """Ctrl+C in `make serve`: the terminal sends SIGINT to all, then make sends SIGTERM."""
+    supervisor = run(POOL)
+    supervisor.pids(*POOL)
+    supervisor.process.send_signal(signal.SIGINT)
+    supervisor.process.send_signal(signal.SIGTERM)
+    assert supervisor.rest().count("ordered") == len(POOL)
+    assert supervisor.process.wait() == 0
 
 
 def test_what_a_child_started_ends_with_it(run: RunSupervisor) -> None:

@@ -25,16 +25,18 @@ from asr_ops.supervisor import (
     Probed,
     StartChild,
     StopAsked,
+    StopChild,
     Supervisor,
-    TerminateChild,
     Warn,
 )
+from asr_process.stopping import AGAIN_S, Order
 
 BROKER = Child("broker", "broker", ("broker",))
 WORKERS = (Child("worker-1", "worker", ("worker",)), Child("worker-2", "worker", ("worker",)))
 FRONTEND = Child("frontend", "frontend", ("frontend",))
 CHILDREN = (BROKER, *WORKERS, FRONTEND)
 NAMES = [child.name for child in CHILDREN]
+FOR_FRONTENDS = Order(0.6 * STOP_S, 0.2 * STOP_S)
 
 
 @pytest.fixture
@@ -101,10 +103,11 @@ def test_children_back_off_apart(ready: Supervisor) -> None:
 
 def test_a_bad_configuration_before_ready_ends_everything(core: Supervisor) -> None:
     commands = core.handle(ChildEnded("broker", 2), 1.0)
-    assert commands == [Warn("broker cannot start as configured (exit code 2)"), TerminateChild("frontend")]
-    assert core.handle(ChildEnded("frontend", 0), 1.1) == [TerminateChild("worker-1"), TerminateChild("worker-2")]
-    assert core.handle(ChildEnded("worker-1", 0), 1.2) == []
-    assert core.handle(ChildEnded("worker-2", 0), 1.3) == [Exit(2)]
+    assert commands == [Warn("broker cannot start as configured (exit code 2)"), StopChild("frontend", FOR_FRONTENDS)]
+    order = Order(0.0, STOP_S - 0.5)
+    assert core.handle(ChildEnded("frontend", 0), 1.5) == [StopChild("worker-1", order), StopChild("worker-2", order)]
+    assert core.handle(ChildEnded("worker-1", 0), 1.6) == []
+    assert core.handle(ChildEnded("worker-2", 0), 1.7) == [Exit(2)]
 
 
 def test_exit_code_2_after_ready_is_a_crash_like_any_other(ready: Supervisor) -> None:
@@ -114,17 +117,30 @@ def test_exit_code_2_after_ready_is_a_crash_like_any_other(ready: Supervisor) ->
 
 
 def test_stops_frontends_then_workers_then_the_broker(core: Supervisor) -> None:
-    assert core.handle(StopAsked(), 5.0) == [TerminateChild("frontend")]
+    """Frontends have their shares of the budget; when they have ended, the others have the rest, and end at once."""
+    assert core.handle(StopAsked(), 5.0) == [StopChild("frontend", FOR_FRONTENDS)]
     assert core.handle(ChildEnded("worker-2", -9), 5.1) == []  # it ends before its turn
-    assert core.handle(ChildEnded("frontend", 0), 5.2) == [TerminateChild("worker-1")]
-    assert core.handle(ChildEnded("worker-1", 0), 5.3) == [TerminateChild("broker")]
-    assert core.handle(ChildEnded("broker", 0), 5.4) == [Exit(0)]
+    assert core.handle(ChildEnded("frontend", 0), 5.5) == [StopChild("worker-1", Order(0.0, STOP_S - 0.5))]
+    assert core.handle(ChildEnded("worker-1", 0), 6.0) == [StopChild("broker", Order(0.0, STOP_S - 1.0))]
+    assert core.handle(ChildEnded("broker", 0), 6.1) == [Exit(0)]
     assert core.next_deadline() is None
+
+
+@given(st.floats(1.0, 600.0), st.floats(0.0, 600.0))
+def test_the_orders_fit_into_the_budget(stop_s: float, frontends_s: float) -> None:
+    """However long the frontends take, no child has time left beyond the budget."""
+    core = Supervisor(CHILDREN, stop_s)
+    core.handle(Begin(), 0.0)
+    (first,) = core.handle(StopAsked(), 0.0)
+    assert isinstance(first, StopChild) and first.order.drain_s + first.order.end_s < stop_s
+    for command in core.handle(ChildEnded("frontend", 0), frontends_s):
+        assert isinstance(command, StopChild)
+        assert command.order.drain_s == 0.0 and frontends_s + command.order.end_s <= max(stop_s, frontends_s) + 1e-9
 
 
 def test_stopping_cancels_restarts_and_probes(core: Supervisor) -> None:
     core.handle(ChildEnded("frontend", 1), 1.0)
-    assert core.handle(StopAsked(), 1.1) == [TerminateChild("worker-1"), TerminateChild("worker-2")]
+    assert [type(command) for command in core.handle(StopAsked(), 1.1)] == [StopChild, StopChild]
     assert core.handle(Probed(True), 1.2) == []
     assert core.next_deadline() == 1.1 + STOP_S
 
@@ -148,17 +164,26 @@ def test_what_does_not_end_in_time_is_killed(core: Supervisor) -> None:
     assert core.handle(ChildEnded("worker-2", -9), 16.0) == [Exit(1)]
 
 
-def test_asked_twice_it_kills_at_once(core: Supervisor) -> None:
+def test_a_signal_that_is_passed_on_is_the_same_one(core: Supervisor) -> None:
+    """`make` and terminals repeat a signal; only a later one kills."""
     core.handle(StopAsked(), 5.0)
-    assert core.handle(StopAsked(), 5.1) == [KillChild(name) for name in NAMES]
+    assert core.handle(StopAsked(), 5.0) == []
+    assert core.handle(StopAsked(), 5.0 + AGAIN_S - 0.1) == []
+    assert core.handle(StopAsked(), 5.0 + AGAIN_S) == [KillChild(name) for name in NAMES]
+
+
+def test_a_stop_after_a_bad_configuration_is_the_first_signal(core: Supervisor) -> None:
+    core.handle(ChildEnded("broker", 2), 1.0)
+    assert core.handle(StopAsked(), 4.0) == []
+    assert [type(command) for command in core.handle(StopAsked(), 4.0 + AGAIN_S)] == [KillChild] * 3
 
 
 def test_a_child_that_cannot_be_killed_does_not_hold_us(core: Supervisor) -> None:
     core.handle(StopAsked(), 0.0)
-    core.handle(StopAsked(), 0.1)
+    core.handle(StopAsked(), AGAIN_S)
     for name in ("broker", "worker-1", "frontend"):
-        assert core.handle(ChildEnded(name, -9), 0.2) == []
-    assert core.tick(0.1 + KILLED_S) == [Warn("worker-2 cannot be killed and still runs"), Exit(1)]
+        assert core.handle(ChildEnded(name, -9), AGAIN_S) == []
+    assert core.tick(AGAIN_S + KILLED_S) == [Warn("worker-2 cannot be killed and still runs"), Exit(1)]
 
 
 crashes = st.builds(ChildEnded, st.sampled_from(NAMES), st.sampled_from([0, 1, -9]))
@@ -189,11 +214,11 @@ def _note_starts(commands: list[Command], running: set[str]) -> None:
 
 
 def _stop(core: Supervisor, running: set[str], now: float) -> None:
-    """Request the stop and end the terminated children: exactly one Exit follows, as the last command."""
+    """Request the stop and end the stopped children: exactly one Exit follows, as the last command."""
     commands = core.handle(StopAsked(), now)
     for command in commands:
         core.check()
-        if isinstance(command, TerminateChild):
+        if isinstance(command, StopChild):
             running.remove(command.name)
             commands += core.handle(ChildEnded(command.name, 0), now)
     assert not running

@@ -27,6 +27,22 @@ def test_worker_deaths_alone_end_no_session(seed: int) -> None:
         assert isinstance(client.terminal, e.Bye) or (refused and not client.finals)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_sessions_leave_a_draining_worker_within_a_second(seed: int) -> None:
+    """Where another worker has room for them. No session ends, and the worker does."""
+    world = World(seed, QUIET, slots=8)
+    clients = [world.add_client(f"c{number}", 8.0, 20, 1.0, at=1.0) for number in range(4)]
+    world.run(3.0)
+    drained = world.workers[seed % 2]
+    incarnation = drained.incarnation
+    assert len(drained.core)
+    drained.drain()
+    world.run(4.0)
+    assert drained.incarnation > incarnation
+    world.run(60.0)
+    assert all(isinstance(client.terminal, e.Bye) for client in clients)
+
+
 # ---- Two brokers ----
 
 

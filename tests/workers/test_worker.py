@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +15,13 @@ import zmq
 from structlog.testing import capture_logs
 
 from asr_process import curve, garbage
+from asr_process.stopping import Order
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import NotYet
 from asr_workers.engines.base import Chunk, Output
 from asr_workers.engines.fake import CHUNK_SAMPLES, FakeConfig, FakeEngine, transcript
-from asr_workers.worker import Worker, WorkerConfig, signals
+from asr_workers.worker import Worker, WorkerConfig
 
 WAIT_S = 30.0
 SAMPLES = np.random.default_rng(5).integers(-9000, 9000, 4 * CHUNK_SAMPLES).astype(np.int16)
@@ -65,6 +64,13 @@ class Broker:
             message = wire.decode(routing)
             if isinstance(message, kind):
                 return message, wire.decode_frames(body[0]) if isinstance(message, m.Bundle) else []
+
+    def waiting(self) -> list[m.Message]:
+        """The messages that have arrived and were not received."""
+        found = []
+        while self.socket.poll(0):
+            found.append(wire.decode(self.socket.recv_multipart()[1]))
+        return found
 
     def send(self, message: m.Message, body: bytes | None = None) -> None:
         self.socket.send_multipart([self.worker, wire.encode(message)] + ([] if body is None else [body]))
@@ -311,17 +317,41 @@ def idle(folder: str) -> Iterator[Worker]:
     worker.close()
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_the_second_signal_ends_the_process(folder: str, monkeypatch: pytest.MonkeyPatch, sign: signal.Signals) -> None:
-    exits: list[int] = []
-    monkeypatch.setattr(os, "_exit", exits.append)
-    before = signal.getsignal(sign)
-    with idle(folder) as worker, signals(worker):
-        signal.raise_signal(sign)
-        assert worker._signalled and not exits
-        signal.raise_signal(sign)
-        assert exits == [128 + sign]
-    assert signal.getsignal(sign) is before
+def test_a_worker_that_stops_with_its_pool_ends_without_a_drain(start: Start, broker: Broker) -> None:
+    """The frontends have ended, so nobody waits for its sessions, and no other worker may get them."""
+    running = start()
+    broker.welcome()
+    broker.grant(1, 0)
+    broker.audio(1, m.Flush(1, "x"))
+    broker.frames_until(m.Flushed)
+    running.worker.obey(Order(0.0, 5.0))
+    assert running.ended() is None
+    assert len(running.worker._sessions) == 1
+    assert m.Drain() not in broker.waiting()
+
+
+def test_an_orphaned_worker_serves_its_sessions_to_their_end(start: Start, broker: Broker) -> None:
+    running = start()
+    broker.welcome()
+    broker.grant(1, 0)
+    broker.audio(1, m.Flush(1, "x"))
+    broker.frames_until(m.Flushed)
+    running.worker.obey(Order(WAIT_S, 0.0))
+    broker.send(m.Bundle(b"W", (1,)), wire.encode_frames([m.Stop(1)]))
+    assert m.Ended(1) in broker.frames_until(m.Ended)
+    broker.send(m.Release(1))
+    broker.receive(m.Closed)
+    assert running.ended() is None
+
+
+def test_an_order_ends_a_drain(start: Start, broker: Broker) -> None:
+    running = start()
+    broker.welcome()
+    broker.grant(1, 0)
+    running.worker.stop()
+    broker.receive(m.Drain)
+    running.worker.obey(Order(0.0, 5.0))
+    assert running.ended() is None
 
 
 def test_a_worker_without_a_broker_ends_when_it_is_stopped(start: Start, broker: Broker) -> None:

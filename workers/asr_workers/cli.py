@@ -12,10 +12,11 @@ import structlog
 
 from asr_process import curve, settings
 from asr_process.notify import Unit
+from asr_process.stop_signals import stop_signals
 from asr_process.supervised import watch_parent
 from asr_workers.engine_options import IGNORED, EngineProcess
 from asr_workers.engines import registry
-from asr_workers.worker import Worker, WorkerConfig, signals
+from asr_workers.worker import Worker, WorkerConfig
 
 log = structlog.get_logger()
 
@@ -57,7 +58,8 @@ def _list_engines(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     "--drain-s",
     type=click.FloatRange(min=0),
     default=30.0,
-    help="Seconds for which sessions may continue after SIGTERM. A second SIGTERM ends the worker immediately.",
+    help="Seconds for which sessions may continue after SIGTERM. Another SIGTERM at least 2 s later ends the worker "
+    "immediately.",
 )
 def main(
     run_dir: Path,
@@ -86,10 +88,11 @@ def main(
     ignored = click.get_current_context().meta[IGNORED]
     if ignored:
         log.info("settings of other engines are ignored", engine=engine, settings=ignored)
+    supervised = watch_parent()
     Unit().status(f"loading {engine}")
     worker = Worker(config, registry.load(engine, **engine_options))
-    with signals(worker):
-        watch_parent(worker.stop)
+    with stop_signals(worker.stop):
+        supervised.serve(worker.obey)
         try:
             worker.run()
         finally:

@@ -101,11 +101,12 @@ class Sessions:
         """When `tick` has something to do."""
         return 0.0 if self.draining and self._is_empty() else self._heartbeat_at
 
-    def drain(self, now: float) -> None:
-        """Take no new session; Quit follows when the last one is closed."""
+    def drain(self, now: float, *, announce: bool = True) -> None:
+        """Quit follows when the last session is closed. With `announce` the broker grants no new one here and moves
+        those that it can."""
         self.draining = True
         self._heartbeat_at = now
-        if self.registered:
+        if self.registered and announce:
             self.outbox.add(Send(m.Drain()))
 
     def disconnected(self, now: float) -> None:

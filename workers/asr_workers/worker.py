@@ -7,12 +7,9 @@ then performs the commands in the core's outbox.
 from __future__ import annotations
 
 import math
-import os
-import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import ne
@@ -25,6 +22,7 @@ from asr_process import curve, garbage
 from asr_process.logs import Seldom
 from asr_process.metrics import MetricsServer
 from asr_process.notify import Unit
+from asr_process.stopping import Order
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import DecodeError, NotYet
@@ -80,12 +78,21 @@ class Worker:
         self._report = UnitReport(Unit())
         self._stop_at = math.inf
         """When the worker ends even if sessions are left."""
-        self._signalled = False
+        self._drain_s: float | None = None
+        """For how long sessions may continue, once the worker is stopped."""
+        self._ordered = False
+        """Whether the whole pool stops."""
         self._running = True
 
     def stop(self) -> None:
         """Drain, then end. Safe from a signal handler and from any thread."""
-        self._signalled = True
+        if self._drain_s is None:
+            self._drain_s = self._config.drain_s
+        self._nudge()
+
+    def obey(self, order: Order) -> None:
+        """Stop together with the whole pool. Safe from any thread."""
+        self._ordered, self._drain_s = True, order.drain_s
         self._nudge()
 
     def run(self) -> None:
@@ -122,12 +129,13 @@ class Worker:
         self._flush()
 
     def _check_stop(self, now: float) -> None:
-        """Begin to drain after `stop`; end when draining has lasted `drain_s`."""
-        if self._signalled and not self._sessions.draining:
-            self._stop_at = now + self._config.drain_s
-            log.info("draining", sessions=len(self._sessions))
-            self._report.draining(len(self._sessions))
-            self._sessions.drain(now)
+        """Begin to drain after `stop` or `obey`; end when draining has lasted its time."""
+        if self._drain_s is not None:
+            self._stop_at = min(self._stop_at, now + self._drain_s)
+            if not self._sessions.draining:
+                log.info("draining", sessions=len(self._sessions))
+                self._report.draining(len(self._sessions))
+                self._sessions.drain(now, announce=not self._ordered)
         if self._stop_at <= now:
             self._running = False
 
@@ -235,20 +243,3 @@ class Worker:
         self._context.term()
         self._wake.close()
         self._waker.close()
-
-
-@contextmanager
-def signals(worker: Worker) -> Iterator[None]:
-    """SIGTERM and SIGINT drain the worker. A second signal ends the process immediately."""
-
-    def on_signal(number: int, _: object) -> None:
-        if worker._signalled:
-            os._exit(128 + number)
-        worker.stop()
-
-    before = {sign: signal.signal(sign, on_signal) for sign in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)

@@ -26,6 +26,10 @@ CLOSE_S = 5.0
 class Receiver(Protocol):
     """The methods of a connection that its transport calls."""
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the last message is in the outbox or already sent."""
+
     def on_frame(self, frame: str | bytes) -> None:
         """The client has sent a message."""
 
@@ -115,7 +119,6 @@ class Conversation:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the last message is in the outbox or already sent."""
         return self._close is not None
 
     # ---- Listener: called by the frontend ----

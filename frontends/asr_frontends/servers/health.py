@@ -42,10 +42,9 @@ class Health:
         return JSONResponse({"status": "healthy", "service": SERVICE, "version": _version()})
 
     async def _detailed(self, _: Request) -> Response:
-        """Status 503 unless a broker and a worker are connected; `degraded` while no slot is free."""
+        """Status 503 if no session could begin now, however many slots become free."""
         pool = self._frontend.sessions.pool
-        is_full = pool is not None and pool.workers > 0 and pool.slots_free == 0
-        status = "healthy" if self._frontend.ready() else "degraded" if is_full else "unhealthy"
+        status = self._status()
         body = {
             "status": status,
             "service": SERVICE,
@@ -65,7 +64,16 @@ class Health:
         }
         for report in self._reports:
             body |= report()
-        return JSONResponse(body, 503 if status == "unhealthy" else 200)
+        return JSONResponse(body, 200 if status in ("healthy", "degraded") else 503)
+
+    def _status(self) -> str:
+        """`draining` while this process stops, `degraded` while no slot is free, else whether it could serve."""
+        pool = self._frontend.sessions.pool
+        if self._frontend.draining:
+            return "draining"
+        if self._frontend.ready():
+            return "healthy"
+        return "degraded" if pool is not None and pool.workers > 0 and pool.slots_free == 0 else "unhealthy"
 
     async def _ready(self, _: Request) -> Response:
         is_ready = self._frontend.ready()

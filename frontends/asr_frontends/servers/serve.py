@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import signal
 import socket
 import ssl
 import time
@@ -28,6 +27,9 @@ from asr_frontends.session import Limits
 from asr_process import garbage
 from asr_process.curve import BrokerAt
 from asr_process.notify import Unit
+from asr_process.stop_signals import SIGNALS, StopSignals
+from asr_process.stopping import Order
+from asr_process.supervised import Supervised
 from asr_proto.errors import SetupError, cannot_listen
 
 log = structlog.get_logger()
@@ -35,8 +37,8 @@ log = structlog.get_logger()
 SEND_BUFFER_BYTES = 65_536
 """Send buffer of a client's socket: small, so that the frontend soon notices a client that does not read."""
 BACKLOG = 2048
-LAST_REQUESTS_S = 2
-"""Longest wait, after the sessions are drained, for requests that are still running."""
+LAST_REQUESTS_S = 5
+"""Longest wait, after the sessions are drained, for clients that still read, and for running requests."""
 UNREAD_MS_MAX = 10_000
 """The kernel closes a connection whose client reads nothing for this long: no close frame would reach the client."""
 CAIMAN_PORT = 3030
@@ -62,8 +64,8 @@ class FrontendConfig:
     """Largest message of a client, in bytes."""
     journal_bytes_max: int = 1_073_741_824
     """Largest amount of unconfirmed audio of all sessions together, in bytes."""
-    drain_s: float = 5.0
-    """Longest wait for sessions to end after SIGTERM, in seconds."""
+    drain_s: float = 20.0
+    """Longest time to serve open sessions after SIGTERM, in seconds."""
     keys: Path | None = None
     """The file of API keys; None admits clients without a key."""
     origins: frozenset[str] = frozenset()
@@ -112,8 +114,43 @@ def make_server(app: Any, message_bytes_max: int, tls_cert: Path | None = None, 
     )
 
 
-async def serve(config: FrontendConfig) -> None:
-    """Serve until SIGTERM or SIGINT. Raises SetupError when it cannot start."""
+class _Stop:
+    """Why and when this process stops: by a signal alone, or with its whole pool by an order."""
+
+    def __init__(self, supervised: Supervised) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.asked: asyncio.Future[None] = self._loop.create_future()
+        """Done after the first signal, and after an order."""
+        self.ordered: asyncio.Future[Order] = self._loop.create_future()
+        handler = StopSignals(self._ask)
+        for number in SIGNALS:
+            self._loop.add_signal_handler(number, handler, number)
+        supervised.serve(self._hand_over)
+
+    def _hand_over(self, order: Order) -> None:
+        """Called in the thread that reads the supervisor's orders."""
+        self._loop.call_soon_threadsafe(self._obey, order)
+
+    def _obey(self, order: Order) -> None:
+        self.ordered.set_result(order)
+        self._ask()
+
+    def _ask(self) -> None:
+        if not self.asked.done():
+            self.asked.set_result(None)
+
+    async def end_sessions(self, frontend: Frontend, drain_s: float) -> None:
+        """Drain, for at most `drain_s`; when the whole pool stops, before or meanwhile, stop with it."""
+        if not self.ordered.done():
+            draining = asyncio.ensure_future(frontend.drain(drain_s))
+            await asyncio.wait((draining, self.ordered), return_when=asyncio.FIRST_COMPLETED)
+            draining.cancel()
+        if self.ordered.done():
+            await frontend.stop(self.ordered.result().drain_s)
+
+
+async def serve(config: FrontendConfig, supervised: Supervised) -> None:
+    """Serve until SIGTERM, SIGINT or the supervisor's order. Raises SetupError when it cannot start."""
     _check_tls(config)
     keyfile = KeyFile(config.keys) if config.keys else None
     gate = Gate(_rules(config, keyfile))
@@ -123,9 +160,7 @@ async def serve(config: FrontendConfig) -> None:
     sockets = [listen(address, reuse_port=config.reuse_port) for address in config.listen]
     app = App(frontend, gate, config.dialects)
     server = make_server(app, config.message_bytes_max, config.tls_cert, config.tls_key)
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stop = _Stop(supervised)
     garbage.settle()
     serving = asyncio.create_task(server.serve(sockets))
     watching = asyncio.create_task(_watch(config, keyfile, gate))
@@ -133,9 +168,7 @@ async def serve(config: FrontendConfig) -> None:
     unit = Unit()
     unit.ready(f"listening on {', '.join(config.listen)}")
     feeding = asyncio.create_task(_feed(unit))
-    stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
+    await asyncio.wait((stop.asked, serving), return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
     log.info("draining", sessions=len(frontend.sessions))
     unit.stopping(f"draining {len(frontend.sessions)} sessions")
@@ -144,8 +177,10 @@ async def serve(config: FrontendConfig) -> None:
         # new clients with `going-away`.
         for listener in server.servers:
             listener.close()
-    await frontend.drain(config.drain_s)
+    await stop.end_sessions(frontend, config.drain_s)
     feeding.cancel()
+    if stop.ordered.done():
+        server.config.timeout_graceful_shutdown = min(LAST_REQUESTS_S, int(stop.ordered.result().end_s / 2))
     server.should_exit = True
     await serving
     await app.close()

@@ -150,7 +150,9 @@ class WebSocket(asyncio.Protocol):
     # ---- uvicorn's view ----
 
     def shutdown(self) -> None:
-        """The server ends: close the connection immediately."""
+        """The server ends: close the connection. A conversation that is ending sends its last messages and closes."""
+        if self._receiver is not None and self._receiver.is_ending:
+            return
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(CloseCode.SERVICE_RESTART)
             self._flush()

@@ -8,6 +8,7 @@ the engine does not measure is null, or an empty list.
 from __future__ import annotations
 
 from asr_dialects import amira
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.dialects.amira.forms import check_pcm, message_of, schema_of
 from asr_frontends.events import Audio, Bye, ClientEvent, Error, KeepAlive, ServiceEvent, Start, Stop
@@ -17,7 +18,7 @@ from asr_proto.errors import DecodeError, LimitExceeded, OutOfOrder
 from asr_proto.messages import Final, Partial
 
 FRAME_BYTES_MAX = 1_048_576
-CLIENT_FAULT, SERVICE_FAULT, GOING_AWAY = 4400, 4503, 1001
+CLIENT_FAULT, SERVICE_FAULT = 4400, 4503
 
 
 class AmiraCodec:
@@ -77,6 +78,8 @@ class AmiraCodec:
         match event:
             case Partial() | Final():
                 return self._hypothesis(event)
+            case Bye(reason=events.GOING_AWAY):
+                return self._error(closes.left(seconds(self._samples)))
             case Bye():
                 confidence = self._confidence.value
                 return [self._text(amira.FINAL, amira.COMPLETE, confidence), Close(1000)]
@@ -100,8 +103,8 @@ class AmiraCodec:
     def _error(self, event: Error) -> list[Frame]:
         reason = message_of(event)
         code = SERVICE_FAULT if event.is_service else CLIENT_FAULT
-        if event.slug == "going-away":
-            code = GOING_AWAY
+        if event.slug == events.GOING_AWAY:
+            code = closes.GOING_AWAY
         if self._is_v1:
             message = self._status(amira.FAILED, message=reason)
         else:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
 from asr_dialects import caiman
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.events import (
     Audio,
@@ -86,6 +87,8 @@ class CaimanCodec:
                 self._taken = 0
             case Progress():
                 return self._respond_until((event.taken if self._early else event.done) // FRAME_SAMPLES)
+            case Bye(reason=events.GOING_AWAY):
+                return [*self._rest(), self._error(closes.left(seconds(self._samples)))]
             case Bye():
                 return [*self._rest(), Close(1000)]
             case Error():

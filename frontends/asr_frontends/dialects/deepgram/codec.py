@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asr_dialects import deepgram
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.dialects.deepgram.audio import AudioStream
 from asr_frontends.dialects.deepgram.options import parse_options
@@ -120,6 +121,8 @@ class DeepgramCodec:
                 return [*self._speech_started(event), *self._utterance_ends(event)]
             case Progress():
                 return self._utterance_ends(event)
+            case Bye(reason=events.GOING_AWAY):
+                return _error(closes.left(self._audio.seconds))
             case Bye():
                 return [self._metadata(), Close(1000)]
             case Error():

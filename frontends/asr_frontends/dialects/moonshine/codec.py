@@ -11,7 +11,7 @@ dialect; the engine decides the size of its batches.
 from __future__ import annotations
 
 from asr_dialects import moonshine, yap
-from asr_frontends import closes
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.events import (
     Audio,
@@ -123,16 +123,23 @@ class MoonshineCodec:
             case Partial() | Final():
                 self._done = max(self._done, event.end_sample)
                 return [self._hypothesis(moonshine.INTERIM)] if self._transcript.update(event) else []
+            case Bye(reason=events.GOING_AWAY):
+                self._done = self._samples
+                return [self._hypothesis(moonshine.INTERIM), *_error(Error(events.GOING_AWAY, ""))]
             case Bye():
                 self._done = self._samples
                 return [self._hypothesis(moonshine.FINAL), Close(closes.NORMAL)]
             case Error():
-                return [moonshine.error(_reason(event)), closes.close_of(event)]
+                return _error(event)
         return []
 
     def _hypothesis(self, op: str) -> str:
         behind_ms = max(0, self._samples - self._done) * 1000 // SAMPLE_RATE
         return moonshine.hypothesis(op, self._sid, self._transcript.text, behind_ms)
+
+
+def _error(event: Error) -> list[Frame]:
+    return [moonshine.error(_reason(event)), closes.close_of(event)]
 
 
 def _reason(event: Error) -> str:

@@ -18,7 +18,7 @@ from itertools import takewhile
 from urllib.parse import parse_qsl
 
 from asr_dialects import parakeet
-from asr_frontends import closes
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.events import (
     Audio,
@@ -31,7 +31,7 @@ from asr_frontends.events import (
     Start,
 )
 from asr_frontends.transcript import Transcript
-from asr_proto.audio import BYTES_PER_SAMPLE
+from asr_proto.audio import BYTES_PER_SAMPLE, seconds
 from asr_proto.errors import BadRequest, LimitExceeded
 from asr_proto.messages import Final, Flushed, Partial
 
@@ -58,6 +58,7 @@ class ParakeetCodec:
         self._delta = partials == parakeet.DELTA
         # A delta cannot replace an older one: its client would lose the characters of the older one.
         self.coalesces = frozenset() if self._delta else frozenset({Partial})
+        self._samples = 0
         self._transcript = Transcript()
         self._sent = ""
         self._unanswered: deque[str] = deque()
@@ -76,6 +77,7 @@ class ParakeetCodec:
             return self._control(frame[len(parakeet.CONTROL) :])
         if len(frame) % BYTES_PER_SAMPLE or _is_text(frame):
             raise BadRequest("the payload is no PCM16", slug=NON_PCM)
+        self._samples += len(frame) // BYTES_PER_SAMPLE
         return [Audio(frame)] if frame else [KeepAlive()]
 
     def _control(self, name: bytes) -> list[ClientEvent]:
@@ -101,6 +103,8 @@ class ParakeetCodec:
                 return self._hypothesis(event)
             case Flushed():
                 return self._flushed()
+            case Bye(reason=events.GOING_AWAY):
+                return [_close(closes.left(seconds(self._samples)))]
             case Bye():
                 return [Close(closes.NORMAL)]
             case Error():

@@ -14,7 +14,7 @@ far. A codec has no clock. For a client that sends while it records, this is the
 from __future__ import annotations
 
 from asr_dialects import yap
-from asr_frontends import closes
+from asr_frontends import closes, events
 from asr_frontends.codec import Close, Frame, Request
 from asr_frontends.events import (
     Audio,
@@ -28,7 +28,7 @@ from asr_frontends.events import (
     Stop,
 )
 from asr_frontends.transcript import Transcript
-from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte
+from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, OddByte, seconds
 from asr_proto.errors import BadRequest
 from asr_proto.messages import Final, Partial
 
@@ -99,6 +99,8 @@ class YapCodec:
                 return [self._interim()] if self._transcript.update(event) else []
             case Progress():
                 return [self._interim()] if self._samples > self._samples_sent else []
+            case Bye(reason=events.GOING_AWAY):
+                return [self._interim(), _close(closes.left(seconds(self._samples)))]
             case Bye():
                 return [self._hypothesis(yap.FINAL), Close(closes.NORMAL)]
             case Error():

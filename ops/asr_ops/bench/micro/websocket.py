@@ -41,6 +41,8 @@ class Socket(asyncio.Transport):
 class Discarding:
     """A conversation that discards what it receives."""
 
+    is_ending = False
+
     def on_frame(self, frame: str | bytes) -> None: ...
 
     def on_writable(self) -> None: ...
