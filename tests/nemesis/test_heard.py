@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_workers.engines.fake import WORD_SAMPLES, word
@@ -103,6 +103,7 @@ def _others(words: list[str], drawn: random.Random) -> list[str]:
     ("plant", "invariants"),
     [(_lose, {"I1"}), (_double, {"I2"}), (_change, {"I3"}), (_swap, {"I2"}), (_others, {"I4"})],
 )
+@settings(max_examples=20)
 @given(seed=st.integers(0, 200))
 def test_a_planted_word_is_found(plant: Plant, invariants: set[str], seed: int) -> None:
     one = conversation()

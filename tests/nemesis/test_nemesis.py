@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.nemesis import schedule as s
@@ -278,6 +278,7 @@ def _answered_twice(events: list[Event], _: random.Random) -> None:
         (_failed, "I3"),
     ],
 )
+@settings(max_examples=20)
 @given(seed=st.integers(0, 30))
 def test_a_planted_violation_of_a_session_is_caught(plant: Plant, invariant: str, seed: int) -> None:
     history = clean()
