@@ -13,11 +13,12 @@ MINUTES ?= 5
 PROFILE ?= mixed
 SEED   ?= 1
 TIMES ?= 50
+HOURS ?= 1
 SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test test-floor test-newest lock check format docs sim nemesis losses stops golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test test-floor test-newest lock check format docs sim nemesis losses stops soak golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -63,6 +64,10 @@ losses: $(VENV)/.installed-dev
 # Stops a pool under speaking sessions of every dialect, and compares their texts with what they had sent.
 stops: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.nemesis.stops --times $(TIMES) --seed $(SEED) $(ARGS)
+
+# Steady mixed load, for leaks and drift. Before a release: HOURS=8, and ARGS='--connects 100000'.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.nemesis.soak --hours $(HOURS) --seed $(SEED) $(ARGS)
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.frontends.golden --rewrite

@@ -58,6 +58,9 @@ class Codec(Protocol):
     def replies(self) -> list[Frame]:
         """Frames that answer the last `receive` immediately, without the service (a pong, a reset)."""
 
+    def tail(self) -> list[ClientEvent]:
+        """The audio that the codec still holds, before the session is left: no more frames of the client are read."""
+
     def send(self, event: ServiceEvent) -> list[Frame]:
         """The frames for the client. A Close is the last one."""
 

@@ -50,6 +50,9 @@ class Listener(Protocol):
     def credit(self) -> None:
         """Read from the client again."""
 
+    def leave(self) -> None:
+        """Pass on the audio that is held for the next one: nothing more is read from the client."""
+
 
 class BrokerLink(Protocol):
     """The connection to one broker: `Link`, or a test's."""
@@ -263,6 +266,7 @@ class Frontend:
             listener.deliver(e.GoAway(round(timeout_s, 1)))
         ending_s = min(ENDING_S_MAX, timeout_s / 2)
         if not await self._is_idle_within(timeout_s - ending_s):
+            self._leave_clients()
             self._perform(self.sessions.leave(self._loop.time()))
         if not await self._is_idle_within(ending_s):
             self._perform(self.sessions.abandon(self._loop.time()))
@@ -275,9 +279,14 @@ class Frontend:
             listener.deliver(e.GoAway(round(timeout_s, 1)))
         last_audio_s = min(LAST_AUDIO_S, timeout_s / 2)
         if not await self._is_idle_within(last_audio_s):
+            self._leave_clients()
             self._perform(self.sessions.finish(self._loop.time()))
         if not await self._is_idle_within(timeout_s - last_audio_s):
             self._perform(self.sessions.abandon(self._loop.time()))
+
+    def _leave_clients(self) -> None:
+        for listener in list(self._listeners.values()):
+            listener.leave()
 
     async def _is_idle_within(self, timeout_s: float) -> bool:
         try:

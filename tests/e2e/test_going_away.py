@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.e2e.clients import WAIT_S, Native, converse, cut, expected, noise
+from tests.e2e.clients import CAIMAN, WAIT_S, Native, RawClient, converse, cut, expected, noise, transcript_of
 from tests.e2e.service import Pool, eventually
 from tests.e2e.speakers import SPEAKERS, Speaker
 
@@ -107,6 +107,31 @@ def test_a_client_that_speaks_on_gets_the_text_of_all_that_was_read(worker_dies:
             received = round(speaker.transcribed_s() * BYTES_PER_S)
             assert speaker.text == expected(speech[speaker.dialect][:received])
         assert pool.frontend.wait() == 0
+
+
+def test_a_client_that_does_not_read_gets_its_last_texts_after_the_drain() -> None:
+    """More waits for it than fits into the buffers of both sockets. It begins to read when the drain is over."""
+    pcm = noise(100.0)
+    with Pool(frontend=["--drain-s=2"]) as pool, RawClient(pool.port, CAIMAN) as client:
+        for frame in cut(pcm, 32_000):
+            client.send(frame)
+        eventually(lambda: pool.metric("asr_frontend_audio_seconds_total") == 100.0, pool.story)
+        terminate(pool)
+        eventually(lambda: not answers(pool), pool.story)
+        *responses, (opcode, close) = client.frames()
+        assert transcript_of([json.loads(payload) for _, payload in responses]) == expected(pcm)
+        assert opcode == 8 and close[2:].startswith(b"503 going-away")
+        client.close()
+        assert pool.frontend.wait() == 0
+
+
+def answers(pool: Pool) -> bool:
+    """Whether the frontend still accepts connections."""
+    try:
+        pool.get("/health")
+    except OSError:
+        return False
+    return True
 
 
 def check_left(speaker: Speaker) -> None:

@@ -348,6 +348,8 @@ def test_the_end_of_the_server() -> None:
                 await client.until("interim")
             pool.frontend.process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(pool.frontend.wait_for, "draining")
+            offer = await _offer(channel=True)
+            assert await asyncio.to_thread(post, pool.port, offer) == (503, "this server is going away")
             for client in (ending, talking):
                 client.send(second)
             ending.send_message("close")

@@ -53,6 +53,9 @@ class ToyCodec:
         replies, self._replies = self._replies, []
         return replies
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     def send(self, event: ServiceEvent) -> list[Frame]:
         return [Close(4000)]
 

@@ -75,6 +75,9 @@ class Client:
     def credit(self) -> None:
         self.steering.append("credit")
 
+    def leave(self) -> None:
+        self.steering.append("leave")
+
     def slugs(self) -> list[str]:
         return [event.slug for event in self.events if isinstance(event, e.Error)]
 
@@ -308,7 +311,7 @@ def test_a_drain_ends_the_audio_of_those_that_remain_then_fails_them() -> None:
         draining = asyncio.create_task(served.frontend.drain(0.04))
         _, frames = await served.link.next(m.Bundle)
         assert frames == [m.Stop(1), m.Stop(2)]
-        assert left.steering == stays.steering == ["pause"]
+        assert left.steering == stays.steering == ["leave", "pause"]
         served.link.receive(m.Bundle(b"F", (1,)), m.Ended(1))
         await draining
         assert left.events[-1] == e.Bye(e.GOING_AWAY) and stays.slugs() == [e.GOING_AWAY]

@@ -141,6 +141,10 @@ class Conversation:
         self._is_paused = False
         asyncio.get_running_loop().call_soon(self._resume)
 
+    def leave(self) -> None:
+        for event in self._codec.tail():
+            self._on_event(event)
+
     def _resume(self) -> None:
         if not self._is_paused:
             self._transport.resume()

@@ -31,6 +31,9 @@ class Upload:
     def credit(self) -> None:
         self._may_send.set()
 
+    def leave(self) -> None:
+        """Nothing is held: an upload is never cut short."""
+
     async def run(
         self, frontend: Frontend, start: e.Start, frames: Iterator[bytes]
     ) -> AsyncGenerator[e.ServiceEvent, None]:

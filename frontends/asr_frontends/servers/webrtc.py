@@ -294,6 +294,8 @@ class RtcPeers:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _offer(self, request: HttpRequest) -> Response:
+        if self._frontend.draining:
+            return PlainTextResponse("this server is going away", 503, {"retry-after": "1"})
         if len(self._peers) >= PEERS_MAX:
             return PlainTextResponse("too many WebRTC clients are connected", 503, {"retry-after": "1"})
         peer: Peer | None = None

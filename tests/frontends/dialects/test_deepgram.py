@@ -631,6 +631,23 @@ def test_errors(slug: str, code: int, name: str) -> None:
     assert close.reason.startswith(f"{name}: {slug}: x") and len(close.reason.encode()) == 123
 
 
+# ---- A server that stops ----
+
+
+def test_no_audio_stays_in_the_resampler_when_the_server_stops() -> None:
+    """Of telephony's 8 kHz it holds 66 ms, after which the text of the last word can differ."""
+    pcm, query = noise(8000), "encoding=linear16&sample_rate=8000"
+    it = codec(query)
+    assert pcm_of([*it.receive(pcm), *it.tail()]) == converted(query, [pcm])
+
+
+def test_nothing_follows_the_end_of_the_audio_when_the_server_stops() -> None:
+    it = codec("encoding=linear16&sample_rate=8000")
+    it.receive(noise(8000))
+    it.receive(control("CloseStream"))
+    assert it.tail() == []
+
+
 # ---- UtteranceEnd ----
 
 

@@ -12,6 +12,7 @@ import pytest
 from asr_dialects.native import PATH
 from asr_frontends import events as e
 from asr_frontends.codec import Close, Request
+from asr_frontends.dialects.deepgram.codec import DeepgramCodec
 from asr_frontends.dialects.native.codec import NativeCodec
 from asr_frontends.frontend import Frontend
 from asr_frontends.servers import conversation as module
@@ -126,6 +127,22 @@ def run(test: Callable[[Served], Awaitable[None]]) -> None:
             await test(served)
             served.connection.on_gone(broken=False)
             await running
+
+    asyncio.run(main())
+
+
+def test_the_audio_in_the_codec_is_passed_on_when_the_server_stops() -> None:
+    async def main() -> None:
+        transport, frontend = Transport(), FakeFrontend()
+        codec = DeepgramCodec(Request("/v1/listen", "encoding=linear16&sample_rate=8000"))
+        connection = Conversation(codec, cast(Frontend, frontend), transport)
+        running = asyncio.create_task(connection.run())
+        await transport.started.wait()
+        connection.on_frame(bytes(16_000))
+        connection.leave()
+        assert sum(len(event.pcm) for _, event in frontend.events if isinstance(event, e.Audio)) == 32_000
+        connection.on_gone(broken=False)
+        await running
 
     asyncio.run(main())
 

@@ -72,6 +72,9 @@ class AmiraCodec:
         newly_paused, self._newly_paused = self._newly_paused, False
         return [self._status(amira.PAUSED)] if newly_paused and self._is_v1 else []
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

@@ -74,6 +74,9 @@ class CaimanCodec:
     def replies(self) -> list[Frame]:
         return []
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

@@ -81,7 +81,7 @@ class DeepgramCodec:
             case deepgram.KEEPALIVE:
                 return [KeepAlive()]
             case deepgram.FINALIZE:
-                return [*self._tail(), Flush(self._finalizes.add(self._audio.seconds))]
+                return [*self._rest(), Flush(self._finalizes.add(self._audio.seconds))]
             case deepgram.CLOSE_STREAM:
                 return self._stop()
             case deepgram.CONFIGURE:
@@ -98,14 +98,17 @@ class DeepgramCodec:
 
     def _stop(self) -> list[ClientEvent]:
         self._stopped = True
-        return [*self._tail(), Stop()]
+        return [*self._rest(), Stop()]
 
-    def _tail(self) -> list[ClientEvent]:
+    def _rest(self) -> list[ClientEvent]:
         return _pieces(self._audio.end())
 
     def replies(self) -> list[Frame]:
         replies, self._replies = self._replies, []
         return replies
+
+    def tail(self) -> list[ClientEvent]:
+        return [] if self._stopped else self._rest()
 
     # ---- Sending ----
 

@@ -111,6 +111,9 @@ class MoonshineCodec:
         replies, self._replies = self._replies, []
         return replies
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

@@ -66,11 +66,11 @@ class NativeCodec:
                 return [KeepAlive()]
             case native.FLUSH:
                 self._require_running(native.FLUSH)
-                return [*self._tail(), Flush(_string(message, "marker", MARKER_MAX))]
+                return [*self._rest(), Flush(_string(message, "marker", MARKER_MAX))]
             case native.STOP:
                 self._require_running(native.STOP)
                 self._stopped = True
-                return [*self._tail(), Stop()]
+                return [*self._rest(), Stop()]
         raise DecodeError(f"unknown message type {message['type'][:40]!r}")
 
     def _on_start(self, message: dict[str, Any]) -> list[ClientEvent]:
@@ -95,7 +95,7 @@ class NativeCodec:
             pcm = self._resampler.feed(pcm)
         return [Audio(pcm)] if pcm else []
 
-    def _tail(self) -> list[ClientEvent]:
+    def _rest(self) -> list[ClientEvent]:
         pcm = self._resampler.end() if self._resampler else b""
         return [Audio(pcm)] if pcm else []
 
@@ -107,6 +107,9 @@ class NativeCodec:
 
     def replies(self) -> list[Frame]:
         return []
+
+    def tail(self) -> list[ClientEvent]:
+        return []  # the client sends its audio again when it resumes
 
     # ---- Sending ----
 

@@ -95,6 +95,9 @@ class ParakeetCodec:
         replies, self._replies = self._replies, []
         return replies
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:

@@ -91,6 +91,9 @@ class YapCodec:
     def replies(self) -> list[Frame]:
         return []
 
+    def tail(self) -> list[ClientEvent]:
+        return []
+
     # ---- Sending ----
 
     def send(self, event: ServiceEvent) -> list[Frame]:
