@@ -112,7 +112,8 @@ class StreamClient:
                         sending = asyncio.create_task(self._send_audio(socket, self._on_ready(message)))
                     else:
                         self._on_message(message)
-            except ConnectionClosed:
+            except ConnectionClosed as error:
+                self._conversation.said_goodbye = error.rcvd is not None
                 return
             finally:
                 if sending is not None:

@@ -95,11 +95,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`error` was received."""
+    """`error` was received, or another message or close that says why the session failed."""
 
     at_s: float
     code: str
     message: str
+    audio_s: float | None = None
+    """How much audio the server says is transcribed, in seconds, if it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class Conversation:
     dialect: str = NATIVE
     sent_samples: int = 0
     """How much audio the client has sent, from the first sample on."""
+    said_goodbye: bool = False
+    """Whether the server closed the last connection in order."""
     all_sent: bool = False
     """Whether the client had sent all its audio when the session was over."""
 

@@ -5,8 +5,9 @@ middle of their speech, at each process of the role, one after the other. `--asr
 installation, and `--before` prints the figures of an earlier run beside the new ones.
 
 A word is lost if the client should have its text and has not: every word, if the client was told that the session is
-complete; otherwise every word of the audio that it had sent. Words that a client could not send because the server said
-goodbye are counted as unsaid. Clients of the native dialect resume; those of other dialects do not come back.
+complete; otherwise every word of the audio that it had sent, up to where an orderly goodbye says that the audio is
+transcribed. The words after that, which the client has to send elsewhere, are counted as unsaid. Clients of the native
+dialect resume; those of other dialects do not come back.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from asr_proto.audio import SAMPLE_RATE
 from asr_workers.engines.fake import WORD_SAMPLES
 from tests.nemesis.clients import Manner
 from tests.nemesis.faults import Nemesis
-from tests.nemesis.history import Conversation, Cut, Ended, Failed, History
+from tests.nemesis.history import GOING_AWAY, Conversation, Cut, Ended, Failed, History
 from tests.nemesis.pool import Pool, Shape
 from tests.nemesis.schedule import Fault, Kill, Names, Restart, Timed
 from tests.nemesis.speakers import client
@@ -118,6 +119,8 @@ def end_of(conversation: Conversation) -> str:
             return "complete" if conversation.all_sent else "early"
         case Failed(code=code):
             return f"refused {code}" if conversation.refused else code
+        case Cut() if conversation.said_goodbye:
+            return GOING_AWAY
         case Cut():
             return "refused" if conversation.refused else "broken"
     return "hung"

@@ -7,6 +7,7 @@ server, and how the session ended: completed, with an error or a goodbye, or by 
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -34,6 +35,9 @@ from tests.nemesis.truth import Script
 AWAY_CODES = frozenset({1001, 1012})
 """WebSocket close codes that say that the server goes away or restarts."""
 AWAY_WORDS = ("going-away", "going_away", "going away")
+TRANSCRIBED = re.compile(r"(\d+\.\d+) s of audio are transcribed")
+CLOSE_S = 5.0
+"""Longest wait for the close after an error, in seconds."""
 SILENT_S = 20.0
 """A data channel to a dead process does not close: without a message for this long, it counts as broken."""
 
@@ -75,8 +79,8 @@ class Speaker:
         try:
             async with self._open() as channel:
                 await self._converse(channel)
-        except ServerError as error:
-            self._over(Failed(self._clock(), _slug(error.code, error.message), error.message))
+        except ServerError as error:  # the server refused the connection
+            self._over(_failed(self._clock(), error.code, error.message))
         except (ClientError, DecodeError) as error:
             self._over(Cut(self._clock(), f"{type(error).__name__}: {error}"))
 
@@ -92,6 +96,10 @@ class Speaker:
             self._over(Ended(self._clock(), "complete"))
         except Closed as closed:
             self._over(self._end_of(closed))
+        except ServerError as error:
+            sending.cancel()
+            reason = await _close_reason(channel)
+            self._over(_failed(self._clock(), error.code, f"{error.message} {reason}".strip()))
         except TimeoutError:
             self._over(self._silence())
         finally:
@@ -146,7 +154,7 @@ class Speaker:
             return Ended(now, "complete")
         if closed.code is None:
             return Cut(now, "the connection broke")
-        return Failed(now, _slug(f"closed-{closed.code}", closed.reason, closed.code), closed.reason)
+        return _failed(now, f"closed-{closed.code}", closed.reason, closed.code)
 
     def _patience_s(self) -> float:
         return SILENT_S if self._dialect.channel == "webrtc" else HUNG_S
@@ -165,7 +173,21 @@ class Speaker:
         self._conversation.events.append(event)
 
 
-def _slug(code: str, reason: str, number: int | None = None) -> str:
-    """GOING_AWAY for every way in which a dialect says it; otherwise the code."""
+async def _close_reason(channel: Channel) -> str:
+    """The reason of the close that follows an error; empty if none comes soon."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            while True:
+                await channel.receive()
+    except Closed as closed:
+        return closed.reason
+    except TimeoutError:
+        return ""
+
+
+def _failed(at_s: float, code: str, reason: str, number: int | None = None) -> Failed:
+    """The failure, with GOING_AWAY for every way in which a dialect says it."""
     words = f"{code} {reason}".lower()
-    return GOING_AWAY if number in AWAY_CODES or any(one in words for one in AWAY_WORDS) else code
+    away = number in AWAY_CODES or any(one in words for one in AWAY_WORDS)
+    transcribed = TRANSCRIBED.search(reason)
+    return Failed(at_s, GOING_AWAY if away else code, reason, float(transcribed[1]) if transcribed else None)

@@ -132,12 +132,12 @@ def test_a_session_that_ends_as_if_complete_is_found() -> None:
 
 def test_a_goodbye_is_excused_only_by_a_stop_and_covers_all_that_was_sent() -> None:
     away = Failed(5.1, GOING_AWAY, "")
-    one = cut_after(conversation(), 20, 21.9, away)
+    one = cut_after(conversation(), 20, 23.9, away)
     assert broken(history(one)) == {"I3"}
     made = history(one)
     made.strikes = [Strike(s.Restart("frontend-1"), 4.0, 6.0, 7.0)]
     assert broken(made) == set()
-    cut_after(one, 20, 24, away)
+    cut_after(one, 20, 25, away)
     assert broken(made) == {"I1"}
 
 
@@ -221,7 +221,8 @@ def test_what_is_due() -> None:
     one = conversation()
     assert due_words(one) == WORDS
     assert due_words(cut_after(one, 20, 24.5, Cut(6.0, "reset"))) == 24
-    assert due_words(cut_after(one, 20, 24.5, Failed(6.0, GOING_AWAY, ""))) == 22
+    assert due_words(cut_after(one, 20, 24.5, Failed(6.0, GOING_AWAY, ""))) == 20
+    assert due_words(cut_after(one, 20, 24.5, Failed(6.0, GOING_AWAY, "", 5.8))) == 23
     assert due_words(cut_after(one, 20, 24.5, Ended(6.0, "complete"))) == WORDS
 
 
@@ -229,7 +230,8 @@ def test_what_is_due() -> None:
     ("end", "expected"),
     [
         (Cut(6.0, "reset"), Words(24, 4)),
-        (Failed(6.0, GOING_AWAY, ""), Words(22, 2)),
+        (Failed(6.0, GOING_AWAY, ""), Words(20)),
+        (Failed(6.0, GOING_AWAY, "", 5.6), Words(22, 2)),
         (Ended(6.0, "complete"), Words(WORDS, 20)),
     ],
 )
@@ -244,7 +246,7 @@ def test_the_beginning_of_a_word_is_not_a_changed_word() -> None:
     half = word(pcm[20 * WORD_SAMPLES : 51 * FRAME_SAMPLES])
     text = one.text()
     one.events.insert(-1, Heard(5.9, f"{text} {half}"))
-    assert words_of(one, pcm, FRAME_SAMPLES) == Words(18)
+    assert words_of(one, pcm, FRAME_SAMPLES) == Words(16)
     other = word(np.ones(9, np.int16))
     one.events.insert(-1, Heard(5.9, f"{text} {other}"))
     assert words_of(one, pcm, FRAME_SAMPLES).changed == 1

@@ -39,7 +39,7 @@ async def _says_goodbye(socket: ServerConnection) -> None:
 async def _says_goodbye_in_its_own_way(socket: ServerConnection) -> None:
     await socket.recv()
     await socket.send(amira.error("one", "going-away", "this server is going away"))
-    await socket.wait_closed()
+    await socket.close(1001, "going-away: this server is going away: 0.10 s of audio are transcribed")
 
 
 async def _ends_as_if_complete(socket: ServerConnection) -> None:
@@ -74,6 +74,8 @@ def test_how_a_session_ends(dialect: str, script: Serve, end: type[Event] | str,
     last = conversation.events[-1]
     assert (last.code if isinstance(last, Failed) else type(last)) == end
     assert conversation.all_sent == all_sent
+    if dialect == "amira":
+        assert isinstance(last, Failed) and last.audio_s == 0.1
     if all_sent:
         assert conversation.sent_samples == conversation.truth.samples
     assert [event.text for event in conversation.events if isinstance(event, Heard)] in ([], ["one"], ["one two"])

@@ -14,8 +14,8 @@ from asr_proto.audio import SAMPLE_RATE, Pcm16
 from asr_workers.engines.fake import WORD_SAMPLES, word
 from tests.nemesis.history import GOING_AWAY, Conversation, Ended, Failed
 
-IN_TRANSIT_S = 0.5
-"""Audio that may still be on its way to the server when it says goodbye, in seconds."""
+IN_TRANSIT_S = 1.0
+"""Audio that may still be on its way when the server says goodbye without the audio that it read, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,20 @@ def due_words(conversation: Conversation) -> int:
     """How many complete words the client should have, by what it was told.
 
     All words of its audio if it was told that the session is complete; otherwise those of the audio that it had sent.
-    An orderly goodbye need not cover audio in transit; a broken connection is no goodbye.
+    An orderly goodbye says how much audio is transcribed, so that the client can send the rest elsewhere, or it need
+    not cover audio in transit. A broken connection is no goodbye.
     """
     last = conversation.events[-1] if conversation.events else None
-    if isinstance(last, Ended):
-        return -(-conversation.truth.samples // WORD_SAMPLES)
-    away = isinstance(last, Failed) and last.code == GOING_AWAY
-    transit = round(IN_TRANSIT_S * SAMPLE_RATE) if away else 0
+    match last:
+        case Ended():
+            return -(-conversation.truth.samples // WORD_SAMPLES)
+        case Failed(code=code, audio_s=audio_s) if code == GOING_AWAY and audio_s is not None:
+            return round(audio_s * SAMPLE_RATE) // WORD_SAMPLES
+        case Failed(code=code) if code == GOING_AWAY:
+            in_transit = True
+        case _:
+            in_transit = conversation.said_goodbye
+    transit = round(IN_TRANSIT_S * SAMPLE_RATE) if in_transit else 0
     return max(0, conversation.sent_samples - transit) // WORD_SAMPLES
 
 
