@@ -46,6 +46,7 @@ APART_S = 4.0
 STOP_S = 60.0
 """Longest wait for a pool that was told to stop, in seconds."""
 AGAIN_S = 0.5
+STORIES_MAX = 10
 FRAME_S = 0.1
 POOL_STOP = "pool stop"
 
@@ -140,6 +141,8 @@ class Measurement:
         self._over = False
         self.cells = {dialect: Cell() for dialect in settings.dialects}
         self.notes: dict[str, Any] = {}
+        self.stories: list[str] = []
+        """The last events of each session that lost words."""
 
     async def run(self) -> None:
         pool = Pool(self._settings.shape)
@@ -189,6 +192,8 @@ class Measurement:
             await client(dialect, pool.address, said, conversation, manner, self._clock).run()
             found = words_of(conversation, said.pcm, round(FRAME_S * SAMPLE_RATE))
             self.cells[dialect].add(conversation, found)
+            if found.lost or found.doubled or found.changed:
+                self.stories.append(f"{conversation.name}: {found}\n{conversation.story(length=4)}")
             if conversation.refused:
                 await asyncio.sleep(AGAIN_S)
 
@@ -271,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         cells = {dialect: cell.record() for dialect, cell in one.cells.items()}
         found = record["faults"] | {fault: {"dialects": cells, "notes": one.notes}}
         record["faults"] = {name: found[name] for name in FAULTS if name in found}
-        print(f"{fault}: measured", file=sys.stderr, flush=True)
+        print("\n".join([f"{fault}: measured", *one.stories[:STORIES_MAX]]), file=sys.stderr, flush=True)
         if options.json:
             options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     before = json.loads(options.before.read_text(encoding="utf-8")) if options.before else None
