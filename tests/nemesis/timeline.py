@@ -58,8 +58,10 @@ text.name { text-anchor: end } text.tick { text-anchor: middle } text.head { fil
 .grid { stroke: var(--line); fill: none } .row { fill: var(--row) } .seat { fill: var(--seat) }
 .back-gone { fill: var(--gone) } .back-lasting { fill: var(--lasting) } .mark { stroke: #000; stroke-opacity: .7 }
 .kill { stroke: var(--kill); stroke-width: 2 } .edge { stroke: var(--words); stroke-width: .4 }
-svg text.number { fill: var(--words); font-size: 10px; font-weight: 600 } svg text.seconds { fill: #000; font-size: 8px;
-  paint-order: stroke; stroke: #fff; stroke-width: 2px } svg text.end { fill: var(--kill); font-size: 11px }
+svg text.number { fill: var(--words); font-size: 10px; font-weight: 600; paint-order: stroke; stroke: var(--ground);
+  stroke-width: 2px } svg text.seconds { fill: #000; font-size: 8px;
+  paint-order: stroke; stroke: #fff; stroke-width: 2px } svg text.end { fill: var(--kill); font-size: 13px;
+  font-weight: 700; paint-order: stroke; stroke: var(--ground); stroke-width: 2px }
 .curve { stroke: var(--curve); fill: none; stroke-width: 1.5 } .other { stroke: var(--other) }
 .back-g0 { fill: #f6c445 } .back-g1 { fill: #f08c2e } .back-g2 { fill: #d9480f } .back-g3 { fill: #c2416e }
 .back-g4 { fill: #7a2a57 }
@@ -207,15 +209,16 @@ class _Drawing:
             if one.ready_s is not None:
                 over_s = one.over_s if one.over_s is not None else self._end_s
                 self._bar("seat", one.ready_s, over_s, height, one.name)
-                if not one.whole:
-                    at = f'x="{self._x(over_s) - 4:.1f}" y="{self._y + height:.1f}"'
-                    title = f"<title>{escape(one.name)} ended without its end</title>"
-                    self._parts.append(f'<text class="end" {at}>✕{title}</text>')
         for gap in found:
             style = next(style for most_s, style in LEVELS if gap.length_s <= most_s)
             words = f"session {gap.session}: {gap.length_s:.2f} s without text ({gap.kind})"
             self._bar(style, gap.from_s, gap.until_s, height, words)
             self._seconds(gap, height)
+        for one in sessions:
+            if one.over_s is not None and not one.whole:
+                at = f'x="{self._x(one.over_s) - 4:.1f}" y="{self._y + height:.1f}"'
+                title = f"<title>{escape(one.name)} ended without its end</title>"
+                self._parts.append(f'<text class="end" {at}>✕{title}</text>')
 
     def _seconds(self, gap: Gap, height: float) -> None:
         """Write the length of a gap into its bar, if there is room."""
