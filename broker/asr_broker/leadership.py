@@ -47,6 +47,8 @@ LAPSE_S = 1.0
 FORGET_S = 10.0
 """When half of the workers have been gone or hung for this long, the other half may elect a leader."""
 NO_BROKER = 0
+TERMS_AHEAD_MAX = 2**32
+"""A vote whose term is so far beyond all terms seen is ignored: one bad worker could use up the terms."""
 
 
 class Role(Enum):
@@ -165,6 +167,8 @@ class Leadership:
 
     def voted(self, peer: bytes, vote: m.Vote, now: float) -> list[ToWorker]:
         """A worker sent its vote, which may be for another broker or for none."""
+        if vote.term > self._term_seen + TERMS_AHEAD_MAX:
+            return self._advance(now)
         voter = self._voters[peer]
         voter.voted_at = now
         if vote.boot == self.boot:

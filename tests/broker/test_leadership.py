@@ -420,3 +420,13 @@ class TwoBrokers(RuleBasedStateMachine):
 
 TwoBrokers.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestTwoBrokers = TwoBrokers.TestCase
+
+
+def test_a_vote_of_an_impossible_term_uses_up_no_terms() -> None:
+    """With the largest term in use, a broker could not claim a later one."""
+    broker = Broker(W1, W2, W3)
+    broker.vote(W3, boot=OTHER, term=m.INT_MAX)
+    broker.advance(FIRST_S + CLAIM_S)
+    assert broker.claims and broker.claims[-1].term == 1
+    broker.vote(W1, W2)
+    assert broker.leads
