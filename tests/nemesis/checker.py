@@ -149,9 +149,9 @@ def _sessions_of_words(conversations: Iterable[Conversation]) -> dict[str, set[i
 
 def _before_pool_died(conversation: Conversation, history: History) -> Conversation:
     """The conversation without its texts after the death of the supervisor, which ends it in the middle of a word."""
-    died = [strike for strike in history.strikes if isinstance(strike.fault, KillSupervisor)]
-    over_s = conversation.over_s
-    hit = [strike.at_s for strike in died if over_s is not None and strike.at_s <= over_s <= strike.whole_s]
+    ready_s, over_s = conversation.ready_s, conversation.over_s or history.end_s
+    died = [strike.at_s for strike in history.strikes if isinstance(strike.fault, KillSupervisor)]
+    hit = [at_s for at_s in died if ready_s is not None and ready_s < at_s < over_s]
     if not hit or conversation.whole:
         return conversation
     kept = [event for event in conversation.events if not isinstance(event, Partial | Final) or event.at_s < hit[0]]
