@@ -125,7 +125,7 @@ class BadPeer:
         message: m.Message = m.RegisterFrontend(m.PROTOCOL_VERSION, name)
         if self._side == WORKERS:
             message = m.RegisterWorker(m.PROTOCOL_VERSION, name, SPEC)
-        self._post("registrations", [wire.encode_hello(name), wire.encode(message)])
+        self._post("registrations", [wire.encode(message), wire.encode_hello(name)])
 
     def _beat(self) -> None:
         """A heartbeat, without which the brokers forget a peer."""
