@@ -10,6 +10,7 @@ TORCH  ?= -r requirements/torch.txt
 ARGS   ?=
 SEEDS  ?= 200
 MINUTES ?= 5
+PROFILE ?= mixed
 SEED   ?= 1
 TIMES ?= 50
 HOURS ?= 1
@@ -17,7 +18,7 @@ SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test test-floor test-newest lock check format docs sim nemesis stops soak floods golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test test-floor test-newest lock check format docs sim nemesis losses stops soak floods golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -54,7 +55,11 @@ sim: $(VENV)/.installed-dev
 
 # Faults on real processes: see tests/nemesis.
 nemesis: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.nemesis --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+	$(BIN)/python -m tests.nemesis --profile $(PROFILE) --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+# Words lost of 1,000, for each dialect and fault: see tests/nemesis/losses.py.
+losses: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.nemesis.losses --seed $(SEED) $(ARGS)
 
 # Stops a pool under speaking sessions of every dialect, and compares their texts with what they had sent.
 stops: $(VENV)/.installed-dev

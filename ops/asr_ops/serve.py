@@ -205,9 +205,13 @@ def _broker(pool: PoolOptions, number: int) -> Child:
     return _child(pool, f"broker-{number + 1}", "broker", [*args, *_metrics(pool, offset), *pool.broker_arg])
 
 
-def _brokers(pool: PoolOptions, endpoint: Callable[[Path, int], str]) -> list[str]:
-    """The arguments with the brokers' endpoints; none for one broker, which has the default endpoint."""
-    numbers = range(1, pool.brokers + 1) if pool.brokers > 1 else ()
+def _brokers(pool: PoolOptions, endpoint: Callable[[Path, int], str], given: Sequence[str]) -> list[str]:
+    """The arguments with the brokers' endpoints.
+
+    None for one broker, which has the default endpoint, and none if the user gives a `--broker` for these processes.
+    """
+    is_given = any(arg.startswith("--broker=") for arg in given)
+    numbers = range(1, pool.brokers + 1) if pool.brokers > 1 and not is_given else ()
     return [f"--broker={endpoint(pool.run_dir, number)}" for number in numbers]
 
 
@@ -215,7 +219,7 @@ def _frontend(pool: PoolOptions, number: int) -> Child:
     given = {"tls-cert": pool.tls_cert, "tls-key": pool.tls_key, "keys": pool.keys}
     args = [f"--listen={address}" for address in pool.listen]
     args += [f"--{option}={value}" for option, value in given.items() if value is not None]
-    args += _brokers(pool, settings.frontends_endpoint)
+    args += _brokers(pool, settings.frontends_endpoint, pool.frontend_arg)
     if pool.frontends == 1:
         return _child(pool, "frontend", "frontend", [*args, *pool.frontend_arg])
     name = f"frontend-{number + 1}"
@@ -231,7 +235,7 @@ def _worker(pool: PoolOptions, number: int) -> Child:
     device = pool.device[number % len(pool.device)] if pool.device else None
     given = {"engine": pool.engine, "device": device, "slots": pool.slots, "update-ms": pool.update_ms}
     args = [f"--{option}={value}" for option, value in given.items() if value is not None]
-    args += _brokers(pool, settings.workers_endpoint)
+    args += _brokers(pool, settings.workers_endpoint, pool.worker_arg)
     return _child(pool, name, "worker", [f"--name={name}", *args, *_metrics(pool, number + 1), *pool.worker_arg])
 
 

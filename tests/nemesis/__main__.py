@@ -8,42 +8,84 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
+import importlib.util
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
+from asr_client.dialects import DIALECTS
 from tests.nemesis import schedule, timeline
 from tests.nemesis.checker import Limits, check
 from tests.nemesis.clients import Manner
 from tests.nemesis.gaps import gaps
-from tests.nemesis.pool import Shape
-from tests.nemesis.run import SHORT_S, Outcome, Plan, run, shaped
+from tests.nemesis.history import NATIVE
+from tests.nemesis.pool import FAKETIME, Shape
+from tests.nemesis.run import SHORT_S, Outcome, Plan, run, shaped, without_jumps
+from tests.nemesis.schedule import JumpClock
 from tests.nemesis.summary import summary
+from tests.nemesis.violation import Violation
 
+HAS_WEBRTC = importlib.util.find_spec("aiortc") is not None
+
+CLOCK_SHARE = 0.2
+"""Share of the time of profile `all` for jumps of the clock and their control run."""
 SHORT_LIMITS = Limits(growth_share_max=0.01, growth_mb_max=0.0, growth_s_min=20.0)
 """Strict limits: after ten thousand sessions, growth of memory is not random any more."""
 
 
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    violations = [violation for part in _parts(options) for violation in _perform(part)]
+    print(f"repeat: python -m tests.nemesis {shlex.join(sys.argv[1:] if argv is None else argv)}")
+    return 1 if violations else 0
+
+
+def _parts(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The runs of a profile: `all` ends with jumps of the clock, which need a pool of their own."""
+    if options.profile != "all" or options.only:
+        return [options]
+    main, clock = copy.copy(options), copy.copy(options)
+    main.minutes, clock.minutes = (1 - CLOCK_SHARE) * options.minutes, CLOCK_SHARE / 2 * options.minutes
+    clock.profile = "clock"
+    clock.picture = options.picture and options.picture.with_stem(f"{options.picture.stem}-clock")
+    clock.keep_log = options.keep_log and options.keep_log.with_stem(f"{options.keep_log.stem}-clock")
+    return [main, clock]
+
+
+def _perform(options: argparse.Namespace) -> list[Violation]:
+    """Perform one run. Where clocks jump, a run without the jumps comes first: only differences are violations."""
     plan = planned(options)
-    print(f"nemesis: {options.profile}, seed {options.seed}, {plan.sessions} sessions, {len(plan.timed)} faults due")
+    jumps = any(isinstance(one.fault, JumpClock) for one in plan.timed)
+    if jumps and not FAKETIME:
+        print("skipped: no jumps of the clock, because the package libfaketime is not installed")
+        return []
+    if not jumps:
+        return _run_and_tell(options, plan, options.profile)
+    control = _run_and_tell(options, without_jumps(plan), "control run without jumps of the clock")
+    violations = _run_and_tell(options, plan, options.profile)
+    print(attribution(control, violations))
+    return caused(control, violations)
+
+
+def _run_and_tell(options: argparse.Namespace, plan: Plan, name: str) -> list[Violation]:
+    print(f"nemesis: {name}, seed {options.seed}, {plan.sessions} sessions, {len(plan.timed)} faults due", flush=True)
     outcome = uvloop.run(_run(plan))
     history = outcome.history
     violations = check(history, _limits(options, plan))
     print(summary(history, violations, gaps(history), outcome.lateness_s, outcome.log))
     if options.picture:
-        title = f"{options.profile}, seed {options.seed}, {plan.sessions} sessions"
+        title = f"{name}, seed {options.seed}, {plan.sessions} sessions"
         options.picture.write_text(timeline.page(title, history, violations), encoding="utf-8")
         print(f"picture: {options.picture}")
     if options.keep_log:
         options.keep_log.write_text("\n".join(outcome.log) + "\n", encoding="utf-8")
-    print(f"repeat: python -m tests.nemesis {shlex.join(sys.argv[1:] if argv is None else argv)}")
-    return 1 if violations else 0
+    return violations
 
 
 async def _run(plan: Plan) -> Outcome:
@@ -70,12 +112,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sessions", type=int, default=50, help="how many sessions run at the same time")
     made.add_argument("--count", type=int, help="how many faults (workers), rounds (rolling) or sessions (short)")
     made.add_argument("--every-s", type=float, help="seconds between faults, for a profile with a count of faults")
+    made.add_argument(
+        "--dialect", action="append", choices=sorted(DIALECTS), help="sessions of this dialect only; repeatable"
+    )
     made.add_argument("--only", action="append", metavar="KIND", help="only faults of this kind; repeatable")
     made.add_argument(
         "--engine", default="fake", help="fake has exact expected texts; others are compared with an undisturbed run"
     )
     made.add_argument("--workers", type=int, help="worker processes")
     made.add_argument("--frontends", type=int, default=2)
+    made.add_argument("--brokers", type=int, default=2, help="2: a leader and its standby")
     made.add_argument("--shortest-s", type=float, default=5.0, help="the shortest session")
     made.add_argument("--longest-s", type=float, default=40.0)
     made.add_argument("--frame-ms", type=int, default=100)
@@ -87,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--log", type=Path, help="write the pool's log to this file, such as /dev/full")
     made.add_argument("--keep-log", type=Path, help="write a copy of the log to this file")
     made.add_argument("--serve-arg", action="append", default=[], help="extra argument for `asr serve`; repeatable")
+    made.add_argument("--asr", type=Path, help="the `asr` of another installation, whose pool is tested")
     made.add_argument("--picture", type=Path, default=Path("nemesis.html"), help="write the timeline to this file")
     return made
 
@@ -95,14 +142,44 @@ def planned(options: argparse.Namespace) -> Plan:
     """The plan that the options describe."""
     profile = _profile(options)
     workers = options.workers or profile.workers
-    stretch_s = schedule.length_s(profile, workers, options.frontends) or options.minutes * 60
-    timed = schedule.schedule(profile, options.seed, stretch_s, workers, options.frontends)
+    names = schedule.Names(workers, options.frontends, options.brokers)
+    stretch_s = schedule.length_s(profile, names) or options.minutes * 60
+    timed = schedule.schedule(profile, options.seed, stretch_s, names)
     short = bool(profile.short_sessions)
-    shape = Shape(workers, options.frontends, options.engine, log=options.log, args=tuple(options.serve_arg))
+    shape = Shape(
+        workers,
+        options.frontends,
+        options.brokers,
+        options.engine,
+        log=options.log,
+        args=tuple(options.serve_arg),
+        asr=options.asr,
+    )
     manner = Manner(options.frame_ms / 1000, paced=not short, resume=not options.no_resume)
     shortest_s, longest_s = (SHORT_S, SHORT_S) if short else (options.shortest_s, options.longest_s)
-    plan = Plan(options.seed, profile, timed, shape, options.sessions, shortest_s, longest_s, manner)
+    dialects = [NATIVE] if short or options.engine != "fake" else options.dialect or spoken()
+    plan = Plan(options.seed, profile, timed, shape, options.sessions, shortest_s, longest_s, manner, dialects)
     return shaped(plan)
+
+
+def spoken() -> list[str]:
+    """The dialects of the sessions: all, the native one for every second session. WebRTC needs its extra."""
+    others = [name for name, one in DIALECTS.items() if name != NATIVE and (one.channel != "webrtc" or HAS_WEBRTC)]
+    return [dialect for other in others for dialect in (NATIVE, other)]
+
+
+def caused(control: Sequence[Violation], jumped: Sequence[Violation]) -> list[Violation]:
+    """The violations that jumps of the clock caused: those of promises that the control run kept."""
+    also = {violation.invariant for violation in control}
+    return [violation for violation in jumped if violation.invariant not in also]
+
+
+def attribution(control: Sequence[Violation], jumped: Sequence[Violation]) -> str:
+    """What the jumps of the clock caused, and what the library that sets the clocks had caused without them."""
+    by_jumps = sorted({violation.invariant for violation in caused(control, jumped)})
+    without = sorted({violation.invariant for violation in control})
+    words = f"broken by jumps of the clock: {', '.join(by_jumps) or 'nothing'}"
+    return words + (f"; also without them: {', '.join(without)}" if without else "")
 
 
 def _limits(options: argparse.Namespace, plan: Plan) -> Limits:

@@ -8,6 +8,10 @@
     I6  slots in use equal live sessions, those in their grace period included, within a second of quiet
     I7  queues, memory and descriptors are bounded
     I8  readiness is reported correctly
+    I9  poisonous audio ends its own session, after at most two deaths of workers
+    I10 the children of a supervisor that was killed end in time
+
+I1 to I4 of other dialects than the native one are in `heard`.
 
 Faults excuse only two things. A client whose frontend dies is cut; if it cannot resume, only the events it received are
 checked. A session may be refused while the pool is not whole, that is, while a process is missing or not registered.
@@ -20,10 +24,13 @@ import bisect
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
+from tests.nemesis.heard import heard
 from tests.nemesis.history import (
+    GOING_AWAY,
+    NATIVE,
     Absence,
     Answered,
     Committed,
@@ -44,7 +51,19 @@ from tests.nemesis.history import (
     Slots,
     Strike,
 )
-from tests.nemesis.schedule import Delay, ExhaustDescriptors, Kill, Partition, Pause, Restart, role_of
+from tests.nemesis.schedule import (
+    BadPeer,
+    Delay,
+    ExhaustDescriptors,
+    Kill,
+    KillSupervisor,
+    LimitMemory,
+    Partition,
+    Pause,
+    Restart,
+    role_of,
+)
+from tests.nemesis.violation import Violation, broken
 
 INVARIANTS: Mapping[str, str] = {
     "I1": "every sample is transcribed exactly once",
@@ -55,8 +74,12 @@ INVARIANTS: Mapping[str, str] = {
     "I6": "slots in use equal live sessions",
     "I7": "queues, memory and descriptors are bounded",
     "I8": "readiness is reported correctly",
+    "I9": "poisonous audio ends its own session",
+    "I10": "children of a killed supervisor end in time",
 }
 STORY_S = 30.0
+POISONOUS = "poisonous-audio"
+"""The error that ends a session with poisonous audio."""
 REFUSALS = frozenset({"at-capacity", "no-worker", "no-broker", "overloaded", "going-away"})
 """Errors that a new session may receive while the pool is not whole."""
 
@@ -87,18 +110,11 @@ class Limits:
     growth_mb_max: float = 6.0
     """Growth up to this many MB is accepted, for runs that are too short to judge a share."""
     descriptors_more_max: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A promise that was broken."""
-
-    invariant: str
-    sentence: str
-    story: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.invariant} {self.sentence}" + (f"\n{self.story}" if self.story else "")
+    cut_s_max: float = 3.0
+    """Most speech whose text a client lacks when its connection dies, in a dialect that cannot resume."""
+    poison_deaths_max: int = 2
+    orphans_s: float = 6.0
+    """Longest time until the children of a killed supervisor have ended."""
 
 
 def check(history: History, limits: Limits | None = None) -> list[Violation]:
@@ -107,12 +123,15 @@ def check(history: History, limits: Limits | None = None) -> list[Violation]:
     words = _sessions_of_words(history.all_conversations())
     found: list[Violation] = []
     for conversation in history.all_conversations():
-        found += _texts(conversation, words)
-        found += _commits(conversation)
+        if conversation.dialect == NATIVE:
+            found += _texts(_before_pool_died(conversation, history), words)
+            found += _commits(conversation)
+        else:
+            found += heard(conversation, words, _lack_s_max(conversation, history, limits))
         found += _ends(conversation, history, limits)
-    for rule in (_refusals, _slots, _bounds, _growth, _leaks, _readiness):
+    for rule in (_refusals, _slots, _bounds, _growth, _leaks, _readiness, _poison, _orphans):
         found += rule(history, limits)
-    return sorted(found, key=lambda violation: violation.invariant)
+    return sorted(found, key=lambda violation: int(violation.invariant[1:]))
 
 
 # ---- I1 to I4: the received texts ----
@@ -128,6 +147,17 @@ def _sessions_of_words(conversations: Iterable[Conversation]) -> dict[str, set[i
     return words
 
 
+def _before_pool_died(conversation: Conversation, history: History) -> Conversation:
+    """The conversation without its texts after the death of the supervisor, which ends it in the middle of a word."""
+    ready_s, over_s = conversation.ready_s, conversation.over_s or history.end_s
+    died = [strike.at_s for strike in history.strikes if isinstance(strike.fault, KillSupervisor)]
+    hit = [at_s for at_s in died if ready_s is not None and ready_s < at_s < over_s]
+    if not hit or conversation.whole:
+        return conversation
+    kept = [event for event in conversation.events if not isinstance(event, Partial | Final) or event.at_s < hit[0]]
+    return replace(conversation, events=kept)
+
+
 def _texts(conversation: Conversation, words: Mapping[str, set[int]]) -> Iterator[Violation]:
     received: list[Final] = []
     for index, event in enumerate(conversation.events):
@@ -140,7 +170,7 @@ def _texts(conversation: Conversation, words: Mapping[str, set[int]]) -> Iterato
     expected = conversation.truth.utterances
     if conversation.whole and len(received) < len(expected):
         missing = f"finals {len(received)} to {len(expected) - 1} never came before its end"
-        yield _violation("I1", conversation, missing)
+        yield broken("I1", conversation, missing)
 
 
 def _final(
@@ -155,19 +185,19 @@ def _final(
             final.end_s,
         )
         how = "came twice" if same else f"changed from {received[number].text!r} to {final.text!r}"
-        yield _violation("I2", conversation, f"final {number} {how}", index)
+        yield broken("I2", conversation, f"final {number} {how}", index)
         return
     if number > len(received):
-        yield _violation("I1", conversation, f"finals {len(received)} to {number - 1} were lost before {number}", index)
+        yield broken("I1", conversation, f"finals {len(received)} to {number - 1} were lost before {number}", index)
         received += [final] * (number - len(received))
     received.append(final)
     if number >= len(expected):
-        yield _violation("I1", conversation, f"final {number} is of more audio than was sent", index)
+        yield broken("I1", conversation, f"final {number} is of more audio than was sent", index)
         return
     truth = expected[number]
     if (final.start_s, final.end_s) != (truth.start_s, truth.end_s):
         spans = f"[{final.start_s:g}, {final.end_s:g}) s, not [{truth.start_s:g}, {truth.end_s:g}) s"
-        yield _violation("I1", conversation, f"final {number} is of {spans}", index)
+        yield broken("I1", conversation, f"final {number} is of {spans}", index)
     if final.text != truth.text:
         yield _wrong_text(conversation, index, f"final {number}", final.text, truth.text, words)
 
@@ -179,14 +209,14 @@ def _partial(
     if not conversation.truth.grows:
         return
     if partial.utterance >= len(expected):
-        yield _violation("I1", conversation, f"a partial of utterance {partial.utterance}, which does not exist", index)
+        yield broken("I1", conversation, f"a partial of utterance {partial.utterance}, which does not exist", index)
     elif not f"{expected[partial.utterance].text} ".startswith(f"{partial.text} "):
         truth = expected[partial.utterance].text
         yield _wrong_text(
             conversation, index, f"a partial of utterance {partial.utterance}", partial.text, truth, words
         )
     elif partial.utterance < finals:
-        yield _violation("I2", conversation, f"a partial of utterance {partial.utterance} after its final", index)
+        yield broken("I2", conversation, f"a partial of utterance {partial.utterance} after its final", index)
 
 
 def _wrong_text(
@@ -196,19 +226,19 @@ def _wrong_text(
     others = Counter(number for word in text.split() for number in words.get(word, ()) if number != conversation.number)
     if others:
         ((owner, _),) = others.most_common(1)
-        return _violation("I4", conversation, f"{what} is the text of session {owner}: {text!r}", index)
-    return _violation("I3", conversation, f"{what} is {text!r}, undisturbed it is {truth!r}", index)
+        return broken("I4", conversation, f"{what} is the text of session {owner}: {text!r}", index)
+    return broken("I3", conversation, f"{what} is {text!r}, undisturbed it is {truth!r}", index)
 
 
 def _markers(conversation: Conversation) -> Iterator[Violation]:
     answers = Counter(event.marker for event in conversation.events if isinstance(event, Answered))
     for marker, count in answers.items():
         if marker not in conversation.truth.markers:
-            yield _violation("I4", conversation, f"an answer to flush {marker!r}, which it never sent")
+            yield broken("I4", conversation, f"an answer to flush {marker!r}, which it never sent")
         elif count > 1:
-            yield _violation("I2", conversation, f"flush {marker!r} was answered {count} times")
+            yield broken("I2", conversation, f"flush {marker!r} was answered {count} times")
     if conversation.whole and (silent := [one for one in conversation.truth.markers if one not in answers]):
-        yield _violation("I1", conversation, f"flushes {silent} were never answered")
+        yield broken("I1", conversation, f"flushes {silent} were never answered")
 
 
 def _commits(conversation: Conversation) -> Iterator[Violation]:
@@ -218,10 +248,10 @@ def _commits(conversation: Conversation) -> Iterator[Violation]:
         match event:
             case Committed(samples=samples):
                 if not committed <= samples <= conversation.truth.samples:
-                    yield _violation("I1", conversation, f"the commit went from {committed} to {samples}", index)
+                    yield broken("I1", conversation, f"the commit went from {committed} to {samples}", index)
                 committed = max(committed, samples)
             case Readied(from_sample=start) if start < committed:
-                yield _violation("I1", conversation, f"asked for sample {start}, {committed} were committed", index)
+                yield broken("I1", conversation, f"asked for sample {start}, {committed} were committed", index)
 
 
 # ---- I5: the terminal event ----
@@ -231,15 +261,15 @@ def _ends(conversation: Conversation, history: History, limits: Limits) -> Itera
     events = conversation.events
     terminal = [index for index, event in enumerate(events) if _terminal(event, events[index + 1 :])]
     if len(terminal) > 1:
-        yield _violation("I5", conversation, f"{len(terminal)} terminal events", terminal[1])
+        yield broken("I5", conversation, f"{len(terminal)} terminal events", terminal[1])
     elif terminal and terminal[0] + 1 < len(events):
         after = type(events[terminal[0] + 1]).__name__
-        yield _violation("I5", conversation, f"{after} after the terminal event", terminal[0] + 1)
+        yield broken("I5", conversation, f"{after} after the terminal event", terminal[0] + 1)
     elif not terminal:
         yield from _endless(conversation, history, limits)
     failure = events[-1] if events else None
     if isinstance(failure, Failed) and conversation.ready_s is not None and not _sent_away(failure, history):
-        yield _violation("I3", conversation, f"failed: {failure.code}: {failure.message}")
+        yield broken("I3", conversation, f"failed: {failure.code}: {failure.message}")
 
 
 def _terminal(event: Event, later: Sequence[Event]) -> bool:
@@ -249,10 +279,31 @@ def _terminal(event: Event, later: Sequence[Event]) -> bool:
 
 
 def _sent_away(failure: Failed, history: History) -> bool:
-    return failure.code == "going-away" and any(
-        isinstance(strike.fault, Restart) and role_of(strike.fault.name) == "frontend"
-        for strike in history.disturbed(failure.at_s, failure.at_s)
-    )
+    struck = history.disturbed(failure.at_s, failure.at_s)
+    return failure.code == GOING_AWAY and any(_stops_frontend(strike) for strike in struck)
+
+
+def _stops_frontend(strike: Strike) -> bool:
+    """Whether the fault made a frontend end in order: a client may be told so, or find its connection closed."""
+    match strike.fault:
+        case Restart(name):
+            return role_of(name) == "frontend"
+        case KillSupervisor():
+            return True
+    return False
+
+
+def _lack_s_max(conversation: Conversation, history: History, limits: Limits) -> float | None:
+    """How much speech may lack its text when a session ends early, in seconds; None for any.
+
+    The death of the supervisor is that of the whole pool. Before a cut, another fault may have delayed the text.
+    """
+    over_s = conversation.over_s or 0.0
+    struck = history.disturbed(over_s - limits.cut_s_max, over_s)
+    if any(isinstance(one.fault, KillSupervisor) for one in struck):
+        return None
+    alone = all(isinstance(one.fault, Kill) and role_of(one.fault.name) == "frontend" for one in struck)
+    return limits.cut_s_max if alone or conversation.cut is None else None
 
 
 def _endless(conversation: Conversation, history: History, limits: Limits) -> Iterator[Violation]:
@@ -261,14 +312,14 @@ def _endless(conversation: Conversation, history: History, limits: Limits) -> It
         case Cut() if conversation.refused:
             return
         case Cut() if _frontend_died(conversation, history):
-            if limits.resumes:
-                yield _violation("I5", conversation, f"could not be resumed: {last.why}")
+            if limits.resumes and conversation.dialect == NATIVE:
+                yield broken("I5", conversation, f"could not be resumed: {last.why}")
         case Cut():
-            yield _violation("I5", conversation, f"cut though no frontend had died: {last.why}")
+            yield broken("I5", conversation, f"cut though no frontend had died: {last.why}")
         case Hung():
-            yield _violation("I5", conversation, "no terminal event: the server sent nothing more")
+            yield broken("I5", conversation, "no terminal event: the server sent nothing more")
         case _:
-            yield _violation("I5", conversation, "no terminal event before the run was over")
+            yield broken("I5", conversation, "no terminal event before the run was over")
 
 
 def _frontend_died(conversation: Conversation, history: History) -> bool:
@@ -278,33 +329,39 @@ def _frontend_died(conversation: Conversation, history: History) -> bool:
     """
     since = max(index for index, event in enumerate(conversation.events) if isinstance(event, Readied))
     cut = next(event for event in conversation.events[since:] if isinstance(event, Cut))
-    if any(isinstance(event, Failed) and event.code == "going-away" for event in conversation.events[since:]):
+    if any(isinstance(event, Failed) and event.code == GOING_AWAY for event in conversation.events[since:]):
         return True
-    for strike in history.disturbed(cut.at_s - 1.0, cut.at_s):
-        match strike.fault:
-            case Kill(name) if role_of(name) == "frontend" and cut.at_s - strike.at_s < 1.0:
-                return True
-            case Restart(name) if role_of(name) == "frontend":
-                return True
-    return False
+    died_s = cut.at_s - cut.silent_s
+    return any(_cuts(strike, died_s) for strike in history.disturbed(died_s - 1.0, cut.at_s))
+
+
+def _cuts(strike: Strike, died_s: float) -> bool:
+    """Whether the fault explains a connection that died at that time."""
+    match strike.fault:
+        case Kill(name):
+            return role_of(name) == "frontend" and abs(died_s - strike.at_s) < 1.0
+        case LimitMemory(name):
+            return role_of(name) == "frontend"
+    return _stops_frontend(strike)
 
 
 def _refusals(history: History, limits: Limits) -> Iterator[Violation]:
     """Sessions refused without a fault: readiness was wrong. With `resumes`, an orderly restart is no excuse."""
 
     def excuses(strike: Strike) -> bool:
-        return not (limits.resumes and isinstance(strike.fault, Restart))
+        orderly = limits.resumes and isinstance(strike.fault, Restart)
+        return not (orderly or isinstance(strike.fault, BadPeer))
 
     for conversation in history.conversations:
         refused = conversation.refused
         if refused is None:
             continue
-        if isinstance(refused, Failed) and refused.code not in REFUSALS:
-            yield _violation("I3", conversation, f"refused: {refused.code}: {refused.message}")
+        if conversation.dialect == NATIVE and isinstance(refused, Failed) and refused.code not in REFUSALS:
+            yield broken("I3", conversation, f"refused: {refused.code}: {refused.message}")
         elif not [
             strike for strike in history.disturbed(refused.at_s - limits.settle_s, refused.at_s) if excuses(strike)
         ]:
-            yield _violation("I8", conversation, "refused though the pool could serve it")
+            yield broken("I8", conversation, "refused though the pool could serve it")
 
 
 # ---- I6: slots ----
@@ -441,7 +498,7 @@ def _probes(history: History, limits: Limits) -> Iterator[Violation]:
         until = probe.conversation.over_s or history.end_s
         if not any(_unsettled(strike, probe, until, limits) for strike in history.strikes):
             sentence = f"{probe.frontend} was ready at {probe.at_s:.2f} s, and its session was not served"
-            yield _violation("I8", probe.conversation, sentence)
+            yield broken("I8", probe.conversation, sentence)
 
 
 def _unsettled(strike: Strike, probe: Probe, until_s: float, limits: Limits) -> bool:
@@ -482,5 +539,20 @@ def no_worker_registered(answers: Sequence[Slots]) -> list[tuple[float, float]]:
     return spans
 
 
-def _violation(invariant: str, conversation: Conversation, sentence: str, index: int | None = None) -> Violation:
-    return Violation(invariant, f"{conversation.name}: {sentence}", conversation.story(index))
+# ---- I9 and I10: poison, and the supervisor ----
+
+
+def _poison(history: History, limits: Limits) -> Iterator[Violation]:
+    for one in history.poisoned:
+        others = [strike for strike in history.disturbed(one.strike.at_s, one.strike.whole_s) if strike != one.strike]
+        if others:
+            continue  # whose deaths were counted too
+        if one.deaths > limits.poison_deaths_max or one.end != POISONOUS:
+            yield Violation("I9", f"poison at {one.strike.at_s:.2f} s: {one.end} after {one.deaths} deaths of workers")
+
+
+def _orphans(history: History, limits: Limits) -> Iterator[Violation]:
+    for strike in history.strikes:
+        took_s = strike.released_s - strike.at_s
+        if isinstance(strike.fault, KillSupervisor) and took_s > limits.orphans_s:
+            yield Violation("I10", f"children ended {took_s:.1f} s after their supervisor, at {strike.at_s:.2f} s")

@@ -112,7 +112,8 @@ class StreamClient:
                         sending = asyncio.create_task(self._send_audio(socket, self._on_ready(message)))
                     else:
                         self._on_message(message)
-            except ConnectionClosed:
+            except ConnectionClosed as error:
+                self._conversation.said_goodbye = error.rcvd is not None
                 return
             finally:
                 if sending is not None:
@@ -143,8 +144,10 @@ class StreamClient:
                 await self._until_due(end)
                 await socket.send(self._pcm[2 * sample : 2 * end])
                 sample = end
+                self._conversation.sent_samples = max(self._conversation.sent_samples, sample)
                 await self._flush(socket, sample)
             if not self._over:
+                self._conversation.all_sent = True
                 if self._conversation.stopped_s is None:
                     self._note(Stopped(self._clock()))
                 await socket.send('{"type":"stop"}')

@@ -9,27 +9,36 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import psutil
 
-from tests.nemesis.history import Absence, History, Strike
+from tests.nemesis import attackers, cgroup
+from tests.nemesis.clients import Clock, Manner, StreamClient
+from tests.nemesis.history import Absence, Conversation, Failed, History, Poisoned, Strike
+from tests.nemesis.impossible import FaultImpossible
 from tests.nemesis.links import Links
 from tests.nemesis.pool import Pool, open_files_max
 from tests.nemesis.schedule import (
+    BadPeer,
     Delay,
     ExhaustDescriptors,
     Fault,
     FillDisk,
+    Flood,
     JumpClock,
     Kill,
+    KillSupervisor,
+    LimitMemory,
     Partition,
     Pause,
+    Poison,
     Restart,
     Timed,
     role_of,
 )
+from tests.nemesis.truth import Truth, poisonous
 
 POLL_S = 0.05
 VICTIM_S = 12.0
@@ -38,17 +47,15 @@ WHOLE_S = 60.0
 """Longest wait for the pool to be whole again, in seconds; then the run continues."""
 LOG_S = 0.3
 """Time from the full disk to the event that causes a log line, in seconds."""
+ORPHANS_S = 30.0
+"""Longest wait for the end of the children of a killed supervisor, in seconds; then they are killed."""
 FOREVER = float("inf")
-
-
-class FaultImpossible(Exception):
-    """The victim is not running, or this machine does not support the fault."""
 
 
 class Nemesis:
     """Injects the faults of one run."""
 
-    def __init__(self, pool: Pool, links: Links | None, history: History, clock: Callable[[], float]) -> None:
+    def __init__(self, pool: Pool, links: Links | None, history: History, clock: Clock) -> None:
         self._pool, self._links, self._history, self._clock = pool, links, history, clock
         self._striking: set[asyncio.Task[None]] = set()
 
@@ -128,6 +135,16 @@ class Nemesis:
                 await self._fill_disk(strike, name, for_s)
             case ExhaustDescriptors(name, for_s):
                 await self._exhaust(strike, name, for_s)
+            case KillSupervisor():
+                await self._kill_supervisor(strike)
+            case LimitMemory(name, more_mb, for_s):
+                await self._limit_memory(strike, name, more_mb, for_s)
+            case Flood(kind, for_s):
+                await self._attack(strike, attackers.flooder(self._pool, kind), for_s)
+            case BadPeer(side, for_s):
+                await self._attack(strike, attackers.bad_peer(self._pool, side, round(strike.at_s)), for_s)
+            case Poison(value):
+                await self._poison(strike, value)
 
     # ---- Each fault ----
 
@@ -176,7 +193,7 @@ class Nemesis:
 
     async def _jump_clock(self, strike: Strike, by_s: float, for_s: float) -> None:
         if not self._pool.shape.clock:
-            raise FaultImpossible("the package faketime is not installed")
+            raise FaultImpossible("the package libfaketime is not installed")
         self._begin(strike)
         self._pool.set_clock(by_s)
         try:
@@ -228,6 +245,66 @@ class Nemesis:
             with suppress(psutil.Error):
                 victim.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
 
+    async def _kill_supervisor(self, strike: Strike) -> None:
+        self._pool.children()  # so that all of them are known by name
+        supervisor = await self._supervisor()
+        self._begin(strike)
+        names = list(self._pool.children())
+        _signal(supervisor, signal.SIGKILL)
+        deadline = self._clock() + ORPHANS_S
+        while (left := self._pool.left_over()) and self._clock() < deadline:
+            await asyncio.sleep(POLL_S)
+        strike.released_s = self._clock()
+        strike.said = f"children ended after {strike.released_s - strike.at_s:.1f} s"
+        for child in left:
+            _signal(child, signal.SIGKILL)
+        psutil.wait_procs(left, timeout=VICTIM_S)
+        self._pool.start_again()
+        await asyncio.gather(*(self._replaced(name, None, strike.at_s) for name in names))
+
+    async def _supervisor(self) -> psutil.Process:
+        """Wait until a supervisor runs. Raises FaultImpossible."""
+        supervisor = self._pool.supervisor()
+        if not _lives(supervisor):
+            raise FaultImpossible("the supervisor is not running")
+        return supervisor
+
+    async def _limit_memory(self, strike: Strike, name: str, more_mb: float, for_s: float) -> None:
+        victim = await self._victim(name)
+        with cgroup.limited(victim.pid, more_mb):
+            self._begin(strike)
+            await asyncio.sleep(for_s)
+        strike.released_s = self._clock()
+        if not _lives(victim):
+            strike.said = "it died"
+            await self._replaced(name, victim, strike.at_s)
+
+    async def _attack(self, strike: Strike, attacker: attackers.Attacker, for_s: float) -> None:
+        self._begin(strike)
+        async with attacker:
+            await asyncio.sleep(for_s)
+        strike.said = attacker.said
+
+    async def _poison(self, strike: Strike, value: int) -> None:
+        if not self._pool.shape.poison:
+            raise FaultImpossible("the fake engine of this installation cannot fail at a sample")
+        self._begin(strike)
+        said = poisonous(value, round(1000 * strike.at_s))
+        conversation = Conversation(-1, Truth(len(said.pcm), ()))
+        speaking = asyncio.create_task(StreamClient(self._pool.url, said, conversation, Manner(), self._clock).run())
+        deaths = await self._deaths_until(speaking)
+        strike.said = f"{_end_of(conversation)} after {deaths} deaths"
+        self._history.poisoned.append(Poisoned(strike, _end_of(conversation), deaths))
+
+    async def _deaths_until(self, done: asyncio.Task[None]) -> int:
+        """How many worker processes end until the task has ended."""
+        seen: set[int] = set()
+        while not done.done():
+            running = {child.pid for name, child in self._pool.children().items() if role_of(name) == "worker"}
+            seen |= running
+            await asyncio.sleep(POLL_S)
+        return sum(not _lives_pid(pid) for pid in seen)
+
     # ---- Processes ----
 
     def _begin(self, strike: Strike) -> None:
@@ -248,12 +325,12 @@ class Nemesis:
             await asyncio.sleep(POLL_S)
         raise FaultImpossible(f"{name} is not running")
 
-    async def _replaced(self, name: str, victim: psutil.Process, gone_s: float) -> None:
+    async def _replaced(self, name: str, victim: psutil.Process | None, gone_s: float) -> None:
         """Wait until the supervisor has started it again, and record the time without a process of that name."""
         deadline = self._clock() + WHOLE_S
         while self._clock() < deadline:
             new = self._pool.children().get(name)
-            if new is not None and new.pid != victim.pid:
+            if new is not None and (victim is None or new.pid != victim.pid):
                 with suppress(psutil.Error):
                     began_s = self._clock() - (time.time() - new.create_time())
                     self._history.absences.append(Absence(name, gone_s, max(gone_s, began_s - POLL_S)))
@@ -269,6 +346,19 @@ class Nemesis:
 def _signal(victim: psutil.Process, number: signal.Signals) -> None:
     with suppress(psutil.NoSuchProcess):
         victim.send_signal(number)
+
+
+def _end_of(conversation: Conversation) -> str:
+    """The code of its error, or how else it ended."""
+    last = conversation.events[-1]
+    return last.code if isinstance(last, Failed) else type(last).__name__.lower()
+
+
+def _lives_pid(pid: int) -> bool:
+    try:
+        return _lives(psutil.Process(pid))
+    except psutil.Error:
+        return False
 
 
 def _lives(victim: psutil.Process) -> bool:

@@ -1,7 +1,8 @@
 """How long clients waited for text, and which fault caused each wait. Pure.
 
-The fake engine outputs text for every 250 ms of audio. A gap is the time between two texts beyond that. A gap belongs
-to the fault that struck in it or shortly before it. Gaps without a fault are delays of the machine itself.
+The fake engine outputs text for every 250 ms of audio, of which CAIMAN's clients receive only whole utterances. A gap
+is the time between two texts beyond that. A gap belongs to the fault that struck in it or shortly before it. Gaps
+without a fault are delays of the machine itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from tests.nemesis.history import Conversation, Cut, History, Moved, Strike
 
 BASELINE_S = 0.25
+FINALS_S = 1.0
+"""The same for a dialect without partials."""
+WITHOUT_PARTIALS = frozenset({"caiman"})
 FELT_S = 0.25
 """Shortest gap that counts, in seconds, unless the session moved: shorter ones may be delays of the machine."""
 REACH_S = 1.0
@@ -30,10 +34,11 @@ class Gap:
     until_s: float
     kind: str
     moved: bool
+    baseline_s: float = BASELINE_S
 
     @property
     def length_s(self) -> float:
-        return max(0.0, self.until_s - self.from_s - BASELINE_S)
+        return max(0.0, self.until_s - self.from_s - self.baseline_s)
 
 
 def gaps(history: History, felt_s: float = FELT_S) -> list[Gap]:
@@ -49,12 +54,14 @@ def _gaps(conversation: Conversation, strikes: Sequence[Strike]) -> Iterator[Gap
         return
     interrupted = [event.at_s for event in conversation.events if isinstance(event, Moved | Cut)]
     stopped = conversation.stopped_s if conversation.stopped_s is not None else conversation.over_s
+    baseline_s = FINALS_S if conversation.dialect in WITHOUT_PARTIALS else BASELINE_S
     times = [conversation.ready_s, *conversation.texts_at()]
     for begin, end in itertools.pairwise(times):
         if stopped is not None and begin >= stopped:
             return
         moved = any(begin <= at <= end for at in interrupted)
-        yield Gap(conversation.seat, conversation.number, begin, end, _cause(begin, end, strikes), moved)
+        cause = _cause(begin, end, strikes)
+        yield Gap(conversation.seat, conversation.number, begin, end, cause, moved, baseline_s)
 
 
 def _cause(begin: float, end: float, strikes: Sequence[Strike]) -> str:

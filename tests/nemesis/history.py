@@ -48,6 +48,14 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """The whole text so far, in a dialect other than the native one."""
+
+    at_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """`flushed` was received."""
 
@@ -87,11 +95,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`error` was received."""
+    """`error` was received, or another message or close that says why the session failed."""
 
     at_s: float
     code: str
     message: str
+    audio_s: float | None = None
+    """How much audio the server says is transcribed, in seconds, if it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,8 @@ class Cut:
 
     at_s: float
     why: str
+    silent_s: float = 0.0
+    """How long nothing had arrived, where only this shows that the connection is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +121,13 @@ class Hung:
     at_s: float
 
 
-Event = Opened | Readied | Partial | Final | Answered | Committed | Moved | Stopped | Ended | Failed | Cut | Hung
+Event = (
+    Opened | Readied | Partial | Final | Heard | Answered | Committed | Moved | Stopped | Ended | Failed | Cut | Hung
+)
 TERMINAL = (Ended, Failed)
+NATIVE = "native"
+GOING_AWAY = "going-away"
+"""The code of a Failed that says that the server stops; speakers use it for every dialect."""
 
 
 @dataclass(slots=True)
@@ -124,12 +141,20 @@ class Conversation:
     probe: bool = False
     """Whether it only checks that a ready frontend serves sessions."""
     events: list[Event] = field(default_factory=list)
+    dialect: str = NATIVE
+    sent_samples: int = 0
+    """How much audio the client has sent, from the first sample on."""
+    said_goodbye: bool = False
+    """Whether the server closed the last connection in order."""
+    all_sent: bool = False
+    """Whether the client had sent all its audio when the session was over."""
 
     @property
     def name(self) -> str:
-        """Its number and the server's session id, so that logs can be searched."""
+        """Its number and the server's session id, so that logs can be searched; or its dialect."""
         ids = [event.session for event in self.events if isinstance(event, Readied)]
-        return f"session {self.number}" + (f" ({ids[-1]})" if ids else "")
+        known = self.dialect if self.dialect != NATIVE else (ids or [""])[-1]
+        return f"session {self.number}" + (f" ({known})" if known else "")
 
     @property
     def opened_s(self) -> float | None:
@@ -147,7 +172,8 @@ class Conversation:
     def over_s(self) -> float | None:
         """When it was over for its client; None while it runs."""
         if self.events and isinstance(self.events[-1], Ended | Failed | Cut | Hung):
-            return self.events[-1].at_s
+            silent_s = getattr(self.events[-1], "silent_s", 0.0)
+            return self.events[-1].at_s - silent_s
         return None
 
     @property
@@ -171,8 +197,14 @@ class Conversation:
         return (event for event in self.events if isinstance(event, Final))
 
     def texts_at(self) -> list[float]:
-        """The times of all partials and finals."""
-        return [event.at_s for event in self.events if isinstance(event, Partial | Final)]
+        """The times of all texts."""
+        return [event.at_s for event in self.events if isinstance(event, Partial | Final | Heard)]
+
+    def text(self) -> str:
+        """The whole text that its client has at its end; in the native dialect, all finals."""
+        if self.dialect == NATIVE:
+            return " ".join(final.text for final in self.finals())
+        return next((event.text for event in reversed(self.events) if isinstance(event, Heard)), "")
 
     def story(self, around: int | None = None, length: int = 6) -> str:
         """The last `length` events up to the event with that index, as text; by default up to the last event."""
@@ -198,10 +230,23 @@ class Strike:
     """When the fault itself was over; for a kill, immediately."""
     whole_s: float
     """When the pool was whole again: all processes run and are registered."""
+    said: str = ""
+    """What else is worth to be shown of it."""
 
     @property
     def kind(self) -> str:
         return kind_of(self.fault)
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned:
+    """What became of a session with poisonous audio."""
+
+    strike: Strike
+    end: str
+    """The code of its error, or how else it ended."""
+    deaths: int
+    """How many worker processes were replaced meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +310,7 @@ class History:
     skipped: list[tuple[Fault, str]] = field(default_factory=list)
     """Faults that were impossible, with the reasons: not supported by this machine, or no victim."""
     absences: list[Absence] = field(default_factory=list)
+    poisoned: list[Poisoned] = field(default_factory=list)
     slots: list[Slots] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)

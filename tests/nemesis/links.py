@@ -30,29 +30,39 @@ class LinkCondition:
         self.passes.set()
 
 
-class Links:
-    """The proxies: one socket for workers and one for frontends. Each process has its own LinkCondition, by name."""
+def endpoints(run_dir: Path, brokers: int) -> list[tuple[str, str]]:
+    """The endpoints that the peers of each side must connect to, one for each broker: (side, endpoint)."""
+    return [(side, f"ipc://{run_dir / f'x-{name}'}") for side, name in _sockets(brokers)]
 
-    def __init__(self, run_dir: Path, name_of: Callable[[int], str | None]) -> None:
-        self._run_dir, self._name_of = run_dir, name_of
+
+def _sockets(brokers: int) -> list[tuple[str, str]]:
+    """The file names of the brokers' sockets: (side, name)."""
+    numbers = ["", *(f"-{number}" for number in range(2, brokers + 1))]
+    return [(side, f"{side}{number}.ipc") for side in ("workers", "frontends") for number in numbers]
+
+
+class Links:
+    """The proxies: for each broker, one socket for workers and one for frontends.
+
+    Each process has its own LinkCondition, by name.
+    """
+
+    def __init__(self, run_dir: Path, brokers: int, name_of: Callable[[int], str | None]) -> None:
+        self._run_dir, self._brokers, self._name_of = run_dir, brokers, name_of
         self._conditions: dict[str, LinkCondition] = {}
         self._servers: list[asyncio.Server] = []
         self._serving: set[asyncio.Task[object]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-
-    def endpoint(self, side: str) -> str:
-        """The endpoint that the peers of that side must connect to."""
-        return f"ipc://{self._run_dir / f'x-{side}.ipc'}"
 
     def of(self, name: str) -> LinkCondition:
         """The condition of the link of a process with this name, also after a restart."""
         return self._conditions.setdefault(name, LinkCondition())
 
     async def open(self) -> None:
-        for side in ("workers", "frontends"):
-            broker = self._run_dir / f"{side}.ipc"
-            path = self.endpoint(side).removeprefix("ipc://")
-            self._servers.append(await asyncio.start_unix_server(self._serve(broker), path, limit=READ_BYTES_MAX))
+        for _, name in _sockets(self._brokers):
+            serve = self._serve(self._run_dir / name)
+            path = self._run_dir / f"x-{name}"
+            self._servers.append(await asyncio.start_unix_server(serve, path, limit=READ_BYTES_MAX))
 
     async def close(self) -> None:
         """Returns when every connection has ended."""

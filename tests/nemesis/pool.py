@@ -6,6 +6,7 @@ a file. Every frontend also listens on a separate port, which answers GET /ready
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -19,17 +20,24 @@ from types import TracebackType
 
 import psutil
 
-from asr_ops.status import NoAnswer, ask
+from asr_ops.status import NoAnswer, ask, listening
 from asr_process import settings
 from asr_proto.messages import Status
 from tests.e2e.service import MODULES, environment, free_port
+from tests.nemesis.links import endpoints
+from tests.nemesis.schedule import Names
 
 START_S = 120.0
 STOP_S = 20.0
 POLL_S = 0.05
+BAD = "bad-"
+"""The beginning of the names of processes that are no part of the pool."""
 ROLES = {module: role for role, module in MODULES.items()}
-FAKETIME = tuple(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-"""Paths of the library of the package `faketime`; empty if it is not installed."""
+FAKETIME = [
+    *map(Path, filter(None, [os.environ.get("LIBFAKETIME")])),
+    *Path("/usr/lib").glob("*/faketime/libfaketime.so.1"),
+]
+"""Paths of the library of the package `libfaketime`; empty if it is not installed. LIBFAKETIME names another place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,8 @@ class Shape:
 
     workers: int = 2
     frontends: int = 2
+    brokers: int = 2
+    """2: a leader and its standby."""
     engine: str = "fake"
     links: bool = False
     """Whether peers reach the broker through tests.nemesis.links."""
@@ -45,7 +55,11 @@ class Shape:
     """Whether clocks can be set: libfaketime is then loaded into every process."""
     log: Path | None = None
     """File for the log, instead of one in the run directory; writes to /dev/full fail."""
+    poison: bool = False
+    """Whether the fake engine fails at poisonous audio."""
     args: tuple[str, ...] = ()
+    asr: Path | None = None
+    """The `asr` of another installation, whose pool is tested; None for this source tree."""
 
 
 class Pool:
@@ -55,16 +69,21 @@ class Pool:
         self.shape = shape
         self.run_dir = Path(tempfile.mkdtemp(prefix="asr-", dir="/tmp"))  # short: socket paths are limited
         self.port = free_port()
-        self.private_port = _free_ports(1 + shape.workers + shape.frontends)
+        self.private_port = _free_ports(shape.brokers + shape.workers + shape.frontends)
         self.log = shape.log or self.run_dir / "log"
         self.clock_file = self.run_dir / "clock"
         self._process: subprocess.Popen[bytes] | None = None
         self._names: dict[int, str] = {}
 
     @property
+    def address(self) -> str:
+        """HOST:PORT that all frontends share."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def url(self) -> str:
-        """The URL that all frontends share."""
-        return f"ws://127.0.0.1:{self.port}/v1/stream"
+        """The URL of the native dialect that all frontends share."""
+        return f"ws://{self.address}/v1/stream"
 
     def frontends(self) -> dict[str, int]:
         """The separate port of each frontend, by name."""
@@ -73,10 +92,16 @@ class Pool:
         first = self.private_port + 1 + self.shape.workers
         return {f"frontend-{number + 1}": first + number for number in range(self.shape.frontends)}
 
+    def endpoints(self, side: str) -> list[str]:
+        """The endpoint of each broker for "workers" or "frontends"."""
+        of = settings.workers_endpoint if side == "workers" else settings.frontends_endpoint
+        return [of(self.run_dir, number + 1) for number in range(self.shape.brokers)]
+
     @property
     def names(self) -> list[str]:
         """Names of all processes that the supervisor starts."""
-        return ["broker", *(f"worker-{number + 1}" for number in range(self.shape.workers)), *self.frontends()]
+        named = Names(self.shape.workers, self.shape.frontends, self.shape.brokers)
+        return [*named.all_brokers, *named.all_workers, *named.all_frontends]
 
     # ---- Its processes ----
 
@@ -89,6 +114,10 @@ class Pool:
                 if (name := self.name_of(pid)) is not None:
                     found[name] = psutil.Process(pid)
         return found
+
+    def left_over(self) -> list[psutil.Process]:
+        """The processes of this pool that outlived their supervisor."""
+        return [psutil.Process(pid) for pid in list(self._names) if _is_of(pid, self.run_dir)]
 
     def supervisor(self) -> psutil.Process:
         assert self._process is not None
@@ -111,19 +140,29 @@ class Pool:
 
     # ---- State ----
 
+    def statuses(self, timeout_s: float = 1.0) -> list[Status]:
+        """The status of each broker that answers."""
+        answers = []
+        for endpoint in listening(self.run_dir):
+            with suppress(NoAnswer):
+                answers.append(ask(endpoint, timeout_s))
+        return answers
+
     def status(self, timeout_s: float = 1.0) -> Status | None:
-        """The broker's status; None while there is no broker."""
-        try:
-            return ask(settings.control_endpoint(self.run_dir), timeout_s)
-        except NoAnswer:
-            return None
+        """The leader's status; None while no broker leads."""
+        return next((status for status in self.statuses(timeout_s) if status.leads), None)
 
     def whole(self) -> bool:
-        """Whether all workers and frontends are registered and no worker drains."""
-        status = self.status()
-        if status is None or any(worker.draining for worker in status.workers):
-            return False
-        return (len(status.workers), len(status.frontends)) == (self.shape.workers, self.shape.frontends)
+        """Whether one broker leads, and all workers and frontends are registered with every broker and none drains."""
+        statuses = self.statuses()
+        leaders = sum(status.leads for status in statuses)
+        return (leaders, len(statuses)) == (1, self.shape.brokers) and all(map(self._complete, statuses))
+
+    def _complete(self, status: Status) -> bool:
+        workers = [worker for worker in status.workers if worker.name.startswith("worker")]
+        frontends = [frontend for frontend in status.frontends if not frontend.name.startswith(BAD)]
+        there = len(workers), len(frontends)
+        return there == (self.shape.workers, self.shape.frontends) and not any(one.draining for one in workers)
 
     def log_lines(self) -> list[str]:
         """The lines of the log; none if it is no regular file."""
@@ -144,22 +183,40 @@ class Pool:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
+    def start_again(self) -> None:
+        """Start a new supervisor after the one before was killed."""
+        assert self._process is not None
+        self._process.wait()
+        self._start()
+
     def _start(self) -> None:
         shape = self.shape
         args = [f"--run-dir={self.run_dir}", f"--listen=127.0.0.1:{self.port}", f"--engine={shape.engine}"]
-        args += [f"--workers={shape.workers}", f"--frontends={shape.frontends}", f"--metrics-port={self.private_port}"]
+        args += [f"--workers={shape.workers}", f"--frontends={shape.frontends}", f"--brokers={shape.brokers}"]
+        args += [f"--metrics-port={self.private_port}"]
+        args += ["--worker-arg=--poison"] if shape.poison else []
         if shape.links:
-            args += [f"--{side}-arg=--broker=ipc://{self.run_dir}/x-{side}s.ipc" for side in ("worker", "frontend")]
+            args += [f"--{side[:-1]}-arg=--broker={end}" for side, end in endpoints(self.run_dir, shape.brokers)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULES["asr"], "serve", *args, *shape.args],
+                [*self._asr(), "serve", *args, *shape.args],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env=environment() | self._clock_variables(),
+                env=self._environment() | self._clock_variables(),
                 cwd=self.run_dir,
                 start_new_session=True,
             )
+
+    def _asr(self) -> list[str]:
+        return [str(self.shape.asr)] if self.shape.asr else [sys.executable, "-m", MODULES["asr"]]
+
+    def _environment(self) -> dict[str, str]:
+        """The variables of the processes. Another installation must not import the modules of this source tree."""
+        variables = environment()
+        if self.shape.asr:
+            del variables["PYTHONPATH"]
+        return variables
 
     def wait_whole(self, timeout_s: float = START_S) -> None:
         """Wait until the pool is whole. Raises AssertionError with the end of the log."""
@@ -173,7 +230,7 @@ class Pool:
         """Environment variables for libfaketime. It changes only the time of day: monotonic clocks never jump."""
         if not self.shape.clock:
             return {}
-        assert FAKETIME, "the package faketime is not installed"
+        assert FAKETIME, "the package libfaketime is not installed"
         self.set_clock(0)
         return {
             "LD_PRELOAD": str(FAKETIME[0]),
@@ -203,6 +260,8 @@ class Pool:
             _, left = psutil.wait_procs(processes, timeout=STOP_S)
             for child in left:
                 _signal(child, signal.SIGKILL)
+        for orphan in self.left_over():
+            _signal(orphan, signal.SIGKILL)
         shutil.rmtree(self.run_dir, ignore_errors=True)
 
 
@@ -226,12 +285,23 @@ def _name_in(argv: list[str]) -> str | None:
     role = next((ROLES[arg] for arg in argv if arg in ROLES), None)
     if role in (None, "asr"):
         return None
+    if "--shared-lead" in argv:
+        return f"broker-{2 if any(arg.endswith('-2.ipc') for arg in argv) else 1}"
     return next((arg.removeprefix("--name=") for arg in argv if arg.startswith("--name=")), role)
 
 
 def _runs(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _is_of(pid: int, run_dir: Path) -> bool:
+    """Whether a process runs in this run directory: its number may have been given to another process."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and f"--run-dir={run_dir}" in process.cmdline()
     except psutil.Error:
         return False
 

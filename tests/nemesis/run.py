@@ -7,21 +7,25 @@ import itertools
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from asr_workers.engines.fake import FakeConfig
 from tests.nemesis.clients import Clock, Manner, StreamClient
 from tests.nemesis.faults import Nemesis
-from tests.nemesis.history import Conversation, History
+from tests.nemesis.history import NATIVE, Conversation, History
 from tests.nemesis.links import Links
 from tests.nemesis.pool import FAKETIME, Pool, Shape, descriptors
-from tests.nemesis.schedule import Delay, JumpClock, Partition, Profile, Timed
+from tests.nemesis.schedule import Delay, JumpClock, Partition, Poison, Profile, Timed
+from tests.nemesis.speakers import client
 from tests.nemesis.truth import Script, Truth, Utterance, script, truth_of
 from tests.nemesis.watch import Watch, is_ready
 
+CAN_FAIL = "poison" in {field.name for field in fields(FakeConfig)}
+"""Whether the fake engine can fail at poisonous audio."""
 CLIPS = Path(__file__).parents[1] / "data"
 LEAD_S = 2.0
 """Time from the first session to the first fault, in seconds."""
@@ -50,6 +54,10 @@ class Plan:
     shortest_s: float = 5.0
     longest_s: float = 40.0
     manner: Manner = field(default_factory=Manner)
+    dialects: Sequence[str] = (NATIVE,)
+    """The dialects of the seats, in turn."""
+    until_s: float = 0.0
+    """How long new sessions begin at least, in seconds since the first one."""
 
 
 @dataclass(slots=True)
@@ -76,7 +84,15 @@ def shaped(plan: Plan) -> Plan:
     faults = [one.fault for one in plan.timed]
     links = any(isinstance(fault, Partition | Delay) for fault in faults)
     clock = bool(FAKETIME) and any(isinstance(fault, JumpClock) for fault in faults)
-    return replace(plan, shape=replace(plan.shape, links=links, clock=clock))
+    poison = CAN_FAIL and any(isinstance(fault, Poison) for fault in faults)
+    return replace(plan, shape=replace(plan.shape, links=links, clock=clock, poison=poison))
+
+
+def without_jumps(plan: Plan) -> Plan:
+    """The control run of a plan: in the same pool, the same faults except jumps of the clock."""
+    until_s = max(one.at_s + getattr(one.fault, "for_s", 0.0) for one in plan.timed)
+    kept = [one for one in plan.timed if not isinstance(one.fault, JumpClock)]
+    return replace(plan, timed=kept, until_s=until_s)
 
 
 class _Run:
@@ -90,7 +106,7 @@ class _Run:
 
     async def run(self) -> None:
         pool = Pool(self._plan.shape)
-        links = Links(pool.run_dir, pool.name_of) if self._plan.shape.links else None
+        links = Links(pool.run_dir, pool.shape.brokers, pool.name_of) if self._plan.shape.links else None
         if links:
             await links.open()
         try:
@@ -151,6 +167,7 @@ class _Run:
         begin_s = self._clock() + LEAD_S
         nemesis = Nemesis(pool, links, self._history, self._clock)
         await nemesis.run(self._plan.timed, begin_s, spares=self._plan.profile.spares)
+        await asyncio.sleep(max(0.0, begin_s + self._plan.until_s - self._clock()))
         await asyncio.sleep(CALM_S)
 
     # ---- Clients ----
@@ -164,17 +181,21 @@ class _Run:
             number = next(self._numbers)
             if 0 < self._plan.profile.short_sessions <= number:
                 return
-            said, truth = self._script(number, drawn)
-            conversation = Conversation(number, truth, seat)
+            dialect = self._plan.dialects[seat % len(self._plan.dialects)]
+            said, truth = self._script(number, drawn, dialect)
+            conversation = Conversation(number, truth, seat, dialect=dialect)
             self._history.conversations.append(conversation)
-            await StreamClient(pool.url, said, conversation, self._plan.manner, self._clock).run()
+            await client(dialect, pool.address, said, conversation, self._plan.manner, self._clock).run()
             if conversation.refused:
                 await asyncio.sleep(AGAIN_S)
 
-    def _script(self, number: int, drawn: random.Random) -> tuple[Script, Truth]:
+    def _script(self, number: int, drawn: random.Random, dialect: str) -> tuple[Script, Truth]:
+        """The audio of a session and its expected texts. Only the native dialect flushes in the middle."""
         if self._recorded:
             return drawn.choice(self._recorded)
         said = script(self._plan.seed, number, self._plan.shortest_s, self._plan.longest_s)
+        if dialect != NATIVE:
+            said = Script(said.pcm)
         return said, truth_of(said)
 
     async def _undisturbed(self, pool: Pool, clip: Path) -> tuple[Script, Truth]:

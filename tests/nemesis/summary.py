@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from asr_client.figures import percentile
-from tests.nemesis.checker import INVARIANTS, Violation, growth_mb, lives_of_processes
+from tests.nemesis.checker import INVARIANTS, growth_mb, lives_of_processes
 from tests.nemesis.gaps import UNDISTURBED, Gap
 from tests.nemesis.history import Final, History, Moved, Opened, Strike
-from tests.nemesis.schedule import JumpClock, kind_of
+from tests.nemesis.schedule import detail_of, kind_of
+from tests.nemesis.violation import Violation
 
 SHOWN_MAX = 5
 """Most violations of one promise that are printed in full."""
@@ -62,8 +63,11 @@ def _faults(history: History) -> Iterator[str]:
     for strike in history.strikes:
         kinds.setdefault(strike.kind, []).append(strike)
     yield f"faults {len(history.strikes)}: " + (", ".join(f"{kind} {len(all_)}" for kind, all_ in kinds.items()) or "-")
+    for strike in history.strikes:
+        if strike.said:
+            yield f"  {strike.kind} ({detail_of(strike.fault)}) at {strike.at_s:.1f} s: {strike.said}"
     for fault, why in history.skipped:
-        yield f"  skipped {kind_of(fault)}{' of ' + fault.name if not isinstance(fault, JumpClock) else ''}: {why}"
+        yield f"  skipped {kind_of(fault)} ({detail_of(fault)}): {why}"
 
 
 def _gaps(found: Sequence[Gap], history: History) -> Iterator[str]:
@@ -102,4 +106,4 @@ def promises(violations: Sequence[Violation]) -> Iterator[str]:
     for invariant, what in INVARIANTS.items():
         broken = [violation for violation in violations if violation.invariant == invariant]
         yield f"{invariant} {what}: {'OK' if not broken else f'BROKEN {len(broken)} times'}"
-        yield from (f"   {str(violation)[3:]}" for violation in broken[:SHOWN_MAX])
+        yield from (f"   {str(violation).removeprefix(invariant + ' ')}" for violation in broken[:SHOWN_MAX])

@@ -1,27 +1,45 @@
 """The run as one picture: a self-contained HTML page with a row for each process and one for each seat. Pure.
 
-Red is an absent process, yellow a lasting fault, a red line a momentary fault. A seat's sessions follow each other:
-grey is text in time; the darker the color, the longer the gap.
+It can be read without colors, as in print. Every fault has a number, and a line in the list below the picture. Hatched
+is an absent process, dotted a lasting fault. A seat's sessions follow each other: plain is text in time; the denser the
+pattern, the longer the gap, and long gaps show their seconds. Curves have different dashes and names at their ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from math import isfinite
 
-from tests.nemesis.checker import Violation
 from tests.nemesis.gaps import Gap, gaps
 from tests.nemesis.history import Conversation, History, Strike
-from tests.nemesis.schedule import Fault
+from tests.nemesis.schedule import BadPeer, Fault, Flood, JumpClock, Poison, detail_of
+from tests.nemesis.violation import Violation
 
-WIDTH, LEFT, RIGHT = 1200, 110, 20
+WIDTH, LEFT, RIGHT = 1200, 110, 90
 ROW, SEAT_MIN, SEAT_MAX, CHART, GROUP = 26, 5, 14, 70, 30
 SEATS_HEIGHT = 500
+LABEL_LETTER, LABEL_HEIGHT = 6.5, 11
+"""Room for a letter of a fault's label, and the height of a curve's name."""
+WORD_HEIGHT_MIN, LETTER_WIDTH = 9, 5
+"""Least height of a seat whose gaps show their seconds, and the width of a letter in it."""
 TICKS_MAX = 12
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 LEVELS = ((0.5, "g0"), (1.0, "g1"), (2.0, "g2"), (5.0, "g3"), (float("inf"), "g4"))
-"""Longest gap in seconds, and its color class."""
+"""Longest gap in seconds, and its pattern."""
 LEVEL_NAMES = ("gap up to 0.5 s", "1 s", "2 s", "5 s", "longer")
+PATTERNS = {
+    "gone": "M0,6L6,0",
+    "lasting": "M1,1h1M4,4h1",
+    "g0": "",
+    "g1": "M0,3h3",
+    "g2": "M0,6L6,0",
+    "g3": "M0,6L6,0M0,0L6,6",
+    "g4": "M0,1h6M0,3h6M0,5h6M1,0v6M3,0v6M5,0v6",
+}
+"""The lines of each pattern, in a tile of 6 by 6."""
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4")
+"""Dashes of the curves of one chart, in turn."""
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --words: #1b2027; --muted: #5c6673; --line: #dfe3e8; --row: #f3f5f7;
   --seat: #d5dce3; --kill: #b3261e; --gone: #f2b8b5; --lasting: #e8b339; --curve: #0072b2; --other: #c8500a }
@@ -38,15 +56,21 @@ svg { display: block; width: 100%; height: auto; margin-top: .6rem }
 svg text { fill: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums }
 text.name { text-anchor: end } text.tick { text-anchor: middle } text.head { fill: var(--words); font-weight: 600 }
 .grid { stroke: var(--line); fill: none } .row { fill: var(--row) } .seat { fill: var(--seat) }
-.gone { fill: var(--gone) } .lasting { fill: var(--lasting) } .kill { stroke: var(--kill); stroke-width: 2 }
-.broken { fill: var(--kill) }
+.back-gone { fill: var(--gone) } .back-lasting { fill: var(--lasting) } .mark { stroke: #000; stroke-opacity: .7 }
+.kill { stroke: var(--kill); stroke-width: 2 } .edge { stroke: var(--words); stroke-width: .4 }
+svg text.number { fill: var(--words); font-size: 10px; font-weight: 600; paint-order: stroke; stroke: var(--ground);
+  stroke-width: 2px } svg text.seconds { fill: #000; font-size: 8px;
+  paint-order: stroke; stroke: #fff; stroke-width: 2px } svg text.end { fill: var(--kill); font-size: 13px;
+  font-weight: 700; paint-order: stroke; stroke: var(--ground); stroke-width: 2px }
 .curve { stroke: var(--curve); fill: none; stroke-width: 1.5 } .other { stroke: var(--other) }
-.g0 { fill: #f6c445 } .g1 { fill: #f08c2e } .g2 { fill: #d9480f } .g3 { fill: #a61e4d } .g4 { fill: #5f0a3d }
-.legend span { margin-right: 1.1rem; white-space: nowrap; font-size: .85rem }
-.legend i { display: inline-block; width: .9rem; height: .7rem; margin-right: .35rem; vertical-align: baseline }
-i.g0 { background: #f6c445 } i.g1 { background: #f08c2e } i.g2 { background: #d9480f } i.g3 { background: #a61e4d }
-i.g4 { background: #5f0a3d } i.gone { background: var(--gone) } i.lasting { background: var(--lasting) }
-i.seat { background: var(--seat) } i.kill { background: var(--kill); width: 2px }
+.back-g0 { fill: #f6c445 } .back-g1 { fill: #f08c2e } .back-g2 { fill: #d9480f } .back-g3 { fill: #c2416e }
+.back-g4 { fill: #7a2a57 }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .85rem }
+.legend svg { display: inline-block; width: 26px; height: 12px; margin: 0 .35rem 0 0; vertical-align: -1px }
+table { border-collapse: collapse; font-size: .85rem; margin-top: 1rem } td { padding: .05rem .8rem .05rem 0;
+  border-bottom: 1px solid var(--line); vertical-align: top } td.n { text-align: right; font-weight: 600 }
+@media print { :root { --ground: #fff; --words: #000; --muted: #333; --line: #bbb; --row: #f3f5f7; --seat: #d5dce3;
+  --kill: #000; --curve: #000; --other: #000 } svg { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 """
 
 
@@ -61,16 +85,52 @@ def page(title: str, history: History, violations: Sequence[Violation]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>Nemesis: {escape(title)}</h1>\n<p>{counts}</p>\n"
-        f"{''.join(listed)}\n{_legend()}\n{drawing.svg()}\n</body></html>\n"
+        f"{''.join(listed)}\n{_legend()}\n{drawing.svg()}\n{_list(history)}\n</body></html>\n"
     )
+
+
+def _list(history: History) -> str:
+    """All faults by their numbers in the picture, with times on its axis."""
+    begin_s = history.sessions_from_s
+    rows = [
+        (f"{number}", f"{one.at_s - begin_s:.1f} s", one.kind, detail_of(one.fault), _whole(one), one.said)
+        for number, one in enumerate(history.strikes, 1)
+    ]
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    return (
+        "<table>" + "".join(f"<tr>{row}</tr>" for row in cells).replace("<tr><td>", '<tr><td class="n">') + "</table>"
+    )
+
+
+def _whole(strike: Strike) -> str:
+    return f"pool whole again after {strike.whole_s - strike.at_s:.1f} s" if isfinite(strike.whole_s) else ""
 
 
 def _legend() -> str:
-    keys = [("kill", "strikes"), ("gone", "no process"), ("lasting", "fault lasts"), ("seat", "session")]
+    keys = [("gone", "no process"), ("lasting", "fault lasts"), ("seat", "session")]
     keys += [(style, name) for (_, style), name in zip(LEVELS, LEVEL_NAMES, strict=True)]
-    return (
-        '<p class="legend">' + "".join(f'<span><i class="{style}"></i>{name}</span>' for style, name in keys) + "</p>"
-    )
+    drawn = [
+        f'<span><svg viewBox="0 0 26 12">{_filled(style, 0, 0, 26, 12)}</svg>{name}</span>' for style, name in keys
+    ]
+    words = "<span>| a fault strikes, with its number in the list below</span><span>✕ a session ended early</span>"
+    return f'<svg width="0" height="0">{_patterns()}</svg><div class="legend">{words}{"".join(drawn)}</div>'
+
+
+def _patterns() -> str:
+    """The definitions of the patterns: lines on the color of the same name."""
+    tiles = [
+        f'<pattern id="{name}" width="6" height="6" patternUnits="userSpaceOnUse"><rect class="back-{name}" width="6" '
+        f'height="6"/><path class="mark" d="{lines}"/></pattern>'
+        for name, lines in PATTERNS.items()
+    ]
+    return f"<defs>{''.join(tiles)}</defs>"
+
+
+def _filled(style: str, x: float, y: float, width: float, height: float, words: str = "") -> str:
+    """A rectangle with a pattern, or with a color for a style without one."""
+    fill = f'class="edge" fill="url(#{style})"' if style in PATTERNS else f'class="{style}"'
+    title = f"<title>{escape(words)}</title>" if words else ""
+    return f'<rect {fill} x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:g}">{title}</rect>'
 
 
 class _Drawing:
@@ -104,10 +164,25 @@ class _Drawing:
             for absence in self._history.absences:
                 if absence.name == name:
                     self._bar("gone", absence.from_s, absence.until_s, ROW - 4, f"{name}: no process")
-            for strike in self._history.strikes:
-                if _victim(strike.fault) == name:
-                    self._strike(strike)
+            struck = [
+                (number, one) for number, one in enumerate(self._history.strikes, 1) if _victim(one.fault) == name
+            ]
+            for _, one in struck:
+                self._strike(one)
+            self._labels([(self._x(one.at_s), f"{number}", one.kind) for number, one in struck])
             self._y += ROW
+
+    def _labels(self, marks: Sequence[tuple[float, str, str]]) -> None:
+        """Write each fault's number and kind beside its line, or as much as there is room for."""
+        ends = [*(x for x, _, _ in marks[1:]), WIDTH - RIGHT / 2]
+        free_x = 0.0
+        for (x, number, kind), end in zip(marks, ends, strict=False):
+            words = f"{number} {kind}"
+            if end - x < LABEL_LETTER * len(words):
+                words = number
+            if x >= free_x:
+                self._parts.append(f'<text class="number" x="{x + 3:.1f}" y="{self._y + 11:.1f}">{words}</text>')
+                free_x = x + LABEL_LETTER * len(words)
 
     def _strike(self, strike: Strike) -> None:
         words = f"{strike.kind} at {strike.at_s:.2f} s: {strike.fault}"
@@ -134,35 +209,60 @@ class _Drawing:
             if one.ready_s is not None:
                 over_s = one.over_s if one.over_s is not None else self._end_s
                 self._bar("seat", one.ready_s, over_s, height, one.name)
-                if not one.whole:
-                    self._bar("broken", over_s - 0.01, over_s, height, f"{one.name} ended without its end")
         for gap in found:
             style = next(style for most_s, style in LEVELS if gap.length_s <= most_s)
             words = f"session {gap.session}: {gap.length_s:.2f} s without text ({gap.kind})"
             self._bar(style, gap.from_s, gap.until_s, height, words)
+            self._seconds(gap, height)
+        for one in sessions:
+            if one.over_s is not None and not one.whole:
+                at = f'x="{self._x(one.over_s) - 4:.1f}" y="{self._y + height:.1f}"'
+                title = f"<title>{escape(one.name)} ended without its end</title>"
+                self._parts.append(f'<text class="end" {at}>✕{title}</text>')
+
+    def _seconds(self, gap: Gap, height: float) -> None:
+        """Write the length of a gap into its bar, if there is room."""
+        words, left, right = f"{gap.length_s:.1f}", self._x(gap.from_s), self._x(gap.until_s)
+        if height >= WORD_HEIGHT_MIN and right - left >= LETTER_WIDTH * len(words) + 2:
+            self._parts.append(
+                f'<text class="seconds" x="{left + 2:.1f}" y="{self._y + height - 2:.1f}">{words}</text>'
+            )
 
     def _curves(self) -> None:
         live = [(at_s, float(count)) for at_s, count in live_sessions(self._history.conversations)]
         slots = [(seen.at_s, float(seen.in_use)) for seen in self._history.slots]
-        self._chart("slots in use (blue), live sessions (orange)", [("curve", slots), ("curve other", live)])
+        self._chart("slots in use, live sessions", {"slots": slots, "sessions": live})
         names = sorted({seen.name for seen in self._history.memory}, key=_rank)
-        memory = [[(one.at_s, one.rss_mb) for one in self._history.memory if one.name == name] for name in names]
-        self._chart("memory of each process, MB", [("curve", points) for points in memory])
+        memory = {name: [(one.at_s, one.rss_mb) for one in self._history.memory if one.name == name] for name in names}
+        self._chart("memory of each process, MB", memory)
 
-    def _chart(self, title: str, curves: Iterable[tuple[str, Sequence[tuple[float, float]]]]) -> None:
-        shown = [(style, points) for style, points in curves if points]
+    def _chart(self, title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        shown = {name: points for name, points in curves.items() if points}
         if not shown:
             return
         self._head(title)
-        most = max(value for _, points in shown for _, value in points) or 1.0
+        most = max(value for points in shown.values() for _, value in points) or 1.0
         for mark in (0.0, most):
-            at = self._y + CHART * (1 - mark / most)
+            at = self._height(mark, most)
             self._parts.append(f'<text class="name" x="{LEFT - 8}" y="{at + 4:.1f}">{mark:.0f}</text>')
             self._parts.append(f'<path class="grid" d="M{LEFT},{at:.1f}H{WIDTH - RIGHT}"/>')
-        for style, points in shown:
-            path = "L".join(f"{self._x(at):.1f},{self._y + CHART * (1 - value / most):.1f}" for at, value in points)
-            self._parts.append(f'<path class="{style}" d="M{path}"/>')
+        for number, points in enumerate(shown.values()):
+            path = "L".join(f"{self._x(at):.1f},{self._height(value, most):.1f}" for at, value in points)
+            style = f'class="curve{" other" if number % 2 else ""}" stroke-dasharray="{DASHES[number % len(DASHES)]}"'
+            self._parts.append(f'<path {style} d="M{path}"/>')
+        self._ends({name: self._height(points[-1][1], most) for name, points in shown.items()})
         self._y += CHART + 8
+
+    def _height(self, value: float, most: float) -> float:
+        return self._y + CHART * (1 - value / most)
+
+    def _ends(self, heights: Mapping[str, float]) -> None:
+        """Write the name of each curve at its end, one below the other."""
+        free_y = 0.0
+        for name, height in sorted(heights.items(), key=lambda item: item[1]):
+            free_y = max(height + 4, free_y)
+            self._parts.append(f'<text x="{WIDTH - RIGHT + 6}" y="{free_y:.1f}">{escape(name)}</text>')
+            free_y += LABEL_HEIGHT
 
     # ---- Pieces ----
 
@@ -180,11 +280,7 @@ class _Drawing:
 
     def _bar(self, style: str, from_s: float, until_s: float, height: float, words: str = "") -> None:
         left, right = self._x(from_s), self._x(until_s)
-        title = f"<title>{escape(words)}</title>" if words else ""
-        self._parts.append(
-            f'<rect class="{style}" x="{left:.1f}" y="{self._y:.1f}" width="{max(right - left, 1.5):.1f}" '
-            f'height="{height:g}">{title}</rect>'
-        )
+        self._parts.append(_filled(style, left, self._y, max(right - left, 1.5), height, words))
 
     def _ticks(self) -> Iterator[str]:
         span_s = self._end_s - self._begin_s
@@ -212,10 +308,18 @@ def live_sessions(conversations: Iterable[Conversation]) -> list[tuple[float, in
 
 
 def _victim(fault: Fault) -> str:
-    """The name of the fault's row: its victim, or "clock" for a fault of the whole machine."""
-    return getattr(fault, "name", "clock")
+    """The name of the fault's row: its victim, or who causes it."""
+    match fault:
+        case Flood() | Poison():
+            return "clients"
+        case BadPeer():
+            return "peers"
+        case JumpClock():
+            return "clock"
+        case _:
+            return fault.name
 
 
 def _rank(name: str) -> tuple[int, str]:
-    order = ("broker", "frontend", "worker", "clock")
+    order = ("supervisor", "broker", "frontend", "worker", "clients", "peers", "clock")
     return order.index(name.partition("-")[0]), name

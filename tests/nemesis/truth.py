@@ -13,6 +13,8 @@ from asr_workers.engines.fake import UTTERANCE_WORDS, WORD_SAMPLES, transcript
 
 PEAK = 9000
 SEGMENTS_MAX = 4
+POISONOUS_SAMPLES, POISON_RUN = 4 * SAMPLE_RATE, 2000
+"""How much audio a poisonous session has, and how many samples of it are poisonous."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,23 @@ class Script:
         return str(self.flushes.index(sample)) if sample in self.flushes else None
 
 
+def noise(seed: int, session: int, samples: int) -> Pcm16:
+    """Noise that differs from that of every other seed and session."""
+    return np.random.default_rng([seed, session]).integers(-PEAK, PEAK, samples, dtype=np.int16)
+
+
+def poisonous(value: int, seed: int) -> Script:
+    """Noise with some samples of this value in it, at which the fake engine fails (`--poison`)."""
+    pcm = noise(seed, -1 % 2**32, POISONOUS_SAMPLES)
+    pcm[len(pcm) // 2 :][:POISON_RUN] = value
+    return Script(pcm)
+
+
 def script(seed: int, session: int, shortest_s: float, longest_s: float) -> Script:
     """Unique noise, with some flushes in the middle of words."""
     drawn = random.Random(f"{seed} {session}")
     samples = int(drawn.uniform(shortest_s, longest_s) * SAMPLE_RATE)
-    pcm = np.random.default_rng([seed, session]).integers(-PEAK, PEAK, samples, dtype=np.int16)
+    pcm = noise(seed, session, samples)
     edges = sorted(drawn.sample(range(1, samples), drawn.randrange(SEGMENTS_MAX)))
     return Script(pcm, tuple(edges))
 

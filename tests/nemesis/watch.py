@@ -10,7 +10,7 @@ import psutil
 
 from tests.nemesis.clients import Clock, Manner, StreamClient
 from tests.nemesis.history import Conversation, History, Look, Memory, Probe, Slots
-from tests.nemesis.pool import Pool, descriptors
+from tests.nemesis.pool import BAD, Pool, descriptors
 from tests.nemesis.truth import script, truth_of
 
 STATUS_S = 0.5
@@ -61,9 +61,10 @@ class Watch:
         asked_s = self._clock()
         status = await asyncio.to_thread(self._pool.status)
         if status is not None:
-            in_use = sum(worker.sessions for worker in status.workers)
-            pending = sum(worker.load.pending_chunks for worker in status.workers)
-            self._history.slots.append(Slots(asked_s, self._clock(), in_use, pending, len(status.workers)))
+            workers = [worker for worker in status.workers if not worker.name.startswith(BAD)]
+            in_use = sum(worker.sessions for worker in workers)
+            pending = sum(worker.load.pending_chunks for worker in workers)
+            self._history.slots.append(Slots(asked_s, self._clock(), in_use, pending, len(workers)))
 
     async def _memory(self) -> None:
         now = self._clock()

@@ -283,6 +283,15 @@ def test_two_brokers_share_the_lead_and_all_processes_have_both_endpoints() -> N
         assert named == [f"--broker=ipc:///r/{side}.ipc", f"--broker=ipc:///r/{side}-2.ipc"]
 
 
+def test_a_broker_that_the_user_names_replaces_ours() -> None:
+    pool = PoolOptions(
+        listen=(Address("127.0.0.1", 8000),), run_dir=Path("/r"), brokers=2, worker_arg=("--broker=ipc:///x.ipc",)
+    )
+    args = {child.name: child.argv for child in children(pool)}
+    assert [arg for arg in args["worker-1"] if arg.startswith("--broker=")] == ["--broker=ipc:///x.ipc"]
+    assert len([arg for arg in args["frontend"] if arg.startswith("--broker=")]) == 2
+
+
 def test_what_was_not_asked_for_is_left_to_the_children() -> None:
     pool = PoolOptions(listen=(Address("127.0.0.1", 8000),), run_dir=Path("/r"))
     broker, worker, _ = children(pool)
