@@ -322,7 +322,7 @@ class Frontend:
     async def stop(self, timeout_s: float) -> None:
         """The whole pool stops. Refuse new sessions, and end the audio of all others, because no other process can
         serve them. Deliver their last texts, and give up those that are still open after `timeout_s`."""
-        self.draining = True
+        self.draining = self._refuses = True
         for listener in list(self._listeners.values()):
             listener.deliver(e.GoAway(round(timeout_s, 1)))
         last_audio_s = min(LAST_AUDIO_S, timeout_s / 2)

@@ -375,6 +375,8 @@ def test_a_pool_that_stops_reads_what_was_on_its_way() -> None:
         id, _ = await served.open_session()
         stopping = asyncio.create_task(served.frontend.stop(600.0))
         await asyncio.sleep(0)
+        with pytest.raises(ServiceError, match="going away"):
+            served.frontend.open(e.Start(), Client())
         served.frontend.client(id, AUDIO)
         _, frames = await served.link.next(m.Bundle)
         assert frames == [m.Audio(1, 0, AUDIO.pcm)]
