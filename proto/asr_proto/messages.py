@@ -293,7 +293,8 @@ class Crashed(Value, frozen=True, tag=31):
     leases: Leases
     """The leases for which the engine worked at that time. Empty: the engine did nothing."""
     proven: bool
-    """Whether the engine failed: an exception or a fatal signal. False: the process may have been killed."""
+    """Whether the engine failed: an exception or a fatal signal. False: the process may have been killed, or the device
+    has failed."""
 
 
 class Vote(Value, frozen=True, tag=26):

@@ -157,7 +157,7 @@ def test_a_busy_engine_feeds_the_watchdog() -> None:
 
 def test_an_engine_that_hangs_in_a_step_does_not_feed_the_watchdog() -> None:
     """The frontend's feeds, which continue at the same pace, serve as the clock."""
-    with Units("--step-ms=1e9") as units, Native(units.url) as client:
+    with Units("--step-ms=6e5") as units, Native(units.url) as client:
         client.ready()
         units.worker.wait_for("steps may starve the watchdog: raise WatchdogSec=")
         units.systemd["worker"].wait_for_feeds(3)

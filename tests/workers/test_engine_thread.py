@@ -37,6 +37,8 @@ class Noting:
             raise BadRequest("not this one", slug="unsupported-language")
         if slot == 7:
             raise RuntimeError("out of memory")
+        if slot == 8:
+            raise ConnectionError("the device does not answer")
 
     def step(self, chunks: Sequence[Chunk], now: float) -> list[Output]:
         assert self.gate.wait(WAIT_S)
@@ -63,6 +65,9 @@ class Noting:
 
     def blocked(self, slot: int) -> bool:
         return slot == 1
+
+    def is_device_failure(self, error: Exception) -> bool:
+        return isinstance(error, ConnectionError)
 
     def close(self, slot: int) -> None:
         self._note("close", slot)
@@ -231,6 +236,13 @@ def test_an_engine_that_raises_an_error(running: Running) -> None:
     (result,) = running.results(1)
     assert isinstance(result, EngineFailed)
     assert isinstance(result.error, RuntimeError)
+    assert result.leases == (107,) and not result.is_device_failure
+
+
+def test_a_device_that_fails(running: Running) -> None:
+    running.thread.submit(OpenSlot(108, 8, OPTIONS, None))
+    (result,) = running.results(1)
+    assert isinstance(result, EngineFailed) and result.is_device_failure
 
 
 def test_stop_waits_for_the_jobs_before() -> None:

@@ -80,7 +80,7 @@ class EngineThread:
             try:
                 result: Result = self._perform(job)
             except Exception as error:
-                result = EngineFailed(error, leases)
+                result = EngineFailed(error, leases, is_device_failure=self._engine.is_device_failure(error))
             self._diary.end()
             self.results.append(result)
             self._wake()

@@ -110,6 +110,8 @@ class EngineFailed:
     error: BaseException
     leases: tuple[int, ...] = ()
     """The leases for which the engine worked."""
+    is_device_failure: bool = False
+    """Whether the device has failed, and probably not because of the audio."""
 
 
 Answer = SlotOpened | SlotClosed | SnapshotTaken | StepDone

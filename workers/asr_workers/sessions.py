@@ -183,7 +183,7 @@ class Sessions:
 
     def failed(self, failure: EngineFailed) -> None:
         """The engine has raised an error, with which the worker ends: report the leases for which it worked."""
-        self.outbox.add(Send(m.Crashed(failure.leases[:LEASES_MAX], proven=True)))
+        self.outbox.add(Send(m.Crashed(failure.leases[:LEASES_MAX], proven=not failure.is_device_failure)))
 
     def leave(self) -> None:
         """The worker ends now, with the sessions that are left: the broker need not wait for its witness."""

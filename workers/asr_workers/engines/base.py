@@ -154,6 +154,10 @@ class Engine(Protocol):
         """Seconds of the last step that went into work which is left out under overload."""
         return 0.0
 
+    def is_device_failure(self, error: Exception) -> bool:
+        """Whether an error that this engine raised is one of its device, so that the audio may well be innocent."""
+        return False
+
     def close(self, slot: int) -> None:
         """Wipe the slot's state and its pending work."""
 

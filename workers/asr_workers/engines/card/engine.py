@@ -125,6 +125,9 @@ class CardEngine(Engine):
         with suppress(CardError):
             self._card.close_card()
 
+    def is_device_failure(self, error: Exception) -> bool:
+        return isinstance(error, CardFailed)
+
     def elective_s(self) -> float:
         """The time of waiting for the card, which is no work of the host. The card's capacity limits its own work."""
         return self._waited_s
