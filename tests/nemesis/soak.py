@@ -46,8 +46,10 @@ ABORT_SHARE = 0.3
 SAMPLES = 500
 """Number of samples of each process in a whole run, at most one in MIN_SAMPLE_S."""
 MIN_SAMPLE_S = 1.0
-REST_S = 45.0
-"""Longest wait for slots and descriptors at the end: clients that are gone are waited for 30 s."""
+GRACE_S = 3.0
+"""How long the pool waits for clients that are gone, in seconds."""
+REST_S = 15.0
+"""Longest wait for slots and descriptors at the end."""
 AGAIN_S = 0.2
 CONNECTS_AT_ONCE = 20
 
@@ -216,7 +218,8 @@ async def run(options: argparse.Namespace, file: IO[str]) -> Soak:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     soak = Soak()
-    with Pool(Shape(options.workers, options.frontends, args=tuple(options.serve_arg))) as pool:
+    args = (f"--broker-arg=--grace-s={GRACE_S:g}", *options.serve_arg)
+    with Pool(Shape(options.workers, options.frontends, args=args)) as pool:
         await asyncio.to_thread(pool.wait_whole)
         soak.resting = resting(pool)
         load, until_s = Load(pool, soak, options.seed), options.hours * 3600

@@ -76,4 +76,4 @@ def test_a_short_run_is_clean(load: list[str]) -> None:
     assert list(verdict(soak)) == []
     assert not soak.failed and soak.aborted + len(soak.finished) >= 10
     names = {json.loads(line)["name"] for line in file.getvalue().splitlines()}
-    assert names == {"broker", "worker-1", "worker-2", "frontend-1", "frontend-2"}
+    assert names == {"broker-1", "broker-2", "worker-1", "worker-2", "frontend-1", "frontend-2"}

@@ -215,6 +215,7 @@ def test_usage_is_the_difference_of_snapshots() -> None:
     [
         ("python -m asr_broker.cli --run-dir=x", "broker"),
         ("python -m asr_workers.cli --name=worker-2", "worker-2"),
+        ("python -m asr_workers.witness 3", "witness"),
         ("python -m asr_frontends.cli", "frontend"),
         ("python bin/asr serve", "serve"),
     ],
@@ -269,7 +270,7 @@ def test_a_small_run(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "run.json").read_text())
     assert found["counts"] == {"sessions": 5, "served": 5, "refused": 0, "errors": 0, "lost": 0}
     assert set(found["figures"]) == set(SERVED_MEASURES)
-    assert {use["name"] for use in found["processes"]} == {"serve", "broker", "worker-1", "frontend"}
+    assert {use["name"] for use in found["processes"]} == {"serve", "broker", "worker-1", "witness", "frontend"}
     assert [session["exact"] for session in found["sessions"]] == [True] * 5
     header, row = csv.reader((tmp_path / "history.csv").read_text().splitlines())
     assert dict(zip(header, row, strict=True))["served"] == "5"

@@ -14,7 +14,13 @@ from typing import Any
 
 from asr_proto.errors import SetupError
 
-ROLES = {"asr_broker": "broker", "asr_workers": "worker", "asr_frontends": "frontend"}
+ROLES = {
+    "asr_broker.cli": "broker",
+    "asr_workers.cli": "worker",
+    "asr_workers.witness": "witness",
+    "asr_frontends.cli": "frontend",
+}
+"""The role of each module that runs as a process."""
 NAME_OPTION = "--name="
 
 
@@ -103,7 +109,7 @@ def machine() -> dict[str, object]:
 def role(command: Sequence[str]) -> str:
     """A process's name from its command line: its --name, or else its role, or else `serve`."""
     names = [word.removeprefix(NAME_OPTION) for word in command if word.startswith(NAME_OPTION)]
-    roles = [ROLES[package] for word in command if (package := word.partition(".")[0]) in ROLES]
+    roles = [ROLES[word] for word in command if word in ROLES]
     return next(iter(names + roles), "serve")
 
 
