@@ -522,6 +522,7 @@ def test_a_mix_of_all_faults_keeps_all_promises() -> None:
         s.BadPeer("frontends", 1.0),
         s.Flood("keepalive", 1.5),
         s.Flood("slow-body", 1.5),
+        s.Poison(s.POISONS[1]),
         s.Restart("worker-1"),
         s.Restart("frontend-2"),
         s.Restart("broker-2"),
