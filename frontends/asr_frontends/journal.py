@@ -124,14 +124,15 @@ class Journal:
                 kept.append(entry)
         self._entries.extendleft(reversed(kept))
 
-    def answered(self, marker: str) -> None:
-        """Remove the oldest posted flush with this marker: it was answered."""
+    def answered(self, marker: str) -> bool:
+        """Remove the oldest posted flush with this marker: it was answered. False if there is none."""
         for index, entry in enumerate(islice(self._entries, self._posted)):
             if isinstance(entry, Mark) and entry.marker == marker:
                 del self._entries[index]
                 self.marks_held -= 1
                 self._unpost()
-                return
+                return True
+        return False
 
     def clear(self) -> None:
         """Remove everything and return its bytes to the budget."""

@@ -409,10 +409,7 @@ class Session(StateMachine[State, Cause]):
             case m.Speech():
                 self._outbox.commands.append(Deliver(self.id, frame))
             case m.Flushed():
-                self._waits_since = None
-                self._journal.answered(frame.marker)
-                self._outbox.commands.append(Deliver(self.id, frame))
-                self._balance(now)
+                self._on_flushed(frame, now)
             case m.Resumed():
                 self._on_resumed(frame, now)
             case m.Ended():
@@ -420,6 +417,13 @@ class Session(StateMachine[State, Cause]):
                 self._outbox.commands.append(Deliver(self.id, e.Bye(e.GOING_AWAY) if self._left else e.Bye()))
             case m.Failed():
                 self._fail(e.Error(frame.slug, frame.detail), now)
+
+    def _on_flushed(self, frame: m.Flushed, now: float) -> None:
+        """Deliver the answer to a flush. One that the client has not requested is dropped."""
+        self._waits_since = None
+        if self._journal.answered(frame.marker):
+            self._outbox.commands.append(Deliver(self.id, frame))
+        self._balance(now)
 
     def _on_resumed(self, frame: m.Resumed, now: float) -> None:
         """The worker has the session again. The client has sent nothing yet; it must send from the commit on."""

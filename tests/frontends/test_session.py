@@ -191,6 +191,16 @@ def test_an_answered_flush_is_not_repeated(driver: SessionDriver) -> None:
     assert driver.posted() == []
 
 
+def test_an_answer_that_nobody_asked_for_is_dropped(driver: SessionDriver) -> None:
+    """A bad worker's: codecs rely on one answer for each flush."""
+    driver.pin()
+    assert events(driver.receive(m.Flushed(1, "x"))) == []
+    driver.send(e.Flush("x"))
+    assert events(driver.receive(m.Flushed(1, "y"))) == []
+    assert events(driver.receive(m.Flushed(1, "x"))) == [m.Flushed(1, "x")]
+    assert events(driver.receive(m.Flushed(1, "x"))) == []
+
+
 def test_while_moving_audio_is_taken_up_to_the_journals_limit() -> None:
     driver = SessionDriver(Limits(credit_s=1.0, journal_s=3.0))
     driver.pin()
