@@ -13,12 +13,13 @@ MINUTES ?= 5
 PROFILE ?= mixed
 SEED   ?= 1
 TIMES ?= 50
+CASES ?= 1000000
 HOURS ?= 1
 SPEECH ?= tests/data
 PEER   := ops/bench/peers/sherpa
 SCENARIOS ?= 100x100ms 400x100ms-together 200x20ms moonshine-8
 
-.PHONY: serve test test-floor test-newest lock check format docs sim nemesis losses stops soak floods golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
+.PHONY: serve test test-floor test-newest lock check format docs sim nemesis losses stops soak floods fuzz golden wer bench bench-peer bench-moonshine bench-engines bench-cards inventory install-systemd clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/asr serve $(ARGS)
@@ -68,6 +69,10 @@ stops: $(VENV)/.installed-dev
 # Steady mixed load, for leaks and drift. Before a release: HOURS=8, and ARGS='--connects 100000'.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.nemesis.soak --hours $(HOURS) --seed $(SEED) $(ARGS)
+# Changed bytes for everything that reads what other processes and clients send.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) $(ARGS)
+
 # What sessions in real time feel of clients that send as fast as they can: see tests/floods.
 floods: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.floods $(ARGS)

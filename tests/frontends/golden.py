@@ -63,17 +63,17 @@ def replay(recording: Iterable[Line], between: Between = keep) -> list[Line]:
         lines.append(line)
         try:
             if "request" in line:
-                request = _request(line["request"])
+                request = request_in(line["request"])
                 codec = codec_for(request)
                 assert codec is not None, f"no dialect is served at {line['request']['path']}"
             elif "service" in line:
                 assert codec is not None
                 codec = between(codec, request)
-                lines += map(_line, codec.send(_event(**line["service"])))
+                lines += map(_line, codec.send(event_in(**line["service"])))
             elif "about" not in line:
                 assert codec is not None
                 codec = between(codec, request)
-                codec.receive(_client_frame(line))
+                codec.receive(frame_in(line))
                 lines += map(_line, codec.replies())
         except PeerError as error:
             lines.append({"client_error": error.slug})
@@ -86,17 +86,19 @@ def codec_for(request: Request) -> Codec | None:
     return next((dialect.codec(request) for dialect in DIALECTS if dialect.codec and dialect.serves(request)), None)
 
 
-def _request(fields: Line) -> Request:
+def request_in(fields: Line) -> Request:
+    """The request of a recording."""
     return Request(fields["path"], fields.get("query", ""), tuple(fields.get("subprotocols", ())))
 
 
-def _client_frame(line: Line) -> str | bytes:
+def frame_in(line: Line) -> str | bytes:
+    """The client's frame in a line of a recording."""
     if "client" in line:
         return str(line["client"])
     return bytes.fromhex(line["client_hex"]) if "client_hex" in line else bytes(2 * line["client_pcm"])
 
 
-def _event(event: str, **fields: Any) -> e.ServiceEvent:
+def event_in(event: str, **fields: Any) -> e.ServiceEvent:
     """An event of a recording. Recordings have no leases and commits, because codecs ignore them."""
     if event in EVENTS:
         return EVENTS[event](**fields)  # type: ignore[no-any-return]
