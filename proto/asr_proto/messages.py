@@ -291,10 +291,10 @@ class Crashed(Value, frozen=True, tag=31):
     """The worker is about to end because its engine failed; or, sent by its witness, the worker has ended."""
 
     leases: Leases
-    """The leases for which the engine worked at that time. Empty: the engine did nothing."""
+    """The leases for which the engine worked at that time. Empty: the engine did nothing, or its device has
+    failed."""
     proven: bool
-    """Whether the engine failed: an exception or a fatal signal. False: the process may have been killed, or the device
-    has failed."""
+    """Whether the engine failed: an exception or a fatal signal. False: the process may have been killed."""
 
 
 class Vote(Value, frozen=True, tag=26):

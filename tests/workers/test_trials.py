@@ -115,9 +115,9 @@ def test_an_exception_is_reported_with_its_leases(bench: Bench) -> None:
     assert bench.core.outbox.take() == [Send(m.Crashed((10, 11), proven=True))]
 
 
-def test_a_failure_of_the_device_proves_nothing_against_the_audio(bench: Bench) -> None:
+def test_a_failure_of_the_device_raises_no_suspicion(bench: Bench) -> None:
     bench.core.failed(EngineFailed(ValueError(), (10,), is_device_failure=True))
-    assert bench.core.outbox.take() == [Send(m.Crashed((10,), proven=False))]
+    assert bench.core.outbox.take() == [Send(m.Crashed((), proven=False))]
 
 
 def test_a_worker_that_leaves_sessions_says_so(bench: Bench) -> None:

@@ -111,7 +111,7 @@ class EngineFailed:
     leases: tuple[int, ...] = ()
     """The leases for which the engine worked."""
     is_device_failure: bool = False
-    """Whether the device has failed, and probably not because of the audio."""
+    """Whether the device has failed, and not because of the audio."""
 
 
 Answer = SlotOpened | SlotClosed | SnapshotTaken | StepDone

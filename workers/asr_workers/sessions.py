@@ -182,8 +182,12 @@ class Sessions:
         self.outbox.add(job)
 
     def failed(self, failure: EngineFailed) -> None:
-        """The engine has raised an error, with which the worker ends: report the leases for which it worked."""
-        self.outbox.add(Send(m.Crashed(failure.leases[:LEASES_MAX], proven=not failure.is_device_failure)))
+        """The engine has raised an error, with which the worker ends: report the leases for which it worked.
+
+        A failure of the device raises no suspicion against any audio.
+        """
+        suspects = () if failure.is_device_failure else failure.leases[:LEASES_MAX]
+        self.outbox.add(Send(m.Crashed(suspects, proven=not failure.is_device_failure)))
 
     def leave(self) -> None:
         """The worker ends now, with the sessions that are left: the broker need not wait for its witness."""

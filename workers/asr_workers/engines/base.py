@@ -155,7 +155,7 @@ class Engine(Protocol):
         return 0.0
 
     def is_device_failure(self, error: Exception) -> bool:
-        """Whether an error that this engine raised is one of its device, so that the audio may well be innocent."""
+        """Whether an error that this engine raised is one of its device, and not of the audio."""
         return False
 
     def close(self, slot: int) -> None:
