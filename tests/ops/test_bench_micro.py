@@ -68,7 +68,7 @@ def test_every_codec_takes_frames_and_sends_text(name: str) -> None:
 # ---- The broker's load ----
 
 
-@given(st.integers(1, 100), st.integers(0, 2**63 - 1))
+@given(st.integers(1, 100), st.integers(0, m.SAMPLES_MAX))
 def test_the_time_of_departure_is_in_a_valid_bundle(count: int, now_ns: int) -> None:
     leases = list(range(LEASE, LEASE + count))
     one = peers.bundle(b"W1", leases, bytes(6))
