@@ -33,7 +33,8 @@ TURN_MESSAGES = 256
 T = TypeVar("T", m.Welcome, m.Pinned, m.Grant)
 
 _STAMP = struct.Struct(">Q")
-_NO_TIME = (1 << 63) - 1
+_NO_TIME = m.SAMPLES_MAX
+"""A sample index that takes as many bytes as a time."""
 _STAMP_AFTER_COUNT = 12
 """Bytes from the end of a body's frame count to the first frame's sample index: array, tag, lease, type of integer."""
 
