@@ -395,7 +395,7 @@ class Routing:
             self.counts.bundles += 1
             if worker.waiting_since is None:
                 worker.waiting_since = now
-            commands.append(ToWorker(bundle.to, _without(bundle, stale), body))
+            commands.append(ToWorker(bundle.to, _without(bundle, missing), body))
         return commands
 
     def _forward_out(self, worker: WorkerRecord, bundle: m.Bundle, body: bytes | None) -> list[Command]:
@@ -554,9 +554,9 @@ class Routing:
         return m.Stale(lease)
 
 
-def _without(bundle: m.Bundle, stale: list[int]) -> m.Bundle:
-    """The bundle with the other leases only; the same object if none is stale."""
-    if not stale:
+def _without(bundle: m.Bundle, leases: list[int]) -> m.Bundle:
+    """The bundle with the other leases only; the same object if there are none to remove."""
+    if not leases:
         return bundle
-    removed = set(stale)
+    removed = set(leases)
     return structs.replace(bundle, leases=tuple([lease for lease in bundle.leases if lease not in removed]))

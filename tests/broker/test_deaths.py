@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asr_broker.deaths import WITNESS_S
-from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToFrontend
+from asr_broker.events import Command, FromFrontend, FromWorker, Gone, ToFrontend, ToWorker
 from asr_broker.routing import Routing
 from asr_proto import messages as m
 
@@ -87,6 +87,16 @@ def test_a_lease_whose_loss_is_not_explained_yet_is_not_stale() -> None:
     assert not [one for one in commands if isinstance(one.message, m.Stale)]
     broker.core.tick(WITNESS_S)
     assert [one for one in broker.frontend(m.FrontendHeartbeat(leases)) if isinstance(one.message, m.Stale)]
+
+
+def test_a_lease_whose_loss_is_not_explained_yet_is_not_forwarded() -> None:
+    """The header of a bundle names only leases between its sender and its receiver."""
+    broker = Broker()
+    dead, _ = broker.leases
+    assert broker.die() == []
+    broker.worker(W2, m.RegisterWorker(m.PROTOCOL_VERSION, "w2", SPEC))
+    current = broker.open("c")
+    assert broker.frontend(m.Bundle(W2, (dead, current))) == [ToWorker(W2, m.Bundle(W2, (current,)), b"")]
 
 
 def test_a_stranger_cannot_report() -> None:
