@@ -55,7 +55,9 @@ Lease = Natural
 SessionId = Annotated[str, Meta(max_length=64)]
 Name = Annotated[str, Meta(max_length=128)]
 Label = Annotated[str, Meta(max_length=1024)]
-Leases = Annotated[tuple[Natural, ...], Meta(max_length=4096)]
+LEASES_MAX = 4096
+"""Largest number of leases in one message."""
+Leases = Annotated[tuple[Natural, ...], Meta(max_length=LEASES_MAX)]
 Text = Annotated[str, Meta(max_length=65536)]
 STATE_BYTES_MAX = 8_388_608
 """Largest state that an engine may put into a commit, in bytes."""

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from asr_proto import messages as m
+from asr_proto.messages import LEASES_MAX
 from asr_workers.engines.base import Chunk
 from asr_workers.jobs import CloseSlot, EngineFailed, RunStep, SlotOpened, StepDone, TakeSnapshot, leases_of
 from asr_workers.outbox import Hang, Send
 from asr_workers.sessions import HANG_BEATS_MAX, WIPED_S, Sessions
-from asr_workers.work import LEASES_MAX, Work
+from asr_workers.work import Work
 
 CHUNK = 960
 SPEC = m.Spec("fake", "fake", ("en",), 8, CHUNK, 1.0, "none")

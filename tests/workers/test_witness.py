@@ -13,8 +13,8 @@ import zmq
 
 from asr_proto import messages as m
 from asr_proto import wire
+from asr_proto.messages import LEASES_MAX
 from asr_workers.witness import SharedDiary
-from asr_workers.work import LEASES_MAX
 
 WAIT_MS = 30_000
 WORKER = """

@@ -35,7 +35,7 @@ from asr_workers.load import LoadMeter
 from asr_workers.outbox import Hang, Outbox, Quit, Send
 from asr_workers.session import FAILED, Session
 from asr_workers.trials import Trials
-from asr_workers.work import LEASES_MAX, Work
+from asr_workers.work import Work
 
 REGISTER_S = 1.0
 """Interval at which an unanswered registration is repeated."""
@@ -186,7 +186,7 @@ class Sessions:
 
         A failure of the device raises no suspicion against any audio.
         """
-        suspects = () if failure.is_device_failure else failure.leases[:LEASES_MAX]
+        suspects = () if failure.is_device_failure else failure.leases[: m.LEASES_MAX]
         self.outbox.add(Send(m.Crashed(suspects, proven=not failure.is_device_failure)))
 
     def leave(self) -> None:

@@ -29,11 +29,10 @@ from asr_process import curve
 from asr_proto import messages as m
 from asr_proto import wire
 from asr_proto.errors import AsrError
-from asr_workers.work import LEASES_MAX
 
 REPORT_MS = 1000
 """Longest time for the report to reach a broker, in milliseconds."""
-WORDS = LEASES_MAX + 1
+WORDS = m.LEASES_MAX + 1
 
 
 class SharedDiary:
@@ -45,8 +44,8 @@ class SharedDiary:
         self._words = memoryview(mmap.mmap(descriptor, 8 * WORDS)).cast("q")
 
     def begin(self, leases: Sequence[int]) -> None:
-        """The engine works for these leases; of more than LEASES_MAX, the first."""
-        noted = array("q", leases[:LEASES_MAX])
+        """The engine works for these leases; of more than m.LEASES_MAX, the first."""
+        noted = array("q", leases[: m.LEASES_MAX])
         self._words[1 : len(noted) + 1] = memoryview(noted)
         self._words[0] = len(noted)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from asr_proto.messages import LEASES_MAX
+
 STUCK_BEATS = 2
 """Number of heartbeats that a job must last to count as stuck."""
-LEASES_MAX = 4096
-"""Largest number of leases in one report: the limit of the wire."""
 
 
 class Work:
