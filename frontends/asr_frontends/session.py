@@ -100,7 +100,7 @@ class Cause(Enum):
     LOST = "lost"
     """The lease ended, and the session did not end it."""
     ABANDON = "abandon"
-    """The worker does nothing with the audio that it has, or sent what it cannot know. The lease is given back."""
+    """The worker does nothing with its audio, or reports audio that it was never sent. The lease is given back."""
     FINISH = "finish"
     """The worker has processed all audio."""
     FAIL = "fail"
@@ -448,7 +448,7 @@ class Session(StateMachine[State, Cause]):
         return False
 
     def _is_possible(self, frame: m.Progress | m.Final) -> bool:
-        """Whether a worker can know this that has received what was posted to it."""
+        """Whether this frame is about audio that was posted to the worker."""
         posted = max(self._journal.posted_sample, self._commit.samples if self._commit else 0)
         if frame.commit is not None and frame.commit.samples > posted:
             return False
@@ -500,17 +500,17 @@ class Session(StateMachine[State, Cause]):
 
     # ---- A worker that does nothing ----
 
-    def watch(self, heard_s: float, busy: Collection[bytes], now: float) -> None:
+    def watch(self, answered_s: float, busy: Collection[bytes], now: float) -> None:
         """Leave a worker that has had work for too long and done none. The caller then calls `open`.
 
-        `heard_s` is a clock in seconds that stands still while the broker, or this process, does. So a worker's answers
-        that wait somewhere between do not count as missing. `busy`: the workers that reported waiting chunks.
+        `answered_s` is a clock in seconds that stands still while the broker, or this process, does. So answers of a
+        worker that wait somewhere between do not count as missing. `busy`: the workers that reported waiting chunks.
         """
         if self.state is not State.ACTIVE or not self._has_work():
             self._waits_since = None
         elif self._waits_since is None:
-            self._waits_since = heard_s
-        elif heard_s - self._waits_since > self._stall_s(busy):
+            self._waits_since = answered_s
+        elif answered_s - self._waits_since > self._stall_s(busy):
             self._abandon(now)
 
     def _has_work(self) -> bool:
@@ -527,9 +527,7 @@ class Session(StateMachine[State, Cause]):
         return stall_s * STALL_BUSY if self.pinned.worker in busy else stall_s
 
     def _abandon(self, now: float) -> None:
-        """Give the lease back and move to another worker, if there is one."""
-        if self.state is not State.ACTIVE:
-            return
+        """Give the lease of an active session back, and move to another worker if there is one."""
         assert self.pinned is not None
         self._outbox.send(m.Close(self.pinned.lease))
         self._avoid = self.pinned.worker

@@ -29,7 +29,7 @@ RETRY_S = 1.0
 """Time after which a client that was refused here may try again."""
 BEATS_MISSED_MAX = 3
 """Number of unanswered heartbeats after which the broker counts as not connected."""
-HEARD_BEATS_MAX = 2
+ANSWER_BEATS_MAX = 2
 """Largest number of heartbeats that one answer of the broker advances the clock of `Session.watch`."""
 WATCH_S = 1.0
 """Shortest time between two searches for workers that do nothing."""
@@ -70,7 +70,7 @@ class Sessions:
         self._heartbeat_s = REGISTER_S
         self._heartbeat_at = now
         self._last_received_at = now
-        self._heard_at, self._heard_s = now, 0.0
+        self._answered_at, self._answered_s = now, 0.0
         """When the last Pool arrived, and the clock of `Session.watch`: it advances only with the broker's answers."""
         self._watch_at_s = WATCH_S
 
@@ -260,13 +260,13 @@ class Sessions:
 
     def _watch(self, now: float) -> None:
         """Find the workers that do nothing with the audio that they have. Their sessions move."""
-        self._heard_s += min(now - self._heard_at, HEARD_BEATS_MAX * self._heartbeat_s)
-        self._heard_at = now
-        if self._heard_s < self._watch_at_s or self.pool is None:
+        self._answered_s += min(now - self._answered_at, ANSWER_BEATS_MAX * self._heartbeat_s)
+        self._answered_at = now
+        if self._answered_s < self._watch_at_s or self.pool is None:
             return
-        self._watch_at_s = self._heard_s + WATCH_S
+        self._watch_at_s = self._answered_s + WATCH_S
         for session in list(self._by_lease.values()):
-            session.watch(self._heard_s, self.pool.busy, now)
+            session.watch(self._answered_s, self.pool.busy, now)
             if session.state is State.MOVING:
                 self._settle(session)
 

@@ -56,5 +56,5 @@ class Suspect:
         return self.deaths >= DEATHS_PROVEN
 
     def setup(self) -> m.Suspicion | None:
-        """What the next worker must know."""
+        """The audio under suspicion, for the next worker; None without suspicion."""
         return m.Suspicion(self._from, self._until) if self.deaths else None

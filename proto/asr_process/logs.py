@@ -68,7 +68,7 @@ class Seldom:
 
 
 class Throttle(logging.Filter):
-    """Lets through LINES_MAX warnings or errors of one cause in REPEAT_S. The next line says how many were left out.
+    """Lets through LINES_MAX warnings or errors of one cause in REPEAT_S. The next one has the number left out.
 
     The cause of a line is its logger, its level and its text without values: a flood of one error has one cause.
     """

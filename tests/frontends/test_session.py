@@ -656,8 +656,8 @@ def test_of_two_commits_at_one_sample_the_later_counts(driver: SessionDriver) ->
 # ---- A worker that does nothing ----
 
 
-def watch(driver: SessionDriver, *heard_s: float, busy: tuple[bytes, ...] = ()) -> list[Command]:
-    for at in heard_s:
+def watch(driver: SessionDriver, *answered_s: float, busy: tuple[bytes, ...] = ()) -> list[Command]:
+    for at in answered_s:
         driver.core.watch(at, busy, driver.now)
     return driver.take()
 

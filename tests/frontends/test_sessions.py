@@ -288,7 +288,7 @@ def test_a_client_that_returned_through_another_frontend(sessions: Sessions) -> 
 # ---- A worker that does nothing ----
 
 
-def hear(sessions: Sessions, begin: float, end: float) -> list[m.FromFrontend]:
+def answered(sessions: Sessions, begin: float, end: float) -> list[m.FromFrontend]:
     """The messages for the broker, which answers every heartbeat until `end`."""
     commands = []
     for at in range(int(begin), int(end) + 1):
@@ -304,8 +304,8 @@ def stuck(sessions: Sessions) -> None:
 
 def test_a_session_leaves_a_worker_that_does_nothing(sessions: Sessions) -> None:
     stuck(sessions)
-    assert hear(sessions, 1, 6) == []
-    assert hear(sessions, 7, 7) == [m.Close(5), m.Open("a", 1, "fake", "", False, b"W")]
+    assert answered(sessions, 1, 6) == []
+    assert answered(sessions, 7, 7) == [m.Close(5), m.Open("a", 1, "fake", "", False, b"W")]
     assert sessions.counts.moves == 1
     late = m.Final(5, 0, "late", 0, 960, "silence", None, None, m.Commit(960, 1, b""))
     assert sessions.handle(m.Bundle(b"f", (5,)), [late], 7.0) == []
@@ -313,12 +313,12 @@ def test_a_session_leaves_a_worker_that_does_nothing(sessions: Sessions) -> None
     sessions.check()
 
 
-def test_time_in_which_nothing_was_heard_does_not_count(sessions: Sessions) -> None:
+def test_time_without_an_answer_of_the_broker_does_not_count(sessions: Sessions) -> None:
     """This process or the broker stood still: the worker's answers may wait behind the first Pool."""
     stuck(sessions)
-    assert hear(sessions, 1, 3) == []
-    assert hear(sessions, 60, 61) == []
-    assert hear(sessions, 62, 63) != []
+    assert answered(sessions, 1, 3) == []
+    assert answered(sessions, 60, 61) == []
+    assert answered(sessions, 62, 63) != []
 
 
 # ---- Poison ----
