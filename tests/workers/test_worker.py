@@ -172,6 +172,16 @@ def start(folder: str, broker: Broker) -> Iterator[Callable[..., Running]]:
 Start = Callable[..., Running]
 
 
+def serving(start: Start, broker: Broker) -> Running:
+    """A worker with one session, whose first audio has its text."""
+    running = start()
+    broker.welcome()
+    broker.grant(1, 0)
+    broker.audio(1, m.Flush(1, "x"))
+    broker.frames_until(m.Flushed)
+    return running
+
+
 def test_a_session_from_grant_to_closed(start: Start, broker: Broker) -> None:
     running = start()
     broker.welcome()
@@ -188,11 +198,7 @@ def test_a_session_from_grant_to_closed(start: Start, broker: Broker) -> None:
 
 
 def test_a_worker_that_stops_serves_its_sessions_to_their_end(start: Start, broker: Broker) -> None:
-    running = start()
-    broker.welcome()
-    broker.grant(1, 0)
-    broker.audio(1, m.Flush(1, "x"))
-    broker.frames_until(m.Flushed)
+    running = serving(start, broker)
     running.worker.stop()
     broker.receive(m.Drain)
     running.worker.stop()
@@ -263,11 +269,7 @@ def test_bytes_that_are_no_message_are_dropped(start: Start, broker: Broker) -> 
 
 def test_a_queue_that_is_full_ends_the_sessions(start: Start, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that continues later will have evicted this worker."""
-    running = start()
-    broker.welcome()
-    broker.grant(1, 0)
-    broker.audio(1, m.Flush(1, "x"))
-    broker.frames_until(m.Flushed)
+    running = serving(start, broker)
     (link,) = running.worker._links
     send = link.send
     full = [b"full"]
@@ -319,11 +321,7 @@ def idle(folder: str) -> Iterator[Worker]:
 
 def test_a_worker_that_stops_with_its_pool_ends_without_a_drain(start: Start, broker: Broker) -> None:
     """The frontends have ended, so nobody waits for its sessions, and no other worker may get them."""
-    running = start()
-    broker.welcome()
-    broker.grant(1, 0)
-    broker.audio(1, m.Flush(1, "x"))
-    broker.frames_until(m.Flushed)
+    running = serving(start, broker)
     running.worker.obey(Order(0.0, 5.0))
     assert running.ended() is None
     assert len(running.worker._sessions) == 1
@@ -331,11 +329,7 @@ def test_a_worker_that_stops_with_its_pool_ends_without_a_drain(start: Start, br
 
 
 def test_an_orphaned_worker_serves_its_sessions_to_their_end(start: Start, broker: Broker) -> None:
-    running = start()
-    broker.welcome()
-    broker.grant(1, 0)
-    broker.audio(1, m.Flush(1, "x"))
-    broker.frames_until(m.Flushed)
+    running = serving(start, broker)
     running.worker.obey(Order(WAIT_S, 0.0))
     broker.send(m.Bundle(b"W", (1,)), wire.encode_frames([m.Stop(1)]))
     assert m.Ended(1) in broker.frames_until(m.Ended)
@@ -345,11 +339,7 @@ def test_an_orphaned_worker_serves_its_sessions_to_their_end(start: Start, broke
 
 
 def test_an_order_ends_a_drain(start: Start, broker: Broker) -> None:
-    running = start()
-    broker.welcome()
-    broker.grant(1, 0)
-    broker.audio(1, m.Flush(1, "x"))
-    broker.frames_until(m.Flushed)
+    running = serving(start, broker)
     running.worker.stop()
     broker.receive(m.Drain)
     running.worker.obey(Order(0.0, 5.0))
