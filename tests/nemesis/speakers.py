@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from asr_client.dialects import DIALECTS, DialectClient, webrtc, websocket
+from asr_client.dialects import DIALECTS, DialectClient
 from asr_client.dialects.conversation import NORMAL, Channel, Closed
 from asr_client.errors import ClientError, ServerError
 from asr_proto.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
@@ -77,16 +76,12 @@ class Speaker:
         """Run the session to its end, however it ends."""
         self._note(Opened(self._clock()))
         try:
-            async with self._open() as channel:
+            async with self._dialect.open_channel(self._dialect.url(self._address), None) as channel:
                 await self._converse(channel)
         except ServerError as error:  # the server refused the connection
             self._over(_failed(self._clock(), error.code, error.message))
         except (ClientError, DecodeError) as error:
             self._over(Cut(self._clock(), f"{type(error).__name__}: {error}"))
-
-    def _open(self) -> AbstractAsyncContextManager[Any]:
-        opened = webrtc.open_channel if self._dialect.channel == "webrtc" else websocket.open_channel
-        return opened(self._dialect.url(self._address), None)
 
     async def _converse(self, channel: Channel) -> None:
         sending = asyncio.create_task(self._send(channel))

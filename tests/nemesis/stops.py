@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import uvloop
 
-from asr_client.dialects import DIALECTS, DialectClient, webrtc, websocket
+from asr_client.dialects import DIALECTS, DialectClient
 from asr_client.dialects.conversation import Channel, Closed
 from asr_client.dialects.dialect_session import SEPARATORS
 from asr_dialects.client import Client, parse
@@ -60,8 +60,7 @@ class Spoken:
 
 async def speak(dialect: DialectClient, address: str, spoken: Spoken) -> None:
     """Send the audio in real time until the server ends the session, which must be before the audio's end."""
-    open_channel = webrtc.open_channel if dialect.channel == "webrtc" else websocket.open_channel
-    async with open_channel(dialect.url(address), None) as channel:
+    async with dialect.open_channel(dialect.url(address), None) as channel:
         ready = asyncio.Event()
         sending = asyncio.create_task(_send(channel, dialect.client, spoken, ready))
         try:

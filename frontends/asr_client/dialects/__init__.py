@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from asr_client.dialects import webrtc, websocket
-from asr_client.dialects.conversation import converse
+from asr_client.dialects.conversation import Channel, converse
 from asr_client.dialects.dialect_session import DialectSession
 from asr_client.dialects.recorder import OnText, Recorder, ignore
 from asr_client.errors import InvalidUrl
@@ -67,6 +68,10 @@ class DialectClient:
             return wanted
         return max(wanted, math.ceil(1000 * pace / (messages_per_s_max * RATE_SHARE_MAX)))
 
+    def open_channel(self, url: str, api_key: str | None) -> AbstractAsyncContextManager[Channel]:
+        """An open channel, closed at the end of the block. Raises ConnectionFailed, ServerError or SetupError."""
+        return webrtc.open_channel(url, api_key) if self.channel == "webrtc" else websocket.open_channel(url, api_key)
+
     async def run_session(
         self,
         url: str,
@@ -83,8 +88,7 @@ class DialectClient:
         """
         recorder = Recorder(on_text)
         session = self.session(model)
-        open_channel = webrtc.open_channel if self.channel == "webrtc" else websocket.open_channel
-        async with open_channel(url, api_key) as channel:
+        async with self.open_channel(url, api_key) as channel:
             recorder.connected()
             await converse(channel, session, frames, pace, recorder)
         return recorder.run()
